@@ -1,0 +1,1 @@
+"""Kernels: one public function each, a plain torch reference as the oracle."""

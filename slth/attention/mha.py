@@ -1,0 +1,129 @@
+"""Multi-head attention as in arXiv 2511.04217, section 3: no biases, scale 1/sqrt(query width)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from slth import inits
+
+ROLES = ("query", "key", "value", "output")
+
+
+def check_mask(mask: torch.Tensor | None) -> None:
+    """Raise ValueError unless mask is None or boolean with at least one True in each row (last axis)."""
+    if mask is None:
+        return
+    if mask.dtype != torch.bool:
+        raise ValueError(f"mask of dtype {mask.dtype}: must be torch.bool, True = attend")
+    empty = ~mask.any(dim=-1)
+    if empty.any():
+        row = tuple(int(i) for i in empty.nonzero()[0])
+        raise ValueError(f"mask row {row} has no True: each position must attend to at least one")
+
+
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """softmax(q k^T; mask) v for heads side by side, the scale already in q.
+
+    q, k (..., heads, T, n), v (..., heads, T, m), heads broadcast where one has a single head; mask bool,
+    broadcastable to (..., T, T), the same for all heads. Returns (..., heads, T, m). Raises ValueError for a mask row
+    with no True.
+    """
+    check_mask(mask)
+    if mask is not None and mask.dim() > 2:
+        mask = mask.unsqueeze(-3)  # (..., 1, T, T)
+    batch = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    q, k, v = (t.expand(*batch, *t.shape[-2:]) for t in (q, k, v))
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+
+
+def merged_attention(
+    x: torch.Tensor, qk: torch.Tensor, vo: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Attention from merged matrices: sum over heads of softmax(x qk_h x^T; mask) x vo_h.
+
+    x (..., T, d_in); qk (..., heads, d_in, d_in), the scale included; vo (..., heads, d_in, d_out);
+    mask bool, broadcastable to (..., T, T). Returns (..., T, d_out). Raises ValueError for a mask row with no True.
+    """
+    x = x.unsqueeze(-3)  # (..., 1, T, d_in), shared by the heads
+    return attend(x @ qk, x, x @ vo, mask).sum(dim=-3)
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention without biases: out = sum_h softmax(x W_Q,h (x W_K,h)^T / sqrt(n_K); mask) x W_V,h W_O,h.
+
+    Parameters `query`, `key` (heads, d_in, hidden_qk), `value` (heads, d_in, hidden_vo), `output`
+    (heads, hidden_vo, d_out) come from `slth.inits` under those names; `hidden_qk` and `hidden_vo` default to `hidden`.
+    They are drawn in float32 and widened where dtype is float64. Raises ValueError for a dimension below 1, an unknown
+    init, or a dtype other than float32 and float64.
+    """
+
+    query: nn.Parameter
+    key: nn.Parameter
+    value: nn.Parameter
+    output: nn.Parameter
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        heads: int,
+        hidden: int,
+        *,
+        hidden_qk: int | None = None,
+        hidden_vo: int | None = None,
+        init: str = "theory",
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.d_in, self.d_out, self.heads = d_in, d_out, heads
+        self.hidden_qk = hidden if hidden_qk is None else hidden_qk
+        self.hidden_vo = hidden if hidden_vo is None else hidden_vo
+        for name in ("d_in", "d_out", "heads", "hidden_qk", "hidden_vo"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be an int >= 1")
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"dtype={dtype}: must be torch.float32 or torch.float64")
+        for role in ROLES:
+            setattr(self, role, nn.Parameter(self._draw(role, init, seed).to(dtype)))
+
+    def _draw(self, role: str, init: str, seed: int) -> torch.Tensor:
+        width = self.hidden_qk if role in ("query", "key") else self.hidden_vo
+        rows, columns = (width, self.d_out) if role == "output" else (self.d_in, width)
+        fan = inits.Fan(fan_in=rows, fan_out=columns, width=width, role=role)
+        return inits.weight(init, (self.heads, rows, columns), fan, seed=seed, name=role)
+
+    def extra_repr(self) -> str:
+        """Dimensions, for print(module)."""
+        return (
+            f"d_in={self.d_in}, d_out={self.d_out}, heads={self.heads}, "
+            f"hidden_qk={self.hidden_qk}, hidden_vo={self.hidden_vo}"
+        )
+
+    def merged(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(W_QK, W_VO): W_Q W_K^T / sqrt(n_K) (heads, d_in, d_in) and W_V W_O (heads, d_in, d_out)."""
+        return self._merged_qk(), self.value @ self.output
+
+    def _merged_qk(self) -> torch.Tensor:
+        return (self.query @ self.key.mT) / math.sqrt(self.hidden_qk)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """X (..., T, d_in), mask bool broadcastable to (..., T, T), True = attend -> (..., T, d_out).
+
+        A pair of factors wider than d_in is merged first: the same function at 1 / (hidden / d_in) of the work.
+        Raises ValueError for a mask row with no True, or inputs of another width.
+        """
+        if x.shape[-1] != self.d_in:
+            raise ValueError(f"x of width {x.shape[-1]}: must be d_in={self.d_in}")
+        x = x.unsqueeze(-3)  # (..., 1, T, d_in)
+        if self.hidden_qk > self.d_in:
+            q, k = x @ self._merged_qk(), x  # (..., heads, T, d_in), (..., 1, T, d_in)
+        else:
+            q, k = x @ (self.query / math.sqrt(self.hidden_qk)), x @ self.key  # (..., heads, T, hidden_qk)
+        if self.hidden_vo > self.d_in:
+            return attend(q, k, x @ (self.value @ self.output), mask).sum(dim=-3)
+        return (attend(q, k, x @ self.value, mask) @ self.output).sum(dim=-3)  # heads of width hidden_vo, then d_out

@@ -79,7 +79,12 @@ def _fill_words(out: np.ndarray, first_block: int, stream: int, key0: int, key1:
         k0, k1 = uint32(key0), uint32(key1)
         for _ in range(_ROUNDS):
             p0, p1 = c0 * uint64(_MULTIPLIERS[0]), c2 * uint64(_MULTIPLIERS[1])
-            c0, c1, c2, c3 = (p1 >> uint64(32)) ^ c1 ^ uint64(k0), p1 & low, (p0 >> uint64(32)) ^ c3 ^ uint64(k1), p0 & low
+            c0, c1, c2, c3 = (
+                (p1 >> uint64(32)) ^ c1 ^ uint64(k0),
+                p1 & low,
+                (p0 >> uint64(32)) ^ c3 ^ uint64(k1),
+                p0 & low,
+            )
             k0, k1 = uint32(k0 + uint32(_WEYL[0])), uint32(k1 + uint32(_WEYL[1]))
         out[4 * block], out[4 * block + 1], out[4 * block + 2], out[4 * block + 3] = c0, c1, c2, c3
 

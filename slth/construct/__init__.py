@@ -1,0 +1,7 @@
+"""Tickets by construction: masks found by solving subset sums, with a certificate of what is left of the error."""
+
+from slth.construct.attention import AttentionTicket, attention
+from slth.construct.certificate import Certificate, certificate
+from slth.construct.linear import LinearTicket, linear
+
+__all__ = ["AttentionTicket", "Certificate", "LinearTicket", "attention", "certificate", "linear"]

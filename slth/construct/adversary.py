@@ -1,0 +1,68 @@
+"""The other side of a certificate: inputs found by gradient ascent on which a pruned attention errs most."""
+
+from __future__ import annotations
+
+import torch
+
+from slth import inits
+from slth.attention import merged_attention
+
+Merged = tuple[torch.Tensor, torch.Tensor]
+
+
+def output_error(target: Merged, source: Merged, x: torch.Tensor) -> torch.Tensor:
+    """max_i |Attn_S(x_i) - Attn_T(x_i)|_2 of merged attentions: x (..., T, d_in) -> (...,)."""
+    difference = merged_attention(x, *source) - merged_attention(x, *target)
+    return torch.linalg.vector_norm(difference, dim=-1).amax(-1)
+
+
+def worst_input(
+    target: Merged,
+    source: Merged,
+    alpha: float,
+    *,
+    length: int = 8,
+    restarts: int = 8,
+    steps: int = 60,
+    start: torch.Tensor | None = None,
+    seed: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Search for inputs of norm alpha on which source and target differ most.
+
+    target, source: (qk (..., heads, d_in, d_in), vo (..., heads, d_in, d_out)) in float64, leading axes broadcast: each
+    is attacked on its own. Projected gradient ascent with a shrinking step from `restarts` random inputs, and from
+    `start` (restarts, length, d_in) where given. Returns (error (...,), inputs (..., length, d_in)): the largest error
+    seen at all and where. A longer input can only repeat these tokens, so the error is within reach at every length
+    that is a multiple of this one.
+    """
+    batch = torch.broadcast_shapes(target[0].shape[:-3], source[0].shape[:-3])
+    d_in = source[0].shape[-1]
+    if start is None:
+        start = inits.normal((restarts, length, d_in), 1.0, seed=seed, name="adversary").double()
+    # a restart axis in front of the heads, so that x (..., restarts, T, d_in) meets qk (..., 1, heads, d_in, d_in)
+    target, source = ((qk.unsqueeze(-4), vo.unsqueeze(-4)) for qk, vo in (target, source))
+    x = _on_sphere(start.expand(*batch, *start.shape), alpha)
+    best = torch.full(x.shape[:-2], -torch.inf, dtype=x.dtype)
+    best_x = x
+    for step in range(steps + 1):
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            error = output_error(target, source, x)
+            (slope,) = torch.autograd.grad(error.sum(), x)
+        better = error.detach() > best
+        best = torch.where(better, error.detach(), best)
+        best_x = torch.where(better[..., None, None], x.detach(), best_x)
+        rate = alpha * 0.5 * (1.0 - step / (steps + 1))
+        x = _on_sphere(x.detach() + rate * _unit(slope), alpha)
+    at = best.argmax(-1, keepdim=True)  # the best restart
+    found = torch.take_along_dim(best_x, at[..., None, None], dim=-3).squeeze(-3)
+    return best.amax(-1), found
+
+
+def _unit(slope: torch.Tensor) -> torch.Tensor:
+    """Each token's slope at length 1, so that tokens with little weight move as well."""
+    return slope / torch.linalg.vector_norm(slope, dim=-1, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
+
+
+def _on_sphere(x: torch.Tensor, alpha: float) -> torch.Tensor:
+    return alpha * _unit(x)

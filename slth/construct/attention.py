@@ -1,0 +1,136 @@
+"""Theorem 9 of arXiv 2511.04217: any multi-head attention, hidden in a random one that is wide enough."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from slth.attention import MultiHeadAttention
+from slth.attention.mha import ROLES
+from slth.construct.certificate import Certificate, certificate
+from slth.construct.linear import LinearTicket, Side, better_side, linear
+
+
+@dataclass(frozen=True)
+class AttentionTicket:
+    """Masks that turn a random attention into a given one, and how well.
+
+    masks: role ("query", "key", "value", "output") -> bool tensor of the parameter's shape, True = kept.
+    side: "input" or "output", which factor of value and output has the structural mask (for side="auto" the one taken).
+    candidates_qk, candidates_vo: the fewest products that an entry's subset sum chose from.
+    error_max_qk, error_max_vo, error_spectral_qk, error_spectral_vo: (heads,) float64, largest absolute entry and
+    spectral norm of source minus target, as achieved. unreachable: entries whose target no subset could meet, of
+    entries in total. certificate: bounds on the output error for inputs of norm <= certificate.alpha.
+    """
+
+    masks: dict[str, torch.Tensor]
+    side: Side
+    candidates_qk: int
+    candidates_vo: int
+    error_max_qk: torch.Tensor
+    error_max_vo: torch.Tensor
+    error_spectral_qk: torch.Tensor
+    error_spectral_vo: torch.Tensor
+    unreachable: int
+    entries: int
+    certificate: Certificate
+    merged: tuple[torch.Tensor, torch.Tensor]
+
+    @property
+    def keep(self) -> float:
+        """Share of all the source's weights that are kept."""
+        kept = sum(int(mask.sum()) for mask in self.masks.values())
+        return kept / sum(mask.numel() for mask in self.masks.values())
+
+    def prune(self, source: MultiHeadAttention) -> None:
+        """Set the weights of source that are not kept to exactly 0, in place; the others keep every bit."""
+        _prune(source, self.masks)
+
+
+def attention(
+    target: MultiHeadAttention,
+    source: MultiHeadAttention,
+    *,
+    side: Side | Literal["auto"] = "auto",
+    alpha: float | None = None,
+    threads: int | None = None,
+) -> AttentionTicket:
+    """Find masks under which source computes what target computes.
+
+    For each head, W_Q W_K^T / sqrt(n_K) and W_V W_O are approximated entry by entry (Lemma 7) at the target's merged
+    matrices. `side` says which factor of W_V W_O gets the structural mask: "input" (the paper's, n_V / d_in candidates
+    per entry), "output" (n_V / d_out) or "auto", the one that leaves more. W_Q W_K^T is square, so its structural
+    factor is always W_Q, with n_K / d_in candidates. alpha bounds the norm of the inputs the certificate speaks of, by
+    default max(sqrt d_in, sqrt d_out), the least that Theorem 9 allows. Neither module is changed: see
+    :meth:`AttentionTicket.prune`. Everything is computed in float64.
+
+    Raises ValueError where target and source differ in d_in, d_out or heads, where hidden is too small, where a weight
+    of target or source is not finite, for another side, or for alpha <= 0.
+    """
+    _check(target, source)
+    if side == "auto":
+        side = better_side(target.d_in, target.d_out)
+    with torch.no_grad():
+        want_qk, want_vo = copy.deepcopy(target).double().merged()
+        pruned = copy.deepcopy(source).double()
+        # the scale 1/sqrt(n_K) goes to the target, so that the candidates are exact products of two float32 weights
+        qk = linear(
+            (want_qk * math.sqrt(source.hidden_qk)).numpy(),
+            pruned.query.numpy(),
+            pruned.key.mT.numpy(),
+            threads=threads,
+        )
+        vo = linear(want_vo.numpy(), pruned.value.numpy(), pruned.output.numpy(), side=side, threads=threads)
+        masks = _masks(qk, vo)
+        _prune(pruned, masks)
+        got_qk, got_vo = pruned.merged()
+    if alpha is None:
+        alpha = math.sqrt(max(target.d_in, target.d_out))
+    return AttentionTicket(
+        masks=masks,
+        side=vo.side,
+        candidates_qk=qk.candidates,
+        candidates_vo=vo.candidates,
+        error_max_qk=(got_qk - want_qk).abs().amax((-2, -1)),
+        error_max_vo=(got_vo - want_vo).abs().amax((-2, -1)),
+        error_spectral_qk=torch.linalg.matrix_norm(got_qk - want_qk, ord=2),
+        error_spectral_vo=torch.linalg.matrix_norm(got_vo - want_vo, ord=2),
+        unreachable=int(qk.unreachable.sum() + vo.unreachable.sum()),
+        entries=qk.unreachable.size + vo.unreachable.size,
+        certificate=certificate((want_qk, want_vo), (got_qk, got_vo), alpha),
+        merged=(got_qk, got_vo),
+    )
+
+
+def _masks(qk: LinearTicket, vo: LinearTicket) -> dict[str, torch.Tensor]:
+    masks = {
+        "query": qk.mask_first,
+        "key": np.swapaxes(qk.mask_second, -1, -2),
+        "value": vo.mask_first,
+        "output": vo.mask_second,
+    }
+    return {role: torch.from_numpy(np.ascontiguousarray(mask)) for role, mask in masks.items()}
+
+
+def _prune(module: MultiHeadAttention, masks: dict[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        for role, mask in masks.items():
+            getattr(module, role).masked_fill_(~mask, 0.0)
+
+
+def _check(target: MultiHeadAttention, source: MultiHeadAttention) -> None:
+    for name in ("d_in", "d_out", "heads"):
+        wanted, given = getattr(target, name), getattr(source, name)
+        if wanted != given:
+            raise ValueError(f"{name}: target has {wanted}, source {given}; they must be equal")
+    if source.hidden_qk < source.d_in:
+        raise ValueError(f"hidden_qk={source.hidden_qk}: must be >= d_in={source.d_in}")
+    for label, module in (("target", target), ("source", source)):
+        for role in ROLES:
+            if not torch.isfinite(getattr(module, role)).all():
+                raise ValueError(f"{label} weight {role!r} holds NaN or infinite values: all must be finite")

@@ -1,0 +1,135 @@
+"""Bounds on the output error of a pruned attention, computed from the errors that its merged matrices have.
+
+Setting: target and source with H heads and merged matrices QK_h (d_in x d_in, scale included) and VO_h (d_in x d_out);
+inputs x_1 .. x_T of norm <= alpha, any T, any attention mask with a True in each row. Wanted: a bound on
+max_i |Attn_S(x_i) - Attn_T(x_i)|.
+
+Derivation. Fix a query x_i and write, for head h, D_h = QK_S,h - QK_T,h; E_h = VO_S,h - VO_T,h; p_T, p_S the two
+rows of attention weights; z_T = sum_k p_T,k x_k and z_S alike; y_h = z_S - z_T. Then
+
+    Attn_S(x_i) - Attn_T(x_i) = sum_h  VO_h^T y_h + E_h^T z_h,    |z_h| <= alpha,                                  (1)
+
+with VO_h = VO_S,h and z_h = z_T, or VO_h = VO_T,h and z_h = z_S; whichever is smaller is taken. The logits of the two
+softmaxes differ by e_k = <u_h, x_k>, u_h = D_h^T x_i, so |u_h| <= alpha |D_h|_2 and |e_k| <= m_h = alpha^2 |D_h|_2.
+
+* Total variation. Two softmaxes whose logits differ by at most m differ by at most tanh(m/2) in total variation: for a
+  set A of keys with weight a under p_T, the weight under p_S is at most a e^m / (a e^m + (1-a) e^-m); the difference is
+  largest at a = 1 / (1 + e^m), where it is tanh(m/2). Two averages of points of norm <= alpha whose weights differ by
+  tau in total variation lie within 2 alpha tau. Hence |y_h| <= 2 alpha tanh(m_h/2).
+* Covariance. Along the logits z + s e, 0 <= s <= 1, the average moves by d/ds sum_k p_k x_k = Cov_s u_h, Cov_s the
+  covariance of the points under the weights at s. Its trace is at most alpha^2, so |y_h| <= alpha^2 |u_h|, and since
+  all heads share x_i:  (sum_h |y_h|^2)^(1/2) <= alpha^3 |[D_1 .. D_H]|_2. Moreover VO_h^T Cov u_h is a mixture, of
+  total weight alpha^2, of VO_h^T c <c, u_h> over unit vectors c, so that
+  |VO_h^T y_h| <= alpha^3 max_c |VO_h^T c| |D_h c| <= alpha^3 min_t lambda_max(t VO_h VO_h^T + D_h^T D_h / t) / 2.
+  It beats total variation where the directions that VO_h amplifies are not those in which D_h errs.
+
+With [VO] the heads' matrices stacked on top of each other, the first sum of (1) is at most the least of
+
+    sum_h 2 alpha tanh(m_h/2) |VO_h|_2                                   (heads added up)
+    |[VO]|_2 (sum_h (2 alpha tanh(m_h/2))^2)^(1/2)                       (heads stacked)
+    |[VO]|_2 alpha^3 |[D_1 .. D_H]|_2                                    (covariance, stacked)
+    sum_h min(2 alpha tanh(m_h/2) |VO_h|_2, alpha^3 lambda_max(..)/2)    (covariance, aligned)
+
+and the second at most min(sum_h alpha |E_h|_2, alpha sqrt(H) |[E]|_2). What float64 may add when both attentions are
+evaluated is bounded by a last term of some 1e-15 relative to the outputs.
+
+Lemma 8 with its exponential, as Theorem 9 uses it, is kept beside it for comparison: it is infinite or far above the
+error wherever logits differ by more than about 1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Bounds on max_i |Attn_S(x_i) - Attn_T(x_i)|_2 over inputs of norm <= alpha, each (...,) float64.
+
+    bound: the least that is proved here; lemma8: the paper's own form (Lemma 8 inside Theorem 9); softmax and values:
+    the two parts of bound.
+    """
+
+    bound: torch.Tensor
+    lemma8: torch.Tensor
+    softmax: torch.Tensor
+    values: torch.Tensor
+    alpha: float
+
+
+def certificate(
+    target: tuple[torch.Tensor, torch.Tensor], source: tuple[torch.Tensor, torch.Tensor], alpha: float
+) -> Certificate:
+    """Certify a source against a target by their merged matrices.
+
+    target, source: (qk (..., heads, d_in, d_in), vo (..., heads, d_in, d_out)), leading axes broadcast; alpha > 0 bounds
+    the norm of every input token. Computed in float64. Raises ValueError for alpha that is not finite and positive.
+    """
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise ValueError(f"alpha={alpha}: must be a finite number > 0, the largest norm of an input token")
+    (qk_t, vo_t), (qk_s, vo_s) = ([m.detach().double() for m in pair] for pair in (target, source))
+    d_qk, d_vo = qk_s - qk_t, vo_s - vo_t  # D_h, E_h
+    qk_s, vo_s, qk_t, vo_t = (
+        m.expand(d.shape) for m, d in zip((qk_s, vo_s, qk_t, vo_t), (d_qk, d_vo, d_qk, d_vo), strict=True)
+    )
+    softmax = torch.minimum(_softmax_term(d_qk, vo_s, alpha), _softmax_term(d_qk, vo_t, alpha))
+    values = _value_term(d_vo, alpha)
+    rounding = _rounding_term((qk_t, qk_s), (vo_t, vo_s), alpha)
+    return Certificate(softmax + values + rounding, _lemma8(d_qk, vo_t, d_vo, alpha), softmax, values, alpha)
+
+
+def _norm(matrix: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.matrix_norm(matrix, ord=2)
+
+
+def _stacked(matrix: torch.Tensor) -> torch.Tensor:
+    """(..., heads, rows, columns) -> (..., heads * rows, columns)."""
+    return matrix.flatten(-3, -2)
+
+
+def _softmax_term(d_qk: torch.Tensor, vo: torch.Tensor, alpha: float) -> torch.Tensor:
+    moved = 2.0 * alpha * torch.tanh(0.5 * alpha**2 * _norm(d_qk))  # (..., heads): |y_h| by total variation
+    added = moved * _norm(vo)
+    aligned = torch.minimum(added, alpha**3 * _aligned(d_qk, vo))
+    vo_stacked = _norm(_stacked(vo))
+    # [D_1 .. D_H] side by side has the norm of the transposes stacked
+    together = alpha**3 * _norm(_stacked(d_qk.mT))
+    return torch.stack(
+        (aligned.sum(-1), vo_stacked * torch.linalg.vector_norm(moved, dim=-1), vo_stacked * together)
+    ).amin(0)
+
+
+def _aligned(d_qk: torch.Tensor, vo: torch.Tensor) -> torch.Tensor:
+    """An upper bound on max_c |VO^T c| |D c| over unit c: min over a grid of t of lambda_max(t VO VO^T + D^T D / t) / 2."""
+    a, b = vo @ vo.mT, d_qk.mT @ d_qk
+    scale = (_norm(d_qk) / _norm(vo).clamp_min(torch.finfo(vo.dtype).tiny)).clamp_min(torch.finfo(vo.dtype).tiny)
+    best = torch.full(d_qk.shape[:-2], math.inf, dtype=d_qk.dtype)
+    for factor in (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0):
+        t = (factor * scale)[..., None, None]
+        best = torch.minimum(best, 0.5 * torch.linalg.eigvalsh(t * a + b / t)[..., -1])
+    return best
+
+
+def _value_term(d_vo: torch.Tensor, alpha: float) -> torch.Tensor:
+    heads = d_vo.shape[-3]
+    return alpha * torch.minimum(_norm(d_vo).sum(-1), math.sqrt(heads) * _norm(_stacked(d_vo)))
+
+
+def _rounding_term(
+    qk: tuple[torch.Tensor, torch.Tensor], vo: tuple[torch.Tensor, torch.Tensor], alpha: float
+) -> torch.Tensor:
+    d_in = qk[0].shape[-1]
+    logits, outputs = (alpha**2 * (_norm(qk[0]) + _norm(qk[1])), alpha * (_norm(vo[0]) + _norm(vo[1])))
+    return 16.0 * d_in * torch.finfo(torch.float64).eps * (outputs * (1.0 + logits)).sum(-1)
+
+
+def _lemma8(d_qk: torch.Tensor, vo_t: torch.Tensor, d_vo: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Sum over heads of sqrt(d1) alpha (exp(2m) - 1) |VO_T,h| + d1 sqrt(d2) alpha |E_h|_max, m = alpha^2 d1 |D_h|_max."""
+    d_in, d_out = d_vo.shape[-2:]
+    m = alpha**2 * d_in * d_qk.abs().amax((-2, -1))
+    softmax = math.sqrt(d_in) * alpha * torch.expm1(2.0 * m) * _norm(vo_t)
+    values = d_in * math.sqrt(d_out) * alpha * d_vo.abs().amax((-2, -1))
+    return (softmax + values).sum(-1)

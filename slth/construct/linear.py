@@ -1,0 +1,111 @@
+"""Lemma 7 of arXiv 2511.04217: a linear map hidden in a product of two random matrices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from slth.construct import subset_sum
+from slth.construct.subset_sum import BoolArray, FloatArray
+
+Side = Literal["input", "output"]
+SIDES: tuple[Side, ...] = ("input", "output")
+
+
+@dataclass(frozen=True)
+class LinearTicket:
+    """Masks for which (first * mask_first) @ (second * mask_second) approximates the target.
+
+    mask_first (..., d_in, hidden) and mask_second (..., hidden, d_out), bool; unreachable (..., d_in, d_out), bool: the
+    target entry lies outside the range that sums of its candidates span, so that no solver could meet it; side: which
+    factor's mask is structural; candidates: the fewest that any entry chose from.
+    """
+
+    mask_first: BoolArray
+    mask_second: BoolArray
+    unreachable: BoolArray
+    side: Side
+    candidates: int
+
+
+def blocks(hidden: int, parts: int) -> list[slice]:
+    """Split range(hidden) into consecutive blocks of hidden // parts, the remainder spread over the first ones."""
+    size, longer = divmod(hidden, parts)
+    starts = [i * size + min(i, longer) for i in range(parts + 1)]
+    return [slice(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+
+
+def better_side(d_in: int, d_out: int) -> Side:
+    """The side that leaves more candidates per entry, hidden / d_in or hidden / d_out; input, the paper's, on a tie."""
+    return "output" if d_out < d_in else "input"
+
+
+def linear(
+    target: FloatArray, first: FloatArray, second: FloatArray, *, side: Side = "input", threads: int | None = None
+) -> LinearTicket:
+    """Prune first (..., d_in, hidden) and second (..., hidden, d_out) so that their product is near target (..., d_in, d_out).
+
+    side="input", the paper's: hidden unit k listens to one input coordinate only (block-structured mask on first), and
+    each entry (i, j) is one subset sum over the products first[i, k] * second[k, j] in block i, whose solution is the
+    mask of second[k, j]. side="output" ties the units to outputs instead and solves for the mask of first.
+    Leading axes are independent problems. All in float64.
+
+    Raises ValueError for shapes that do not fit, hidden < d_in (side input) or < d_out (side output), another side, or
+    values that are not finite.
+    """
+    if side not in SIDES:
+        raise ValueError(f"side={side!r}: must be one of {', '.join(SIDES)}")
+    *batch, d_in, d_out = target.shape
+    hidden = first.shape[-1]
+    if first.shape != (*batch, d_in, hidden) or second.shape != (*batch, hidden, d_out):
+        raise ValueError(
+            f"first {first.shape} and second {second.shape}: must be (..., d_in, hidden) and (..., hidden, d_out) "
+            f"for a target {target.shape}"
+        )
+    if side == "output":
+        turned = linear(
+            *(np.swapaxes(a, -1, -2) for a in (target, second, first)),
+            side="input",
+            threads=threads,
+        )
+        return LinearTicket(
+            mask_first=np.swapaxes(turned.mask_second, -1, -2),
+            mask_second=np.swapaxes(turned.mask_first, -1, -2),
+            unreachable=np.swapaxes(turned.unreachable, -1, -2),
+            side="output",
+            candidates=turned.candidates,
+        )
+    if hidden < d_in:
+        raise ValueError(
+            f"hidden={hidden}: must be >= {d_in}, the coordinates that each need a hidden unit of their own"
+        )
+    if not np.isfinite(target).all():
+        raise ValueError("target holds NaN or infinite values: all must be finite")
+
+    mask_first = np.zeros(first.shape, np.bool_)
+    mask_second = np.zeros(second.shape, np.bool_)
+    unreachable = np.zeros(target.shape, np.bool_)
+    parts = blocks(hidden, d_in)
+    for i, block in enumerate(parts):
+        mask_first[..., i, block] = True
+    for size in {block.stop - block.start for block in parts}:  # at most two sizes
+        rows = [i for i, block in enumerate(parts) if block.stop - block.start == size]
+        units = np.array([range(parts[i].start, parts[i].stop) for i in rows])  # (rows, size)
+        structural = first[..., np.array(rows)[:, None], units]  # (..., rows, size)
+        products = structural[..., None] * second[..., units, :]  # (..., rows, size, d_out)
+        candidates = np.swapaxes(products, -1, -2)  # (..., rows, d_out, size)
+        wanted = target[..., rows, :]  # (..., rows, d_out)
+        solved = subset_sum.solve(candidates.reshape(-1, size), wanted.reshape(-1), threads=threads)
+        masks = np.swapaxes(solved.masks.reshape(candidates.shape), -1, -2)  # (..., rows, size, d_out)
+        mask_second[..., units, :] = masks
+        unreachable[..., rows, :] = _out_of_reach(candidates, wanted)
+    return LinearTicket(mask_first, mask_second, unreachable, "input", hidden // d_in)
+
+
+def _out_of_reach(candidates: FloatArray, wanted: FloatArray) -> BoolArray:
+    lowest = np.minimum(candidates, 0.0).sum(axis=-1)
+    highest = np.maximum(candidates, 0.0).sum(axis=-1)
+    out: BoolArray = (wanted < lowest) | (wanted > highest)
+    return out

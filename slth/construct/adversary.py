@@ -13,7 +13,8 @@ Merged = tuple[torch.Tensor, torch.Tensor]
 def output_error(target: Merged, source: Merged, x: torch.Tensor) -> torch.Tensor:
     """max_i |Attn_S(x_i) - Attn_T(x_i)|_2 of merged attentions: x (..., T, d_in) -> (...,)."""
     difference = merged_attention(x, *source) - merged_attention(x, *target)
-    return torch.linalg.vector_norm(difference, dim=-1).amax(-1)
+    error: torch.Tensor = torch.linalg.vector_norm(difference, dim=-1).amax(-1)
+    return error
 
 
 def worst_input(
@@ -61,7 +62,8 @@ def worst_input(
 
 def _unit(slope: torch.Tensor) -> torch.Tensor:
     """Each token's slope at length 1, so that tokens with little weight move as well."""
-    return slope / torch.linalg.vector_norm(slope, dim=-1, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
+    length: torch.Tensor = torch.linalg.vector_norm(slope, dim=-1, keepdim=True)
+    return slope / length.clamp_min(torch.finfo(slope.dtype).tiny)
 
 
 def _on_sphere(x: torch.Tensor, alpha: float) -> torch.Tensor:

@@ -25,7 +25,8 @@ class AttentionTicket:
     candidates_qk, candidates_vo: the fewest products that an entry's subset sum chose from.
     error_max_qk, error_max_vo, error_spectral_qk, error_spectral_vo: (heads,) float64, largest absolute entry and
     spectral norm of source minus target, as achieved. unreachable: entries whose target no subset could meet, of
-    entries in total. certificate: bounds on the output error for inputs of norm <= certificate.alpha.
+    entries in total. certificate: bounds on the output error for inputs of norm <= certificate.alpha. merged: W_QK and
+    W_VO of the pruned source, float64.
     """
 
     masks: dict[str, torch.Tensor]
@@ -72,39 +73,67 @@ def attention(
     Raises ValueError where target and source differ in d_in, d_out or heads, where hidden is too small, where a weight
     of target or source is not finite, for another side, or for alpha <= 0.
     """
-    _check(target, source)
     if side == "auto":
         side = better_side(target.d_in, target.d_out)
-    with torch.no_grad():
-        want_qk, want_vo = copy.deepcopy(target).double().merged()
-        pruned = copy.deepcopy(source).double()
-        # the scale 1/sqrt(n_K) goes to the target, so that the candidates are exact products of two float32 weights
-        qk = linear(
-            (want_qk * math.sqrt(source.hidden_qk)).numpy(),
-            pruned.query.numpy(),
-            pruned.key.mT.numpy(),
-            threads=threads,
-        )
-        vo = linear(want_vo.numpy(), pruned.value.numpy(), pruned.output.numpy(), side=side, threads=threads)
-        masks = _masks(qk, vo)
-        _prune(pruned, masks)
-        got_qk, got_vo = pruned.merged()
-    if alpha is None:
-        alpha = math.sqrt(max(target.d_in, target.d_out))
+    qk = query_key(target, source, threads=threads)
+    return assemble(target, source, qk, value_output(target, source, side=side, threads=threads), alpha=alpha)
+
+
+@torch.no_grad()
+def query_key(target: MultiHeadAttention, source: MultiHeadAttention, *, threads: int | None = None) -> LinearTicket:
+    """The half of :func:`attention` for W_Q W_K^T / sqrt(n_K) of each head; W_Q has the structural mask."""
+    _check(target, source)
+    wanted, _ = _double(target).merged()
+    factors = _double(source)
+    # the scale 1/sqrt(n_K) goes to the target, so that the candidates are exact products of two float32 weights
+    scaled = wanted * math.sqrt(source.hidden_qk)
+    return linear(scaled.numpy(), factors.query.numpy(), factors.key.mT.numpy(), threads=threads)
+
+
+@torch.no_grad()
+def value_output(
+    target: MultiHeadAttention, source: MultiHeadAttention, *, side: Side, threads: int | None = None
+) -> LinearTicket:
+    """The half of :func:`attention` for W_V W_O of each head."""
+    _check(target, source)
+    _, wanted = _double(target).merged()
+    factors = _double(source)
+    return linear(wanted.numpy(), factors.value.numpy(), factors.output.numpy(), side=side, threads=threads)
+
+
+@torch.no_grad()
+def assemble(
+    target: MultiHeadAttention,
+    source: MultiHeadAttention,
+    qk: LinearTicket,
+    vo: LinearTicket,
+    *,
+    alpha: float | None = None,
+) -> AttentionTicket:
+    """Put the two halves of :func:`attention` together, measure and certify them."""
+    masks = _masks(qk, vo)
+    pruned = _double(source)
+    _prune(pruned, masks)
+    want, got = _double(target).merged(), pruned.merged()
+    d_qk, d_vo = (g - w for g, w in zip(got, want, strict=True))
     return AttentionTicket(
         masks=masks,
         side=vo.side,
         candidates_qk=qk.candidates,
         candidates_vo=vo.candidates,
-        error_max_qk=(got_qk - want_qk).abs().amax((-2, -1)),
-        error_max_vo=(got_vo - want_vo).abs().amax((-2, -1)),
-        error_spectral_qk=torch.linalg.matrix_norm(got_qk - want_qk, ord=2),
-        error_spectral_vo=torch.linalg.matrix_norm(got_vo - want_vo, ord=2),
+        error_max_qk=d_qk.abs().amax((-2, -1)),
+        error_max_vo=d_vo.abs().amax((-2, -1)),
+        error_spectral_qk=torch.linalg.matrix_norm(d_qk, ord=2),
+        error_spectral_vo=torch.linalg.matrix_norm(d_vo, ord=2),
         unreachable=int(qk.unreachable.sum() + vo.unreachable.sum()),
         entries=qk.unreachable.size + vo.unreachable.size,
-        certificate=certificate((want_qk, want_vo), (got_qk, got_vo), alpha),
-        merged=(got_qk, got_vo),
+        certificate=certificate(want, got, math.sqrt(max(target.d_in, target.d_out)) if alpha is None else alpha),
+        merged=got,
     )
+
+
+def _double(module: MultiHeadAttention) -> MultiHeadAttention:
+    return copy.deepcopy(module).double()
 
 
 def _masks(qk: LinearTicket, vo: LinearTicket) -> dict[str, torch.Tensor]:

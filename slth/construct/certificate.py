@@ -65,8 +65,8 @@ def certificate(
 ) -> Certificate:
     """Certify a source against a target by their merged matrices.
 
-    target, source: (qk (..., heads, d_in, d_in), vo (..., heads, d_in, d_out)), leading axes broadcast; alpha > 0 bounds
-    the norm of every input token. Computed in float64. Raises ValueError for alpha that is not finite and positive.
+    target, source: (qk (..., heads, d_in, d_in), vo (..., heads, d_in, d_out)), leading axes broadcast; alpha > 0
+    bounds the norm of every input token. In float64. Raises ValueError for alpha that is not finite and positive.
     """
     if not (math.isfinite(alpha) and alpha > 0):
         raise ValueError(f"alpha={alpha}: must be a finite number > 0, the largest norm of an input token")
@@ -82,7 +82,8 @@ def certificate(
 
 
 def _norm(matrix: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.matrix_norm(matrix, ord=2)
+    norm: torch.Tensor = torch.linalg.matrix_norm(matrix, ord=2)
+    return norm
 
 
 def _stacked(matrix: torch.Tensor) -> torch.Tensor:
@@ -103,7 +104,7 @@ def _softmax_term(d_qk: torch.Tensor, vo: torch.Tensor, alpha: float) -> torch.T
 
 
 def _aligned(d_qk: torch.Tensor, vo: torch.Tensor) -> torch.Tensor:
-    """An upper bound on max_c |VO^T c| |D c| over unit c: min over a grid of t of lambda_max(t VO VO^T + D^T D / t) / 2."""
+    """At least max_c |VO^T c| |D c| over unit c: the least lambda_max(t VO VO^T + D^T D / t) / 2 of a grid of t."""
     a, b = vo @ vo.mT, d_qk.mT @ d_qk
     scale = (_norm(d_qk) / _norm(vo).clamp_min(torch.finfo(vo.dtype).tiny)).clamp_min(torch.finfo(vo.dtype).tiny)
     best = torch.full(d_qk.shape[:-2], math.inf, dtype=d_qk.dtype)
@@ -127,7 +128,7 @@ def _rounding_term(
 
 
 def _lemma8(d_qk: torch.Tensor, vo_t: torch.Tensor, d_vo: torch.Tensor, alpha: float) -> torch.Tensor:
-    """Sum over heads of sqrt(d1) alpha (exp(2m) - 1) |VO_T,h| + d1 sqrt(d2) alpha |E_h|_max, m = alpha^2 d1 |D_h|_max."""
+    """Sum of sqrt(d1) alpha (exp(2m) - 1) |VO_T,h| + d1 sqrt(d2) alpha |E_h|_max, m = alpha^2 d1 |D_h|_max."""
     d_in, d_out = d_vo.shape[-2:]
     m = alpha**2 * d_in * d_qk.abs().amax((-2, -1))
     softmax = math.sqrt(d_in) * alpha * torch.expm1(2.0 * m) * _norm(vo_t)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,7 +35,7 @@ def blocks(hidden: int, parts: int) -> list[slice]:
     """Split range(hidden) into consecutive blocks of hidden // parts, the remainder spread over the first ones."""
     size, longer = divmod(hidden, parts)
     starts = [i * size + min(i, longer) for i in range(parts + 1)]
-    return [slice(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    return [slice(a, b) for a, b in itertools.pairwise(starts)]
 
 
 def better_side(d_in: int, d_out: int) -> Side:
@@ -45,7 +46,7 @@ def better_side(d_in: int, d_out: int) -> Side:
 def linear(
     target: FloatArray, first: FloatArray, second: FloatArray, *, side: Side = "input", threads: int | None = None
 ) -> LinearTicket:
-    """Prune first (..., d_in, hidden) and second (..., hidden, d_out) so that their product is near target (..., d_in, d_out).
+    """Prune first (..., d_in, hidden) and second (..., hidden, d_out): their product nears target (..., d_in, d_out).
 
     side="input", the paper's: hidden unit k listens to one input coordinate only (block-structured mask on first), and
     each entry (i, j) is one subset sum over the products first[i, k] * second[k, j] in block i, whose solution is the

@@ -10,14 +10,13 @@ another order, so whatever it finds within rounding distance of the best is adde
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
+
+from slth.threads import in_parallel
 
 #: Candidates that one exact search takes. 2^40 sums of size about 1 lie about 1e-12 apart; much beyond that float64
 #: itself cannot tell sums apart, so the surplus only moves the target towards the middle of what these can reach.
@@ -65,27 +64,6 @@ def solve(candidates: npt.ArrayLike, targets: npt.ArrayLike, *, threads: int | N
     return SubsetSums(masks, sums, np.abs(sums - targets))
 
 
-def in_parallel(work: Callable[[slice], None], count: int, threads: int | None) -> None:
-    """Run work(part) over slices of range(count) on Python threads; work must release the interpreter's lock.
-
-    Plain threads instead of numba's own pool, which stalls beside torch's and must not be entered twice.
-    """
-    threads = threads or cores()
-    pieces = min(count, 8 * threads) if threads > 1 else 1  # short pieces, so that no thread waits long for the other
-    bounds = np.linspace(0, count, pieces + 1).astype(int)
-    parts = [slice(int(a), int(b)) for a, b in zip(bounds[:-1], bounds[1:], strict=True) if a < b]
-    if len(parts) <= 1:
-        work(slice(0, count))
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, parts))
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 # Everything below runs in numba, without Python's lock.
 
 
@@ -120,7 +98,7 @@ def _solve_rows(candidates, targets, masks, sums):  # type: ignore[no-untyped-de
 
 @njit(cache=True, nogil=True)
 def _spend_surplus(values, target, core, mask):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Take surplus candidates, largest first, as long as they bring the target nearer to the middle of the core's reach.
+    """Take surplus candidates, largest first, where they bring the target nearer to the middle of the core's reach.
 
     Marks them in mask and returns what is left of the target.
     """

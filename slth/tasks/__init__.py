@@ -1,0 +1,1 @@
+"""What targets are trained on and tickets are measured on: one file each."""

@@ -1,0 +1,240 @@
+"""The paper's synthetic task: read the angular velocity off points on a circle.
+
+Otsuka et al., arXiv 2511.04217, section 4.1 and appendix B.1: ``x_t = (cos(omega t + phase), sin(omega t + phase))``
+for t = 0 .. T-1. A regression token, all zeros, is put first; the attention's output there is to be omega. A target is
+a single attention layer, trained by AdamW on 10,000 sequences. Wider inputs are several such planes side by side, each
+with an omega and a phase of its own.
+
+At T=4 the paper's setting can hardly be learned (test MSE about 0.96 of the variance): attention sees the points as a
+set, without order, and the zero token's query is zero, so it weighs them all alike and the output is linear in their
+mean. In the setting :data:`LEARNABLE` about 0.02 of the variance is left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch.nn.functional import mse_loss
+
+from slth import inits
+from slth.attention import MultiHeadAttention
+
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the sequences are drawn from. The defaults are the paper's.
+
+    Attributes:
+        omega_max: velocities are uniform on (-omega_max, omega_max) radians a step; in (0, pi].
+        phase_max: phases are uniform on (0, phase_max) radians; in [0, 2 pi].
+        token: the value of every coordinate of the regression token; finite.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    omega_max: float = math.pi
+    phase_max: float = math.pi
+    token: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.omega_max <= math.pi:
+            raise ValueError(f"omega_max={self.omega_max}: must lie in (0, pi]")
+        if not 0 <= self.phase_max <= 2 * math.pi:
+            raise ValueError(f"phase_max={self.phase_max}: must lie in [0, 2 pi]")
+        if not math.isfinite(self.token):
+            raise ValueError(f"token={self.token}: must be a finite number")
+
+
+#: The setting of arXiv 2511.04217.
+PAPER = Setting()
+
+#: A setting that one head can learn at T=4, and has to use its query for: the four points span at most 3/4 of a half
+#: circle, start at a known phase, and the regression token is as long as they are, so that its query is not zero.
+LEARNABLE = Setting(omega_max=math.pi / 4, phase_max=0.0, token=math.sqrt(0.5))
+
+
+class Samples(NamedTuple):
+    """Sequences and what is to be said about them.
+
+    Attributes:
+        inputs: (count, T + 1, d_in), the regression token first. Points have norm sqrt(d_in / 2) where d_in is even.
+        targets: (count, planes) velocities in radians a step, planes = d_in / 2, rounded up.
+    """
+
+    inputs: torch.Tensor
+    targets: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Report:
+    """How well a target learned: mean squared errors in (radians a step)^2, and what knowing nothing would score.
+
+    Attributes:
+        validation_mse, test_mse: on the validation and test sequences, after the last epoch.
+        variance: of the test velocities, the error of the best constant answer.
+    """
+
+    validation_mse: float
+    test_mse: float
+    variance: float
+
+
+def sample(
+    count: int,
+    length: int,
+    d_in: int,
+    *,
+    seed: int,
+    split: Split = "train",
+    setting: Setting = PAPER,
+    dtype: torch.dtype = torch.float64,
+) -> Samples:
+    """Draw sequences of the task.
+
+    Sequence k is the same for every count and length: a larger count appends sequences, a larger length appends
+    points. Splits and planes are independent of one another.
+
+    Args:
+        count: how many sequences, >= 1.
+        length: T, the points after the regression token, >= 1.
+        d_in: width, >= 1. Where it is odd, the last coordinate of the next even width is left off; such inputs serve
+            random targets, for in the last plane nothing but the cosine is left to tell the velocity by.
+        seed: any int.
+        split: "train", "validation" or "test".
+        setting: ranges of velocity and phase, and the regression token.
+        dtype: of inputs and targets. Points are computed in float64 and then rounded.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Source: arXiv 2511.04217, section 4.1 and appendix B.1.
+    """
+    for name, value in (("count", count), ("length", length), ("d_in", d_in)):
+        _check_count(name, value)
+    if split not in get_args(Split):
+        raise ValueError(f"split={split!r}: must be one of {', '.join(get_args(Split))}")
+
+    def unit(role: str) -> torch.Tensor:  # (count, planes), uniform on (-1, 1)
+        names = (f"angular_velocity/{split}/{role}/{plane}" for plane in range((d_in + 1) // 2))
+        return torch.stack([inits.uniform((count,), 1.0, seed=seed, name=name) for name in names], dim=1).double()
+
+    omega = setting.omega_max * unit("omega")
+    phase = setting.phase_max * (unit("phase") + 1) / 2
+    steps = torch.arange(length, dtype=torch.float64)[:, None]  # (T, 1)
+    angles = omega[:, None] * steps + phase[:, None]  # (count, T, planes)
+    points = torch.stack((angles.cos(), angles.sin()), dim=-1).flatten(-2)[..., :d_in]  # (count, T, d_in)
+    token = torch.full((count, 1, d_in), setting.token, dtype=torch.float64)
+    return Samples(torch.cat((token, points), dim=1).to(dtype), omega.to(dtype))
+
+
+def predict(model: MultiHeadAttention, inputs: torch.Tensor) -> torch.Tensor:
+    """The model's output at the regression token alone: (count, T + 1, d_in) -> (count, d_out).
+
+    The same as ``model(inputs)[:, 0]`` at 1 / (T + 1) of the work.
+    """
+    qk, vo = model.merged()  # (heads, d_in, d_in), (heads, d_in, d_out)
+    query = torch.einsum("bi,hij->bhj", inputs[:, 0], qk)
+    weights = torch.softmax(query @ inputs.mT, dim=-1)  # (count, heads, T + 1)
+    return torch.einsum("bhi,hio->bo", weights @ inputs, vo)
+
+
+def train_target(
+    model: MultiHeadAttention,
+    *,
+    length: int,
+    seed: int,
+    setting: Setting = PAPER,
+    samples: int = 10_000,
+    epochs: int = 25,
+    batch: int = 1024,
+    lr: float = 0.1,
+    weight_decay: float = 0.01,
+) -> Report:
+    """Train model in place on the task; the defaults are the paper's.
+
+    Minimises the mean squared error at the regression token by AdamW with a constant learning rate and reports the
+    weights of the last epoch. Runs on the CPU in the model's dtype and on one thread, whatever torch is set to, so
+    that the same arguments give the same bits.
+
+    Args:
+        model: d_in even, d_out = d_in / 2.
+        length: T, >= 1.
+        seed: of the sequences and of their order; the model's weights have their own.
+        setting: what the sequences are drawn from.
+        samples: sequences in each of the three splits, >= 1.
+        epochs: passes over the training sequences, >= 0.
+        batch: sequences a step, >= 1; the last step of an epoch takes what is left.
+        lr: AdamW's learning rate, finite and > 0.
+        weight_decay: AdamW's decoupled decay, finite and >= 0.
+
+    Raises:
+        ValueError: an argument is out of its range, before anything is drawn.
+
+    Source: arXiv 2511.04217, section 4.1 and appendix B.1.
+    """
+    _check_training(model, length, samples, epochs, batch, lr, weight_decay)
+    train, validation, test = (
+        sample(samples, length, model.d_in, seed=seed, split=split, setting=setting, dtype=model.query.dtype)
+        for split in get_args(Split)
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
+    with _one_thread():
+        for epoch in range(epochs):
+            order = _shuffled(samples, seed, epoch)
+            for start in range(0, samples, batch):
+                rows = order[start : start + batch]
+                optimizer.zero_grad()
+                torch.autograd.backward(mse_loss(predict(model, train.inputs[rows]), train.targets[rows]))
+                optimizer.step()
+        return Report(_mse(model, validation), _mse(model, test), test.targets.var(dim=0, correction=0).mean().item())
+
+
+def _shuffled(count: int, seed: int, epoch: int) -> torch.Tensor:
+    """A permutation of range(count), int64."""
+    return inits.uniform((count,), 1.0, seed=seed, name="angular_velocity/order", stream=epoch).argsort(stable=True)
+
+
+def _mse(model: MultiHeadAttention, samples: Samples) -> float:
+    with torch.no_grad():
+        return mse_loss(predict(model, samples.inputs), samples.targets).item()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _check_count(name: str, value: int, least: int = 1) -> None:
+    if not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name}={value}: must be an int >= {least}")
+
+
+def _check_training(
+    model: MultiHeadAttention, length: int, samples: int, epochs: int, batch: int, lr: float, weight_decay: float
+) -> None:
+    if model.d_in % 2:
+        raise ValueError(f"d_in={model.d_in}: must be even for training, two coordinates a plane")
+    if model.d_out != model.d_in // 2:
+        raise ValueError(f"d_out={model.d_out}: must be d_in / 2 = {model.d_in // 2}, one velocity a plane")
+    _check_count("length", length)
+    _check_count("samples", samples)
+    _check_count("epochs", epochs, least=0)
+    _check_count("batch", batch)
+    if not 0 < lr < math.inf:
+        raise ValueError(f"lr={lr}: must be a finite number > 0")
+    if not 0 <= weight_decay < math.inf:
+        raise ValueError(f"weight_decay={weight_decay}: must be a finite number >= 0")

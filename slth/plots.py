@@ -5,9 +5,10 @@ stored here, and pyplot's global state is not touched. Series differ in more tha
 be printed in grey.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from functools import wraps
-from typing import NamedTuple, ParamSpec
+from typing import Any, NamedTuple, ParamSpec
 
 import matplotlib
 import numpy as np
@@ -17,10 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 
 P = ParamSpec("P")
 Fit = Mapping[str, float | None]
+Kind = Mapping[str, Any]
 
 
 class Look(NamedTuple):
@@ -40,15 +41,24 @@ LOOKS = (
     Look("#8C8C8C", "P"),
 )
 SIDES = {"input": LOOKS[0], "output": LOOKS[1]}
-NOTE = "0.3"  # the grey of what is not measured here, and of what stands for a line style in a legend
-MEDIAN, MEAN, CERTIFICATE, THEORY = "-", (0, (4, 1.5)), (0, (6, 2, 1, 2)), ":"
 
-ERROR = r"$\max_i\,\Vert\mathrm{Attn}_S(x_i)-\mathrm{Attn}_T(x_i)\Vert_2$, mean over samples"
-WIDTH = "hidden dimension $n$ per head"
-LENGTH = "length $T$ in tokens"
-ZERO = 2.0**-60  # where a logarithmic axis shows zeros, well below what float64 resolves
+GREY = "0.3"  # of formulas, and of what stands for a kind of line in a legend
 
-STYLE = {
+# Kinds of lines, as matplotlib's properties; a series gives them its colour and marker.
+MEDIAN: Kind = {"linestyle": "-"}
+MEAN: Kind = {"linestyle": (0, (4, 1.5)), "markerfacecolor": "white"}
+CERTIFICATE: Kind = {"linestyle": (0, (6, 2, 1, 2)), "marker": ""}
+FORMULA: Kind = {"linestyle": (0, (1, 1.5)), "marker": ""}
+POINTS: Kind = {"linestyle": "", "markerfacecolor": "white"}
+FIT: Kind = {"linestyle": "--", "marker": ""}
+
+ERROR_COLUMNS = frozenset({"hidden", "length", "source", "side", "d_in", "error_mean", "certificate"})
+ERROR_LABEL = "approximation error\n(maximum over tokens, mean over samples)"
+X_LABELS = {"hidden": "hidden dimension $n$ per head", "length": "length $T$"}
+
+ZERO = 2.0**-60  # where a logarithmic axis shows zeros: well below what float64 resolves next to 1
+
+STYLE: Any = {  # matplotlib types the keys themselves
     "figure.constrained_layout.use": True,
     "font.size": 9.5,
     "axes.titlesize": 10,
@@ -60,13 +70,11 @@ STYLE = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "legend.fontsize": 8.5,
-    "legend.handlelength": 3.0,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4.5,
+    "legend.handlelength": 3.2,
 }
 
 
-def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     """Let a figure function draw in STYLE and leave the caller's settings as they are."""
 
     @wraps(draw)
@@ -77,94 +85,290 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return in_style
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Figures
+# ---------------------------------------------------------------------------------------------------------------------
+
+
 def figures(table: pd.DataFrame, fits: Mapping[str, Fit] | None = None) -> dict[str, Figure]:
-    """Every figure that the table has the columns and rows for, by the name of its file."""
+    """Every figure that the table has the columns and rows for, by the name of its file; `fits` as below."""
     drawn = {}
-    if WIDTH_COLUMNS <= set(table.columns):
-        drawn["error_vs_width"] = error_against_width(table, fits)
-        if table["length"].nunique() > 1:
+    if set(table.columns) >= ERROR_COLUMNS:
+        widths, lengths = table["hidden"].nunique(), table["length"].nunique()
+        if widths > 1 or lengths == 1:
+            drawn["error_vs_width"] = error_against_width(table, fits)
+        if lengths > 1:
             drawn["error_vs_length"] = error_against_length(table)
     return drawn
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The error of a constructed ticket
-# ---------------------------------------------------------------------------------------------------------------------
-
-WIDTH_COLUMNS = {"hidden", "length", "source", "side", "d_in", "error_mean", "certificate"}
-
-
-@styled
+@_styled
 def error_against_width(table: pd.DataFrame, fits: Mapping[str, Fit] | None = None) -> Figure:
     """Error against the source's width, at the shortest length of the table: linear as in the paper, and logarithmic.
 
     Left: mean and standard deviation over the sources, the fit gamma exp(-delta n) and, at the paper's d_in = 2, the
-    paper's own 0.8 exp(-0.06 n). Right: median with the 10 to 90 % band, mean, median certificate, and 2^(-n/d_in),
-    which is how fast the best of all subset sums of n/d_in candidates comes closer.
+    paper's 0.8 exp(-0.06 n). Right: median with the 10 to 90 % band, mean, median certificate, and 2^(-n/d_in), the
+    resolution of the subset sums of n/d_in candidates.
 
     Args:
-        table: one row per (hidden, length, source, side), with the columns WIDTH_COLUMNS.
-        fits: for a side ("input", "output") its gamma, delta, delta_low and delta_high (95 % interval of delta);
-            a missing side, or a value that is None or not finite, is left out.
+        table: one row per (hidden, length, source, side), with ERROR_COLUMNS.
+        fits: for a side ("input", "output") its gamma, delta, and the 95 % interval delta_low, delta_high of delta.
+            A side that is missing, or has a value that is None or not finite, gets no curve.
 
     Raises:
-        ValueError: if the table is empty, lacks a column or names another side.
+        ValueError: if the table has no rows, lacks a column, or names another side.
     """
-    _require(table, WIDTH_COLUMNS)
-    length = table["length"].min()
+    _require_errors(table)
+    length, d_in = table["length"].min(), int(table["d_in"].iloc[0])
     table = table[table["length"] == length]
-    figure, (linear, log) = _panels(2)
+    figure, (linear, log) = _panels(2, share_y=False)
     log.set_yscale("log")
     for side, rows in _by_side(table):
-        look, errors = SIDES[side], over_sources(rows, "hidden", "error_mean")
-        line(linear, errors["mean"], look, label=f"side={side}: mean ± standard deviation")
-        band(linear, errors["mean"] - errors["std"], errors["mean"] + errors["std"], look)
-        _add_fit(linear, errors.index, (fits or {}).get(side), look)
-        _add_error(log, rows, "hidden", look)
-    linear.set_ylim(bottom=0)
-    d_in = int(table["d_in"].iloc[0])
+        look, errors = SIDES[side], _over_sources(rows, "hidden", "error_mean")
+        _line(linear, errors["mean"], look, POINTS, f"side={side}: mean ± standard deviation")
+        _band(linear, errors["mean"] - errors["std"], errors["mean"] + errors["std"], look)
+        _median_and_mean(log, rows, "hidden", look)
+        _spread(log, rows, "hidden", look)
+        _certificate(log, rows, "hidden", look)
+    linear.set_ylim(0, max(linear.get_ylim()[1], 0.85 if d_in == 2 else 0))  # room for the paper's curve
+    for axes, scale in ((linear, "linear, as in the paper"), (log, "logarithmic")):
+        axes.set_xlim(left=0)
+        axes.set(xlabel=X_LABELS["hidden"], title=f"{scale} ({_count_sources(table)}, $T$ = {length})")
+    linear.set_ylabel(ERROR_LABEL)
+    for side, fit in (fits or {}).items():
+        _fit(linear, fit, SIDES[side].color, f"side={side}")
     if d_in == 2:
-        formula(linear, lambda n: 0.8 * np.exp(-0.06 * n), r"the paper's $0.8\,e^{-0.06\,n}$")
-    formula(log, lambda n: 2.0 ** (-n / d_in), "")
-    _mark_resolution(log)
-    linear.set(xlabel=WIDTH, ylabel=ERROR, title="mean and fit, linear")
-    log.set(xlabel=WIDTH, title=f"{_count(table)}, $T$ = {length}, logarithmic")
-    _legend(linear, linear.get_legend_handles_labels()[0])
-    _legend(log, [*_side_handles(table), *ERROR_HANDLES, _handle(THEORY, rf"$2^{{-n/{d_in}}}$")])
+        _formula(linear, lambda n: 0.8 * np.exp(-0.06 * n), r"the paper's fit $0.8\,e^{-0.06\,n}$")
+    _formula(log, lambda n: 2.0 ** (-n / d_in))
+    _mark_float64(log)
+    sides = [_key(f"side={side}", SIDES[side]) for side, _ in _by_side(table)]
+    formula = _key(f"$2^{{-n/{d_in}}}$", kind=FORMULA)
+    _legend_below(linear, linear.get_legend_handles_labels()[0], columns=1)
+    _legend_below(log, [*sides, *ERROR_KEYS, SPREAD_KEY, CERTIFICATE_KEY, formula], columns=2)
     return figure
 
 
-@styled
+@_styled
 def error_against_length(table: pd.DataFrame) -> Figure:
-    """Error against the number of tokens: one panel per side, one line per hidden, mean with the 10 to 90 % band.
+    """Error against the number of tokens: one panel per side, one look per hidden.
 
-    Only the sources that were measured at every length count, so that all lengths speak of the same ones. The dashed
-    lines are the median certificates.
+    Median with the 10 to 90 % band, mean and median certificate, over the sources that were measured at every length:
+    so all lengths speak of the same sources.
 
     Args:
-        table: one row per (hidden, length, source, side), with the columns WIDTH_COLUMNS.
+        table: one row per (hidden, length, source, side), with ERROR_COLUMNS.
 
     Raises:
-        ValueError: if the table is empty, lacks a column or names another side.
+        ValueError: if the table has no rows, lacks a column, or names another side, or if no source was measured at
+            every length.
     """
-    _require(table, WIDTH_COLUMNS)
-    table = _common_sources(table)
-    sides = list(_by_side(table))
-    figure, panels = _panels(len(sides), sharey=True)
-    widths = sorted(table["hidden"].unique())
-    looks = _looks(widths)
-    for panel, (side, rows) in zip(panels, sides, strict=True):
-        panel.set_xscale("log", base=2)
-        panel.set_yscale("log")
-        for hidden, at_width in rows.groupby("hidden"):
-            errors = over_sources(at_width, "length", "error_mean")
-            line(panel, errors["mean"], looks[hidden], style=MEAN)
-            band(panel, errors["low"], errors["high"], looks[hidden])
-            bounds = over_sources(at_width, "length", "certificate")
-            line(panel, bounds["median"], looks[hidden], style=CERTIFICATE, marker="")
-        _mark_resolution(panel)
-        panel.set(xlabel=LENGTH, title=f"side={side}, {_count(table)}")
-        handles = [_handle("-", f"$n$ = {n}", looks[n]) for n in widths]
-        _legend(panel, [*handles, _handle(MEAN, "mean"), BAND_HANDLE, _handle(CERTIFICATE, "certificate (median)")])
-    panels[0].set_ylabel(ERROR)
+    _require_errors(table)
+    table = _at_every_length(table)
+    looks = _assign_looks(sorted(table["hidden"].unique()))
+    figure, panels = _panels(table["side"].nunique())
+    for axes, (side, on_side) in zip(panels, _by_side(table), strict=True):
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        for hidden, rows in on_side.groupby("hidden"):
+            _median_and_mean(axes, rows, "length", looks[hidden])
+            _spread(axes, rows, "length", looks[hidden])
+            _certificate(axes, rows, "length", looks[hidden])
+        _mark_float64(axes)
+        axes.set(xlabel=X_LABELS["length"], title=f"side={side}, the same {_count_sources(on_side)} at every length")
+    panels[0].set_ylabel(ERROR_LABEL)
+    widths = [_key(f"$n$ = {hidden}", look) for hidden, look in looks.items()]
+    keys = [*widths, *ERROR_KEYS, SPREAD_KEY, CERTIFICATE_KEY]
+    figure.legend(handles=keys, loc="outside lower center", ncols=4)
     return figure
+
+
+@_styled
+def overlay(tables: Mapping[str, pd.DataFrame], x: str = "hidden") -> Figure:
+    """Several runs on the same axes: median and mean error against x, one panel per side, one look per run.
+
+    Args:
+        tables: for the label of each run its table, with one row per (hidden, length, source, side) and ERROR_COLUMNS.
+        x: "hidden", at the shortest length of each run, or "length", at the largest hidden of each.
+
+    Raises:
+        ValueError: if there are no tables, or one has no rows, lacks a column, or names another side.
+    """
+    if x not in X_LABELS or not tables:
+        raise ValueError(f"x={x!r} of {len(tables)} tables: must be one of {', '.join(X_LABELS)}, of 1 table or more")
+    shown = dict(_seen_against(x, label, table) for label, table in tables.items())
+    sides = [side for side in SIDES if any((table["side"] == side).any() for table in shown.values())]
+    looks = _assign_looks(shown)
+    figure, panels = _panels(len(sides))
+    for axes, side in zip(panels, sides, strict=True):
+        axes.set_yscale("log")
+        if x == "length":
+            axes.set_xscale("log", base=2)
+        for label, table in shown.items():
+            _median_and_mean(axes, table[table["side"] == side], x, looks[label])
+        _mark_float64(axes)
+        axes.set(xlabel=X_LABELS[x], title=f"side={side}")
+    panels[0].set_ylabel(ERROR_LABEL)
+    runs = [_key(label, look) for label, look in looks.items()]
+    figure.legend(handles=[*runs, *ERROR_KEYS], loc="outside lower center", ncols=2)
+    return figure
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Parts of figures
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _panels(count: int, share_y: bool = True) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels side by side."""
+    figure = Figure(figsize=(max(5.2 * count, 6.5), 4.8))
+    return figure, list(figure.subplots(1, count, squeeze=False, sharey=share_y)[0])
+
+
+def _assign_looks(series: Iterable[Hashable]) -> dict[Any, Look]:
+    return dict(zip(series, itertools.cycle(LOOKS), strict=False))
+
+
+def _line(axes: Axes, values: "pd.Series[float]", look: Look, kind: Kind, label: str = "_") -> None:
+    """Values over their index. A single value shows as its marker, or as a dash where the line has none."""
+    properties = _properties(look, kind)
+    if len(values) == 1 and not properties["marker"]:
+        properties |= {"marker": "_", "markersize": 10}
+    axes.plot(values.index, _drawable(axes, values), label=label, **properties)
+
+
+def _properties(look: Look, kind: Kind) -> dict[str, Any]:
+    return {"color": look.color, "marker": look.marker, "markersize": 4.5, "linewidth": 1.6, **kind}
+
+
+def _band(axes: Axes, low: "pd.Series[float]", high: "pd.Series[float]", look: Look) -> None:
+    """What lies between two lines over the same index; a bar where that is a single point."""
+    x, bottom, top = low.index, _drawable(axes, low), _drawable(axes, high)
+    if len(x) == 1:
+        axes.vlines(x, bottom, top, color=look.color, alpha=0.35, linewidth=6)
+    else:
+        axes.fill_between(x, bottom, top, color=look.color, alpha=0.18, linewidth=0)
+
+
+def _drawable(axes: Axes, values: "pd.Series[float]") -> "pd.Series[float]":
+    """Values as the axis can show them: infinities are gaps, zeros on a logarithmic axis lie at ZERO."""
+    finite = values.where(np.isfinite(values))
+    return finite.clip(lower=ZERO) if axes.get_yscale() == "log" else finite
+
+
+def _formula(
+    axes: Axes, function: Callable[[Any], Any], label: str = "_", kind: Kind = FORMULA, color: str = GREY
+) -> None:
+    """A function over the whole x axis; the limits stay as the measured values set them."""
+    limits = {"xlim": axes.get_xlim(), "ylim": axes.get_ylim()}
+    x = np.linspace(*limits["xlim"], 400)
+    axes.plot(x, function(x), label=label, color=color, **kind)
+    axes.set(**limits)
+
+
+def _fit(axes: Axes, fit: Fit, color: str, name: str) -> None:
+    """gamma exp(-delta n), with the interval of delta in the legend."""
+    values = [fit.get(part) for part in ("gamma", "delta", "delta_low", "delta_high")]
+    if any(value is None or not np.isfinite(value) for value in values):
+        return
+    gamma, delta, low, high = (float(value) for value in values if value is not None)
+    label = rf"{name}: fit ${gamma:.2g}\,e^{{-{delta:.2g}\,n}}$, rate {low:.2g} to {high:.2g} (95 %)"
+    _formula(axes, lambda n: gamma * np.exp(-delta * n), label, FIT, color)
+
+
+def _mark_float64(axes: Axes) -> None:
+    """Where rounding begins, if the axis reaches so far down."""
+    bottom, resolution = axes.get_ylim()[0], 2.0**-52
+    if bottom < resolution * 10:
+        axes.axhline(resolution, color=GREY, linewidth=0.8)
+        text = "float64 resolution, zeros below" if bottom <= ZERO else "float64 resolution"
+        place = axes.get_yaxis_transform()
+        axes.annotate(
+            text, (0.01, resolution), xycoords=place, xytext=(0, 2), textcoords="offset points", fontsize=8, color=GREY
+        )
+
+
+def _key(label: str, look: Look | None = None, kind: Kind = MEDIAN) -> Line2D:
+    """An entry of a legend: a series by its look, or a kind of line in grey."""
+    return Line2D([], [], label=label, **_properties(look or Look(GREY, "o"), kind))
+
+
+ERROR_KEYS = (_key("median over sources", kind=MEDIAN), _key("mean over sources", kind=MEAN))
+SPREAD_KEY = Patch(color=GREY, alpha=0.25, linewidth=0, label="10 to 90 % of the sources")
+CERTIFICATE_KEY = _key("certificate, median", kind=CERTIFICATE)
+
+
+def _legend_below(axes: Axes, keys: Iterable[Artist], columns: int) -> None:
+    axes.legend(handles=list(keys), loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=columns)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Errors over sources
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _over_sources(rows: pd.DataFrame, x: str, column: str) -> pd.DataFrame:
+    """Mean, std, median, low (10 %) and high (90 %) of a column at each value of x, in the order of x."""
+    groups = rows.groupby(x)[column]
+    return pd.DataFrame(
+        {
+            "mean": groups.mean(),
+            "std": groups.std().fillna(0.0),  # of a single source
+            "median": groups.median(),
+            "low": groups.quantile(0.1),
+            "high": groups.quantile(0.9),
+        }
+    )
+
+
+def _median_and_mean(axes: Axes, rows: pd.DataFrame, x: str, look: Look) -> None:
+    errors = _over_sources(rows, x, "error_mean")
+    _line(axes, errors["median"], look, MEDIAN)
+    _line(axes, errors["mean"], look, MEAN)
+
+
+def _spread(axes: Axes, rows: pd.DataFrame, x: str, look: Look) -> None:
+    errors = _over_sources(rows, x, "error_mean")
+    _band(axes, errors["low"], errors["high"], look)
+
+
+def _certificate(axes: Axes, rows: pd.DataFrame, x: str, look: Look) -> None:
+    _line(axes, _over_sources(rows, x, "certificate")["median"], look, CERTIFICATE)
+
+
+def _by_side(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    return ((side, table[table["side"] == side]) for side in SIDES if (table["side"] == side).any())
+
+
+def _seen_against(x: str, label: str, table: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """The rows at the shortest length (x is hidden) or the largest hidden (x is length), with that in the label."""
+    _require_errors(table)
+    if x == "hidden":
+        length = table["length"].min()
+        return f"{label}, $T$ = {length}", table[table["length"] == length]
+    hidden = table["hidden"].max()
+    return f"{label}, $n$ = {hidden}", table[table["hidden"] == hidden]
+
+
+def _at_every_length(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the sources that were measured at every length."""
+    lengths = table.groupby("source")["length"].nunique()
+    table = table[table["source"].isin(lengths.index[lengths == table["length"].nunique()])]
+    if table.empty:
+        raise ValueError("no source was measured at every length")
+    return table
+
+
+def _count_sources(table: pd.DataFrame) -> str:
+    count = table["source"].nunique()
+    return f"{count} source{'s' if count > 1 else ''}"
+
+
+def _require_errors(table: pd.DataFrame) -> None:
+    missing = ERROR_COLUMNS - set(table.columns)
+    if missing:
+        raise ValueError(f"the table lacks the columns {', '.join(sorted(missing))}; it has {', '.join(table.columns)}")
+    if table.empty:
+        raise ValueError("the table has no rows")
+    unknown = set(table["side"]) - set(SIDES)
+    if unknown:
+        raise ValueError(f"side={unknown.pop()!r}: must be one of {', '.join(SIDES)}")

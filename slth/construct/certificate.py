@@ -81,6 +81,10 @@ def certificate(
     return Certificate(softmax + values + rounding, _lemma8(d_qk, vo_t, d_vo, alpha), softmax, values, alpha)
 
 
+_GRID = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)  # t, after both matrices are scaled to norm 1
+_TINY = torch.finfo(torch.float64).tiny
+
+
 def _norm(matrix: torch.Tensor) -> torch.Tensor:
     norm: torch.Tensor = torch.linalg.matrix_norm(matrix, ord=2)
     return norm
@@ -105,13 +109,11 @@ def _softmax_term(d_qk: torch.Tensor, vo: torch.Tensor, alpha: float) -> torch.T
 
 def _aligned(d_qk: torch.Tensor, vo: torch.Tensor) -> torch.Tensor:
     """At least max_c |VO^T c| |D c| over unit c: the least lambda_max(t VO VO^T + D^T D / t) / 2 of a grid of t."""
-    a, b = vo @ vo.mT, d_qk.mT @ d_qk
-    scale = (_norm(d_qk) / _norm(vo).clamp_min(torch.finfo(vo.dtype).tiny)).clamp_min(torch.finfo(vo.dtype).tiny)
-    best = torch.full(d_qk.shape[:-2], math.inf, dtype=d_qk.dtype)
-    for factor in (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0):
-        t = (factor * scale)[..., None, None]
-        best = torch.minimum(best, 0.5 * torch.linalg.eigvalsh(t * a + b / t)[..., -1])
-    return best
+    norm_vo, norm_d = _norm(vo), _norm(d_qk)
+    vo, d = (m / norm.clamp_min(_TINY)[..., None, None] for m, norm in ((vo, norm_vo), (d_qk, norm_d)))
+    a, b = vo @ vo.mT, d.mT @ d  # norm 1, or 0
+    least = torch.stack([torch.linalg.eigvalsh(t * a + b / t)[..., -1] for t in _GRID]).amin(0)
+    return 0.5 * least * norm_vo * norm_d
 
 
 def _value_term(d_vo: torch.Tensor, alpha: float) -> torch.Tensor:

@@ -13,8 +13,6 @@ mean. In the setting :data:`LEARNABLE` about 0.02 of the variance is left.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Literal, NamedTuple, get_args
@@ -24,6 +22,7 @@ from torch.nn.functional import mse_loss
 
 from slth import inits
 from slth.attention import MultiHeadAttention
+from slth.threads import one_torch_thread
 
 Split = Literal["train", "validation", "test"]
 
@@ -187,7 +186,7 @@ def train_target(
         for split in get_args(Split)
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
-    with _one_thread():
+    with one_torch_thread():
         for epoch in range(epochs):
             order = _shuffled(samples, seed, epoch)
             for start in range(0, samples, batch):
@@ -206,16 +205,6 @@ def _shuffled(count: int, seed: int, epoch: int) -> torch.Tensor:
 def _mse(model: MultiHeadAttention, samples: Samples) -> float:
     with torch.no_grad():
         return mse_loss(predict(model, samples.inputs), samples.targets).item()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _check_count(name: str, value: int, least: int = 1) -> None:

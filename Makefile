@@ -1,0 +1,53 @@
+# `make run` and `make test` need Python and make alone: the first of them makes .venv and installs into it.
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+# Stamps, written when an install has ended well: RUN has what the experiments need, DEV the tools for development too.
+RUN := $(VENV)/.installed-run
+DEV := $(VENV)/.installed-dev
+
+# pip compiles nothing in advance (20 seconds): Python compiles the modules that are used, and must keep the outcome.
+unexport PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help run test lint types format clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+	@echo 'PYTHON=python3.12 names the Python to install with: 3.11, 3.12 or 3.13.'
+
+run: $(RUN) ## measure the error against the width and draw it; ARGS="with hidden=32" is passed on
+	$(BIN)/python experiments/approx_error.py $(ARGS)
+
+test: $(DEV) ## run the tests; ARGS="-k certificate" is passed on
+	$(BIN)/pytest -n 2 $(ARGS)
+
+lint: $(DEV) ## check the style
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(DEV) ## check the types
+	$(BIN)/mypy
+
+format: $(DEV) ## put the style right
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## remove .venv and every cache; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A finished install is brought up to date where it stands. An interrupted one has left no stamp and is begun anew.
+$(DEV): EXTRA := [dev]
+$(RUN) $(DEV): pyproject.toml constraints.txt
+	@found=$$($(PYTHON) -c 'import sys; print("Python %d.%d" % sys.version_info[:2])' 2>/dev/null); \
+	case "$$found" in "Python 3.11" | "Python 3.12" | "Python 3.13") ;; \
+	*) echo "slth needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is $${found:-no Python that runs}:" \
+	        "name another, as in: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1 ;; esac
+	@test -e $(RUN) || $(PYTHON) -m venv --clear $(VENV)
+	@rm -f $(RUN) $(DEV)
+	$(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt -e '.$(EXTRA)'
+	@touch $(RUN) $@

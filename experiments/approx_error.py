@@ -1,0 +1,73 @@
+"""How fast the error of a ticket inside a random attention falls with the source's width, and how it is certified.
+
+Figures 4 and 5 of arXiv 2511.04217: one target attention, many random sources, masks by exact subset sums.
+hidden=64 draws the curve up to width 64; hidden=[8,16,32] measures just these widths.
+"""
+
+import time
+from dataclasses import asdict
+
+import lab
+from approximation import make_target, measure, study_of, summarise
+
+from slth import plots
+
+ex = lab.experiment("approx_error")
+
+ex.add_config(
+    hidden=64,  # the source's width per head: the end of the curve, or a list of widths
+    lengths=4,  # points in an input, one or several; the regression token comes on top
+    d_in=2,
+    d_out=1,
+    heads=1,
+    target="trained",  # trained on the task, or random
+    target_hidden=8,
+    target_norm=None,  # spectral norm of each of the target's factors; None: as trained, or 1 where random
+    task="paper",  # paper, or learnable: a setting of the task that a target can learn
+    source_init="theory",  # theory, or xavier
+    sources=100,  # random sources, at every length or a list with one number for each
+    samples=64,  # inputs, likewise
+    side="both",  # where the structural mask lies: input (the paper's), output, auto (the better), or both
+    seed=0,
+)
+ex.add_named_config("smoke", hidden=[4, 8, 12, 16], sources=5, samples=8)
+ex.add_named_config("paper_width", hidden=[2, 4, 6, 8, 12, 16, 20, 30, 40, 60, 80, 100], lengths=4)
+ex.add_named_config(
+    "paper_length",
+    hidden=[20, 40],
+    lengths=[8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192],
+    sources=[100] * 8 + [20] * 3,
+    samples=[64] * 7 + [8] * 2 + [2] * 2,
+)
+ex.add_named_config(
+    "theory_width",
+    hidden=[4, 6, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60],
+    target="random",
+    target_norm=1.0,
+    side="input",
+)
+ex.add_named_config(
+    "wide", d_in=64, d_out=64, heads=8, hidden=[1024], target="random", sources=3, samples=8, lengths=16, side="input"
+)
+ex.add_named_config("learnable", task="learnable")
+
+
+@ex.main
+def main(_config, _run):
+    started = time.perf_counter()
+    study = study_of(_config)
+    target, report = make_target(study)
+    table = measure(study, target)
+    summary = summarise(table) | {"target_learned": report and asdict(report), "alpha": study.alpha}
+    figures = {}
+    if len(study.hidden) > 1 or len(study.lengths) == 1:
+        figures["error_vs_width"] = plots.error_against_width(table, fits=summary["fits"])
+    if len(study.lengths) > 1:
+        figures["error_vs_length"] = plots.error_against_length(table)
+    summary["seconds"] = time.perf_counter() - started
+    lab.save(_run, table, summary, figures)
+    return summary
+
+
+if __name__ == "__main__":
+    lab.launch(ex, study_of)

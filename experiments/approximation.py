@@ -1,0 +1,302 @@
+"""How the error of a constructed ticket falls with the width of its source: the measurements of approx_error.py."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lab import BadConfig, as_choice, as_float, as_int, as_int_list, progress
+from scipy.optimize import curve_fit
+from scipy.stats import linregress, t
+
+from slth import inits
+from slth.attention import MultiHeadAttention
+from slth.attention.mha import ROLES
+from slth.construct.adversary import worst_input
+from slth.construct.attention import AttentionTicket, assemble, query_key, value_output
+from slth.construct.linear import SIDES, Side
+from slth.construct.measure import Merged, output_errors, outputs
+from slth.tasks import angular_velocity as task
+from slth.threads import in_parallel, one_torch_thread
+
+SOURCE_INITS = {"theory": "theory", "xavier": "xavier_uniform"}
+TASKS = {"paper": task.PAPER, "learnable": task.LEARNABLE}
+POINTS = 9  # widths on the curve that one width asks for
+RESOLVED = (4, 40)  # candidates per entry between which the error halves with each: not too few, nor beyond float64
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is measured: one target, several widths, many random sources at each, several input lengths."""
+
+    hidden: list[int]
+    lengths: list[int]
+    sources: list[int]  # one per length
+    samples: list[int]  # one per length
+    sides: list[Side]
+    d_in: int
+    d_out: int
+    heads: int
+    target: str
+    target_hidden: int
+    target_norm: float | None
+    task: str
+    source_init: str
+    seed: int
+
+    @property
+    def alpha(self) -> float:
+        """Norm of the longest input token."""
+        return math.sqrt(max(math.ceil(self.d_in / 2), self.d_in * TASKS[self.task].token ** 2))
+
+
+def study_of(config: dict[str, Any]) -> Study:
+    """A checked Study, or BadConfig."""
+    d_in, d_out = as_int(config, "d_in", 1), as_int(config, "d_out", 1)
+    target = as_choice(config, "target", ("trained", "random"))
+    if target == "trained" and d_in % 2:
+        raise BadConfig("d_in", d_in, "even for target=trained, whose task is made of planes; or take target=random")
+    if target == "trained" and d_out != d_in // 2:
+        raise BadConfig("d_out", d_out, f"d_in/2 = {d_in // 2} for target=trained; or take target=random")
+    lengths = as_int_list(config, "lengths", 1)
+    side = as_choice(config, "side", ("both", *SIDES, "auto"))
+    if side == "auto":
+        side = "output" if d_out < d_in else "input"
+    norm = None if config["target_norm"] is None else as_float(config, "target_norm", above=0.0)
+    return Study(
+        hidden=_widths(config, max(d_in, d_out if side in ("both", "output") else d_in)),
+        lengths=lengths,
+        sources=_per_length(config, "sources", lengths),
+        samples=_per_length(config, "samples", lengths),
+        sides=list(SIDES) if side == "both" else [s for s in SIDES if s == side],
+        d_in=d_in,
+        d_out=d_out,
+        heads=as_int(config, "heads", 1),
+        target=target,
+        target_hidden=as_int(config, "target_hidden", 1),
+        target_norm=norm,
+        task=as_choice(config, "task", tuple(TASKS)),
+        source_init=SOURCE_INITS[as_choice(config, "source_init", tuple(SOURCE_INITS))],
+        seed=as_int(config, "seed", 0, 2**32 - 1),
+    )
+
+
+def _widths(config: dict[str, Any], least: int) -> list[int]:
+    """A list of widths as it is; one width n as a curve of at most POINTS multiples of d_in that ends at n."""
+    widths = as_int_list(config, "hidden", 1)
+    for width in widths:
+        if width < least:
+            raise BadConfig("hidden", width, f">= {least}, a hidden unit of its own for each coordinate (d_in, d_out)")
+    if isinstance(config["hidden"], list | tuple):
+        return sorted(widths)
+    steps = np.unique(np.linspace(1, max(1, widths[0] // least), POINTS).round().astype(int))
+    return sorted({*(least * steps[:-1]).tolist(), widths[0]})
+
+
+def _per_length(config: dict[str, Any], key: str, lengths: list[int]) -> list[int]:
+    """One value for every length, or a list with one for each."""
+    if not isinstance(config[key], list | tuple):
+        return [as_int(config, key, 1)] * len(lengths)
+    values = [as_int({key: value}, key, 1) for value in config[key]]
+    if len(values) != len(lengths):
+        raise BadConfig(key, config[key], f"an int >= 1, or a list of one for each of the {len(lengths)} lengths")
+    return values
+
+
+# ---------------------------------------------------------------- target and sources
+
+
+def make_target(study: Study) -> tuple[MultiHeadAttention, task.Report | None]:
+    """The attention to be approximated, float64, and how well it learned its task (None where it is random)."""
+    target = MultiHeadAttention(
+        study.d_in, study.d_out, study.heads, study.target_hidden, seed=study.seed, dtype=torch.float64
+    )
+    report = None
+    if study.target == "trained":
+        report = task.train_target(target, length=min(study.lengths), seed=study.seed, setting=TASKS[study.task])
+    norm = study.target_norm if study.target_norm or study.target == "trained" else 1.0
+    if norm is not None:
+        with torch.no_grad():
+            for role in ROLES:
+                weight = getattr(target, role)
+                weight.mul_(norm / torch.linalg.matrix_norm(weight, ord=2)[:, None, None])
+    return target.requires_grad_(False), report
+
+
+def make_source(study: Study, hidden: int, source: int) -> MultiHeadAttention:
+    """The random attention number `source` of a width."""
+    low, high = inits.stream_key(study.seed, f"source/{source}")
+    return MultiHeadAttention(
+        study.d_in, study.d_out, study.heads, hidden, init=study.source_init, seed=low + (high << 32)
+    )
+
+
+# ---------------------------------------------------------------- measurements
+
+
+def measure(study: Study, target: MultiHeadAttention) -> pd.DataFrame:
+    """One row per (hidden, length, source, side)."""
+    merged = target.merged()
+    inputs = [
+        task.sample(count, length, study.d_in, seed=study.seed, split="test", setting=TASKS[study.task]).inputs
+        for count, length in zip(study.samples, study.lengths, strict=True)
+    ]
+    with one_torch_thread():
+        wanted = [outputs(x, merged) for x in inputs]
+        rows = [row for hidden in study.hidden for row in _measure_width(study, hidden, target, merged, inputs, wanted)]
+    return pd.DataFrame(rows).sort_values(["hidden", "length", "source", "side"], ignore_index=True)
+
+
+def _measure_width(
+    study: Study,
+    hidden: int,
+    target: MultiHeadAttention,
+    merged: Merged,
+    inputs: list[torch.Tensor],
+    wanted: list[torch.Tensor],
+) -> Iterator[dict[str, Any]]:
+    tickets: list[list[AttentionTicket]] = [[] for _ in study.sides]
+    for number in progress(range(max(study.sources)), f"hidden={hidden}: construct"):
+        source = make_source(study, hidden, number)
+        qk = query_key(target, source)
+        for found, side in zip(tickets, study.sides, strict=True):
+            vo = value_output(target, source, side=side)
+            found.append(assemble(target, source, qk, vo, alpha=study.alpha))
+    for found, side in zip(tickets, study.sides, strict=True):
+        adversarial = _adversarial_errors(study, found, merged)
+        for x, want, length, count in zip(inputs, wanted, study.lengths, study.sources, strict=True):
+            errors = _sample_errors(found[:count], x, want, f"hidden={hidden} length={length} side={side}: measure")
+            for number, (ticket, error) in enumerate(zip(found, errors, strict=False)):
+                yield {
+                    "hidden": hidden,
+                    "length": length,
+                    "source": number,
+                    "side": side,
+                    "error_mean": error.mean().item(),
+                    "error_max": error.max().item(),
+                    "error_adversarial": adversarial[number],
+                    **_ticket_columns(ticket),
+                    "d_in": study.d_in,
+                    "d_out": study.d_out,
+                }
+
+
+def _ticket_columns(ticket: AttentionTicket) -> dict[str, Any]:
+    return {
+        "certificate": ticket.certificate.bound.item(),
+        "certificate_lemma8": ticket.certificate.lemma8.item(),
+        "unreachable": ticket.unreachable,
+        "unreachable_share": ticket.unreachable / ticket.entries,
+        "candidates_qk": ticket.candidates_qk,
+        "candidates_vo": ticket.candidates_vo,
+        "keep": ticket.keep,
+        "qk_error_max": ticket.error_max_qk.max().item(),
+        "qk_error_spectral": ticket.error_spectral_qk.max().item(),
+        "vo_error_max": ticket.error_max_vo.max().item(),
+        "vo_error_spectral": ticket.error_spectral_vo.max().item(),
+    }
+
+
+def _sample_errors(tickets: list[AttentionTicket], x: torch.Tensor, wanted: torch.Tensor, what: str) -> torch.Tensor:
+    """Errors (tickets, samples): the largest over positions."""
+    errors = x.new_empty(len(tickets), len(x))
+    with progress(None, what, total=len(tickets)) as bar:
+
+        def work(part: slice) -> None:
+            for i in range(part.start, part.stop):
+                errors[i] = output_errors(wanted, tickets[i].merged, x)
+                bar.update()
+
+        in_parallel(work, len(tickets))
+    return errors
+
+
+def _adversarial_errors(study: Study, tickets: list[AttentionTicket], merged: Merged) -> list[float]:
+    errors = torch.empty(len(tickets), dtype=torch.float64)
+    qk, vo = (torch.stack(matrices) for matrices in zip(*(ticket.merged for ticket in tickets), strict=True))
+    at_once = max(1, 400 // (study.heads * study.d_in))
+    parts = [slice(i, i + at_once) for i in range(0, len(tickets), at_once)]  # fixed, whatever the threads
+
+    def work(which: slice) -> None:
+        for part in parts[which]:
+            errors[part], _ = worst_input(merged, (qk[part], vo[part]), study.alpha, seed=study.seed)
+
+    in_parallel(work, len(parts))
+    return errors.tolist()
+
+
+# ---------------------------------------------------------------- what the numbers say
+
+
+def fit_decay(hidden: np.ndarray, error: np.ndarray) -> dict[str, float] | None:
+    """Least squares fit of gamma exp(-delta hidden) to errors, with the 95 % interval of delta; None below 3 widths."""
+    if len(hidden) < 3 or not (error > 0).all():
+        return None
+    slope = linregress(hidden, np.log(error)).slope
+    start = (float(error[0]), max(-slope, 1e-6))
+    try:
+        (gamma, delta), covariance = curve_fit(lambda n, g, d: g * np.exp(-d * n), hidden, error, p0=start, maxfev=10_000)
+    except RuntimeError:  # no fit found
+        return None
+    half = t.ppf(0.975, len(hidden) - 2) * math.sqrt(covariance[1, 1])
+    return {"gamma": float(gamma), "delta": float(delta), "delta_low": delta - half, "delta_high": delta + half}
+
+
+def slope_bits(table: pd.DataFrame) -> float | None:
+    """Slope of log2(median error) against candidates per entry hidden/d_in, where float64 resolves it; None below 2."""
+    median = table.groupby("hidden")["error_mean"].median()
+    candidates = median.index.to_numpy() / table["d_in"].iloc[0]
+    inside = (candidates >= RESOLVED[0]) & (candidates <= RESOLVED[1]) & (median.to_numpy() > 0)
+    if inside.sum() < 2:
+        return None
+    return float(linregress(candidates[inside], np.log2(median.to_numpy()[inside])).slope)
+
+
+def fits_of(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """For each side: fit and slope of the errors at the shortest length."""
+    shortest = table[table["length"] == table["length"].min()]
+    fits = {}
+    for side, rows in shortest.groupby("side"):
+        mean = rows.groupby("hidden")["error_mean"].mean()
+        fit = fit_decay(mean.index.to_numpy(float), mean.to_numpy())
+        nothing = dict.fromkeys(("gamma", "delta", "delta_low", "delta_high"))
+        fits[str(side)] = {**(fit or nothing), "slope_bits": slope_bits(rows)}
+    return fits
+
+
+def summarise(table: pd.DataFrame) -> dict[str, Any]:
+    """Fits, the widths' statistics and how the certificate held; gamma, delta and slope are those of side=input."""
+    fits = fits_of(table)
+    main = "input" if "input" in fits else next(iter(fits))
+    measured = table[["error_max", "error_adversarial"]].max(axis=1)
+    widest = table[table["hidden"] == table["hidden"].max()]
+    return {
+        **fits[main],
+        "side": main,
+        "fits": fits,
+        "widths": [_width_summary(key, rows) for key, rows in table.groupby(["side", "length", "hidden"])],
+        "certificate_violations": int((~(measured <= table["certificate"])).sum()),
+        "certificate_finite": bool(np.isfinite(table["certificate"]).all()),
+        "certificate_over_error_max": float((widest["certificate"] / widest["error_max"]).median()),
+        "certificate_over_error_adversarial": float((widest["certificate"] / widest["error_adversarial"]).median()),
+    }
+
+
+def _width_summary(key: tuple[str, int, int], rows: pd.DataFrame) -> dict[str, Any]:
+    error = rows["error_mean"]
+    return {
+        **dict(zip(("side", "length", "hidden"), key, strict=True)),
+        "sources": len(rows),
+        "mean": error.mean(),
+        "std": error.std(),
+        "median": error.median(),
+        "p90": error.quantile(0.9),
+        "max": error.max(),
+        "unreachable_share": rows["unreachable_share"].mean(),
+        "certificate_median": rows["certificate"].median(),
+        "certificate_over_error_max": (rows["certificate"] / rows["error_max"]).median(),
+        "certificate_over_error_adversarial": (rows["certificate"] / rows["error_adversarial"]).median(),
+    }

@@ -1,0 +1,437 @@
+"""The border between the experiments and Sacred: how a run is configured, refused, stored and read again.
+
+An experiment script says what it measures; everything about command lines, run folders and files is here:
+
+    ex = lab.experiment("name")
+    ex.add_config(seed=0, hidden=[4, 8])
+
+    def check(config): ...          # raises BadConfig, returns what the experiment needs
+
+    @ex.main
+    def main(_config, _run):
+        ...
+        lab.save(_run, results, summary, figures)
+        return summary
+
+    if __name__ == "__main__":
+        lab.launch(ex, check)
+"""
+
+import contextlib
+import difflib
+import functools
+import io
+import json
+import logging
+import math
+import os
+import pdb
+import reprlib
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas
+from matplotlib.figure import Figure
+from PIL import Image
+from tqdm import tqdm
+
+with warnings.catch_warnings():  # Sacred imports pkg_resources, and from Python 3.12 on deprecated parts of the library
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    import sacred
+    from docopt import DocoptExit, docopt
+    from sacred.arg_parser import get_config_updates
+    from sacred.observers import FileStorageObserver, SqlObserver
+    from sacred.run import Run
+    from sacred.utils import apply_backspaces_and_linefeeds, print_filtered_stacktrace
+
+sacred.SETTINGS.CAPTURE_MODE = "sys"
+sacred.SETTINGS.CONFIG.READ_ONLY_CONFIG = False  # its read-only lists are no lists, for isinstance and json
+sacred.SETTINGS.HOST_INFO.INCLUDE_GPU_INFO = False  # asks nvidia-smi: a second, and it fails on shared devices
+
+# Sacred looks at the frame that called it for the script's file and docstring: a partial adds no frame of its own.
+# Git stays out: it is slow to ask, may be missing, and every run keeps a copy of its script.
+experiment = functools.partial(sacred.Experiment, save_git_info=False)
+"""experiment(name) -> sacred.Experiment, to be called at the top level of the script, after its imports."""
+
+RUNS = Path("runs")
+USAGE = "[COMMAND] [with key=value ...] [options]"
+STORES = ("--file_storage", "--sql", "--mongo_db", "--s3", "--tiny_db")
+
+
+class Refused(Exception):
+    """What the user asked for cannot be done; the message is one line and all that the user is told."""
+
+
+class BadConfig(Refused):
+    """A config value that is not allowed. BadConfig("hidden", 0, "an int >= 1") says: hidden=0: must be an int >= 1."""
+
+    def __init__(self, key: str, value: object, allowed: str) -> None:
+        self.key, self.value, self.allowed = key, value, allowed
+        super().__init__(f"{key}={_brief.repr(value)}: must be {allowed}")
+
+
+_brief = reprlib.Repr()
+_brief.maxlist = _brief.maxtuple = _brief.maxdict = 8
+_brief.maxstring = _brief.maxother = 80
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Values of a config
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def as_int(config: Mapping[str, Any], key: str, minimum: int, maximum: float = math.inf) -> int:
+    """config[key], an int (no bool, no float) from minimum to maximum, or BadConfig."""
+    if not _is_int(config[key], minimum, maximum):
+        raise BadConfig(key, config[key], f"an int {_bounds(minimum, maximum)}")
+    return int(config[key])
+
+
+def as_int_list(config: Mapping[str, Any], key: str, minimum: int, maximum: float = math.inf) -> list[int]:
+    """config[key], one int or several, as a list: not empty, none twice, each from minimum to maximum, or BadConfig."""
+    value = config[key]
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    if not values or not all(_is_int(v, minimum, maximum) for v in values) or len(set(values)) < len(values):
+        raise BadConfig(key, value, f"an int {_bounds(minimum, maximum)} or a list of them, not empty, none twice")
+    return values
+
+
+def as_float(
+    config: Mapping[str, Any],
+    key: str,
+    *,
+    above: float = -math.inf,
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+) -> float:
+    """config[key], a finite number (no bool) > above, >= minimum and <= maximum, or BadConfig."""
+    value = config[key]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value <= above or not minimum <= value <= maximum:
+        allowed = ([f"> {above}"] if above > -math.inf else []) + [_bounds(minimum, maximum)]
+        raise BadConfig(key, value, " ".join(["a finite number", " and ".join(filter(None, allowed))]).strip())
+    return float(value)
+
+
+def as_choice(config: Mapping[str, Any], key: str, choices: Sequence[str]) -> str:
+    """config[key], one of the choices, or BadConfig."""
+    value = config[key]
+    if not isinstance(value, str) or value not in choices:
+        raise BadConfig(key, value, f"one of {', '.join(choices)}")
+    return value
+
+
+def as_bool(config: Mapping[str, Any], key: str) -> bool:
+    """config[key], True or False, or BadConfig."""
+    if not isinstance(config[key], bool):
+        raise BadConfig(key, config[key], "True or False")
+    return bool(config[key])
+
+
+def _is_int(value: object, minimum: int, maximum: float) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum
+
+
+def _bounds(minimum: float, maximum: float) -> str:
+    return " and ".join(f"{sign} {bound}" for sign, bound in ((">=", minimum), ("<=", maximum)) if math.isfinite(bound))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command line
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def launch(ex: sacred.Experiment, check: Callable[[dict[str, Any]], object]) -> None:
+    """Run the experiment as the command line says; the last line of every script.
+
+    `check` is the experiment's own validation: it is given the whole config and raises BadConfig. It runs before
+    anything is stored. What keeps a run from starting (a bad value, an unknown key, a wrong option, a folder that
+    cannot be written) ends the program with status 1 and one line on stderr. An error inside the run marks it FAILED
+    and shows its traceback without Sacred's frames; an interrupt marks it INTERRUPTED (status 130).
+
+    Runs are stored in the folder `runs` unless the user chose a store of Sacred's (-F, -s, -m, -S, -t) or none (-u).
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s - %(name)s - %(message)s")
+    options: dict[str, Any] = {}
+    try:
+        options = _options(ex, sys.argv[1:])
+        command = options["COMMAND"] or ex.default_command
+        _require_known("command", command, ex.commands)
+        if options["help"] or options["--help"]:
+            ex.run_commandline()
+        updates, named = _updates(options["UPDATE"])
+        for name in named:
+            if not os.path.isfile(name):
+                _require_known("named config", name, ex.named_configs)
+        stored = not options["--unobserved"] and not ex.commands[command].unobserved
+        if stored and not any(options[store] for store in STORES):
+            ex.observers.append(FileStorageObserver(RUNS))
+        ex.config_hook(_guard(ex, check, options, stored))
+        ex.post_run_hook(_store_plain_result)
+        ex.captured_out_filter = apply_backspaces_and_linefeeds  # keeps the last state of a progress bar alone
+        ex.run(command, updates, named, info={}, meta_info={}, options=options)
+    except Refused as error:
+        sys.exit(_one_line(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if options.get("--debug"):
+            raise
+        _report(error, started=ex.current_run is not None and ex.current_run.status is not None)
+        if options.get("--pdb"):
+            pdb.post_mortem(error.__traceback__)
+        sys.exit(1)
+
+
+def _options(ex: sacred.Experiment, arguments: list[str]) -> dict[str, Any]:
+    """The command line by Sacred's own grammar."""
+    try:
+        options = dict(docopt(ex.get_usage()[2], arguments, default_help=False))
+    except DocoptExit as error:
+        first = str(error).partition("\n")[0]
+        reason = first if "argument" in first and not first.startswith("Warning") else "not understood"
+        line = f"{' '.join(arguments)}: {reason}; write: {USAGE}, or --help"
+        raise Refused(line) from None
+    options["--force"] = True  # Sacred's own remarks on changed types and added keys: the guard speaks for both
+    return options
+
+
+def _updates(arguments: list[str] | None) -> tuple[dict[str, Any], list[str]]:
+    """Config updates and the names of named configs, from what follows `with`."""
+    try:
+        return get_config_updates(arguments)
+    except Exception as error:
+        raise Refused(f"with {' '.join(arguments or [])}: cannot be read as key=value ... ({error})") from error
+
+
+def _guard(
+    ex: sacred.Experiment, check: Callable[[dict[str, Any]], object], options: Mapping[str, Any], stored: bool
+) -> Callable[..., dict[str, Any]]:
+    """A config hook: it sees the final config before anything is stored, and refuses what cannot be run."""
+    defaults: dict[str, Any] = {}
+    for scope in ex.configurations:
+        defaults.update(scope(preset=defaults))
+
+    def guard(config, command_name, logger):  # type: ignore[no-untyped-def]  # Sacred wants these three names
+        arguments = [name for name in ex.commands[command_name].signature.arguments if not name.startswith("_")]
+        for key, value in config.items():
+            if key not in ("seed", "__doc__"):
+                _require_known("key", key, [*defaults, *arguments], f"{key}={_brief.repr(value)}")
+        if "seed" in config:
+            as_int(config, "seed", 0, 2**32 - 1)  # Sacred also seeds numpy's global generator, which takes no more
+        check(config)
+        if stored and (options["--file_storage"] or ex.observers):
+            _require_room(Path(options["--file_storage"] or RUNS), options["--id"])
+        # Its one line, or the traceback, tells what happened; Sacred's "Failed after 0:00:01!" adds a second.
+        logger.addFilter(lambda record: not str(record.msg).startswith(("Failed after", "Aborted after")))
+        return {}
+
+    return guard
+
+
+def _require_known(what: str, name: str, allowed: Iterable[str], given: str | None = None) -> None:
+    allowed = sorted(set(allowed) - {"__doc__"})
+    if name in allowed:
+        return
+    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
+    hint = f", did you mean {near[0]}?" if near else ";"
+    if what == "command":
+        hint = f"{hint} write: {USAGE};"
+    raise Refused(f"{given or name}: unknown {what}{hint} allowed: {', '.join(allowed) or 'none'}")
+
+
+def _require_room(runs: Path, run_id: str | None) -> None:
+    """The folder that Sacred will store in can be written, and holds no run of the wished id."""
+    require_writable(runs, "runs", "choose another with -F DIR")
+    if run_id and (runs / run_id).exists():
+        raise Refused(f"--id={run_id}: {runs / run_id} exists already; leave --id out or choose another")
+
+
+def require_writable(folder: Path, key: str, remedy: str) -> None:
+    """Make the folder and try to write in it; where that fails, remove what was made and raise Refused."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise Refused(f"{key}={folder}: cannot write there ({error.strerror}); {remedy}") from error
+
+
+def _store_plain_result(_run: Run) -> None:
+    """After the main function: the run's result as plain values, for observers that know only these."""
+    _run.result = plain(_run.result)
+    for observer in _run.observers:
+        if isinstance(observer, SqlObserver):
+            _leave_out_result(observer)
+
+
+def _leave_out_result(observer: SqlObserver) -> None:
+    """Sacred's SQL table has one float for the result: a summary would break it, and stands in summary.json anyway."""
+    for method in ("heartbeat_event", "completed_event"):
+        event = getattr(observer, method)
+        setattr(observer, method, lambda event=event, **given: event(**{**given, "result": None}))
+
+
+def _report(error: Exception, started: bool) -> None:
+    if started:
+        print_filtered_stacktrace()
+    else:
+        line = _one_line(f"cannot start: {type(error).__name__}: {error}")
+        print(f"{line} (--debug shows the traceback)", file=sys.stderr)
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())
+
+
+def progress(iterable: Iterable[Any] | None, description: str, total: int | None = None) -> tqdm:
+    """The same items with a progress bar on stderr, quiet where that is no terminal. Without items: `.update()`."""
+    return tqdm(iterable, desc=description, total=total, disable=None)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files of a run
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def save(run: Run, results: pandas.DataFrame, summary: Mapping[str, Any], figures: Mapping[str, Figure]) -> Path | None:
+    """Store what a run found, and say where.
+
+    results.csv: one row per measurement, no index; floats are written so that they are read back bit for bit.
+    summary.json: `plain(summary)`. Each figure: NAME.png and NAME.svg.
+
+    Everything is rendered before the first file is written, and a file appears under its name only when it is whole.
+    In a run folder of Sacred's the files lie beside run.json; other observers store them as artifacts. Call it as the
+    last act of the main function: the run is marked COMPLETED after it.
+
+    Returns:
+        The run's folder, or None where the run has none.
+    """
+    files = {"results.csv": _csv(results), "summary.json": _json(summary), **render(figures)}
+    if not run.observers:
+        return None
+    folder = next((Path(o.dir) for o in run.observers if isinstance(o, FileStorageObserver)), None)
+    with tempfile.TemporaryDirectory() if folder is None else contextlib.nullcontext(folder) as place:
+        write(Path(place), files)
+        for name in files:  # the file observer's own folder: it notes the name and leaves the file alone
+            run.add_artifact(os.path.join(place, name), name)
+    if folder is not None:
+        print(f"results: {folder / 'results.csv'}")
+        for name in figures:
+            print(f"figure: {folder / name}.png")
+    return folder
+
+
+def _csv(table: pandas.DataFrame) -> bytes:
+    """The table as CSV in UTF-8 with LF: a float64 is the shortest text that is read back as itself, NaN is empty."""
+    return table.to_csv(index=False, lineterminator="\n").encode()
+
+
+def _json(summary: Mapping[str, Any]) -> bytes:
+    return (json.dumps(plain(summary), indent=2, allow_nan=False) + "\n").encode()
+
+
+def plain(value: Any) -> Any:
+    """The same as dicts, lists, strings, ints, floats, bools and None; NaN and infinities, unknown to JSON, are None.
+
+    Raises:
+        TypeError: for anything that has no such form.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if hasattr(value, "tolist"):  # numpy's scalars and arrays, tensors
+        return plain(value.tolist())
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"a summary holds numbers, strings, lists and dicts, not {type(value).__name__}: {value!r}")
+
+
+def render(figures: Mapping[str, Figure]) -> dict[str, bytes]:
+    """Each figure as NAME.png (150 dots an inch) and NAME.svg, without dates: the same figure gives the same bytes."""
+    files = {}
+    with matplotlib.rc_context({"svg.hashsalt": "slth"}):
+        for name, figure in figures.items():
+            png, svg = io.BytesIO(), io.BytesIO()
+            figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
+            figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+            files |= {f"{name}.png": _with_few_colors(png), f"{name}.svg": svg.getvalue()}
+    return files
+
+
+def _with_few_colors(png: io.BytesIO) -> bytes:
+    """The picture with a palette of 256 colours: half the size or less, and no difference to the eye."""
+    small = io.BytesIO()
+    Image.open(png).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
+    return small.getvalue()
+
+
+def write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files into the folder, each under a temporary name first: a final name stands for a whole file."""
+    for name, content in files.items():
+        temporary = folder / f".{name}.{os.getpid()}.tmp"
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(folder / name)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def load_run(folder: str | os.PathLike[str]) -> tuple[pandas.DataFrame, dict[str, Any], dict[str, Any]]:
+    """Read a stored run: results, summary, config.
+
+    Raises:
+        BadConfig: (key `runs`) if a file is missing or cannot be read, or Sacred did not mark the run COMPLETED.
+    """
+    folder = Path(folder)
+    results, summary, config, run = (_load(folder, name, read) for name, read in _READERS.items())
+    if run.get("status") != "COMPLETED":
+        raise BadConfig("runs", str(folder), f"a completed run; this one is {run.get('status')}")
+    config.pop("__doc__", None)
+    return results, summary, config
+
+
+def _load(folder: Path, name: str, read: Callable[[Path], Any]) -> Any:
+    try:
+        return read(folder / name)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else _one_line(error)
+        raise BadConfig("runs", str(folder), f"a run's folder; its {name} cannot be read ({reason})") from error
+
+
+def _read_table(path: Path) -> pandas.DataFrame:
+    return pandas.read_csv(path, float_precision="round_trip")
+
+
+def _read_dict(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("no JSON object")
+    return content
+
+
+_READERS: dict[str, Callable[[Path], Any]] = {
+    "results.csv": _read_table,
+    "summary.json": _read_dict,
+    "config.json": _read_dict,
+    "run.json": _read_dict,
+}

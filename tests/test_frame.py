@@ -1,0 +1,74 @@
+"""The project's frame: what is installed, under which names, and which imports a plain `import slth` may cost."""
+
+import ast
+import importlib.metadata
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import slth
+
+ROOT = Path(__file__).parents[1]
+LIBRARY = sorted([*ROOT.glob("slth/**/*.py"), *ROOT.glob("kernels/**/*.py")])
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def python(code: str, cwd: Path) -> str:
+    """Run the code in an interpreter of its own and return what it prints."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def pins() -> dict[str, str]:
+    """The versions in constraints.txt by canonical name."""
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+
+
+def imported(path: Path) -> set[str]:
+    """The top-level names of everything that a file imports."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    return {name.split(".")[0] for name in names}
+
+
+def test_version_is_the_installed_one():
+    assert slth.__version__ == importlib.metadata.version("slth")
+
+
+def test_kernels_are_found_from_anywhere_and_only_as_slth_kernels(tmp_path):
+    assert Path(python("import slth.kernels; print(slth.kernels.__file__)", tmp_path)).parent.name == "kernels"
+    spec = python("import importlib.util as u; s = u.find_spec('kernels'); print(s and s.origin)", tmp_path)
+    assert not spec.startswith(str(ROOT))
+
+
+def test_plain_import_is_light(tmp_path):
+    loaded = python("import slth, sys; print(*{name.split('.')[0] for name in sys.modules})", tmp_path).split()
+    assert "slth" in loaded
+    assert not {"sacred", "matplotlib", "seaborn", "transformers", "triton"} & set(loaded)
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: str(path.relative_to(ROOT)))
+def test_library_knows_no_sacred_and_no_experiments(path):
+    assert not {"sacred", "experiments", "kernels"} & imported(path)
+
+
+def test_every_package_is_shipped():
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in LIBRARY}
+    packages = {folder.replace("kernels", "slth.kernels") for folder in folders}
+    assert packages == set(PYPROJECT["tool"]["setuptools"]["packages"])
+
+
+def test_constraints_pin_every_requirement_within_its_bounds():
+    project = PYPROJECT["project"]
+    requirements = [Requirement(line) for line in project["dependencies"] + project["optional-dependencies"]["dev"]]
+    pinned = pins()
+    assert not [r.name for r in requirements if canonicalize_name(r.name) not in pinned]
+    assert not [r.name for r in requirements if pinned[canonicalize_name(r.name)] not in r.specifier]

@@ -1,0 +1,433 @@
+"""The frame of the experiments: what is refused, how a run is stored and read again."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+
+import lab  # noqa: E402
+
+SCRIPT = f'''"""A small experiment."""
+import sys
+sys.path.insert(0, {str(EXPERIMENTS)!r})
+
+import time
+from pathlib import Path
+
+import lab
+import pandas
+from matplotlib.figure import Figure
+
+ex = lab.experiment("small")
+ex.add_config(hidden=[4, 8], target="random", seed=0, end="well")
+ex.add_named_config("smoke", hidden=2)
+
+
+def check(config):
+    lab.as_choice(config, "target", ("random", "trained"))
+    return lab.as_int_list(config, "hidden", 1)
+
+
+@ex.main
+def main(_config, _run):
+    hidden = check(_config)
+    for _ in lab.progress(range(3), "count"):
+        pass
+    if _config["end"] == "crash":
+        raise ValueError("it broke")
+    if _config["end"] == "wait":
+        Path("waiting").touch()
+        time.sleep(60)
+    figure = Figure()
+    figure.subplots().plot(hidden)
+    results = pandas.DataFrame({{"hidden": hidden, "error": [0.1 / n for n in hidden]}})
+    summary = {{"gamma": float("nan"), "widths": hidden, "seconds": 0.5}}
+    lab.save(_run, results, summary, {{"errors": figure}})
+    return summary
+
+
+if __name__ == "__main__":
+    lab.launch(ex, check)
+'''
+
+
+def run_script(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (folder / "small.py").write_text(SCRIPT)
+    return subprocess.run([sys.executable, "small.py", *arguments], cwd=folder, capture_output=True, text=True)
+
+
+def read(path: Path):
+    return json.loads(path.read_text())
+
+
+# ---------------------------------------------------------------- a run that ends well
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stored")
+    return folder, run_script(folder, "with", "hidden=[4,12]")
+
+
+def test_a_good_run_is_quiet_and_says_where_its_figure_lies(stored):
+    _, done = stored
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["results: runs/1/results.csv", "figure: runs/1/errors.png"]
+
+
+def test_a_good_run_holds_its_files_and_no_others(stored):
+    run = stored[0] / "runs" / "1"
+    sacred = {"config.json", "cout.txt", "metrics.json", "run.json"}
+    assert {path.name for path in run.iterdir()} - sacred == {"results.csv", "summary.json", "errors.png", "errors.svg"}
+    assert (run / "results.csv").read_bytes() == f"hidden,error\n4,{0.1 / 4}\n12,{0.1 / 12}\n".encode()
+    assert (run / "errors.png").read_bytes().startswith(b"\x89PNG")
+    assert (run / "cout.txt").read_text() == stored[1].stdout
+
+
+def test_the_result_is_the_summary_with_null_for_nan(stored):
+    run = stored[0] / "runs" / "1"
+    assert read(run / "summary.json") == {"gamma": None, "widths": [4, 12], "seconds": 0.5}
+    assert read(run / "run.json")["result"] == read(run / "summary.json")
+    assert read(run / "run.json")["status"] == "COMPLETED"
+    assert read(run / "run.json")["experiment"]["mainfile"] == "small.py"
+
+
+def test_a_stored_run_is_read_again(stored):
+    results, summary, config = lab.load_run(stored[0] / "runs" / "1")
+    assert results["error"].tolist() == [0.1 / 4, 0.1 / 12]
+    assert summary["widths"] == [4, 12]
+    assert config == {"hidden": [4, 12], "target": "random", "seed": 0, "end": "well"}
+
+
+def test_another_store_and_a_named_config(tmp_path):
+    done = run_script(tmp_path, "with", "smoke", "-F", "deep/store")
+    assert done.returncode == 0
+    assert not (tmp_path / "runs").exists()
+    assert read(tmp_path / "deep/store/1/summary.json")["widths"] == [2]
+
+
+def test_an_unobserved_run_leaves_nothing(tmp_path):
+    done = run_script(tmp_path, "-u")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["small.py"]
+
+
+# ---------------------------------------------------------------- runs that do not
+
+
+def test_a_crash_is_marked_failed_and_leaves_no_results(tmp_path):
+    done = run_script(tmp_path, "with", "end=crash")
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("ValueError: it broke")
+    assert "sacred" not in done.stderr.replace("WITHOUT Sacred internals", "")
+    run = tmp_path / "runs" / "1"
+    assert read(run / "run.json")["status"] == "FAILED"
+    assert not (run / "results.csv").exists()
+    assert not (run / "summary.json").exists()
+
+
+def test_an_interrupt_is_marked_and_leaves_no_results(tmp_path):
+    (tmp_path / "small.py").write_text(SCRIPT)
+    process = subprocess.Popen(
+        [sys.executable, "small.py", "with", "end=wait"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while not (tmp_path / "waiting").exists() and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert stderr == "interrupted\n"
+    run = tmp_path / "runs" / "1"
+    assert read(run / "run.json")["status"] == "INTERRUPTED"
+    assert not (run / "results.csv").exists()
+
+
+def test_a_bad_value_is_one_line_on_stderr(tmp_path):
+    done = run_script(tmp_path, "with", "hidden=0")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == "hidden=0: must be an int >= 1 or a list of them, not empty, none twice\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["small.py"]
+
+
+def make_experiment():
+    ex = lab.experiment("small")
+    ex.add_config(hidden=[4, 8], target="random", seed=0)
+    ex.add_named_config("smoke", hidden=2)
+    ex.main(lambda: None)
+    return ex
+
+
+def check(config):
+    lab.as_choice(config, "target", ("random", "trained"))
+    lab.as_int_list(config, "hidden", 1)
+
+
+@pytest.fixture
+def refusal(tmp_path, monkeypatch, capsys):
+    """The line with which launch refuses these arguments; nothing may have been made by then."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+
+    def refuse(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["small.py", *arguments])
+        with pytest.raises(SystemExit) as end:
+            lab.launch(make_experiment(), check)
+        captured = capsys.readouterr()
+        if isinstance(end.value.code, str):  # Python prints it on stderr and exits with status 1
+            line = end.value.code
+        else:
+            assert end.value.code == 1
+            line = captured.err.removesuffix("\n")
+        assert captured.out == ""
+        assert line
+        assert "\n" not in line
+        return line
+
+    yield refuse
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("with hidden=[]", "hidden=[]: must be an int >= 1 or a list"),
+        ("with hidden=[3,", "hidden='[3,': must be an int"),
+        ("with hidden=True", "hidden=True: must be an int"),
+        ("with hidden=4.0", "hidden=4.0: must be an int"),
+        ("with hidden.x=4", "hidden={'x': 4}: must be an int"),
+        ("with target=foo", "target='foo': must be one of random, trained"),
+        ("with smoke target=foo", "target='foo': must be one of"),
+        ("print_config with hidden=0", "hidden=0: must be an int"),
+        ("with seed=-1", "seed=-1: must be an int >= 0"),
+        ("with seed=4294967296", "seed=4294967296: must be an int >= 0"),
+        ("with seed=x", "seed='x': must be an int"),
+        ("with hiden=3", "hiden=3: unknown key, did you mean hidden? allowed: hidden, seed, target"),
+        ("with a.b=3", "a={'b': 3}: unknown key"),
+        ("with =3", "=3: unknown key"),
+        ("with hidden=3 hidden.x=4", "with hidden=3 hidden.x=4: cannot be read"),
+        ("with smoek", "smoek: unknown named config, did you mean smoke? allowed: smoke"),
+        ("with file", "cannot start: "),
+        ("hidden=3", "hidden=3: unknown command; write: [COMMAND] [with key=value ...]"),
+        ("help nothing", "nothing: unknown command"),
+        ("with", "with: unknown command"),
+        ("--nothing", "--nothing: not understood"),
+        ("-F", "-F: -F requires argument"),
+        ("-l LOUD", "cannot start: ValueError: Unknown level: 'LOUD'"),
+        ("-F file", "runs=file: cannot write there (File exists); choose another with -F DIR"),
+        ("-F file/store", "runs=file/store: cannot write there (Not a directory); choose another with -F DIR"),
+        (f"-F new/{'x' * 300}", "runs=new/xxx"),
+    ],
+)
+def test_refused_with_one_line_before_anything_is_made(refusal, arguments, line):
+    assert refusal(*arguments.split()).startswith(line)
+
+
+def test_a_file_named_runs_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").touch()
+    monkeypatch.setattr(sys, "argv", ["small.py"])
+    with pytest.raises(SystemExit, match="runs=runs: cannot write there .* choose another with -F DIR"):
+        lab.launch(make_experiment(), check)
+
+
+def test_an_id_that_is_taken_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "7").mkdir(parents=True)
+    monkeypatch.setattr(sys, "argv", ["small.py", "-i", "7"])
+    with pytest.raises(SystemExit, match="--id=7: runs/7 exists already"):
+        lab.launch(make_experiment(), check)
+
+
+def test_an_error_of_the_check_itself_is_shown_in_debug_mode(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["small.py", "--debug"])
+    with pytest.raises(ZeroDivisionError):
+        lab.launch(make_experiment(), lambda config: 1 // 0)
+
+
+# ---------------------------------------------------------------- values
+
+
+def test_values_of_the_right_kind_pass():
+    config = {"n": 3, "list": [1, 2], "x": 0.5, "whole": 2, "name": "a", "flag": False}
+    assert lab.as_int(config, "n", 1, 3) == 3
+    assert lab.as_int_list(config, "n", 1) == [3]
+    assert lab.as_int_list(config, "list", 1) == [1, 2]
+    assert lab.as_float(config, "x", above=0.0, maximum=1.0) == 0.5
+    assert lab.as_float(config, "whole") == 2.0
+    assert lab.as_choice(config, "name", ("a", "b")) == "a"
+    assert lab.as_bool(config, "flag") is False
+
+
+@pytest.mark.parametrize(
+    ("read_value", "line"),
+    [
+        (lambda c: lab.as_int(c | {"v": 4}, "v", 1, 3), "v=4: must be an int >= 1 and <= 3"),
+        (lambda c: lab.as_int(c | {"v": True}, "v", 0), "v=True: must be an int >= 0"),
+        (lambda c: lab.as_int_list(c | {"v": [2, 2]}, "v", 1), "v=[2, 2]: must be an int >= 1 or a list of them"),
+        (lambda c: lab.as_int_list(c | {"v": [[2]]}, "v", 1), "v=[[2]]: must be an int >= 1"),
+        (lambda c: lab.as_float(c | {"v": math.nan}, "v"), "v=nan: must be a finite number"),
+        (
+            lambda c: lab.as_float(c | {"v": 0}, "v", above=0.0, maximum=1),
+            "v=0: must be a finite number > 0.0 and <= 1",
+        ),
+        (lambda c: lab.as_float(c | {"v": False}, "v", minimum=0), "v=False: must be a finite number >= 0"),
+        (lambda c: lab.as_choice(c | {"v": 3}, "v", ("a", "b")), "v=3: must be one of a, b"),
+        (lambda c: lab.as_bool(c | {"v": 1}, "v"), "v=1: must be True or False"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_named(read_value, line):
+    with pytest.raises(lab.BadConfig) as error:
+        read_value({})
+    assert str(error.value).startswith(line)
+
+
+def test_a_long_value_is_shortened():
+    assert len(str(lab.BadConfig("hidden", list(range(10**4)), "short"))) < 100
+
+
+# ---------------------------------------------------------------- files
+
+
+@given(st.lists(st.floats(), min_size=1))
+def test_floats_are_read_back_bit_for_bit(values):
+    table = pd.DataFrame({"source": range(len(values)), "error": values})
+    assert b"\r" not in lab._csv(table)
+    back = lab._read_table(lab.io.BytesIO(lab._csv(table)))["error"].to_numpy(float)
+    finite = ~np.isnan(values)
+    assert np.isnan(back[~finite]).all()
+    assert back[finite].tobytes() == np.array(values)[finite].tobytes()
+
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.floats().map(np.float64)
+
+
+@given(st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10))
+def test_plain_values_survive_json_and_stay_as_they_are(value):
+    plain = lab.plain(value)
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+    assert lab.plain(plain) == plain
+
+
+def test_plain_takes_arrays_and_refuses_what_json_has_no_form_for():
+    assert lab.plain({"a": np.array([1.0, np.inf]), "n": np.int64(3), "ok": np.True_}) == {
+        "a": [1.0, None],
+        "n": 3,
+        "ok": True,
+    }
+    with pytest.raises(TypeError, match="not object"):
+        lab.plain({"a": object()})
+
+
+def test_a_figure_gives_the_same_bytes_twice():
+    def draw():
+        figure = Figure()
+        figure.subplots().plot([1, 3, 2], label="a")
+        figure.legend()
+        return figure
+
+    first, second = lab.render({"a": draw()}), lab.render({"a": draw()})
+    assert first == second
+    assert set(first) == {"a.png", "a.svg"}
+
+
+def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path):
+    lab.write(tmp_path, {"a.txt": b"old"})
+    with pytest.raises(TypeError):
+        lab.write(tmp_path, {"a.txt": "not bytes"})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.txt": b"old"}
+
+
+def test_without_a_run_folder_the_files_go_to_the_observers():
+    seen = {}
+    run = SimpleNamespace(
+        observers=[object()], add_artifact=lambda path, name: seen.setdefault(name, Path(path).read_bytes())
+    )
+    assert lab.save(run, pd.DataFrame({"a": [1]}), {"b": 2}, {}) is None
+    assert seen == {"results.csv": b"a\n1\n", "summary.json": b'{\n  "b": 2\n}\n'}
+
+
+def test_the_sql_observer_is_spared_the_summary():
+    observer = lab.SqlObserver.create_from(engine=None, session=None)
+    observer.run, observer.save = SimpleNamespace(), lambda: None
+    run = SimpleNamespace(result={"gamma": np.float64(0.5)}, observers=[observer])
+    lab._store_plain_result(run)
+    assert run.result == {"gamma": 0.5}
+    observer.completed_event(stop_time=None, result=run.result)
+    assert (observer.run.result, observer.run.status) == (None, "COMPLETED")
+
+
+# ---------------------------------------------------------------- reading
+
+
+def store(folder: Path, **changed: bytes | None) -> Path:
+    files = {
+        "results": ("results.csv", b"hidden,error\n4,0.5\n"),
+        "summary": ("summary.json", b"{}"),
+        "config": ("config.json", b"{}"),
+        "run": ("run.json", b'{"status": "COMPLETED"}'),
+    }
+    folder.mkdir()
+    lab.write(folder, {name: c for key, (name, c) in files.items() if (c := changed.get(key, c)) is not None})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaint"),
+    [
+        ({"results": None}, r"results.csv cannot be read \(No such file"),
+        ({"results": b""}, r"results.csv cannot be read \(No columns"),
+        ({"results": b'a,b\n"1'}, "results.csv cannot be read"),
+        ({"summary": None}, "summary.json cannot be read"),
+        ({"summary": b"{"}, "summary.json cannot be read"),
+        ({"summary": b"\xff"}, "summary.json cannot be read"),
+        ({"config": b"[]"}, r"config.json cannot be read \(no JSON object\)"),
+        ({"run": None}, "run.json cannot be read"),
+        ({"run": b'{"status": "FAILED"}'}, "a completed run; this one is FAILED"),
+        ({"run": b"{}"}, "a completed run; this one is None"),
+    ],
+)
+def test_a_run_that_cannot_be_read_is_named(tmp_path, changed, complaint):
+    run = store(tmp_path / "7", **changed)
+    with pytest.raises(lab.BadConfig, match=complaint) as error:
+        lab.load_run(run)
+    assert str(error.value).startswith(f"runs={lab._brief.repr(str(run))}: must be a")
+    assert "\n" not in str(error.value)
+
+
+def test_a_whole_run_is_read(tmp_path):
+    results, summary, config = lab.load_run(store(tmp_path / "7"))
+    assert results.to_dict("list") == {"hidden": [4], "error": [0.5]}
+    assert (summary, config) == ({}, {})
+
+
+def test_a_folder_that_can_be_written_is_made_and_left_empty(tmp_path):
+    lab.require_writable(tmp_path / "a" / "b", "out", "")
+    assert os.listdir(tmp_path / "a" / "b") == []
+
+
+def test_progress_is_quiet_without_a_terminal(capsys):
+    assert list(lab.progress(range(3), "count")) == [0, 1, 2]
+    with lab.progress(None, "count", total=2) as bar:
+        bar.update()
+    assert capsys.readouterr().err == ""

@@ -56,15 +56,18 @@ class MultiHeadAttention(nn.Module):
     """Multi-head attention without biases: out = sum_h softmax(x W_Q,h (x W_K,h)^T / sqrt(n_K); mask) x W_V,h W_O,h.
 
     Parameters `query`, `key` (heads, d_in, hidden_qk), `value` (heads, d_in, hidden_vo), `output`
-    (heads, hidden_vo, d_out) come from `slth.inits` under those names; `hidden_qk` and `hidden_vo` default to `hidden`.
-    They are drawn in float32 and widened where dtype is float64. Raises ValueError for a dimension below 1, an unknown
-    init, or a dtype other than float32 and float64.
+    (heads, hidden_vo, d_out) come from `slth.inits` under the names prefix + role; `hidden_qk` and `hidden_vo` default
+    to `hidden`. They are drawn in float32 and widened where dtype is float64. Buffers `scale_qk`, `scale_vo` (heads,)
+    multiply each head's logits and values: 1 unless a construction records other scales. Raises ValueError for a
+    dimension below 1, an unknown init, or a dtype other than float32 and float64.
     """
 
     query: nn.Parameter
     key: nn.Parameter
     value: nn.Parameter
     output: nn.Parameter
+    scale_qk: torch.Tensor
+    scale_vo: torch.Tensor
 
     def __init__(
         self,
@@ -77,6 +80,7 @@ class MultiHeadAttention(nn.Module):
         hidden_vo: int | None = None,
         init: str = "theory",
         seed: int = 0,
+        prefix: str = "",
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
@@ -89,13 +93,15 @@ class MultiHeadAttention(nn.Module):
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype={dtype}: must be torch.float32 or torch.float64")
         for role in ROLES:
-            setattr(self, role, nn.Parameter(self._draw(role, init, seed).to(dtype)))
+            setattr(self, role, nn.Parameter(self._draw(role, init, seed, prefix).to(dtype)))
+        for name in ("scale_qk", "scale_vo"):
+            self.register_buffer(name, torch.ones(heads, dtype=dtype))
 
-    def _draw(self, role: str, init: str, seed: int) -> torch.Tensor:
+    def _draw(self, role: str, init: str, seed: int, prefix: str) -> torch.Tensor:
         width = self.hidden_qk if role in ("query", "key") else self.hidden_vo
         rows, columns = (width, self.d_out) if role == "output" else (self.d_in, width)
         fan = inits.Fan(fan_in=rows, fan_out=columns, width=width, role=role)
-        return inits.weight(init, (self.heads, rows, columns), fan, seed=seed, name=role)
+        return inits.weight(init, (self.heads, rows, columns), fan, seed=seed, name=prefix + role)
 
     def extra_repr(self) -> str:
         """Dimensions, for print(module)."""
@@ -105,11 +111,17 @@ class MultiHeadAttention(nn.Module):
         )
 
     def merged(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(W_QK, W_VO): W_Q W_K^T / sqrt(n_K) (heads, d_in, d_in) and W_V W_O (heads, d_in, d_out)."""
-        return self._merged_qk(), self.value @ self.output
+        """(W_QK, W_VO): W_Q W_K^T / sqrt(n_K) (heads, d_in, d_in) and W_V W_O (heads, d_in, d_out), with the scales."""
+        return self._merged_qk(), self._merged_vo()
 
     def _merged_qk(self) -> torch.Tensor:
-        return (self.query @ self.key.mT) / math.sqrt(self.hidden_qk)
+        return (self.query @ self.key.mT) * self._logit_scale()
+
+    def _merged_vo(self) -> torch.Tensor:
+        return (self.value @ self.output) * self.scale_vo[:, None, None]
+
+    def _logit_scale(self) -> torch.Tensor:
+        return (self.scale_qk / math.sqrt(self.hidden_qk))[:, None, None]
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """X (..., T, d_in), mask bool broadcastable to (..., T, T), True = attend -> (..., T, d_out).
@@ -123,7 +135,8 @@ class MultiHeadAttention(nn.Module):
         if self.hidden_qk > self.d_in:
             q, k = x @ self._merged_qk(), x  # (..., heads, T, d_in), (..., 1, T, d_in)
         else:
-            q, k = x @ (self.query / math.sqrt(self.hidden_qk)), x @ self.key  # (..., heads, T, hidden_qk)
+            q, k = (x @ self.query) * self._logit_scale(), x @ self.key  # (..., heads, T, hidden_qk)
         if self.hidden_vo > self.d_in:
-            return attend(q, k, x @ (self.value @ self.output), mask).sum(dim=-3)
-        return (attend(q, k, x @ self.value, mask) @ self.output).sum(dim=-3)  # heads of width hidden_vo, then d_out
+            return attend(q, k, x @ self._merged_vo(), mask).sum(dim=-3)
+        heads = attend(q, k, x @ self.value, mask) * self.scale_vo[:, None, None]  # (..., heads, T, hidden_vo)
+        return (heads @ self.output).sum(dim=-3)

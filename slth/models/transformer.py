@@ -1,0 +1,184 @@
+"""The transformer of arXiv 2511.04217, section 5, and a language model around it.
+
+A block is y = Attn(x) + x, out = F(y) + y with a ReLU network F and no biases. The paper has no normalisation; with
+norm=True the inputs of Attn and of F are normalised (mean 0, variance 1 over the coordinates, nothing learned), in
+source and target alike.
+
+Targets and sources are the same classes with other widths. A source's random factors are multiplied by recorded
+scales (powers of two, 1 unless a construction sets them): the few floats of its ticket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import nn
+from torch.nn.functional import layer_norm, relu
+
+from slth import inits
+from slth.attention import MultiHeadAttention
+
+
+def normalise(x: torch.Tensor, norm: bool) -> torch.Tensor:
+    """Layer normalisation over the last axis without affine part (eps 1e-5) where norm is set, else x."""
+    return layer_norm(x, x.shape[-1:]) if norm else x
+
+
+class FeedForward(nn.Module):
+    """x W_1 -> ReLU -> ... -> W_L without biases; layer l is (widths[l-1], widths[l]), uniform on (-1, 1).
+
+    `scales` (L,) multiply the layers' outputs. init is a name of `slth.inits`, the parameters' names there are
+    prefix + "layers.0" and so on.
+    """
+
+    scales: torch.Tensor
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        *,
+        init: str = "theory",
+        seed: int = 0,
+        prefix: str = "",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        if len(widths) < 2 or min(widths) < 1:
+            raise ValueError(f"widths={list(widths)}: must be at least two ints >= 1, those of one layer or more")
+        self.layers = nn.ParameterList(
+            inits.weight(init, (n, m), inits.Fan(fan_in=n, fan_out=m), seed=seed, name=f"{prefix}layers.{i}").to(dtype)
+            for i, (n, m) in enumerate(pairwise(widths))
+        )
+        self.register_buffer("scales", torch.ones(len(self.layers), dtype=dtype))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """X (..., widths[0]) -> (..., widths[-1])."""
+        for i, weight in enumerate(self.layers):
+            x = (relu(x) if i else x) @ weight * self.scales[i]
+        return x
+
+
+class Block(nn.Module):
+    """y = Attn(x) + x, out = F(y) + y; with norm, of normalised inputs."""
+
+    def __init__(self, attention: MultiHeadAttention, feed_forward: FeedForward, norm: bool) -> None:
+        super().__init__()
+        self.attention, self.feed_forward, self.norm = attention, feed_forward, norm
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """X (..., T, d) -> (..., T, d); mask as in :class:`slth.attention.MultiHeadAttention`."""
+        y: torch.Tensor = self.attention(normalise(x, self.norm), mask) + x
+        out: torch.Tensor = self.feed_forward(normalise(y, self.norm)) + y
+        return out
+
+
+class Transformer(nn.Module):
+    """A stack of blocks on vectors of width d.
+
+    ff_widths: hidden widths of the feed-forward network, one int for each of its layers but the last: () is a linear
+    map, (d,) two layers with a ReLU between. A target of L layers has L - 1 of them, its source 2L - 1.
+    Raises ValueError for blocks < 1 and whatever its parts refuse.
+    """
+
+    def __init__(
+        self,
+        d: int,
+        blocks: int,
+        heads: int,
+        hidden: int,
+        ff_widths: Sequence[int],
+        *,
+        norm: bool = False,
+        init: str = "theory",
+        seed: int = 0,
+        prefix: str = "",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        if blocks < 1:
+            raise ValueError(f"blocks={blocks}: must be an int >= 1")
+        self.d, self.norm = d, norm
+        self.blocks = nn.ModuleList()
+        for b in range(blocks):
+            inside = f"{prefix}blocks.{b}."
+            attention = MultiHeadAttention(
+                d, d, heads, hidden, init=init, seed=seed, prefix=f"{inside}attention.", dtype=dtype
+            )
+            network = FeedForward(
+                (d, *ff_widths, d), init=init, seed=seed, prefix=f"{inside}feed_forward.", dtype=dtype
+            )
+            self.blocks.append(Block(attention, network, norm))
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """X (..., T, d) -> (..., T, d)."""
+        for block in self.blocks:
+            x = block(x, mask)
+        return x
+
+
+class Table(nn.Module):
+    """A matrix (rows, columns) that is learned or given: an embedding, a head."""
+
+    def __init__(self, rows: int, columns: int, *, std: float, seed: int, name: str, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(inits.normal((rows, columns), std, seed=seed, name=name).to(dtype))
+
+    def matrix(self) -> torch.Tensor:
+        """The matrix (rows, columns)."""
+        return self.weight
+
+
+class Product(nn.Module):
+    """A matrix (rows, columns) as the product of two random ones of inner width hidden, times a recorded scale."""
+
+    scale: torch.Tensor
+
+    def __init__(self, rows: int, columns: int, hidden: int, *, seed: int, name: str, dtype: torch.dtype) -> None:
+        super().__init__()
+        for which, shape in (("first", (rows, hidden)), ("second", (hidden, columns))):
+            setattr(self, which, nn.Parameter(inits.uniform(shape, 1.0, seed=seed, name=f"{name}.{which}").to(dtype)))
+        self.register_buffer("scale", torch.ones((), dtype=dtype))
+
+    first: nn.Parameter
+    second: nn.Parameter
+
+    def matrix(self) -> torch.Tensor:
+        """The matrix (rows, columns)."""
+        return self.first @ self.second * self.scale
+
+
+class LanguageModel(nn.Module):
+    """Next-token prediction: embedding + position -> causal transformer -> head.
+
+    embedding (vocabulary, d), positions (length, d) and head (d, vocabulary) are :class:`Table` or :class:`Product`.
+    With the transformer's norm, the head sees normalised vectors as well.
+    """
+
+    causal: torch.Tensor
+
+    def __init__(
+        self,
+        embedding: Table | Product,
+        positions: Table | Product,
+        transformer: Transformer,
+        head: Table | Product,
+    ) -> None:
+        super().__init__()
+        self.embedding, self.positions, self.transformer, self.head = embedding, positions, transformer, head
+        length = positions.matrix().shape[0]
+        self.register_buffer("causal", torch.ones(length, length, dtype=torch.bool).tril(), persistent=False)
+
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens (..., T) int64 -> vectors (..., T, d). Raises ValueError where T exceeds the positions there are."""
+        length = tokens.shape[-1]
+        if length > len(self.causal):
+            raise ValueError(f"{length} tokens: must be at most {len(self.causal)}, the positions of the model")
+        return self.embedding.matrix()[tokens] + self.positions.matrix()[:length]
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens (..., T) int64 -> logits (..., T, vocabulary) of the token that follows each."""
+        length = tokens.shape[-1]
+        x = self.transformer(self.embed(tokens), self.causal[:length, :length])
+        return normalise(x, self.transformer.norm) @ self.head.matrix()

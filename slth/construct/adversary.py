@@ -6,8 +6,7 @@ import torch
 
 from slth import inits
 from slth.attention import merged_attention
-
-Merged = tuple[torch.Tensor, torch.Tensor]
+from slth.construct.certificate import Merged
 
 
 def output_error(target: Merged, source: Merged, x: torch.Tensor) -> torch.Tensor:

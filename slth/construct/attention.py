@@ -67,8 +67,8 @@ def attention(
     matrices. `side` says which factor of W_V W_O gets the structural mask: "input" (the paper's, n_V / d_in candidates
     per entry), "output" (n_V / d_out) or "auto", the one that leaves more. W_Q W_K^T is square, so its structural
     factor is always W_Q, with n_K / d_in candidates. alpha bounds the norm of the inputs the certificate speaks of, by
-    default max(sqrt d_in, sqrt d_out), the least that Theorem 9 allows. Neither module is changed: see
-    :meth:`AttentionTicket.prune`. Everything is computed in float64.
+    default max(sqrt d_in, sqrt d_out), the least that Theorem 9 allows. The source's recorded scales are taken as they
+    are (see `slth.construct.scales`). Neither module is changed: see :meth:`AttentionTicket.prune`. In float64.
 
     Raises ValueError where target and source differ in d_in, d_out or heads, where hidden is too small, where a weight
     of target or source is not finite, for another side, or for alpha <= 0.
@@ -86,7 +86,7 @@ def query_key(target: MultiHeadAttention, source: MultiHeadAttention, *, threads
     wanted, _ = _double(target).merged()
     factors = _double(source)
     # the scale 1/sqrt(n_K) goes to the target, so that the candidates are exact products of two float32 weights
-    scaled = wanted * math.sqrt(source.hidden_qk)
+    scaled = wanted * (math.sqrt(source.hidden_qk) / factors.scale_qk)[:, None, None]
     return linear(scaled.numpy(), factors.query.numpy(), factors.key.mT.numpy(), threads=threads)
 
 
@@ -98,7 +98,8 @@ def value_output(
     _check(target, source)
     _, wanted = _double(target).merged()
     factors = _double(source)
-    return linear(wanted.numpy(), factors.value.numpy(), factors.output.numpy(), side=side, threads=threads)
+    scaled = wanted / factors.scale_vo[:, None, None]
+    return linear(scaled.numpy(), factors.value.numpy(), factors.output.numpy(), side=side, threads=threads)
 
 
 @torch.no_grad()

@@ -60,9 +60,7 @@ class Certificate:
     alpha: float
 
 
-def certificate(
-    target: tuple[torch.Tensor, torch.Tensor], source: tuple[torch.Tensor, torch.Tensor], alpha: float
-) -> Certificate:
+def certificate(target: Merged, source: Merged, alpha: float) -> Certificate:
     """Certify a source against a target by their merged matrices.
 
     target, source: (qk (..., heads, d_in, d_in), vo (..., heads, d_in, d_out)), leading axes broadcast; alpha > 0
@@ -81,27 +79,31 @@ def certificate(
     return Certificate(softmax + values + rounding, _lemma8(d_qk, vo_t, d_vo, alpha), softmax, values, alpha)
 
 
+#: (W_QK (..., heads, d_in, d_in), the scale included, W_VO (..., heads, d_in, d_out))
+Merged = tuple[torch.Tensor, torch.Tensor]
+
 _GRID = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)  # t, after both matrices are scaled to norm 1
 _TINY = torch.finfo(torch.float64).tiny
 
 
-def _norm(matrix: torch.Tensor) -> torch.Tensor:
+def spectral_norm(matrix: torch.Tensor) -> torch.Tensor:
+    """|.|_2 of the last two axes."""
     norm: torch.Tensor = torch.linalg.matrix_norm(matrix, ord=2)
     return norm
 
 
-def _stacked(matrix: torch.Tensor) -> torch.Tensor:
+def stacked(matrix: torch.Tensor) -> torch.Tensor:
     """(..., heads, rows, columns) -> (..., heads * rows, columns)."""
     return matrix.flatten(-3, -2)
 
 
 def _softmax_term(d_qk: torch.Tensor, vo: torch.Tensor, alpha: float) -> torch.Tensor:
-    moved = 2.0 * alpha * torch.tanh(0.5 * alpha**2 * _norm(d_qk))  # (..., heads): |y_h| by total variation
-    added = moved * _norm(vo)
+    moved = 2.0 * alpha * torch.tanh(0.5 * alpha**2 * spectral_norm(d_qk))  # (..., heads): |y_h| by total variation
+    added = moved * spectral_norm(vo)
     aligned = torch.minimum(added, alpha**3 * _aligned(d_qk, vo))
-    vo_stacked = _norm(_stacked(vo))
+    vo_stacked = spectral_norm(stacked(vo))
     # [D_1 .. D_H] side by side has the norm of the transposes stacked
-    together = alpha**3 * _norm(_stacked(d_qk.mT))
+    together = alpha**3 * spectral_norm(stacked(d_qk.mT))
     return torch.stack(
         (aligned.sum(-1), vo_stacked * torch.linalg.vector_norm(moved, dim=-1), vo_stacked * together)
     ).amin(0)
@@ -109,7 +111,7 @@ def _softmax_term(d_qk: torch.Tensor, vo: torch.Tensor, alpha: float) -> torch.T
 
 def _aligned(d_qk: torch.Tensor, vo: torch.Tensor) -> torch.Tensor:
     """At least max_c |VO^T c| |D c| over unit c: the least lambda_max(t VO VO^T + D^T D / t) / 2 of a grid of t."""
-    norm_vo, norm_d = _norm(vo), _norm(d_qk)
+    norm_vo, norm_d = spectral_norm(vo), spectral_norm(d_qk)
     vo, d = (m / norm.clamp_min(_TINY)[..., None, None] for m, norm in ((vo, norm_vo), (d_qk, norm_d)))
     a, b = vo @ vo.mT, d.mT @ d  # norm 1, or 0
     least = torch.stack([torch.linalg.eigvalsh(t * a + b / t)[..., -1] for t in _GRID]).amin(0)
@@ -118,14 +120,17 @@ def _aligned(d_qk: torch.Tensor, vo: torch.Tensor) -> torch.Tensor:
 
 def _value_term(d_vo: torch.Tensor, alpha: float) -> torch.Tensor:
     heads = d_vo.shape[-3]
-    return alpha * torch.minimum(_norm(d_vo).sum(-1), math.sqrt(heads) * _norm(_stacked(d_vo)))
+    return alpha * torch.minimum(spectral_norm(d_vo).sum(-1), math.sqrt(heads) * spectral_norm(stacked(d_vo)))
 
 
 def _rounding_term(
     qk: tuple[torch.Tensor, torch.Tensor], vo: tuple[torch.Tensor, torch.Tensor], alpha: float
 ) -> torch.Tensor:
     d_in = qk[0].shape[-1]
-    logits, outputs = (alpha**2 * (_norm(qk[0]) + _norm(qk[1])), alpha * (_norm(vo[0]) + _norm(vo[1])))
+    logits, outputs = (
+        alpha**2 * (spectral_norm(qk[0]) + spectral_norm(qk[1])),
+        alpha * (spectral_norm(vo[0]) + spectral_norm(vo[1])),
+    )
     return 16.0 * d_in * torch.finfo(torch.float64).eps * (outputs * (1.0 + logits)).sum(-1)
 
 
@@ -133,6 +138,6 @@ def _lemma8(d_qk: torch.Tensor, vo_t: torch.Tensor, d_vo: torch.Tensor, alpha: f
     """Sum of sqrt(d1) alpha (exp(2m) - 1) |VO_T,h| + d1 sqrt(d2) alpha |E_h|_max, m = alpha^2 d1 |D_h|_max."""
     d_in, d_out = d_vo.shape[-2:]
     m = alpha**2 * d_in * d_qk.abs().amax((-2, -1))
-    softmax = math.sqrt(d_in) * alpha * torch.expm1(2.0 * m) * _norm(vo_t)
+    softmax = math.sqrt(d_in) * alpha * torch.expm1(2.0 * m) * spectral_norm(vo_t)
     values = d_in * math.sqrt(d_out) * alpha * d_vo.abs().amax((-2, -1))
     return (softmax + values).sum(-1)

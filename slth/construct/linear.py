@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from slth.construct import subset_sum
 from slth.construct.subset_sum import BoolArray, FloatArray
 
+IntArray = npt.NDArray[np.int64]
 Side = Literal["input", "output"]
 SIDES: tuple[Side, ...] = ("input", "output")
 
@@ -88,25 +91,48 @@ def linear(
     mask_first = np.zeros(first.shape, np.bool_)
     mask_second = np.zeros(second.shape, np.bool_)
     unreachable = np.zeros(target.shape, np.bool_)
-    parts = blocks(hidden, d_in)
-    for i, block in enumerate(parts):
-        mask_first[..., i, block] = True
-    for size in {block.stop - block.start for block in parts}:  # at most two sizes
-        rows = [i for i, block in enumerate(parts) if block.stop - block.start == size]
-        units = np.array([range(parts[i].start, parts[i].stop) for i in rows])  # (rows, size)
-        structural = first[..., np.array(rows)[:, None], units]  # (..., rows, size)
-        products = structural[..., None] * second[..., units, :]  # (..., rows, size, d_out)
-        candidates = np.swapaxes(products, -1, -2)  # (..., rows, d_out, size)
+    for rows, units, candidates in _groups(first, second):
         wanted = target[..., rows, :]  # (..., rows, d_out)
-        solved = subset_sum.solve(candidates.reshape(-1, size), wanted.reshape(-1), threads=threads)
-        masks = np.swapaxes(solved.masks.reshape(candidates.shape), -1, -2)  # (..., rows, size, d_out)
-        mask_second[..., units, :] = masks
-        unreachable[..., rows, :] = _out_of_reach(candidates, wanted)
+        solved = subset_sum.solve(candidates.reshape(-1, units.shape[1]), wanted.reshape(-1), threads=threads)
+        mask_first[..., rows[:, None], units] = True
+        mask_second[..., units, :] = np.swapaxes(solved.masks.reshape(candidates.shape), -1, -2)
+        unreachable[..., rows, :] = out_of_reach(candidates, wanted)
     return LinearTicket(mask_first, mask_second, unreachable, "input", hidden // d_in)
 
 
-def _out_of_reach(candidates: FloatArray, wanted: FloatArray) -> BoolArray:
-    lowest = np.minimum(candidates, 0.0).sum(axis=-1)
-    highest = np.maximum(candidates, 0.0).sum(axis=-1)
-    out: BoolArray = (wanted < lowest) | (wanted > highest)
+def _groups(first: FloatArray, second: FloatArray) -> Iterator[tuple[IntArray, IntArray, FloatArray]]:
+    """The subset sums of side=input, a group for each of the at most two block sizes.
+
+    Yields (input coordinates (rows,), their hidden units (rows, size), candidates (..., rows, d_out, size)).
+    """
+    d_in, hidden = first.shape[-2:]
+    parts = blocks(hidden, d_in)
+    for size in sorted({block.stop - block.start for block in parts}):
+        rows = np.array([i for i, block in enumerate(parts) if block.stop - block.start == size])
+        units = np.array([range(parts[i].start, parts[i].stop) for i in rows])  # (rows, size)
+        listening = first[..., rows[:, None], units]  # (..., rows, size)
+        yield rows, units, np.swapaxes(listening[..., None] * second[..., units, :], -1, -2)
+
+
+def reach(first: FloatArray, second: FloatArray, *, side: Side = "input") -> tuple[FloatArray, FloatArray]:
+    """The least and the largest value (..., d_in, d_out) that :func:`linear` can give to each entry."""
+    if side == "output":
+        low, high = reach(np.swapaxes(second, -1, -2), np.swapaxes(first, -1, -2))
+        return np.swapaxes(low, -1, -2), np.swapaxes(high, -1, -2)
+    low = np.empty((*first.shape[:-1], second.shape[-1]))
+    high = low.copy()
+    for rows, _, candidates in _groups(first, second):
+        low[..., rows, :], high[..., rows, :] = span(candidates)
+    return low, high
+
+
+def span(candidates: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The least and the largest subset sum of candidates (..., n), each (...,)."""
+    return np.minimum(candidates, 0.0).sum(axis=-1), np.maximum(candidates, 0.0).sum(axis=-1)
+
+
+def out_of_reach(candidates: FloatArray, wanted: FloatArray) -> BoolArray:
+    """Whether wanted (...,) lies outside the span of candidates (..., n)."""
+    low, high = span(candidates)
+    out: BoolArray = (wanted < low) | (wanted > high)
     return out

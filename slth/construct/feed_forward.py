@@ -1,0 +1,156 @@
+"""Lemma 2 and Theorem 10 of arXiv 2511.04217: ReLU networks hidden in random ones of twice the depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_flow
+
+from slth.construct import subset_sum
+from slth.construct.linear import IntArray, out_of_reach, span
+from slth.construct.subset_sum import BoolArray, FloatArray
+from slth.models.transformer import FeedForward
+
+
+@dataclass(frozen=True)
+class ReluTicket:
+    """Masks for which ReLU(x (first * mask_first)) (second * mask_second) approximates x @ target.
+
+    mask_first (d_in, hidden), mask_second (hidden, d_out), bool; unreachable (2, d_in, d_out), bool: out of reach of
+    the candidates for positive and for negative inputs; candidates: the fewest that any entry chose from.
+    """
+
+    mask_first: BoolArray
+    mask_second: BoolArray
+    unreachable: BoolArray
+    candidates: int
+
+
+@dataclass(frozen=True)
+class FeedForwardTicket:
+    """Masks for the 2L layers of a source, and what each pair of layers errs by.
+
+    masks: name of the parameter in the source -> bool tensor. errors: for each target layer W the matrix
+    [P - W; N + W] (2 widths[l], widths[l+1]) float64, where the pair computes x+ P + x- N of an input's positive and
+    negative part: its spectral norm bounds the error for inputs of norm 1. unreachable of entries subset sums had a
+    target that no subset could meet; candidates is the fewest that any had.
+    """
+
+    masks: dict[str, torch.Tensor]
+    errors: list[torch.Tensor]
+    unreachable: int
+    entries: int
+    candidates: int
+
+
+def relu_linear(target: FloatArray, first: FloatArray, second: FloatArray, *, threads: int | None = None) -> ReluTicket:
+    """Lemma 2: prune first (d_in, hidden) and second (hidden, d_out) so that their ReLU network is near x @ target.
+
+    A hidden unit k that listens to coordinate j alone passes on the positive values of x_j where first[j, k] > 0 and
+    the negative ones where first[j, k] < 0, times |first[j, k]|. So each entry (j, o) takes two subset sums over
+    products first[j, k] * second[k, o], one for either sign, and each unit may serve, for any j, the half that its
+    weight's sign allows. Units are shared out so that all 2 d_in halves get hidden // (2 d_in) of them (a maximum flow;
+    the paper cuts fixed blocks instead and needs twice the width). In float64.
+
+    Raises ValueError for shapes that do not fit, hidden < 2 d_in, or values that are not finite.
+    """
+    d_in, d_out = target.shape
+    hidden = first.shape[-1]
+    if first.shape != (d_in, hidden) or second.shape != (hidden, d_out):
+        raise ValueError(
+            f"first {first.shape} and second {second.shape}: must be (d_in, hidden) and (hidden, d_out) "
+            f"for a target {target.shape}"
+        )
+    if hidden < 2 * d_in:
+        raise ValueError(f"hidden={hidden}: must be >= {2 * d_in}, two hidden units for each of the inputs")
+    if not np.isfinite(target).all():
+        raise ValueError("target holds NaN or infinite values: all must be finite")
+    units, candidates = _halves(first, second)
+    some = units >= 0
+    wanted = np.broadcast_to(target, (2, d_in, d_out))
+    solved = subset_sum.solve(candidates.reshape(-1, candidates.shape[-1]), wanted.reshape(-1), threads=threads)
+    chosen = np.swapaxes(solved.masks.reshape(candidates.shape), -1, -2)  # (2, d_in, size, d_out)
+
+    mask_first, mask_second = np.zeros(first.shape, np.bool_), np.zeros(second.shape, np.bool_)
+    coordinate = np.broadcast_to(np.arange(d_in)[:, None], units.shape)
+    mask_first[coordinate[some], units[some]] = True
+    mask_second[units[some]] = chosen[some]
+    return ReluTicket(mask_first, mask_second, out_of_reach(candidates, wanted), int(some.sum(-1).min()))
+
+
+def _halves(first: FloatArray, second: FloatArray) -> tuple[IntArray, FloatArray]:
+    """Hidden units (2, d_in, size) of each half, -1 where there is none, and candidates (2, d_in, d_out, size)."""
+    d_in, hidden = first.shape
+    units = _share_out(first > 0, hidden // (2 * d_in))
+    listening = np.where(units >= 0, first[np.arange(d_in)[:, None], units], 0.0)  # a candidate of 0 is never chosen
+    return units, np.swapaxes(listening[..., None] * second[units], -1, -2)
+
+
+def relu_reach(first: FloatArray, second: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The least and the largest value (d_in, d_out) that :func:`relu_linear` can give to an entry in both halves."""
+    low, high = span(_halves(first, second)[1])
+    return low.max(axis=0), high.min(axis=0)
+
+
+def _share_out(positive: BoolArray, size: int) -> IntArray:
+    """Give units to halves (sign, coordinate): positive (d_in, hidden) -> indices of units (2, d_in, size), -1 = none.
+
+    Half 0 of coordinate j may take the units with positive weight there, half 1 the others; none is given twice, and
+    together they get as many as can be had.
+    """
+    d_in, hidden = positive.shape
+    # a flow network: start -> units -> halves -> end
+    start, end = hidden + 2 * d_in, hidden + 2 * d_in + 1
+    unit = np.arange(hidden)
+    half = hidden + np.where(positive.T, 0, d_in) + np.arange(d_in)  # (hidden, d_in)
+    tails = np.concatenate((np.full(hidden, start), np.repeat(unit, d_in), hidden + np.arange(2 * d_in)))
+    heads = np.concatenate((unit, half.reshape(-1), np.full(2 * d_in, end)))
+    room = np.concatenate((np.ones(hidden * (d_in + 1), np.int32), np.full(2 * d_in, size, np.int32)))
+    network = csr_array((room, (tails, heads)), shape=(end + 1, end + 1))
+    flow = maximum_flow(network, start, end).flow.tocoo()
+    given = (flow.data > 0) & (flow.row < hidden)
+    shares: IntArray = np.full((2 * d_in, size), -1, np.int64)
+    for h in range(2 * d_in):
+        taken = np.sort(flow.row[given & (flow.col == hidden + h)])
+        shares[h, : len(taken)] = taken
+    return shares.reshape(2, d_in, size)
+
+
+@torch.no_grad()
+def feed_forward(target: FeedForward, source: FeedForward, *, threads: int | None = None) -> FeedForwardTicket:
+    """Theorem 10: find masks under which source, of 2L layers, computes what target, of L layers, computes.
+
+    Layer l of the target is hidden in layers 2l and 2l + 1 of the source; what ReLU follows it follows them. The
+    source's recorded scales are taken as they are (see `slth.construct.scales`). In float64.
+    Raises ValueError where the source has not twice the layers and fitting widths, and as :func:`relu_linear`.
+    """
+    _check(target, source)
+    masks: dict[str, torch.Tensor] = {}
+    errors, unreachable, entries, candidates = [], 0, 0, []
+    weights = [w.detach().double() for w in source.layers]
+    for i, layer in enumerate(target.layers):
+        wanted = layer.detach().double() * target.scales[i].double()
+        first, second = weights[2 * i] * source.scales[2 * i].double(), weights[2 * i + 1]
+        scale = source.scales[2 * i + 1].double()
+        found = relu_linear((wanted / scale).numpy(), first.numpy(), second.numpy(), threads=threads)
+        mask_first, mask_second = torch.from_numpy(found.mask_first), torch.from_numpy(found.mask_second)
+        masks |= {f"layers.{2 * i}": mask_first, f"layers.{2 * i + 1}": mask_second}
+        first, second = first * mask_first, second * mask_second * scale
+        errors.append(torch.cat((first.relu() @ second - wanted, (-first).relu() @ second + wanted)))
+        unreachable, entries = unreachable + int(found.unreachable.sum()), entries + found.unreachable.size
+        candidates.append(found.candidates)
+    return FeedForwardTicket(masks, errors, unreachable, entries, min(candidates))
+
+
+def _check(target: FeedForward, source: FeedForward) -> None:
+    if len(source.layers) != 2 * len(target.layers):
+        raise ValueError(f"source of {len(source.layers)} layers: must have twice the target's {len(target.layers)}")
+    for i, layer in enumerate(target.layers):
+        outer = (source.layers[2 * i].shape[0], source.layers[2 * i + 1].shape[1])
+        if outer != tuple(layer.shape):
+            raise ValueError(f"source layers {2 * i}, {2 * i + 1} map {outer}: must be {tuple(layer.shape)}")
+        if not torch.isfinite(layer).all():
+            raise ValueError(f"target layer {i} holds NaN or infinite values: all must be finite")

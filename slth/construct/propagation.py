@@ -1,0 +1,135 @@
+"""Certificates through the blocks of a transformer.
+
+For inputs on which the target has been run, its own activations give the norms; what is bounded is how far source and
+target drift apart. Write e for a bound on max_i |x'_i - x_i|, x of the target and x' of the source, a for max_i |x_i|.
+
+* Normalisation. LN(x) = c / (|c|^2/d + eps)^(1/2), c the centred x, has slope at most (|c|^2/d + eps)^(-1/2). Between
+  c and c', |c| is at least s - e with s = min_i |c_i|, so LN moves by at most e / (max(s - e, 0)^2/d + eps)^(1/2), and
+  by at most 2 sqrt(d).
+* Attention. |Attn_S(x') - Attn_T(x)| <= |Attn_S(x') - Attn_T(x')| + |Attn_T(x') - Attn_T(x)|. The first is the
+  certificate of `slth.construct.certificate` at norm a + e. For the second, the logits of head h move by at most
+  m_h = |QK_h|_2 (2 a e + e^2), the weights by tanh(m_h/2) in total variation, and the average by that times 2a and by
+  the movement e of the points themselves: it is at most |y| = 2 a tanh(m_h/2) + e, and the output moves by at most the
+  smaller of sum_h |VO_h|_2 |y_h| and |[VO]|_2 (sum_h |y_h|^2)^(1/2) (heads stacked).
+* Feed-forward. A pair of source layers computes x+ P + x- N for W: |x'(W) - x(W)| <= |W|_2 e, and the pair adds
+  |[P - W; N + W]|_2 |x'|, since the positive and negative part of x' together have its norm. ReLU does not expand.
+* Residuals add e.
+
+The paper's own recursion (Lemmas 8, 12, 13 with input norms that grow up to 4 H sqrt(d1)-fold a block) is computed
+beside it, from the same achieved errors; it is soon infinite.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from slth.construct.certificate import Merged, certificate, spectral_norm, stacked
+from slth.models.transformer import Block, FeedForward, Transformer, normalise
+
+_EPS = 1e-5  # of layer normalisation
+
+
+@dataclass(frozen=True)
+class BlockNorms:
+    """Largest norms of a target block's vectors over all evaluated inputs and positions (smallest for the centred)."""
+
+    attention_in: float
+    attention_centred: float
+    network_centred: float
+    layers_in: list[float]
+
+
+@torch.no_grad()
+def block_norms(target: Transformer, x: torch.Tensor, mask: torch.Tensor | None = None) -> list[BlockNorms]:
+    """Run the target on x (..., T, d) and record what :func:`propagate` needs of each block."""
+    norms = []
+    for block in target.blocks:
+        assert isinstance(block, Block)
+        h = normalise(x, block.norm)
+        y = block.attention(h, mask) + x
+        g = normalise(y, block.norm)
+        layers = []
+        z = g
+        for i, weight in enumerate(block.feed_forward.layers):
+            z = z.relu() if i else z
+            layers.append(_largest(z))
+            z = z @ weight * block.feed_forward.scales[i]
+        norms.append(BlockNorms(_largest(h), _centred(x), _centred(y), layers))
+        x = z + y
+    return norms
+
+
+def _largest(x: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(x, dim=-1).max())
+
+
+def _centred(x: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(x - x.mean(-1, keepdim=True), dim=-1).min())
+
+
+def propagate(e: float, block: Block, norms: BlockNorms, merged: Merged, layer_errors: list[torch.Tensor]) -> float:
+    """A bound on the drift after a block from a bound e before it; merged and layer_errors are the source's."""
+    d = merged[0].shape[-1]
+    into = _through_norm(e, norms.attention_centred, d) if block.norm else e
+    attention = _attention_drift(into, norms.attention_in, block.attention.merged(), merged)
+    e = e + attention
+    into = _through_norm(e, norms.network_centred, d) if block.norm else e
+    return e + _network_drift(into, norms.layers_in, block.feed_forward, layer_errors)
+
+
+def _through_norm(e: float, centred: float, d: int) -> float:
+    least = max(centred - e, 0.0)
+    return min(e / math.sqrt(least**2 / d + _EPS), 2.0 * math.sqrt(d))
+
+
+def _attention_drift(e: float, a: float, target: Merged, source: Merged) -> float:
+    qk, vo = (m.detach().double() for m in target)
+    own = float(certificate((qk, vo), source, a + e).bound)
+    m = spectral_norm(qk) * (2.0 * a * e + e * e)
+    moved = 2.0 * a * torch.tanh(m / 2.0) + e  # (heads,)
+    added = (spectral_norm(vo) * moved).sum()
+    together = spectral_norm(stacked(vo)) * torch.linalg.vector_norm(moved)
+    return own + min(float(added), float(together))
+
+
+def _network_drift(e: float, norms: list[float], network: FeedForward, errors: list[torch.Tensor]) -> float:
+    for weight, scale, norm, error in zip(network.layers, network.scales, norms, errors, strict=True):
+        lipschitz = spectral_norm((weight * scale).detach().double()).item()
+        e = lipschitz * e + spectral_norm(error).item() * (norm + e)
+    return e
+
+
+def recursion(
+    target: Transformer, alpha: float, merged: list[Merged], layer_errors: list[list[torch.Tensor]]
+) -> list[float]:
+    """The paper's bound after each block, from achieved errors: Lemma 8 and Theorem 10 for a block's own error, the
+    corrected Lemma 13 for what it inherits, input norms beta_b = alpha (4 H sqrt(d1))^(b-1), doubled for the source.
+
+    Assumes the theorem's norms (every factor of spectral norm at most 1) where the target has larger ones, it is no
+    bound; infinite where exp overflows.
+    """
+    drift, bounds = 0.0, []
+    for b, block in enumerate(target.blocks):
+        assert isinstance(block, Block)
+        heads, d = block.attention.heads, target.d
+        beta = alpha * (4.0 * heads * math.sqrt(d)) ** b
+        norm = beta if b == 0 else 2.0 * beta
+        qk, vo = block.attention.merged()
+        own = certificate((qk, vo), merged[b], norm).lemma8.item()
+        own *= 2.0  # the network's residual passes the attention's error on twice
+        growth = 1.0
+        for error in layer_errors[b]:
+            growth *= 1.0 + spectral_norm(error).item()
+        network_in = 3.0 * norm * heads * math.sqrt(d)  # theory: |y| + error <= 3 alpha H sqrt(d1)
+        own += (growth - 1.0) * network_in
+        inherited = 2.0 * heads * math.sqrt(d) * (beta * _expm1(6.0 * beta * drift) + 2.0 * drift)
+        drift = own + inherited
+        bounds.append(drift)
+    return bounds
+
+
+def _expm1(x: float) -> float:
+    return math.expm1(x) if x < 700.0 else math.inf

@@ -17,8 +17,9 @@ from slth.attention import MultiHeadAttention
 from slth.attention.mha import ROLES
 from slth.construct.adversary import worst_input
 from slth.construct.attention import AttentionTicket, assemble, query_key, value_output
+from slth.construct.certificate import Merged
 from slth.construct.linear import SIDES, Side
-from slth.construct.measure import Merged, output_errors, outputs
+from slth.construct.measure import output_errors, outputs
 from slth.tasks import angular_velocity as task
 from slth.threads import in_parallel, one_torch_thread
 

@@ -308,7 +308,7 @@ def progress(iterable: Iterable[Any] | None, description: str, total: int | None
 def save(run: Run, results: pandas.DataFrame, summary: Mapping[str, Any], figures: Mapping[str, Figure]) -> Path | None:
     """Store what a run found, and say where.
 
-    results.csv: one row per measurement, no index; floats are written so that they are read back bit for bit.
+    results.csv: one row per measurement, no index; the text of a float is exact, the same float gives the same text.
     summary.json: `plain(summary)`. Each figure: NAME.png and NAME.svg.
 
     Everything is rendered before the first file is written, and a file appears under its name only when it is whole.
@@ -334,7 +334,7 @@ def save(run: Run, results: pandas.DataFrame, summary: Mapping[str, Any], figure
 
 
 def _csv(table: pandas.DataFrame) -> bytes:
-    """The table as CSV in UTF-8 with LF: a float64 is the shortest text that is read back as itself, NaN is empty."""
+    """The table as CSV in UTF-8 with LF: each float64 as the shortest text that stands for it alone, NaN as nothing."""
     return table.to_csv(index=False, lineterminator="\n").encode()
 
 
@@ -378,7 +378,7 @@ def render(figures: Mapping[str, Figure]) -> dict[str, bytes]:
 def _with_few_colors(png: io.BytesIO) -> bytes:
     """The picture with a palette of 256 colours: half the size or less, and no difference to the eye."""
     small = io.BytesIO()
-    Image.open(png).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
+    Image.open(png).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, format="png")
     return small.getvalue()
 
 
@@ -418,10 +418,6 @@ def _load(folder: Path, name: str, read: Callable[[Path], Any]) -> Any:
         raise BadConfig("runs", str(folder), f"a run's folder; its {name} cannot be read ({reason})") from error
 
 
-def _read_table(path: Path) -> pandas.DataFrame:
-    return pandas.read_csv(path, float_precision="round_trip")
-
-
 def _read_dict(path: Path) -> dict[str, Any]:
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
@@ -430,7 +426,7 @@ def _read_dict(path: Path) -> dict[str, Any]:
 
 
 _READERS: dict[str, Callable[[Path], Any]] = {
-    "results.csv": _read_table,
+    "results.csv": pandas.read_csv,
     "summary.json": _read_dict,
     "config.json": _read_dict,
     "run.json": _read_dict,

@@ -1,6 +1,16 @@
 """Settings for all tests."""
 
+import pytest
 from hypothesis import settings
+
+from slth.threads import one_torch_thread
 
 settings.register_profile("slth", deadline=None)  # numba compiles on a first call, and a busy machine is slow
 settings.load_profile("slth")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Tests are small: torch's own threads would only get in each other's way."""
+    with one_torch_thread():
+        yield

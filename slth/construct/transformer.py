@@ -17,7 +17,6 @@ from slth.construct.propagation import block_norms, propagate, recursion
 from slth.construct.scales import record_attention_scales, record_feed_forward_scales, record_product_scale
 from slth.models.transformer import Block, LanguageModel, Product, Transformer
 
-
 Module = TypeVar("Module", bound=nn.Module)
 
 

@@ -11,10 +11,10 @@ import torch
 from lab import BadConfig, as_choice, as_float, as_int, as_int_list, progress
 from scipy.optimize import curve_fit
 from scipy.stats import linregress, t
+from torch import nn
 
 from slth import inits
 from slth.attention import MultiHeadAttention
-from slth.attention.mha import ROLES
 from slth.construct.adversary import worst_input
 from slth.construct.attention import AttentionTicket, assemble, query_key, value_output
 from slth.construct.certificate import Merged
@@ -54,8 +54,9 @@ class Study:
         return math.sqrt(max(math.ceil(self.d_in / 2), self.d_in * TASKS[self.task].token ** 2))
 
 
-def study_of(config: dict[str, Any]) -> Study:
-    """A checked Study, or BadConfig."""
+def study_of(config: dict[str, Any], *, units: int = 1) -> Study:
+    """A checked Study, or BadConfig; units: hidden ones that each coordinate needs for itself."""
+    config = filled(config, d_out=1, target="trained", side="both")
     d_in, d_out = as_int(config, "d_in", 1), as_int(config, "d_out", 1)
     target = as_choice(config, "target", ("trained", "random"))
     if target == "trained" and d_in % 2:
@@ -68,7 +69,7 @@ def study_of(config: dict[str, Any]) -> Study:
         side = "output" if d_out < d_in else "input"
     norm = None if config["target_norm"] is None else as_float(config, "target_norm", above=0.0)
     return Study(
-        hidden=_widths(config, max(d_in, d_out if side in ("both", "output") else d_in)),
+        hidden=_widths(config, max(d_in, d_out if side in ("both", "output") else d_in), units),
         lengths=lengths,
         sources=_per_length(config, "sources", lengths),
         samples=_per_length(config, "samples", lengths),
@@ -85,12 +86,19 @@ def study_of(config: dict[str, Any]) -> Study:
     )
 
 
-def _widths(config: dict[str, Any], least: int) -> list[int]:
-    """A list of widths as it is; one width n as a curve of at most POINTS multiples of d_in that ends at n."""
+def filled(config: dict[str, Any], **defaults: Any) -> dict[str, Any]:
+    """The config with these values in place of None."""
+    return config | {key: value for key, value in defaults.items() if config[key] is None}
+
+
+def _widths(config: dict[str, Any], coordinates: int, units: int) -> list[int]:
+    """A list of widths as it is; one width n as a curve of at most POINTS multiples of the least that ends at n."""
+    least = units * coordinates
     widths = as_int_list(config, "hidden", 1)
     for width in widths:
         if width < least:
-            raise BadConfig("hidden", width, f">= {least}, a hidden unit of its own for each coordinate (d_in, d_out)")
+            own = "a hidden unit of its own" if units == 1 else f"{units} hidden units"
+            raise BadConfig("hidden", width, f">= {least}, {own} for each coordinate (d_in, d_out)")
     if isinstance(config["hidden"], list | tuple):
         return sorted(widths)
     steps = np.unique(np.linspace(1, max(1, widths[0] // least), POINTS).round().astype(int))
@@ -120,19 +128,28 @@ def make_target(study: Study) -> tuple[MultiHeadAttention, task.Report | None]:
         report = task.train_target(target, length=min(study.lengths), seed=study.seed, setting=TASKS[study.task])
     norm = study.target_norm if study.target_norm or study.target == "trained" else 1.0
     if norm is not None:
-        with torch.no_grad():
-            for role in ROLES:
-                weight = getattr(target, role)
-                weight.mul_(norm / torch.linalg.matrix_norm(weight, ord=2)[:, None, None])
+        scale_factors(target, norm)
     return target.requires_grad_(False), report
+
+
+@torch.no_grad()
+def scale_factors(module: nn.Module, norm: float) -> None:
+    """Give every matrix among the parameters (..., rows, columns) this spectral norm, in place."""
+    for weight in module.parameters():
+        weight.mul_(norm / torch.linalg.matrix_norm(weight, ord=2, keepdim=True))
 
 
 def make_source(study: Study, hidden: int, source: int) -> MultiHeadAttention:
     """The random attention number `source` of a width."""
-    low, high = inits.stream_key(study.seed, f"source/{source}")
     return MultiHeadAttention(
-        study.d_in, study.d_out, study.heads, hidden, init=study.source_init, seed=low + (high << 32)
+        study.d_in, study.d_out, study.heads, hidden, init=study.source_init, seed=source_seed(study, source)
     )
+
+
+def source_seed(study: Study, source: int) -> int:
+    """The seed of the random source number `source`, the same at every width."""
+    low, high = inits.stream_key(study.seed, f"source/{source}")
+    return low + (high << 32)
 
 
 # ---------------------------------------------------------------- measurements
@@ -141,14 +158,19 @@ def make_source(study: Study, hidden: int, source: int) -> MultiHeadAttention:
 def measure(study: Study, target: MultiHeadAttention) -> pd.DataFrame:
     """One row per (hidden, length, source, side)."""
     merged = target.merged()
-    inputs = [
-        task.sample(count, length, study.d_in, seed=study.seed, split="test", setting=TASKS[study.task]).inputs
-        for count, length in zip(study.samples, study.lengths, strict=True)
-    ]
+    inputs = test_inputs(study)
     with one_torch_thread():
         wanted = [outputs(x, merged) for x in inputs]
         rows = [row for hidden in study.hidden for row in _measure_width(study, hidden, target, merged, inputs, wanted)]
     return pd.DataFrame(rows).sort_values(["hidden", "length", "source", "side"], ignore_index=True)
+
+
+def test_inputs(study: Study) -> list[torch.Tensor]:
+    """Inputs (samples, T + 1, d_in) float64 for each length."""
+    return [
+        task.sample(count, length, study.d_in, seed=study.seed, split="test", setting=TASKS[study.task]).inputs
+        for count, length in zip(study.samples, study.lengths, strict=True)
+    ]
 
 
 def _measure_width(
@@ -239,7 +261,9 @@ def fit_decay(hidden: np.ndarray, error: np.ndarray) -> dict[str, float] | None:
     slope = linregress(hidden, np.log(error)).slope
     start = (float(error[0]), max(-slope, 1e-6))
     try:
-        (gamma, delta), covariance = curve_fit(lambda n, g, d: g * np.exp(-d * n), hidden, error, p0=start, maxfev=10_000)
+        (gamma, delta), covariance = curve_fit(
+            lambda n, g, d: g * np.exp(-d * n), hidden, error, p0=start, maxfev=10_000
+        )
     except RuntimeError:  # no fit found
         return None
     half = t.ppf(0.975, len(hidden) - 2) * math.sqrt(covariance[1, 1])
@@ -286,16 +310,23 @@ def summarise(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _width_summary(key: tuple[str, int, int], rows: pd.DataFrame) -> dict[str, Any]:
-    error = rows["error_mean"]
+def spread(error: pd.Series) -> dict[str, Any]:
+    """How the errors of several sources are distributed."""
     return {
-        **dict(zip(("side", "length", "hidden"), key, strict=True)),
-        "sources": len(rows),
+        "sources": len(error),
         "mean": error.mean(),
         "std": error.std(),
         "median": error.median(),
         "p90": error.quantile(0.9),
         "max": error.max(),
+    }
+
+
+def _width_summary(key: tuple[str, int, int], rows: pd.DataFrame) -> dict[str, Any]:
+    error = rows["error_mean"]
+    return {
+        **dict(zip(("side", "length", "hidden"), key, strict=True)),
+        **spread(error),
         "unreachable_share": rows["unreachable_share"].mean(),
         "certificate_median": rows["certificate"].median(),
         "certificate_over_error_max": (rows["certificate"] / rows["error_max"]).median(),

@@ -33,11 +33,15 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
     with no True.
     """
     check_mask(mask)
-    if mask is not None and mask.dim() > 2:
-        mask = mask.unsqueeze(-3)  # (..., 1, T, T)
     batch = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
-    q, k, v = (t.expand(*batch, *t.shape[-2:]) for t in (q, k, v))
-    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+    if mask is not None and mask.dim() > 2:
+        shape = torch.broadcast_shapes(mask.shape[:-2], batch[:-1])
+        mask = mask.expand(*shape, *mask.shape[-2:]).reshape(-1, 1, *mask.shape[-2:])  # (batch, 1, T, T)
+        batch = (*shape, batch[-1])
+    # torch's fast kernels take four axes exactly
+    q, k, v = (t.expand(*batch, *t.shape[-2:]).reshape(-1, batch[-1], *t.shape[-2:]) for t in (q, k, v))
+    out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)  # (batch, heads, T, m)
+    return out.reshape(*batch, *out.shape[-2:])
 
 
 def merged_attention(

@@ -1,0 +1,137 @@
+"""How fast the package is beside others, measured by turns in one run.
+
+Subset sums against the MILP solver of scipy (and CP-SAT of OR-Tools, where that is installed), and attention by its
+merged matrices against the same attention head by head.
+
+On a machine that is busy with other work torch's threads wait for each other, which spoils the ratios of short calls:
+there, set threads=1, or OMP_WAIT_POLICY=passive in the environment.
+"""
+
+import platform
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lab
+import pandas as pd
+import torch
+from benchmarks import attention_routes, peers, subset_sums
+from benchmarks.timing import Row
+from lab import BadConfig, as_float, as_int, as_int_list
+
+from slth import plots
+from slth.threads import cores
+
+AREAS = ("subset_sums", "attention_routes")
+
+ex = lab.experiment("speed")
+
+ex.add_config(
+    what=list(AREAS),  # one or several
+    candidates=[10, 16, 20, 24],  # of a subset-sum problem, one or several
+    batch=20_000,  # subset-sum problems that we solve at once
+    time_limit=20.0,  # seconds that a peer may spend on one of them
+    routes=[[16, 256, 1024, 4], [32, 1024, 1024, 4], [64, 1024, 2048, 2], [64, 64, 1024, 4]],  # d_in, hidden, T, heads
+    rounds=15,  # of every measurement; in each a peer solves another subset-sum problem
+    threads=None,  # that we use; None: all cores
+    seed=0,
+)
+ex.add_named_config("smoke", candidates=10, routes=[[8, 64, 128, 2]], rounds=3)
+
+
+def cases_of(config: dict[str, Any]) -> list[Callable[[], list[Row]]]:
+    """What is to be measured, or BadConfig."""
+    rounds, seed = as_int(config, "rounds", 1), as_int(config, "seed", 0, 2**32 - 1)
+    sums = partial(
+        subset_sums.rows,
+        batch=as_int(config, "batch", 1, 10**6),
+        rounds=rounds,
+        time_limit=as_float(config, "time_limit", above=0.0),
+        seed=seed,
+        threads=_threads(config),
+    )
+    cases = {
+        "subset_sums": [partial(sums, n) for n in sorted(as_int_list(config, "candidates", 1, 40))],
+        "attention_routes": [
+            partial(attention_routes.rows, shape, rounds=rounds, seed=seed) for shape in _shapes(config)
+        ],
+    }
+    return [case for area in _areas(config) for case in cases[area]]
+
+
+def _threads(config: dict[str, Any]) -> int:
+    return cores() if config["threads"] is None else as_int(config, "threads", 1)
+
+
+def _areas(config: dict[str, Any]) -> list[str]:
+    given = config["what"]
+    areas = given if isinstance(given, list) else [given]
+    if not areas or not all(area in AREAS for area in areas) or len(set(areas)) < len(areas):
+        raise BadConfig("what", given, f"one or several of {', '.join(AREAS)}, none twice")
+    return areas
+
+
+def _shapes(config: dict[str, Any]) -> list[attention_routes.Shape]:
+    routes = config["routes"]
+    try:
+        shapes = [[as_int({"routes": size}, "routes", 1) for size in route] for route in routes]
+        if not shapes:
+            raise ValueError("nothing to measure")
+        return [attention_routes.Shape(*shape) for shape in shapes]
+    except (BadConfig, TypeError, ValueError) as error:
+        raise BadConfig("routes", routes, "a list of [d_in, hidden, length, heads], each an int >= 1") from error
+
+
+def table_of(rows: list[Row]) -> pd.DataFrame:
+    """The rows as a table; what a row does not have is empty, and counts stay whole numbers beside it."""
+    table = pd.DataFrame(rows)
+    counts = [name for name in table if all(isinstance(row.get(name, 0), int) for row in rows)]
+    return table.astype(dict.fromkeys(counts, "Int64"))
+
+
+def summarise(table: pd.DataFrame) -> dict[str, Any]:
+    """The figures to quote (None where they were not measured), and on what they were measured."""
+    sums = table[table["what"] == subset_sums.WHAT]
+    routes = table[table["what"] == attention_routes.WHAT]
+    at_20 = sums[sums["size"] == "n=20"].set_index("peer")
+    return {
+        "problems_per_second_n20": 1 / at_20["ours_s"].iloc[0] if len(at_20) else None,
+        "ratio_milp_n20": at_20["ratio"].get("scipy.milp"),
+        "worse": int(sums["worse"].sum()) if len(sums) else None,
+        "routes": [
+            {"size": row.size, "ratio": row.ratio, "ideal": row.ideal, "share": row.ratio / row.ideal}
+            for row in routes.itertuples()
+        ],
+        "spread": ((table["ours_s_high"] - table["ours_s_low"]) / table["ours_s"]).max(),
+        "peers": peers.installed(),
+        "cpu": cpu(),
+        "cores": cores(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def cpu() -> str:
+    """The processor's name, as far as the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+@ex.main
+def main(_config, _run):
+    started = time.perf_counter()
+    torch.set_num_threads(_threads(_config))
+    table = table_of([row for case in lab.progress(cases_of(_config), "speed") for row in case()])
+    summary = summarise(table) | {"seconds": time.perf_counter() - started}
+    print(table[["what", "size", "ours_s", "peer", "peer_s", "ratio"]].to_string(index=False))
+    lab.save(_run, table, summary, {"speed": plots.speed(table)})
+    return summary
+
+
+if __name__ == "__main__":
+    lab.launch(ex, cases_of)

@@ -1,0 +1,328 @@
+"""The figures: what they show of a table, what they leave out, and that they can be read."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+
+from slth import plots
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+
+import lab  # noqa: E402
+import plot  # noqa: E402
+
+FITS = {
+    "input": {"gamma": 0.39, "delta": 0.11, "delta_low": 0.093, "delta_high": 0.127},
+    "output": {"gamma": 0.35, "delta": 0.2, "delta_low": 0.18, "delta_high": 0.23},
+}
+WIDTHS = (2, 8, 20, 40, 80)
+
+
+def make_table(widths=WIDTHS, lengths=(4,), sources=10, d_in=2, sides=("input", "output"), factor=1.0) -> pd.DataFrame:
+    """Errors that fall as 2^(-n/d_in), with a few sources out of reach."""
+    index = pd.MultiIndex.from_product(
+        [widths, lengths, range(sources), sides], names=["hidden", "length", "source", "side"]
+    )
+    table = index.to_frame(index=False).assign(d_in=d_in)
+    error = factor * 2.0 ** (-table["hidden"] / d_in) * (1 + table["source"]) + 0.2 * (table["source"] == 7)
+    return table.assign(error_mean=error, certificate=3 * error)
+
+
+def texts(figure) -> str:
+    """Everything that is written in the legends."""
+    legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
+    return "\n".join(text.get_text() for legend in legends for text in legend.get_texts())
+
+
+def all_figures():
+    lengths = (8, 64, 512)
+    return {
+        "width": plots.error_against_width(make_table(), FITS),
+        "one width": plots.error_against_width(make_table(widths=(1024,), d_in=64, sources=3)),
+        "one source": plots.error_against_width(make_table(widths=(8,), sources=1)),
+        "many widths": plots.error_against_length(make_table(widths=range(2, 20, 2), lengths=lengths)),
+        "overlay": plots.overlay({f"runs/{i}": make_table(factor=i) for i in range(1, 8)}),
+        "overlay, length": plots.overlay({"runs/1": make_table(lengths=lengths), "runs/2": make_table()}, "length"),
+    }
+
+
+# ---------------------------------------------------------------- what is shown
+
+
+@pytest.mark.parametrize("side", plots.SIDES)
+def test_lines_hold_median_mean_and_certificate(side):
+    table = make_table()
+    rows = table[table["side"] == side].groupby("hidden")
+    log = plots.error_against_width(table).axes[1]
+    for kind, wanted in (
+        (plots.MEDIAN, rows["error_mean"].median()),
+        (plots.MEAN, rows["error_mean"].mean()),
+        (plots.CERTIFICATE, rows["certificate"].median()),
+    ):
+        drawn = [line for line in log.get_lines() if line.get_color() == plots.SIDES[side].color]
+        assert any(
+            np.array_equal(line.get_xdata(), WIDTHS)
+            and np.array_equal(line.get_ydata(), wanted)
+            and line.get_linestyle() == ("-" if kind is plots.MEDIAN else "--")
+            for line in drawn
+        )
+
+
+@given(st.lists(st.floats(0, 1e3), min_size=1, max_size=30))
+@settings(max_examples=30)
+def test_statistics_over_sources(errors):
+    table = pd.DataFrame({"hidden": 4, "error_mean": errors})
+    found = plots._over_sources(table, "hidden", "error_mean").loc[4]
+    assert found["low"] <= found["median"] <= found["high"]
+    assert found["mean"] == pytest.approx(np.mean(errors))
+    assert found["std"] == pytest.approx(np.std(errors, ddof=1) if len(errors) > 1 else 0.0, abs=1e-6)
+
+
+def test_fits_stand_in_the_legend_with_their_interval():
+    text = texts(plots.error_against_width(make_table(), FITS))
+    assert r"side=input: fit $0.39\,e^{-0.11\,n}$, rate 0.093 to 0.13 (95 %)" in text
+    assert r"side=output: fit $0.35\,e^{-0.2\,n}$" in text
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, np.inf])
+def test_a_fit_without_a_value_is_left_out(missing):
+    text = texts(plots.error_against_width(make_table(), {"input": FITS["input"] | {"delta_high": missing}}))
+    assert "fit $0.39" not in text
+    assert "mean ± standard deviation" in text
+
+
+def test_the_curve_of_the_paper_stands_where_its_dimension_does():
+    assert "the paper's fit" in texts(plots.error_against_width(make_table(d_in=2)))
+    assert "the paper's fit" not in texts(plots.error_against_width(make_table(d_in=4)))
+    assert "$2^{-n/4}$" in texts(plots.error_against_width(make_table(d_in=4)))
+
+
+def test_the_width_is_shown_at_the_shortest_length():
+    longer = make_table(lengths=(64,), factor=100.0)
+    figure = plots.error_against_width(pd.concat([longer, make_table(lengths=(4,))]))
+    assert "$T$ = 4" in figure.axes[1].get_title()
+    assert figure.axes[1].get_ylim()[1] < 100
+
+
+def test_lengths_speak_of_the_same_sources():
+    table = make_table(widths=(20,), lengths=(8, 16))
+    strays = make_table(widths=(20,), lengths=(8,), factor=1e6).assign(source=lambda t: t["source"] + 10)
+    figure = plots.error_against_length(pd.concat([table, strays]))
+    assert figure.axes[0].get_title() == "side=input, the same 10 sources at every length"
+    assert figure.axes[0].get_ylim()[1] < 100
+    apart = pd.concat([make_table(lengths=(8,)), make_table(lengths=(16,)).assign(source=lambda t: t["source"] + 10)])
+    with pytest.raises(ValueError, match="no source was measured at every length"):
+        plots.error_against_length(apart)
+
+
+def test_an_overlay_names_its_runs():
+    figure = plots.overlay({"runs/3": make_table(), "runs/5, target_norm=3": make_table(lengths=(8, 16), factor=3.0)})
+    assert "runs/3, $T$ = 4" in texts(figure)
+    assert "runs/5, target_norm=3, $T$ = 8" in texts(figure)
+    assert [axes.get_title() for axes in figure.axes] == ["side=input", "side=output"]
+    assert "runs/3, $n$ = 80" in texts(plots.overlay({"runs/3": make_table(lengths=(4, 8))}, x="length"))
+
+
+def test_a_table_gets_the_figures_it_has_columns_and_rows_for():
+    assert set(plots.figures(make_table())) == {"error_vs_width"}
+    assert set(plots.figures(make_table(lengths=(4, 8)))) == {"error_vs_width", "error_vs_length"}
+    assert set(plots.figures(make_table(widths=(20,), lengths=(4, 8)))) == {"error_vs_length"}
+    assert plots.figures(pd.DataFrame({"what": ["subset sum"], "ratio": [3.0]})) == {}
+
+
+# ---------------------------------------------------------------- that it can be read
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Every kind of figure, drawn; warnings are errors."""
+    figures = all_figures()
+    for figure in figures.values():
+        FigureCanvasAgg(figure).draw()
+    return figures
+
+
+def test_nothing_is_cut_off(drawn):
+    for name, figure in drawn.items():
+        inside, page = figure.get_tightbbox(), figure.bbox_inches
+        assert inside.x0 >= page.x0 - 0.02, name
+        assert inside.y0 >= page.y0 - 0.02, name
+        assert inside.x1 <= page.x1 + 0.02, name
+        assert inside.y1 <= page.y1 + 0.02, name
+
+
+def test_axes_are_labelled(drawn):
+    for name, figure in drawn.items():
+        assert "approximation error" in figure.axes[0].get_ylabel(), name
+        assert all(axes.get_xlabel() and axes.get_title() for axes in figure.axes), name
+        assert texts(figure), name
+
+
+def test_a_picture_is_small():
+    table = pd.concat([make_table(widths=range(2, 102, 2), factor=factor) for factor in (1.0, 10.0)])
+    assert len(lab.render({"width": plots.error_against_width(table, FITS)})["width.png"]) < 150_000
+
+
+def test_a_single_width_is_a_point_inside_the_axes():
+    for axes in plots.error_against_width(make_table(widths=(16,))).axes:
+        points = [line for line in axes.get_lines() if len(line.get_xdata()) == 1]
+        assert points
+        for point in points:
+            assert point.get_marker() not in ("", "None", None)
+            (x,), (y,) = point.get_data()
+            assert axes.get_xlim()[0] <= x <= axes.get_xlim()[1]
+            assert axes.get_ylim()[0] <= y <= axes.get_ylim()[1]
+
+
+def test_zeros_and_infinities_do_not_spoil_a_logarithmic_axis():
+    table = make_table()
+    table.loc[table["hidden"] == 80, "error_mean"] = 0.0
+    table.loc[table["hidden"] == 2, ["error_mean", "certificate"]] = np.inf
+    table.loc[table["source"] == 3, "certificate"] = np.inf
+    figure = plots.error_against_width(table)
+    FigureCanvasAgg(figure).draw()
+    bottom, top = figure.axes[1].get_ylim()
+    assert 0 < bottom <= plots.ZERO
+    assert top < 100
+    assert any("zeros below" in text.get_text() for text in figure.axes[1].texts)
+
+
+def test_series_differ_in_more_than_colour():
+    for first, second in zip(plots.LOOKS, plots.LOOKS[1:], strict=False):
+        grey = [np.dot(to_rgb(look.color), (0.299, 0.587, 0.114)) for look in (first, second)]
+        assert abs(grey[0] - grey[1]) > 0.15
+    assert len({look.marker for look in plots.LOOKS}) == len(plots.LOOKS)
+
+
+def test_the_settings_of_the_caller_stay():
+    before = dict(matplotlib.rcParams)
+    plots.error_against_width(make_table())
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_neither_pyplot_nor_torch_is_loaded():
+    code = "import sys; from slth import plots; sys.exit(str({'torch', 'matplotlib.pyplot'} & {*sys.modules} or ''))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.strip() == ""
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("table", "complaint"),
+    [
+        (make_table().drop(columns=["d_in", "side"]), "lacks the columns d_in, side; it has hidden, length"),
+        (make_table()[:0], "no rows"),
+        (make_table().assign(side="left"), "side='left': must be one of input, output"),
+    ],
+)
+@pytest.mark.parametrize(
+    "draw", [plots.error_against_width, plots.error_against_length, lambda table: plots.overlay({"a": table})]
+)
+def test_a_table_that_cannot_be_drawn_is_refused(draw, table, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        draw(table)
+
+
+def test_an_overlay_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="of 0 tables"):
+        plots.overlay({})
+    with pytest.raises(ValueError, match="x='side'"):
+        plots.overlay({"a": make_table()}, x="side")
+
+
+# ---------------------------------------------------------------- experiments/plot.py
+
+
+def store(folder: Path, table: pd.DataFrame, **config) -> Path:
+    folder.mkdir(parents=True)
+    parts = {"summary.json": {"fits": FITS}, "config.json": config, "run.json": {"status": "COMPLETED"}}
+    files = {name: json.dumps(part).encode() for name, part in parts.items()}
+    lab.write(folder, {"results.csv": lab._csv(table), **files})
+    return folder
+
+
+def test_one_run_is_redrawn_in_its_own_folder(tmp_path):
+    table = make_table()
+    run = store(tmp_path / "runs" / "3", table)
+    command = [sys.executable, str(EXPERIMENTS / "plot.py"), "with", "runs=3"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "figure: runs/3/error_vs_width.png\n"
+    wanted = lab.render(plots.figures(table, FITS))
+    assert {path.name: path.read_bytes() for path in run.glob("error*")} == wanted
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["3"]
+
+
+@pytest.fixture
+def no_rendering(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(lab, "render", lambda figures: {f"{name}.png": b"" for name in figures})
+
+
+@pytest.mark.usefixtures("no_rendering")
+def test_several_runs_are_laid_over_each_other(capsys):
+    store(Path("runs/3"), make_table(lengths=(4, 8)), target_norm=None)
+    store(Path("runs/5"), make_table(factor=3.0), target_norm=3.0)
+    plot.plot(_config={"runs": "[runs/3,runs/5]", "out": None})
+    names = ["overlay_vs_width", "overlay_vs_length", "3_error_vs_width", "3_error_vs_length", "5_error_vs_width"]
+    assert capsys.readouterr().out.splitlines() == [f"figure: runs/plots/{name}.png" for name in names]
+    assert {path.name for path in Path("runs/plots").iterdir()} == {f"{name}.png" for name in names}
+
+
+@pytest.mark.usefixtures("no_rendering")
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        ({"runs": 3, "out": None}, "runs=3: must be runs with a table that there is a figure for"),
+        ({"runs": 3, "out": 4}, "out=4: must be a folder"),
+        ({"runs": 3, "out": "runs/3/results.csv"}, "out=runs/3/results.csv: cannot write there"),
+        ({"runs": 4, "out": None}, "runs='runs/4': must be a run's folder; its results.csv cannot be read"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(config, line):
+    store(Path("runs/3"), pd.DataFrame({"a": [1]}))
+    with pytest.raises(lab.Refused) as error:
+        plot.plot(_config=config)
+    assert str(error.value).startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("given_runs", "folders"),
+    [
+        ("runs/3", ["runs/3"]),
+        (3, ["runs/3"]),
+        ("[runs/3, other/5]", ["runs/3", "other/5"]),
+        ([3, "5", "other/5"], ["runs/3", "runs/5", "other/5"]),
+    ],
+)
+def test_runs_are_named_by_folder_or_number(given_runs, folders):
+    assert [str(folder) for folder in plot.folders(given_runs)] == folders
+
+
+@pytest.mark.parametrize(
+    "given_runs", [None, [], "", "[]", True, 1.5, [3, 3], [3, "runs/3"], ["runs/3", "runs/../runs/3"]]
+)
+def test_runs_that_name_nothing_are_refused(given_runs):
+    with pytest.raises(lab.BadConfig, match=r"^runs="):
+        plot.folders(given_runs)
+
+
+def test_labels_tell_what_differs():
+    first, second = Path("runs/3"), Path("runs/5")
+    configs = {first: {"hidden": 4, "norm": None, "seed": 0}, second: {"hidden": 8, "norm": 3.0, "seed": 0}}
+    assert plot.labels(configs) == {first: "runs/3, norm=None", second: "runs/5, norm=3.0"}
+    assert plot.prefixes([Path("a/runs/3"), Path("b/runs/3")]) == ["a_runs_3_", "b_runs_3_"]
+    assert plot.prefixes([first]) == [""]

@@ -1,0 +1,320 @@
+"""The speed experiment: that its clock is fair, its table whole, its errors true; never how fast anything is."""
+
+import ast
+import importlib.util
+import json
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers import brute_force, direct_attention, random_inputs
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from slth import plots
+from slth.attention import MultiHeadAttention
+from slth.construct.subset_sum import SubsetSums
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+
+import lab  # noqa: E402
+import speed  # noqa: E402
+from benchmarks import attention_routes, peers, subset_sums, timing  # noqa: E402
+
+COLUMNS = ["what", "size", "ours_s", "peer", "peer_s", "ratio", "error_ours", "error_peer"]  # others rely on these
+CONFIG = {
+    "what": ["subset_sums", "attention_routes"],
+    "candidates": [4, 6],
+    "batch": 10,
+    "time_limit": 20.0,
+    "routes": [[2, 8, 5, 2]],
+    "rounds": 3,
+    "threads": 1,
+    "seed": 0,
+}
+NEEDS_ORTOOLS = pytest.mark.skipif(not importlib.util.find_spec("ortools"), reason="OR-Tools is not installed")
+PEERS = ["scipy.milp", pytest.param("ortools.cp_sat", marks=NEEDS_ORTOOLS)]
+
+
+# ---------------------------------------------------------------- the clock
+
+
+class Clock:
+    """A time that only passes where a test says so."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(timing.time, "perf_counter", lambda: self.now)
+
+    def call(self, log, name, seconds):
+        """A call that takes these seconds, one after the other."""
+        left = iter(seconds)
+
+        def run(turn):
+            log.append(name)
+            self.now += next(left)
+            return f"{name}{turn}"
+
+        return run
+
+
+def test_rivals_take_turns_and_warming_up_does_not_count(monkeypatch):
+    log: list[str] = []
+    clock = Clock(monkeypatch)
+    calls = {"a": clock.call(log, "a", [100, 1, 2, 9]), "b": clock.call(log, "b", [100, 5, 4, 6])}
+    timed = timing.interleave(calls, rounds=3, warmups=1)
+    assert "".join(log) == "baabbaab"
+    assert timed["a"] == timing.Timing([1, 2, 9], ["a0", "a1", "a2"])
+    assert timed["b"] == timing.Timing([5, 4, 6], ["b0", "b1", "b2"])
+
+
+def test_a_row_compares_medians_and_keeps_the_range():
+    ours, theirs = timing.Timing([2.0, 1.0, 9.0], []), timing.Timing([40.0, 10.0, 30.0], [])
+    row = timing.compare("thing", "n=1", ours.per(4), "peer", theirs, 0.5, 0.25)
+    assert list(row)[:8] == COLUMNS
+    assert list(row.values()) == ["thing", "n=1", 0.5, "peer", 30.0, 60.0, 0.5, 0.25, 0.25, 2.25, 10.0, 40.0]
+
+
+# ---------------------------------------------------------------- subset sums
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_a_peer_finds_the_best_subset(peer):
+    values, targets = subset_sums.problems(8, 6, seed=3)
+    masks, _, _ = brute_force(values, targets)
+    with peers.process(peer, time_limit=20.0) as solve:
+        found = [solve(*problem) for problem in zip(values, targets, strict=True)]
+    np.testing.assert_array_equal(found, masks)
+
+
+def test_a_peer_that_dies_is_an_error(tmp_path, monkeypatch):
+    broken = tmp_path / "broken.py"
+    broken.write_text("import sys; sys.exit(3)")
+    monkeypatch.setattr(peers, "__file__", str(broken))
+    with peers.process("scipy.milp", 1.0) as solve, pytest.raises(RuntimeError, match="ended early"):
+        solve(np.ones(2), 1.0)
+
+
+def test_problems_are_products_of_uniforms_and_follow_the_seed():
+    values, targets = subset_sums.problems(10, 2000, seed=0)
+    assert values.shape == (2000, 10)
+    assert targets.shape == (2000,)
+    assert np.abs(values).max() < 1
+    assert np.abs(targets).max() < 1
+    assert abs(values.var() - 1 / 9) < 0.005
+    assert abs(targets.var() - 1 / 3) < 0.02
+    assert (subset_sums.problems(10, 5, seed=0)[0] == values[:5]).all()
+    assert (subset_sums.problems(10, 5, seed=1)[0] != values[:5]).all()
+
+
+@pytest.fixture
+def no_search(monkeypatch):
+    """One peer, which always answers with the empty subset."""
+    monkeypatch.setattr(peers, "installed", lambda: ["idle"])
+    monkeypatch.setattr(peers, "process", lambda *_: nullcontext(lambda candidates, _: np.zeros(len(candidates), bool)))
+
+
+@pytest.mark.usefixtures("no_search")
+def test_errors_are_those_of_the_problems_that_the_peer_solved():
+    (row,) = subset_sums.rows(6, batch=50, rounds=5, time_limit=1.0, seed=2, threads=1)
+    values, targets = subset_sums.problems(6, 50, seed=2)
+    assert row["error_ours"] == np.median(brute_force(values[:5], targets[:5])[2])
+    assert row["error_peer"] == np.median(np.abs(targets[:5]))
+    assert row["worse"] == 0
+    assert (row["candidates"], row["batch"], row["rounds"], row["threads"]) == (6, 50, 5, 1)
+
+
+@pytest.mark.usefixtures("no_search")
+def test_a_solver_that_is_worse_is_found_out(monkeypatch):
+    def everything(values, targets, threads):
+        sums = values.sum(axis=1)
+        return SubsetSums(np.ones(values.shape, bool), sums, np.abs(sums - targets))
+
+    monkeypatch.setattr(subset_sums, "solve", everything)
+    (row,) = subset_sums.rows(6, batch=50, rounds=20, time_limit=1.0, seed=2)
+    values, targets = subset_sums.problems(6, 50, seed=2)
+    assert row["worse"] == (np.abs(values.sum(axis=1) - targets) > np.abs(targets))[:20].sum() > 0
+
+
+@pytest.mark.usefixtures("no_search")
+@pytest.mark.parametrize(("candidates", "batch"), [(20, 16), (22, 8), (28, 3)])
+def test_beyond_20_candidates_a_batch_shrinks_with_the_work(candidates, batch, monkeypatch):
+    monkeypatch.setattr(subset_sums, "solve", lambda v, t, threads=1: SubsetSums(v > 0, t, np.abs(t)))
+    (row,) = subset_sums.rows(candidates, batch=16, rounds=3, time_limit=1.0, seed=0)
+    assert row["batch"] == batch
+
+
+# ---------------------------------------------------------------- attention routes
+
+
+def test_direct_is_the_function_of_the_layer():
+    layer = MultiHeadAttention(3, 2, 4, 10, dtype=torch.float64)
+    x = random_inputs(0, 2, 7, 3)
+    assert (attention_routes.direct(layer, x) - direct_attention(layer, x)).abs().max() < 1e-12
+
+
+def test_route_errors_are_rounding_alone_and_a_wrong_function_shows(monkeypatch):
+    shape = attention_routes.Shape(d_in=4, hidden=16, length=9, heads=2)
+    (row,) = attention_routes.rows(shape, rounds=2, seed=0)
+    assert 0 < row["error_ours"] < 1e-5
+    assert 0 < row["error_peer"] < 1e-5
+    assert (row["size"], row["ideal"]) == ("d=4 n=16 T=9 H=2", 4.0)
+    right = attention_routes.direct
+    monkeypatch.setattr(attention_routes, "direct", lambda layer, x: 1.01 * right(layer, x))
+    (row,) = attention_routes.rows(shape, rounds=2, seed=0)
+    assert row["error_ours"] > 1e-3
+
+
+# ---------------------------------------------------------------- the experiment
+
+
+def test_benchmarks_do_without_sacred():
+    for path in (EXPERIMENTS / "benchmarks").glob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+        assert not {name for name in names if name.split(".")[0] in ("sacred", "lab", "speed")}, path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("speed")
+    words = ["candidates=[4,6]", "batch=10", "routes=[[2,8,5,2]]", "rounds=2", "threads=1"]
+    command = [sys.executable, str(EXPERIMENTS / "speed.py"), "with", *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return lab.load_run(folder / "runs" / "1"), {path.name for path in (folder / "runs" / "1").iterdir()}
+
+
+def test_a_run_leaves_its_table_summary_and_figure(run):
+    (table, summary, _), files = run
+    assert list(table.columns[:8]) == COLUMNS
+    assert set(table["peer"]) == {*peers.installed(), "direct"}
+    assert len(table) == 2 * len(peers.installed()) + 1
+    np.testing.assert_array_equal(table["ratio"], table["peer_s"] / table["ours_s"])
+    assert (table["worse"].dropna() == 0).all()
+    assert {"speed.png", "speed.svg"} <= files
+    assert summary["problems_per_second_n20"] is None
+    assert summary["peers"] == peers.installed()
+    assert summary["threads"] == 1
+    assert [route["size"] for route in summary["routes"]] == ["d=2 n=8 T=5 H=2"]
+
+
+def fake_table(*sizes):
+    """A table as it stands after a run: subset sums of these sizes against two peers, and two routes."""
+    rows = []
+    for n in sizes:
+        for peer, seconds in (("scipy.milp", 1e-3), ("ortools.cp_sat", 1e-4)):
+            ours, theirs = timing.Timing([1e-8 * n, 2e-8 * n, 3e-8 * n], []), timing.Timing([seconds * n], [])
+            row = timing.compare("subset_sum", f"n={n}", ours, peer, theirs, 1e-6, 1e-6)
+            rows.append(row | {"worse": 0, "candidates": n, "batch": 100})
+    for size, ideal, seconds in (("d=2 n=8 T=5 H=1", 4.0, 3.0), ("d=2 n=2 T=5 H=1", 1.0, 0.9)):
+        one = timing.Timing([1.0], [])
+        row = timing.compare("attention_route", size, one, "direct", timing.Timing([seconds], []), 0.0, 0.0)
+        rows.append(row | {"ideal": ideal})
+    return speed.table_of(rows)
+
+
+def test_the_summary_quotes_the_table():
+    summary = speed.summarise(fake_table(10, 20))
+    assert summary["problems_per_second_n20"] == pytest.approx(1 / (2e-8 * 20))
+    assert summary["ratio_milp_n20"] == pytest.approx(1e-3 / 2e-8)
+    assert summary["worse"] == 0
+    assert summary["spread"] == pytest.approx(1.0)
+    assert [route["share"] for route in summary["routes"]] == pytest.approx([3 / 4, 0.9])
+    assert json.loads(json.dumps(lab.plain(summary))) == lab.plain(summary)
+
+
+def test_a_summary_says_none_of_what_was_not_measured():
+    table = fake_table(10)
+    routes = speed.summarise(table[table["what"] == "attention_route"].drop(columns=["worse", "candidates"]))
+    assert (routes["problems_per_second_n20"], routes["ratio_milp_n20"], routes["worse"]) == (None, None, None)
+    assert speed.summarise(table[table["what"] == "subset_sum"].drop(columns="ideal"))["routes"] == []
+
+
+def test_counts_stay_whole_numbers_beside_rows_that_have_none():
+    lines = fake_table(10).to_csv(index=False).splitlines()
+    assert lines[1].endswith(",0,10,100,")
+    assert lines[-1].endswith(",,,,1.0")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"what": []},
+        {"what": "foo"},
+        {"what": [["subset_sums"]]},
+        {"what": ["subset_sums", "subset_sums"]},
+        {"candidates": []},
+        {"candidates": 41},
+        {"batch": 0},
+        {"time_limit": 0},
+        {"routes": []},
+        {"routes": 5},
+        {"routes": "abcd"},
+        {"routes": [[2, 8, 5]]},
+        {"routes": [[2, 8, 0, 2]]},
+        {"rounds": 0},
+        {"threads": 0},
+        {"seed": -1},
+    ],
+    ids=str,
+)
+def test_a_bad_value_is_refused_by_name(wrong):
+    (key,) = wrong
+    with pytest.raises(lab.BadConfig, match=f"^{key}="):
+        speed.cases_of(CONFIG | wrong)
+
+
+def test_what_names_the_cases():
+    assert len(speed.cases_of(CONFIG)) == 3
+    assert len(speed.cases_of(CONFIG | {"what": "attention_routes"})) == 1
+    (case,) = speed.cases_of(CONFIG | {"what": "subset_sums", "candidates": 5})
+    assert case.args == (5,)
+
+
+# ---------------------------------------------------------------- the figure
+
+
+def texts(figure):
+    FigureCanvasAgg(figure).draw()
+    labels = [text.get_text() for axes in figure.axes for text in axes.texts]
+    return labels, [tick.get_text() for tick in figure.axes[-1].get_yticklabels()]
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_the_figure_shows_times_ratios_and_ideals(stored, tmp_path):
+    table = fake_table(10, 16, 20)
+    if stored:
+        table.to_csv(tmp_path / "results.csv", index=False)
+        table = pd.read_csv(tmp_path / "results.csv")
+    assert list(plots.figures(table)) == ["speed"]
+    figure = plots.speed(table)
+    times, ratios = figure.axes
+    assert [line.get_label() for line in times.lines] == ["ours", "scipy.milp", "ortools.cp_sat"]
+    assert list(times.lines[1].get_ydata()) == pytest.approx([1e-2, 1.6e-2, 2e-2])
+    assert [bar.get_x() + bar.get_width() for bar in ratios.patches] == pytest.approx([3.0, 0.9])
+    assert list(ratios.lines[0].get_xdata()) == [4.0, 1.0]
+    notes, ticks = texts(figure)
+    assert notes == ["50,000×"] * 3 + ["5,000×"] * 3
+    assert ticks == ["d=2 n=8 T=5 H=1\n3× as fast as direct", "d=2 n=2 T=5 H=1\n0.9× as fast as direct"]
+
+
+def test_one_area_alone_is_drawn():
+    table = fake_table(10)
+    for what, rows in table.groupby("what"):
+        figure = plots.speed(rows.dropna(axis="columns"))
+        assert [axes.get_title() for axes in figure.axes] == [what.replace("_", " ")]
+
+
+def test_a_table_without_times_is_refused():
+    with pytest.raises(ValueError, match="lacks the columns ours_s, peer_s;"):
+        plots.speed(fake_table(10).drop(columns=["ours_s", "peer_s"]))
+    with pytest.raises(ValueError, match="no rows"):
+        plots.speed(fake_table(10).iloc[:0])

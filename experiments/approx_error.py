@@ -1,14 +1,16 @@
 """How fast the error of a ticket inside a random attention falls with the source's width, and how it is certified.
 
-Figures 4 and 5 of arXiv 2511.04217: one target attention, many random sources, masks by exact subset sums.
-hidden=64 draws the curve up to width 64; hidden=[8,16,32] measures just these widths.
+Figures 4 to 6 of arXiv 2511.04217: one target attention, many random sources, masks by exact subset sums.
+hidden=64 draws the curve up to width 64; hidden=[8,16,32] measures just these widths. depth=[1,2,3,4] measures
+transformers of so many blocks instead.
 """
 
 import time
 from dataclasses import asdict
 
+import approximation
+import depth
 import lab
-from approximation import make_target, measure, study_of, summarise
 
 from slth import plots
 
@@ -18,16 +20,18 @@ ex.add_config(
     hidden=64,  # the source's width per head: the end of the curve, or a list of widths
     lengths=4,  # points in an input, one or several; the regression token comes on top
     d_in=2,
-    d_out=1,
+    d_out=None,  # None: 1, with a depth d_in
     heads=1,
-    target="trained",  # trained on the task, or random
+    depth=None,  # None: an attention; an int or a list: transformers of so many blocks
+    target=None,  # trained on the task, or random; None: trained, with a depth random
     target_hidden=8,
     target_norm=None,  # spectral norm of each of the target's factors; None: as trained, or 1 where random
     task="paper",  # paper, or learnable: a setting of the task that a target can learn
     source_init="theory",  # theory, or xavier
     sources=100,  # random sources, at every length or a list with one number for each
     samples=64,  # inputs, likewise
-    side="both",  # where the structural mask lies: input (the paper's), output, auto (the better), or both
+    side=None,  # where the structural mask lies: input (the paper's), output, auto (the better) or both; None: both,
+    # with a depth input
     seed=0,
 )
 ex.add_named_config("smoke", hidden=[4, 8, 12, 16], sources=5, samples=8)
@@ -50,24 +54,40 @@ ex.add_named_config(
     "wide", d_in=64, d_out=64, heads=8, hidden=[1024], target="random", sources=3, samples=8, lengths=16, side="input"
 )
 ex.add_named_config("learnable", task="learnable")
+ex.add_named_config("paper_depth", depth=[1, 2, 3, 4], hidden=list(range(16, 73, 4)), target_norm=1.0)
+
+
+def check(config):
+    return approximation.study_of(config) if config["depth"] is None else depth.study_of(config)
 
 
 @ex.main
 def main(_config, _run):
     started = time.perf_counter()
-    study = study_of(_config)
-    target, report = make_target(study)
-    table = measure(study, target)
-    summary = summarise(table) | {"target_learned": report and asdict(report), "alpha": study.alpha}
+    study = check(_config)
+    table, summary, figures = (attention if _config["depth"] is None else transformers)(study)
+    summary |= {"alpha": study.alpha, "seconds": time.perf_counter() - started}
+    lab.save(_run, table, summary, figures)
+    return summary
+
+
+def attention(study):
+    target, report = approximation.make_target(study)
+    table = approximation.measure(study, target)
+    summary = approximation.summarise(table) | {"target_learned": report and asdict(report)}
     figures = {}
     if len(study.hidden) > 1 or len(study.lengths) == 1:
         figures["error_vs_width"] = plots.error_against_width(table, fits=summary["fits"])
     if len(study.lengths) > 1:
         figures["error_vs_length"] = plots.error_against_length(table)
-    summary["seconds"] = time.perf_counter() - started
-    lab.save(_run, table, summary, figures)
-    return summary
+    return table, summary, figures
+
+
+def transformers(study):
+    table = depth.measure(study, depth.make_target(study))
+    summary = depth.summarise(table)
+    return table, summary, {"error_vs_depth": plots.error_against_depth(table, fits=summary["fits"])}
 
 
 if __name__ == "__main__":
-    lab.launch(ex, study_of)
+    lab.launch(ex, check)

@@ -40,7 +40,9 @@ def study_of(config: dict[str, Any]) -> Study:
     depths, d = as_int_list(config, "depth", 1), as_int(config, "d_in", 1)
     config = filled(config, d_out=d, target="random", side="input")
     if config["d_out"] != d:
-        raise BadConfig("d_out", config["d_out"], f"d_in={d} with a depth: what goes into a block is added to its output")
+        raise BadConfig(
+            "d_out", config["d_out"], f"d_in={d} with a depth: what goes into a block is added to its output"
+        )
     as_choice(config, "target", ("random",))
     as_choice(config, "side", ("input", "auto"))
     return Study(**vars(approximation.study_of(config, units=HALVES)), depths=sorted(depths))
@@ -147,14 +149,14 @@ def _ticket_columns(ticket: TransformerTicket, hidden: int, d_in: int) -> dict[s
 # ---------------------------------------------------------------- what the numbers say
 
 
-def fit_depths(errors: pd.DataFrame) -> dict[str, dict[str, float]] | None:
+def fit_depths(errors: pd.DataFrame) -> dict[str, dict[str, Any]] | None:
     """Least squares fit of log(gamma_depth) - delta hidden to the logarithms of errors: one delta, a gamma per depth.
 
     errors: index hidden, one column per depth, all > 0. All depths have the same widths, so the delta that fits them in
     common is that of their mean logarithm, and the 95 % interval of this regression does not take depths, which share
     their sources, for independent. Returns for each depth (a string) gamma, delta, delta_low, delta_high and r2 of the
-    logarithms, and what a fit to it alone finds: gamma_alone, delta_alone, delta_alone_low, delta_alone_high, r2_alone.
-    None below 3 widths, or where an error is not > 0.
+    logarithms, and under "alone" the same of a fit to this depth alone. None below 3 widths, or where an error is not
+    > 0.
     """
     if len(errors) < 3 or not (errors > 0).all(axis=None):
         return None
@@ -165,9 +167,8 @@ def fit_depths(errors: pd.DataFrame) -> dict[str, dict[str, float]] | None:
         y = column.to_numpy()
         offset = (y + shared["delta"] * hidden).mean()
         residual = y + shared["delta"] * hidden - offset
-        alone = {f"{key}_alone": value for key, value in _line(hidden, y).items()}
         r2 = 1.0 - float((residual**2).sum() / ((y - y.mean()) ** 2).sum())
-        fits[str(depth)] = {**shared, "gamma": float(np.exp(offset)), "r2": r2, **alone}
+        fits[str(depth)] = {**shared, "gamma": float(np.exp(offset)), "r2": r2, "alone": _line(hidden, y)}
     return fits
 
 
@@ -187,9 +188,7 @@ def _line(hidden: np.ndarray, logs: np.ndarray) -> dict[str, float]:
 
 def resolved(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of widths with neither too few candidates in a half nor more than float64 resolves in attention."""
-    return table[
-        (table["candidates_feed_forward"] >= RESOLVED[0]) & (table["candidates_attention"] <= RESOLVED[1])
-    ]
+    return table[(table["candidates_feed_forward"] >= RESOLVED[0]) & (table["candidates_attention"] <= RESOLVED[1])]
 
 
 def summarise(table: pd.DataFrame) -> dict[str, Any]:

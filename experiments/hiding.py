@@ -3,7 +3,7 @@
 import os
 import time
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import pandas as pd
@@ -92,9 +92,12 @@ def _corpus(config: dict[str, Any]) -> task.Corpus:
     if not isinstance(name, str | os.PathLike):
         raise BadConfig("data", name, "stdlib or a path to a text file")
     try:
-        return task.corpus("stdlib" if name == "stdlib" else f"path:{name}")
+        return _read("stdlib" if name == "stdlib" else f"path:{name}")
     except ValueError as error:
         raise BadConfig("data", name, f"stdlib or a UTF-8 text file that is not empty ({error})") from error
+
+
+_read = lru_cache(task.corpus)  # asked for when the config is checked and again when it is run
 
 
 # ---------------------------------------------------------------- target
@@ -162,7 +165,7 @@ def _losses(model: LanguageModel, rows: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def _bound_norms(model: LanguageModel, study: Study) -> None:
-    """Bring every factor back to spectral norm at most 1, as the theorem assumes; tables that are hidden to entries <= 1."""
+    """Bring every factor back to spectral norm at most 1, as the theorem assumes; and hidden tables to entries <= 1."""
     for block in model.transformer.blocks:
         for weight in [getattr(block.attention, role) for role in ROLES] + list(block.feed_forward.layers):
             norm = torch.linalg.matrix_norm(weight, ord=2, keepdim=True)
@@ -201,7 +204,7 @@ def make_source(study: Study, candidates: int) -> LanguageModel:
 
 
 def hide(study: Study, target: LanguageModel) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Construct and measure a ticket at each number of candidates: one row per (candidates, block), and sample texts."""
+    """Construct and measure a ticket for each number of candidates: a row per (candidates, block), and sample texts."""
     rows: list[dict[str, Any]] = []
     texts = {"target": _sample(study, target)}
     for candidates in progress(study.candidates, "hide"):
@@ -278,7 +281,9 @@ def _is_exact(source: LanguageModel, found: LanguageModel, masks: dict[str, torc
     """Every pruned weight is 0, every kept one has the random weight's bits, and no random weight lacks a mask."""
     random = {n for n, _ in source.named_parameters() if "blocks." in n or n.endswith((".first", ".second"))}
     return random == set(masks) and all(
-        bool((found.get_parameter(n)[m] == source.get_parameter(n)[m]).all() and (found.get_parameter(n)[~m] == 0).all())
+        bool(
+            (found.get_parameter(n)[m] == source.get_parameter(n)[m]).all() and (found.get_parameter(n)[~m] == 0).all()
+        )
         for n, m in masks.items()
     )
 

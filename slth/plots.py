@@ -100,8 +100,16 @@ def figures(table: pd.DataFrame, fits: Mapping[str, Fit] | None = None) -> dict[
             drawn["error_vs_width"] = error_against_width(table, fits)
         if lengths > 1:
             drawn["error_vs_length"] = error_against_length(table)
+    if set(table.columns) >= DEPTH_COLUMNS:
+        drawn["error_vs_depth"] = error_against_depth(table, fits)
     if set(table.columns) >= SPEED_COLUMNS:
         drawn["speed"] = speed(table)
+    if set(table.columns) >= HIDDEN_COLUMNS:
+        drawn["error_vs_block"] = error_against_block(table)
+        if table["candidates"].nunique() > 1:
+            drawn["gap_vs_candidates"] = gap_against_candidates(table)
+    if set(table.columns) >= CONSTANT_COLUMNS:
+        drawn["constant"] = constant(table)
     return drawn
 
 
@@ -459,3 +467,223 @@ def _ratios(axes: Axes, rows: pd.DataFrame) -> None:
 
 def _times(ratio: float) -> str:
     return f"{ratio:,.0f}×" if ratio >= 100 else f"{ratio:.3g}×"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The constant of Lemma 7
+# ---------------------------------------------------------------------------------------------------------------------
+
+CONSTANT_COLUMNS = frozenset({"d", "epsilon", "target", "n_prime", "verdict"})
+TARGETS = {"uniform": "target entries uniform in $[-1, 1]$", "unit": "target entries $|w| = 1$"}
+SUFFICES: Kind = {"linestyle": ""}
+VERDICT_KEYS = (
+    _key("smallest $n'$ shown to suffice", kind=SUFFICES),
+    _key("largest $n'$ shown to fail", kind=POINTS),
+)
+
+
+@_styled
+def constant(table: pd.DataFrame) -> Figure:
+    """Candidates that an entry needs, against the logarithm of Lemma 7: a panel per kind of target, a look per width.
+
+    Lines: C log(d^2/epsilon) with the least C that suffices in the whole panel, the least-squares line through the
+    n' that suffice, and log2(d^2/epsilon), below which there are fewer sums than values to be told apart.
+
+    Args:
+        table: one row per (d, epsilon, target, n_prime), with CONSTANT_COLUMNS; `verdict` says "fails", "suffices" or
+            "open" of an n_prime.
+
+    Raises:
+        ValueError: if the table has no rows or lacks a column.
+    """
+    _require(table, CONSTANT_COLUMNS)
+    table = table.assign(log=np.log(table["d"] ** 2 / table["epsilon"]))
+    looks = _assign_looks(sorted(table["d"].unique()))
+    needed = 1 + table["n_prime"].where(table["verdict"] != "suffices", 0).max()
+    figure, panels = _panels(table["target"].nunique())
+    for axes, (target, rows) in zip(panels, table.groupby("target", sort=False), strict=True):
+        for d, of_width in rows.groupby("d"):
+            fails, suffices = _verdicts(of_width)
+            axes.vlines(fails.index, fails, suffices.reindex(fails.index), color=looks[d].color, linewidth=1)
+            _line(axes, fails, looks[d], POINTS)
+            _line(axes, suffices, looks[d], SUFFICES)
+        axes.set(xlabel=r"$\log(d^2/\epsilon)$", title=TARGETS.get(str(target), str(target)))
+        axes.set(xlim=(0, 1.05 * table["log"].max()), ylim=(0, 1.25 * needed))  # room for the legend
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        _constant_lines(axes, _verdicts(rows)[1])
+        axes.legend(loc="upper left")
+    panels[0].set_ylabel("candidates per entry $n'$")
+    keys = [_key(f"$d$ = {d}", look, SUFFICES) for d, look in looks.items()]
+    figure.legend(handles=[*VERDICT_KEYS, *keys], loc="outside lower center", ncols=3)
+    return figure
+
+
+def _verdicts(rows: pd.DataFrame) -> tuple["pd.Series[float]", "pd.Series[float]"]:
+    """The largest n' that fails and the smallest that suffices, by the logarithm."""
+    fails, suffices = (rows[rows["verdict"] == verdict].groupby("log")["n_prime"] for verdict in ("fails", "suffices"))
+    return fails.max(), suffices.min()
+
+
+def _constant_lines(axes: Axes, suffices: "pd.Series[float]") -> None:
+    """Lines over the smallest n' that suffice, by the logarithm."""
+    logs = suffices.index.to_numpy(float)
+    if suffices.size:
+        largest = float((suffices / logs).max())
+        _formula(axes, lambda x: largest * x, rf"$n' = {largest:.2f}\,\log(d^2/\epsilon)$", MEDIAN)
+    if suffices.size > 2:
+        slope, intercept = np.polyfit(logs, suffices, 1)
+        _formula(axes, lambda x: intercept + slope * x, rf"least squares: ${intercept:.1f} + {slope:.2f}\,\log$", FIT)
+    _formula(axes, lambda x: x / np.log(2), r"$\log_2(d^2/\epsilon)$")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Hidden language models
+# ---------------------------------------------------------------------------------------------------------------------
+
+HIDDEN_COLUMNS = frozenset({"candidates", "block", "error", "certificate", "val_loss_target", "val_loss_ticket"})
+
+
+@_styled
+def error_against_block(table: pd.DataFrame) -> Figure:
+    """Error and certificate after each block of a hidden language model, a line for each number of candidates.
+
+    Args:
+        table: one row per (candidates, block), with HIDDEN_COLUMNS; errors are norms, next to `norm` of the target's.
+
+    Raises:
+        ValueError: if the table has no rows or lacks a column.
+    """
+    _require(table, HIDDEN_COLUMNS)
+    figure, (axes,) = _panels(1)
+    axes.set_yscale("log")
+    looks = _assign_looks(sorted(table["candidates"].unique()))
+    for candidates, rows in table.groupby("candidates"):
+        by_block = rows.set_index("block")
+        _line(axes, by_block["error"], looks[candidates], MEDIAN)
+        _line(axes, by_block["certificate"], looks[candidates], CERTIFICATE)
+    _line(axes, table.groupby("block")["norm"].max(), Look(GREY, ""), FORMULA)
+    axes.set(xlabel="after block", ylabel="largest error over tokens, $\\max_i \\|x_{S,i} - x_{T,i}\\|_2$")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    keys = [_key(f"{candidates} candidates", look) for candidates, look in looks.items()]
+    kinds = [
+        _key("error", kind=MEDIAN),
+        _key("certificate", kind=CERTIFICATE),
+        _key("norm of the target", kind=FORMULA),
+    ]
+    _legend_below(axes, [*keys, *kinds], 3)
+    return figure
+
+
+@_styled
+def gap_against_candidates(table: pd.DataFrame) -> Figure:
+    """Loss gap and disagreement of a hidden language model against candidates per entry.
+
+    Args:
+        table: as for :func:`error_against_block`, with `agreement` and `tokens` compared.
+
+    Raises:
+        ValueError: if the table has no rows or lacks a column.
+    """
+    _require(table, HIDDEN_COLUMNS | {"agreement"})
+    rows = table.drop_duplicates("candidates").set_index("candidates").sort_index()
+    figure, (left, right) = _panels(2, share_y=False)
+    for axes, values, label in (
+        (left, (rows["val_loss_ticket"] - rows["val_loss_target"]).abs(), "|loss of ticket - loss of target| (nat)"),
+        (right, 1.0 - rows["agreement"], "share of next tokens that differ"),
+    ):
+        axes.set_yscale("log")
+        floor = values[values > 0].min() / 3 if (values > 0).any() else ZERO
+        _line(axes, values.clip(lower=floor), LOOKS[0], MEDIAN)
+        axes.plot(values.index[values == 0], values[values == 0] + floor, **_properties(LOOKS[0], POINTS))
+        axes.set(xlabel="candidates per entry", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend_below(left, [_key("measured", LOOKS[0]), _key("exactly 0, drawn at the lower edge", LOOKS[0], POINTS)], 2)
+    return figure
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Depth
+# ---------------------------------------------------------------------------------------------------------------------
+
+DEPTH_COLUMNS = frozenset(
+    {"hidden", "depth", "length", "source", "error_mean", "error_max", "candidates_attention"}
+    | {"certificate", "certificate_recursion"}
+)
+RESOLVED = 40  # candidates that a subset sum in float64 can still tell apart
+RECURSION_KEY = _key("the paper's recursion, median where finite", kind=FORMULA)
+
+
+@_styled
+def error_against_depth(table: pd.DataFrame, fits: Mapping[str, Fit] | None = None) -> Figure:
+    """Error of transformers against the source's width, one look per depth, at the shortest length of the table.
+
+    Left: mean over the sources, and the fits gamma exp(-delta n). Right: medians of the largest error, of its
+    certificate and of the paper's recursion.
+
+    Args:
+        table: one row per (hidden, depth, length, source), with DEPTH_COLUMNS.
+        fits: for a depth (as a string) its gamma, delta, delta_low, delta_high and r2. A depth that is missing, or has
+            a value that is None or not finite, gets no curve.
+
+    Raises:
+        ValueError: if the table has no rows or lacks a column.
+    """
+    _require(table, DEPTH_COLUMNS)
+    length = table["length"].min()
+    table = table[table["length"] == length]
+    looks = _assign_looks(sorted(table["depth"].unique()))
+    figure, (left, right) = _panels(2, share_y=False)
+    for axes in (left, right):
+        axes.set_yscale("log")
+    for depth, look in looks.items():
+        widths = table[table["depth"] == depth].groupby("hidden")
+        _line(left, widths["error_mean"].mean(), look, POINTS, _depth_label(depth, (fits or {}).get(str(depth))))
+        _line(right, widths["error_max"].median(), look, MEDIAN)
+        _line(right, widths["certificate"].median(), look, CERTIFICATE)
+    limits = right.get_ylim()
+    for depth, look in looks.items():
+        _line(right, table[table["depth"] == depth].groupby("hidden")["certificate_recursion"].median(), look, FORMULA)
+    right.set_ylim(limits)
+    for axes in (left, right):
+        axes.set(xlim=(0, 1.35 * table["hidden"].max()), xlabel=X_LABELS["hidden"])
+        _mark_unresolved(axes, table)
+        _mark_float64(axes)
+    for depth, look in looks.items():
+        _fit(left, (fits or {}).get(str(depth), {}), look.color, "_")
+    left.set(ylabel=ERROR_LABEL, title=f"mean over {_count_sources(table)} and fit, $T$ = {length}")
+    right.set(ylabel="largest error over all inputs", title="largest error and certificates")
+    _legend_below(left, left.get_legend_handles_labels()[0], columns=1)
+    keys = [_key(_blocks(depth), look) for depth, look in looks.items()]
+    _legend_below(right, [*keys, _key("median over sources"), CERTIFICATE_KEY, RECURSION_KEY], columns=2)
+    return figure
+
+
+def _blocks(depth: int) -> str:
+    return f"{depth} block{'s' if depth > 1 else ''}"
+
+
+def _depth_label(depth: int, fit: Fit | None) -> str:
+    gamma, delta, r2 = ((fit or {}).get(key) for key in ("gamma", "delta", "r2"))
+    if gamma is None or delta is None or r2 is None:
+        return _blocks(depth)
+    return rf"{_blocks(depth)}: fit ${gamma:.2g}\,e^{{-{delta:.3g}\,n}}$, $R^2$ = {r2:.3f}"
+
+
+def _mark_unresolved(axes: Axes, table: pd.DataFrame) -> None:
+    """Where an entry of attention has more candidates than float64 resolves, if the axis reaches so far."""
+    per_candidate = float((table["hidden"] / table["candidates_attention"]).min())
+    start, end = RESOLVED * per_candidate, axes.get_xlim()[1]
+    if start >= end:
+        return
+    axes.axvspan(start, end, color="0.93", zorder=0)
+    text = f"over {RESOLVED} candidates per entry of attention:\nbeyond float64, not fitted"
+    if per_candidate == 2:
+        text += " (the paper: $n$ = 100 to 225)"
+    place = axes.get_xaxis_transform()
+    at_edge: Any = {
+        "rotation": 90,
+        "ha": "right",
+        "va": "center",
+        "bbox": {"color": "0.93", "pad": 1},
+    }  # over the fits' ends
+    axes.annotate(text, (0.99 * end, 0.5), xycoords=place, fontsize=8, color=GREY, **at_edge)

@@ -144,12 +144,14 @@ def test_unreachable_counts_entries_beyond_all_candidates():
     assert ticket.unreachable == ticket.entries == 6
 
 
-def test_certificate_is_that_of_the_merged_matrices():
-    target, source = layers(CASES[3])
+@pytest.mark.parametrize("case", [CASES[3], CASES[5]], ids=str)
+def test_certificate_is_that_of_the_merged_matrices(case):
+    target, source = layers(case)
     ticket = attention(target, source)
-    assert ticket.certificate.alpha == 3**0.5  # max(sqrt d_in, sqrt d_out)
-    expected = certificate(target.merged(), ticket.merged, 3**0.5)
-    assert ticket.certificate.bound.equal(expected.bound)
+    alpha = max(case[:2]) ** 0.5  # max(sqrt d_in, sqrt d_out)
+    expected = certificate(target.merged(), ticket.merged, alpha)
+    assert ticket.certificate.alpha == pytest.approx(alpha)
+    assert float(ticket.certificate.bound) == pytest.approx(float(expected.bound))
     assert attention(target, source, alpha=0.5).certificate.alpha == 0.5
 
 

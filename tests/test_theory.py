@@ -1,4 +1,5 @@
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -214,6 +215,62 @@ def test_theorem9_stays_finite_at_huge_arguments():
     assert theory.theorem9_budget(64, 64, 8, 1e200, 1e-300).qk_max_norm == 0  # below float64's smallest number
 
 
+# widths and back
+
+
+@given(layers(), constants)
+def test_required_hidden_is_the_larger_width_of_theorem9(layer, C):
+    assert theory.required_hidden(**layer, C=C) == max(theory.theorem9_hidden(**layer, constant=C))
+
+
+@given(layers(), constants, st.integers(1, 10**6))
+def test_reachable_epsilon_is_the_least_that_the_width_grants(layer, C, hidden):
+    del layer["epsilon"]
+    epsilon = theory.reachable_epsilon(hidden, **layer, C=C)
+    if epsilon is None:
+        assert theory.required_hidden(**layer, epsilon=1 - 1e-10, C=C) >= hidden
+        return
+    assert 0 < epsilon < 1
+    assert theory.required_hidden(**layer, epsilon=epsilon, C=C) <= hidden
+    if epsilon > sys.float_info.min:
+        assert theory.required_hidden(**layer, epsilon=epsilon * (1 - 1e-10), C=C) >= hidden
+
+
+@given(layers(), constants)
+def test_reachable_epsilon_undoes_required_hidden(layer, C):
+    hidden = theory.required_hidden(**layer, C=C)
+    epsilon = layer.pop("epsilon")
+    assert theory.reachable_epsilon(hidden, **layer, C=C) <= epsilon * (1 + 1e-10)
+    if hidden > 1:
+        before = theory.reachable_epsilon(hidden - 1, **layer, C=C)
+        assert before is None or before >= epsilon * (1 - 1e-10)
+
+
+def test_widths_known_figures():
+    # the paper's one-head task, alpha = sqrt 2: 2 ln(64 / 0.1) = 12.92, and 64 exp(-13 / 2) = 0.0962
+    assert theory.required_hidden(2, 1, 0.1, C=1.0) == 13
+    assert theory.reachable_epsilon(13, 2, 1, C=1.0) == pytest.approx(64 * math.exp(-6.5))
+    assert theory.reachable_epsilon(8, 2, 1, C=1.0) is None  # 64 exp(-4) = 1.17
+    assert theory.reachable_epsilon(10**9, 2, 1, C=1.0) == sys.float_info.min
+
+
+def test_alpha_is_the_least_allowed_unless_given():
+    for d_in, d_out in ((4, 1), (1, 4)):
+        assert theory.required_hidden(d_in, d_out, 0.1) == theory.required_hidden(d_in, d_out, 0.1, alpha=2.0)
+        assert theory.reachable_epsilon(999, d_in, d_out) == theory.reachable_epsilon(999, d_in, d_out, alpha=2.0)
+
+
+def test_measured_stands_for_the_constant_of_the_harder_targets():
+    constant = max(theory.MEASURED_CONSTANT.values())
+    assert theory.lemma7_hidden(4, 4, 0.1, "measured") == theory.lemma7_hidden(4, 4, 0.1, constant)
+    layer = {"d_in": 2, "d_out": 1, "heads": 3, "alpha": 2.0}
+    assert theory.theorem9_hidden(**layer, epsilon=0.1, constant="measured") == theory.theorem9_hidden(
+        **layer, epsilon=0.1, constant=constant
+    )
+    assert theory.required_hidden(**layer, epsilon=0.1) == theory.required_hidden(**layer, epsilon=0.1, C=constant)
+    assert theory.reachable_epsilon(150, **layer) == theory.reachable_epsilon(150, **layer, C=constant)
+
+
 # bad input
 
 good = {
@@ -226,6 +283,8 @@ good = {
     theory.theorem9_hidden: {"d_in": 2, "d_out": 1, "heads": 1, "alpha": 1.5, "epsilon": 0.1, "constant": 1.0},
     theory.theorem9_budget: {"d_in": 2, "d_out": 1, "heads": 1, "alpha": 1.5, "epsilon": 0.1},
     theory.theorem9_failure: {"d_in": 2, "d_out": 1, "heads": 1, "alpha": 1.5, "epsilon": 0.1},
+    theory.required_hidden: {"d_in": 2, "d_out": 1, "heads": 1, "alpha": 1.5, "epsilon": 0.1, "C": 1.0},
+    theory.reachable_epsilon: {"hidden": 20, "d_in": 2, "d_out": 1, "heads": 1, "alpha": 1.5, "C": 1.0},
 }
 bad = {
     "d_in": [0, -1, 2.0, True, math.nan],
@@ -233,7 +292,9 @@ bad = {
     "heads": [0, -3, "2"],
     "alpha": [0.0, -1.0, math.inf, math.nan, "big"],
     "epsilon": [0.0, 1.0, -0.1, 2, math.nan, "small"],
-    "constant": [0.0, -1.0, math.inf, math.nan],
+    "constant": [0.0, -1.0, math.inf, math.nan, "guessed"],
+    "C": [0.0, -1.0, math.inf, math.nan, "guessed"],
+    "hidden": [0, 1.5, True],
     "m": [-1e-9, math.inf, math.nan],
 }
 cases = [(function, name, value) for function, kwargs in good.items() for name in kwargs for value in bad[name]]
@@ -245,7 +306,7 @@ def test_bad_input_is_named(function, name, value):
         function(**{**good[function], name: value})
 
 
-@pytest.mark.parametrize("function", [theory.theorem9_hidden, theory.theorem9_budget, theory.theorem9_failure])
+@pytest.mark.parametrize("function", [function for function, kwargs in good.items() if "heads" in kwargs])
 @pytest.mark.parametrize("widths", [{"d_in": 3}, {"d_out": 3}])
 def test_alpha_below_the_square_root_of_a_width_is_refused(function, widths):
     with pytest.raises(ValueError, match=r"alpha=1.5: must be at least max\(sqrt\(d_in\), sqrt\(d_out\)\) = 1.73"):

@@ -10,11 +10,14 @@ Corpora are named by a string:
 from __future__ import annotations
 
 import hashlib
+import sys
 import sysconfig
-from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from slth import inits
@@ -37,7 +40,7 @@ class Corpus:
 def corpus(name: str) -> Corpus:
     """Read a corpus by name. Raises ValueError for an unknown name, an empty file or one that is not UTF-8."""
     if name == "stdlib":
-        data = b"\n".join(path.read_bytes() for path in _stdlib_files())
+        data = b"\n".join(_stdlib_sources())
     elif name.startswith("path:"):
         try:
             data = Path(name.removeprefix("path:")).read_bytes()
@@ -54,40 +57,44 @@ def corpus(name: str) -> Corpus:
     return Corpus(name, text, hashlib.sha256(data).hexdigest())
 
 
-def _stdlib_files() -> list[Path]:
+def _stdlib_sources() -> Iterator[bytes]:
     root = Path(sysconfig.get_path("stdlib"))
-    files = [path.relative_to(root) for path in root.rglob("*.py")]
-    library = [path for path in files if not _NOT_LIBRARY & set(path.parts[:-1]) and _is_utf8(root / path)]
-    return [root / path for path in sorted(library, key=Path.as_posix)]
-
-
-def _is_utf8(path: Path) -> bool:
-    try:
-        path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
+    files = (path.relative_to(root) for path in root.rglob("*.py"))
+    for path in sorted((p for p in files if not _NOT_LIBRARY & set(p.parts[:-1])), key=Path.as_posix):
+        data = (root / path).read_bytes()
+        try:
+            data.decode("utf-8")
+        except UnicodeDecodeError:  # a few files are in other encodings, on purpose
+            continue
+        yield data
 
 
 class Characters:
     """The most common characters of a text as tokens 0, 1, ...; the last token stands for all others."""
 
     def __init__(self, text: str, size: int = 128) -> None:
-        common = [c for c, _ in sorted(Counter(text).items(), key=lambda item: (-item[1], item[0]))[: size - 1]]
-        self.characters = [*sorted(common), OTHER]
-        self._token = {c: i for i, c in enumerate(self.characters)}
+        counts = np.bincount(_codes(text))
+        common = np.argsort(-counts, kind="stable")[: size - 1]  # the lower code first among equals
+        common = np.sort(common[counts[common] > 0])
+        self.characters = [*map(chr, common.tolist()), OTHER]
+        self._token = np.full(sys.maxunicode + 1, len(common))
+        self._token[common] = np.arange(len(common))
 
     def __len__(self) -> int:
         return len(self.characters)
 
     def encode(self, text: str) -> torch.Tensor:
         """Text -> tokens (len(text),) int64."""
-        other = len(self) - 1
-        return torch.tensor([self._token.get(c, other) for c in text])
+        return torch.from_numpy(self._token[_codes(text)])
 
     def decode(self, tokens: torch.Tensor) -> str:
         """Tokens (n,) -> text."""
         return "".join(self.characters[i] for i in tokens.tolist())
+
+
+def _codes(text: str) -> npt.NDArray[np.uint32]:
+    """The characters' code points."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
 def split(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -187,7 +187,7 @@ def _measure_width(
         qk = query_key(target, source)
         for found, side in zip(tickets, study.sides, strict=True):
             vo = value_output(target, source, side=side)
-            found.append(assemble(target, source, qk, vo, alpha=study.alpha))
+            found.append(assemble(target, source, qk, vo, alpha=study.alpha, length=max(study.lengths) + 1))
     for found, side in zip(tickets, study.sides, strict=True):
         adversarial = _adversarial_errors(study, found, merged)
         for x, want, length, count in zip(inputs, wanted, study.lengths, study.sources, strict=True):

@@ -190,6 +190,9 @@ def _log(x: torch.Tensor) -> torch.Tensor:
 
 # ---------------------------------------------------------------- tensors
 
+# scales for which every product with the lattice is a normal float32
+_SMALLEST, _LARGEST = 2.0**-101, 2.0**120
+
 _Converter = Callable[[torch.Tensor, float], torch.Tensor]
 
 
@@ -203,9 +206,11 @@ def _draw(
     stream: int,
     device: torch.device | str,
 ) -> torch.Tensor:
-    if not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"scale={scale}: must be a finite number > 0")
-    if not 0 <= stream <= _LOW:
+    if not _SMALLEST <= scale <= _LARGEST:
+        raise ValueError(
+            f"scale={scale}: must be a finite number > 0, in [{_SMALLEST:.3g}, {_LARGEST:.3g}] for float32 to hold it"
+        )
+    if not 0 <= operator.index(stream) <= _LOW:
         raise ValueError(f"stream={stream}: must be an int in [0, 2^32)")
     device = torch.device(device)
     key = stream_key(seed, name)
@@ -224,7 +229,7 @@ def uniform(
     """Uniform on (-scale, scale), float32, symmetric, never 0: `(2 * (word >> 8) + 1 - 2^24) * (scale * 2^-24)`.
 
     One rounding (the product, in float32). `stream` in [0, 2^32) gives independent re-draws under the same name.
-    Raises ValueError for a scale that is not finite and positive.
+    Raises ValueError for a scale outside [2^-101, 2^120].
     """
     return _draw(_uniform_of, 4, shape, scale, seed, name, stream, device)
 
@@ -306,9 +311,12 @@ def weight(
 ) -> torch.Tensor:
     """A random float32 weight of the given shape by the initialisation's name (a key of :data:`INITS`).
 
-    `scale` multiplies the init's own scale before anything is drawn. Raises ValueError for an unknown init.
+    `scale` multiplies the init's own scale before anything is drawn. Raises ValueError for an unknown init
+    or a keep outside (0, 1].
     """
     if init not in INITS:
         raise ValueError(f"init={init!r}: must be one of {', '.join(INITS)}")
+    if not 0 < fan.keep <= 1:
+        raise ValueError(f"keep={fan.keep}: must be a number in (0, 1], the share of weights kept")
     distribution, scale_of = INITS[init]
     return distribution(shape, scale * scale_of(fan), seed=seed, name=name, stream=stream, device=device)

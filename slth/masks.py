@@ -98,15 +98,16 @@ class Selector:
         self._width = 0.0  # of the bracket, relative to the threshold
 
     def cut(self, scores: Sequence[torch.Tensor], keep: float) -> Cut:
-        """The cut that keeps exactly :func:`count_kept` of the group's scores, float32 tensors of any shape, any device.
+        """The cut that keeps exactly :func:`count_kept` of the group's scores, float32 of any shape and device.
 
         Raises ValueError where there are no scores, where they are not float32 or hold NaN.
         """
         total = sum(s.numel() for s in scores)
         if total == 0:
             raise ValueError("scores: there are none; at least one is needed")
-        if any(s.dtype != torch.float32 for s in scores):
-            raise ValueError(f"scores of dtype {next(s.dtype for s in scores if s.dtype != torch.float32)}: must be float32")
+        for s in scores:
+            if s.dtype != torch.float32:
+                raise ValueError(f"scores of dtype {s.dtype}: must be float32")
         kept = count_kept(total, keep)
         if kept == total:
             _refuse_nan(scores)
@@ -229,11 +230,11 @@ def _count_rows(bits, low, high, room):  # type: ignore[no-untyped-def]  # pragm
         row = bits[r]
         for start in range(0, row.size, _BLOCK):
             stop = min(start + _BLOCK, row.size)
-            at_low, at_high = np.uint32(0), np.uint32(0)
+            at_low, at_high = 0, 0
             for i in range(start, stop):  # no branches: compiled to vector compares
                 magnitude = row[i] & np.uint32(_MAGNITUDE)
-                at_low += np.uint32(magnitude >= low)
-                at_high += np.uint32(magnitude >= high)
+                at_low += magnitude >= low
+                at_high += magnitude >= high
             above += at_high
             if at_low > at_high:
                 for i in range(start, stop):
@@ -296,7 +297,7 @@ def _refuse_nan(scores: Sequence[torch.Tensor]) -> None:
 
 
 class _StraightThrough(Function):
-    """weight * mask forward; backward as if the mask were |score|: the score's gradient is grad * weight * sign(score)."""
+    """weight * mask forward; backward as if the mask were |score|: the gradient is grad * weight * sign(score)."""
 
     @staticmethod
     def forward(ctx: Any, weight: torch.Tensor, scores: torch.Tensor, cut: Cut, offset: int) -> torch.Tensor:
@@ -312,7 +313,7 @@ class _StraightThrough(Function):
 
 def straight_through(weight: torch.Tensor, scores: torch.Tensor, cut: Cut, offset: int = 0) -> torch.Tensor:
     """weight where the cut keeps the score, else 0; gradients reach the scores alone (Ramanujan et al. 2020)."""
-    out: torch.Tensor = _StraightThrough.apply(weight, scores, cut, offset)
+    out: torch.Tensor = _StraightThrough.apply(weight, scores, cut, offset)  # type: ignore[no-untyped-call]
     return out
 
 

@@ -21,8 +21,10 @@ def in_parallel(work: Callable[[slice], None], count: int, threads: int | None =
     """Call work(part) for slices that cover range(count), on Python threads; default as many as :func:`cores`.
 
     For work that releases the interpreter's lock and treats each item on its own. Plain threads instead of numba's own
-    pool, which stalls beside torch's and must not be entered twice.
+    pool, which stalls beside torch's and must not be entered twice. Raises ValueError for threads < 1.
     """
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads={threads}: must be an int >= 1, or None for all cores")
     threads = threads or cores()
     pieces = min(count, 8 * threads) if threads > 1 else 1  # short pieces, so that no thread waits long for the other
     bounds = np.linspace(0, count, pieces + 1).astype(int).tolist()

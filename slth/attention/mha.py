@@ -33,6 +33,13 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
     with no True.
     """
     check_mask(mask)
+    if mask is not None:
+        allowed = ((1, q.shape[-2]), (1, k.shape[-2]))
+        mask = mask if mask.dim() > 1 else mask[None]
+        if mask.shape[-2] not in allowed[0] or mask.shape[-1] not in allowed[1]:
+            raise ValueError(
+                f"mask of shape {tuple(mask.shape)}: must end in {(q.shape[-2], k.shape[-2])} or broadcast to it"
+            )
     batch = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     if mask is not None and mask.dim() > 2:
         shape = torch.broadcast_shapes(mask.shape[:-2], batch[:-1])
@@ -91,9 +98,10 @@ class MultiHeadAttention(nn.Module):
         self.d_in, self.d_out, self.heads = d_in, d_out, heads
         self.hidden_qk = hidden if hidden_qk is None else hidden_qk
         self.hidden_vo = hidden if hidden_vo is None else hidden_vo
-        for name in ("d_in", "d_out", "heads", "hidden_qk", "hidden_vo"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be an int >= 1")
+        sizes = {"d_in": d_in, "d_out": d_out, "heads": heads, "hidden": hidden}
+        for name, size in (sizes | {"hidden_qk": self.hidden_qk, "hidden_vo": self.hidden_vo}).items():
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name}={size}: must be an int >= 1")
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype={dtype}: must be torch.float32 or torch.float64")
         for role in ROLES:
@@ -135,6 +143,8 @@ class MultiHeadAttention(nn.Module):
         """
         if x.shape[-1] != self.d_in:
             raise ValueError(f"x of width {x.shape[-1]}: must be d_in={self.d_in}")
+        if x.dim() < 2:
+            raise ValueError(f"x of shape {tuple(x.shape)}: must be (..., T, d_in)")
         x = x.unsqueeze(-3)  # (..., 1, T, d_in)
         if self.hidden_qk > self.d_in:
             q, k = x @ self._merged_qk(), x  # (..., heads, T, d_in), (..., 1, T, d_in)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from slth import inits
@@ -30,11 +32,17 @@ def worst_input(
     """Search for inputs of norm alpha on which source and target differ most.
 
     target, source: (qk (..., heads, d_in, d_in), vo (..., heads, d_in, d_out)) in float64, leading axes broadcast: each
-    is attacked on its own. Projected gradient ascent with a shrinking step from `restarts` random inputs, and from
+    is attacked on its own. Projected gradient ascent with a shrinking step from `restarts` random inputs, or from
     `start` (restarts, length, d_in) where given. Returns (error (...,), inputs (..., length, d_in)): the largest error
     seen at all and where. A longer input can only repeat these tokens, so the error is within reach at every length
-    that is a multiple of this one.
+    that is a multiple of this one. Raises ValueError for an alpha that is not finite and positive, and for counts too
+    small.
     """
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise ValueError(f"alpha={alpha}: must be a finite number > 0, the norm of the input tokens")
+    for name, value, least in (("length", length, 1), ("restarts", restarts, 1), ("steps", steps, 0)):
+        if value < least:
+            raise ValueError(f"{name}={value}: must be an int >= {least}")
     batch = torch.broadcast_shapes(target[0].shape[:-3], source[0].shape[:-3])
     d_in = source[0].shape[-1]
     if start is None:
@@ -42,7 +50,7 @@ def worst_input(
     # a restart axis in front of the heads, so that x (..., restarts, T, d_in) meets qk (..., 1, heads, d_in, d_in)
     target, source = ((qk.unsqueeze(-4), vo.unsqueeze(-4)) for qk, vo in (target, source))
     x = _on_sphere(start.expand(*batch, *start.shape), alpha)
-    best = torch.full(x.shape[:-2], -torch.inf, dtype=x.dtype)
+    best = torch.full(x.shape[:-2], -torch.inf, dtype=x.dtype, device=x.device)
     best_x = x
     for step in range(steps + 1):
         x = x.detach().requires_grad_()

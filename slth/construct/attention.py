@@ -13,7 +13,7 @@ import torch
 from slth.attention import MultiHeadAttention
 from slth.attention.mha import ROLES
 from slth.construct.certificate import Certificate, certificate
-from slth.construct.linear import LinearTicket, Side, better_side, linear
+from slth.construct.linear import SIDES, LinearTicket, Side, better_side, linear
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,14 @@ class AttentionTicket:
         return kept / sum(mask.numel() for mask in self.masks.values())
 
     def prune(self, source: MultiHeadAttention) -> None:
-        """Set the weights of source that are not kept to exactly 0, in place; the others keep every bit."""
+        """Set the weights of source that are not kept to exactly 0, in place; the others keep every bit.
+
+        Raises ValueError for a source of other shapes.
+        """
+        for role, mask in self.masks.items():
+            if getattr(source, role).shape != mask.shape:
+                given = tuple(getattr(source, role).shape)
+                raise ValueError(f"source weight {role!r} of shape {given}: must be {tuple(mask.shape)}, the mask's")
         _prune(source, self.masks)
 
 
@@ -75,6 +82,9 @@ def attention(
     """
     if side == "auto":
         side = better_side(target.d_in, target.d_out)
+    _check_side(source, side)
+    if alpha is not None and not (math.isfinite(alpha) and alpha > 0):
+        raise ValueError(f"alpha={alpha}: must be a finite number > 0, the largest norm of an input token")
     qk = query_key(target, source, threads=threads)
     return assemble(target, source, qk, value_output(target, source, side=side, threads=threads), alpha=alpha)
 
@@ -96,6 +106,7 @@ def value_output(
 ) -> LinearTicket:
     """The half of :func:`attention` for W_V W_O of each head."""
     _check(target, source)
+    _check_side(source, side)
     _, wanted = _double(target).merged()
     factors = _double(source)
     scaled = wanted / factors.scale_vo[:, None, None]
@@ -110,8 +121,9 @@ def assemble(
     vo: LinearTicket,
     *,
     alpha: float | None = None,
+    length: int = 64,
 ) -> AttentionTicket:
-    """Put the two halves of :func:`attention` together, measure and certify them."""
+    """Put the two halves of :func:`attention` together, measure and certify them (for inputs up to `length` tokens)."""
     masks = _masks(qk, vo)
     pruned = _double(source)
     _prune(pruned, masks)
@@ -128,7 +140,7 @@ def assemble(
         error_spectral_vo=torch.linalg.matrix_norm(d_vo, ord=2),
         unreachable=int(qk.unreachable.sum() + vo.unreachable.sum()),
         entries=qk.unreachable.size + vo.unreachable.size,
-        certificate=certificate(want, got, math.sqrt(max(target.d_in, target.d_out)) if alpha is None else alpha),
+        certificate=certificate(want, got, alpha or math.sqrt(max(target.d_in, target.d_out)), length=length),
         merged=got,
     )
 
@@ -164,3 +176,11 @@ def _check(target: MultiHeadAttention, source: MultiHeadAttention) -> None:
         for role in ROLES:
             if not torch.isfinite(getattr(module, role)).all():
                 raise ValueError(f"{label} weight {role!r} holds NaN or infinite values: all must be finite")
+
+
+def _check_side(source: MultiHeadAttention, side: str) -> None:
+    if side not in SIDES:
+        raise ValueError(f"side={side!r}: must be one of {', '.join(SIDES)} or auto")
+    name = "d_in" if side == "input" else "d_out"
+    if source.hidden_vo < getattr(source, name):
+        raise ValueError(f"hidden_vo={source.hidden_vo}: must be >= {name}={getattr(source, name)} for side={side}")

@@ -31,7 +31,8 @@ With [VO] the heads' matrices stacked on top of each other, the first sum of (1)
     sum_h min(2 alpha tanh(m_h/2) |VO_h|_2, alpha^3 lambda_max(..)/2)    (covariance, aligned)
 
 and the second at most min(sum_h alpha |E_h|_2, alpha sqrt(H) |[E]|_2). What float64 may add when both attentions are
-evaluated is bounded by a last term of some 1e-15 relative to the outputs.
+evaluated, sums over d_in coordinates and up to `length` tokens, is covered by a last term of some
+(16 d_in + 2 length) 1e-16 relative to the outputs.
 
 Lemma 8 with its exponential, as Theorem 9 uses it, is kept beside it for comparison: it is infinite or far above the
 error wherever logits differ by more than about 1.
@@ -60,14 +61,23 @@ class Certificate:
     alpha: float
 
 
-def certificate(target: Merged, source: Merged, alpha: float) -> Certificate:
+def certificate(target: Merged, source: Merged, alpha: float, *, length: int = 64) -> Certificate:
     """Certify a source against a target by their merged matrices.
 
     target, source: (qk (..., heads, d_in, d_in), vo (..., heads, d_in, d_out)), leading axes broadcast; alpha > 0
-    bounds the norm of every input token. In float64. Raises ValueError for alpha that is not finite and positive.
+    bounds the norm of every input token, and length their number as far as rounding goes. In float64. Raises ValueError
+    for alpha that is not finite and positive, for other shapes, and for values that are not finite.
     """
     if not (math.isfinite(alpha) and alpha > 0):
         raise ValueError(f"alpha={alpha}: must be a finite number > 0, the largest norm of an input token")
+    for label, pair in (("target", target), ("source", source)):
+        if pair[0].shape[-3:] != target[0].shape[-3:] or pair[1].shape[-3:] != target[1].shape[-3:]:
+            raise ValueError(
+                f"{label} of shapes {tuple(pair[0].shape)} and {tuple(pair[1].shape)}: must end in the target's "
+                f"{tuple(target[0].shape[-3:])} and {tuple(target[1].shape[-3:])}"
+            )
+        if not all(torch.isfinite(matrix).all() for matrix in pair):
+            raise ValueError(f"{label} holds NaN or infinite values: all must be finite")
     (qk_t, vo_t), (qk_s, vo_s) = ([m.detach().double() for m in pair] for pair in (target, source))
     d_qk, d_vo = qk_s - qk_t, vo_s - vo_t  # D_h, E_h
     qk_s, vo_s, qk_t, vo_t = (
@@ -75,7 +85,7 @@ def certificate(target: Merged, source: Merged, alpha: float) -> Certificate:
     )
     softmax = torch.minimum(_softmax_term(d_qk, vo_s, alpha), _softmax_term(d_qk, vo_t, alpha))
     values = _value_term(d_vo, alpha)
-    rounding = _rounding_term((qk_t, qk_s), (vo_t, vo_s), alpha)
+    rounding = _rounding_term((qk_t, qk_s), (vo_t, vo_s), alpha, length)
     return Certificate(softmax + values + rounding, _lemma8(d_qk, vo_t, d_vo, alpha), softmax, values, alpha)
 
 
@@ -124,20 +134,22 @@ def _value_term(d_vo: torch.Tensor, alpha: float) -> torch.Tensor:
 
 
 def _rounding_term(
-    qk: tuple[torch.Tensor, torch.Tensor], vo: tuple[torch.Tensor, torch.Tensor], alpha: float
+    qk: tuple[torch.Tensor, torch.Tensor], vo: tuple[torch.Tensor, torch.Tensor], alpha: float, length: int
 ) -> torch.Tensor:
     d_in = qk[0].shape[-1]
     logits, outputs = (
         alpha**2 * (spectral_norm(qk[0]) + spectral_norm(qk[1])),
         alpha * (spectral_norm(vo[0]) + spectral_norm(vo[1])),
     )
-    return 16.0 * d_in * torch.finfo(torch.float64).eps * (outputs * (1.0 + logits)).sum(-1)
+    steps = 16.0 * d_in + 2.0 * length
+    return steps * torch.finfo(torch.float64).eps * (outputs * (1.0 + logits)).sum(-1)
 
 
 def _lemma8(d_qk: torch.Tensor, vo_t: torch.Tensor, d_vo: torch.Tensor, alpha: float) -> torch.Tensor:
     """Sum of sqrt(d1) alpha (exp(2m) - 1) |VO_T,h| + d1 sqrt(d2) alpha |E_h|_max, m = alpha^2 d1 |D_h|_max."""
     d_in, d_out = d_vo.shape[-2:]
     m = alpha**2 * d_in * d_qk.abs().amax((-2, -1))
-    softmax = math.sqrt(d_in) * alpha * torch.expm1(2.0 * m) * spectral_norm(vo_t)
+    norm = spectral_norm(vo_t)
+    softmax = math.sqrt(d_in) * alpha * torch.where(norm > 0, torch.expm1(2.0 * m) * norm, 0.0)  # not inf * 0
     values = d_in * math.sqrt(d_out) * alpha * d_vo.abs().amax((-2, -1))
     return (softmax + values).sum(-1)

@@ -61,6 +61,7 @@ def linear(
     """
     if side not in SIDES:
         raise ValueError(f"side={side!r}: must be one of {', '.join(SIDES)}")
+    target, first, second = (np.asarray(a, np.float64) for a in (target, first, second))
     *batch, d_in, d_out = target.shape
     hidden = first.shape[-1]
     if first.shape != (*batch, d_in, hidden) or second.shape != (*batch, hidden, d_out):
@@ -85,8 +86,9 @@ def linear(
         raise ValueError(
             f"hidden={hidden}: must be >= {d_in}, the coordinates that each need a hidden unit of their own"
         )
-    if not np.isfinite(target).all():
-        raise ValueError("target holds NaN or infinite values: all must be finite")
+    for name, values in (("target", target), ("first", first), ("second", second)):
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} holds NaN or infinite values: all must be finite")
 
     mask_first = np.zeros(first.shape, np.bool_)
     mask_second = np.zeros(second.shape, np.bool_)
@@ -127,8 +129,12 @@ def reach(first: FloatArray, second: FloatArray, *, side: Side = "input") -> tup
 
 
 def span(candidates: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The least and the largest subset sum of candidates (..., n), each (...,)."""
-    return np.minimum(candidates, 0.0).sum(axis=-1), np.maximum(candidates, 0.0).sum(axis=-1)
+    """The least and the largest subset sum of candidates (..., n), each (...,), added up in index order."""
+    low, high = np.zeros(candidates.shape[:-1]), np.zeros(candidates.shape[:-1])
+    for k in range(candidates.shape[-1]):
+        low += np.minimum(candidates[..., k], 0.0)
+        high += np.maximum(candidates[..., k], 0.0)
+    return low, high
 
 
 def out_of_reach(candidates: FloatArray, wanted: FloatArray) -> BoolArray:

@@ -5,7 +5,8 @@ then one walk up the first list and down the second. 2^(n/2) steps a problem ins
 
 The answer is the minimum over all 2^n subsets of |sum - target| *as float64 computes it* when a subset is added up in
 index order, the smallest mask (read as a binary number, candidate i is bit i) among equals. The walk itself adds in
-another order, so whatever it finds within rounding distance of the best is added up again in index order.
+another order, so whatever it finds within rounding distance of the best is added up again in index order: the 64
+nearest sums on either side, which is all there are unless candidates differ by more than a dozen orders of magnitude.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from slth.threads import in_parallel
 #: Candidates that one exact search takes. 2^40 sums of size about 1 lie about 1e-12 apart; much beyond that float64
 #: itself cannot tell sums apart, so the surplus only moves the target towards the middle of what these can reach.
 MAX_EXACT = 40
+
+NEAR = 64  # sums of one half looked at on either side of what is wanted
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -42,7 +45,7 @@ def solve(candidates: npt.ArrayLike, targets: npt.ArrayLike, *, threads: int | N
     the smallest mask read as a binary number with candidate i as bit i. For n > 40 the first 40 candidates are searched
     exactly and the surplus ones, taken greedily by size, first move the target towards the middle of their reach.
 
-    Time grows as 2^(n/2), memory per thread likewise (48 MiB at n = 40). `threads` defaults to the cores this process
+    Time grows as 2^(n/2), memory per thread likewise (30 MiB at n = 40). `threads` defaults to the cores this process
     may use; the result does not depend on it. Raises ValueError for other shapes and for values that are not finite.
     """
     candidates = np.ascontiguousarray(candidates, dtype=np.float64)
@@ -182,13 +185,13 @@ def _nearest_pair(values, low_n, core, target, low, low_bits, lows, high, high_b
         while at < lows and low[at] < wanted:
             at += 1
         k = at - 1
-        while k >= 0 and wanted - low[k] <= best + slack:
+        while k >= max(0, at - NEAR) and wanted - low[k] <= best + slack:
             error = _index_order_error(values, low_n, core, target, low[k], high_bits[h])
             if error < best or (error == best and _precedes(low_bits[k], high_bits[h], best_low, best_high)):
                 best, best_low, best_high = error, low_bits[k], high_bits[h]
             k -= 1
         k = at
-        while k < lows and low[k] - wanted <= best + slack:
+        while k < min(lows, at + NEAR) and low[k] - wanted <= best + slack:
             error = _index_order_error(values, low_n, core, target, low[k], high_bits[h])
             if error < best or (error == best and _precedes(low_bits[k], high_bits[h], best_low, best_high)):
                 best, best_low, best_high = error, low_bits[k], high_bits[h]

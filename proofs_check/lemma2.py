@@ -106,7 +106,7 @@ def drawn(case: Case, sources: int, *, width: float = 1.0, negative: bool = True
         wanted = target(case, i, name)
         first = draws.uniform(f"{name}/first", case.d_in, hidden)
         second = draws.uniform(f"{name}/second", hidden, case.d_out)
-        found = relu_linear(wanted.numpy(), first.numpy(), second.numpy())
+        found = relu_linear(wanted.numpy(), first.numpy(), second.numpy(), threads=1)
         first = first * torch.from_numpy(found.mask_first)
         second = second * torch.from_numpy(found.mask_second)
         if flip:

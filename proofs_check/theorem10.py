@@ -152,7 +152,7 @@ def bounds(case: Case) -> list[float]:
     """A bound on the error over the printed one, for every input, of each pruned source."""
     ratios = []
     for i in range(SOURCES):
-        found = feed_forward(*pair(case, i))
+        found = feed_forward(*pair(case, i), threads=1)
         errors = [spectral_norm(error).item() for error in found.errors]
         ratios.append(error_bound(errors, case.alpha) / printed(case))
     return ratios
@@ -170,7 +170,7 @@ def errors(case: Case, *, width: float = 1.0, spoil: Spoil = leave) -> list[floa
 
 def masks(target: FeedForward, source: FeedForward) -> dict[str, torch.Tensor]:
     """The construction on trial."""
-    return feed_forward(target, source).masks
+    return feed_forward(target, source, threads=1).masks
 
 
 def halve(source: FeedForward) -> None:

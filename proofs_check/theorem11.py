@@ -196,7 +196,7 @@ def bounds(case: Case) -> list[float]:
     ratios = []
     for i in range(SOURCES):
         target, source = pair(case, i)
-        found = transformer(target, source)
+        found = transformer(target, source, threads=1)
         (wanted,), (merged,), (layers,) = target.blocks, found.merged, found.layer_errors
         assert isinstance(wanted, Block)
         ratios.append(block_bound(wanted, merged, layers, case.alpha) / case.epsilon)
@@ -226,7 +226,7 @@ def errors(case: Case, *, width: float = 1.0, spoil: Spoil = leave) -> list[floa
 
 def masks(target: Transformer, source: Transformer) -> dict[str, torch.Tensor]:
     """The construction on trial."""
-    return transformer(target, source).masks
+    return transformer(target, source, threads=1).masks
 
 
 def scale(source: Transformer) -> None:

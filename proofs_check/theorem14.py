@@ -223,7 +223,7 @@ def bounds(case: Case) -> list[float]:
     ratios = []
     for i in range(SOURCES):
         target, source = pair(case, i)
-        ratios.append(final_bound(case, target, transformer(target, source)) / case.epsilon)
+        ratios.append(final_bound(case, target, transformer(target, source, threads=1)) / case.epsilon)
     return ratios
 
 

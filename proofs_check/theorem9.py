@@ -175,7 +175,7 @@ def pair(case: Case, i: int, *, width: float = 1.0) -> tuple[MultiHeadAttention,
 def bounds(case: Case) -> list[float]:
     """A bound on the error over eps, for every input, of each pruned source."""
     return [
-        attention(*pair(case, i), side="input", alpha=case.alpha).certificate.bound.item() / case.epsilon
+        attention(*pair(case, i), side="input", threads=1, alpha=case.alpha).certificate.bound.item() / case.epsilon
         for i in range(SOURCES)
     ]
 
@@ -192,7 +192,7 @@ def errors(case: Case, *, width: float = 1.0, spoil: Spoil = leave) -> list[floa
 
 def masks(target: MultiHeadAttention, source: MultiHeadAttention) -> dict[str, torch.Tensor]:
     """The construction on trial."""
-    return attention(target, source, side="input").masks
+    return attention(target, source, side="input", threads=1).masks
 
 
 def wrong_scale(source: MultiHeadAttention) -> None:

@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
 from slth import plots
+from slth.plots.errors import _over_sources
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
@@ -39,6 +40,16 @@ def make_table(widths=WIDTHS, lengths=(4,), sources=10, d_in=2, sides=("input", 
     return table.assign(error_mean=error, certificate=3 * error)
 
 
+def make_hidden(candidates=(8, 16, 24), blocks=4) -> pd.DataFrame:
+    """A language model's ticket whose error halves with each candidate and doubles with each block."""
+    table = pd.MultiIndex.from_product([candidates, range(1, blocks + 1)], names=["candidates", "block"])
+    table = table.to_frame(index=False)
+    error = 2.0 ** (table["block"] - table["candidates"])
+    gap = 0.1 * 2.0 ** -table["candidates"]
+    table = table.assign(error=error, certificate=40 * error, norm=8.0 + table["block"])
+    return table.assign(val_loss_target=1.5, val_loss_ticket=1.5 + gap, agreement=1 - gap)
+
+
 def texts(figure) -> str:
     """Everything that is written in the legends."""
     legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
@@ -54,6 +65,10 @@ def all_figures():
         "many widths": plots.error_against_length(make_table(widths=range(2, 20, 2), lengths=lengths)),
         "overlay": plots.overlay({f"runs/{i}": make_table(factor=i) for i in range(1, 8)}),
         "overlay, length": plots.overlay({"runs/1": make_table(lengths=lengths), "runs/2": make_table()}, "length"),
+        "block": plots.error_against_block(make_hidden(range(8, 26, 2))),
+        "one block": plots.error_against_block(make_hidden((24,), blocks=1).assign(error=0.0)),
+        "gap": plots.gap_against_candidates(make_hidden()),
+        "no gap": plots.gap_against_candidates(make_hidden((20, 24)).assign(val_loss_ticket=1.5, agreement=1.0)),
     }
 
 
@@ -83,7 +98,7 @@ def test_lines_hold_median_mean_and_certificate(side):
 @settings(max_examples=30)
 def test_statistics_over_sources(errors):
     table = pd.DataFrame({"hidden": 4, "error_mean": errors})
-    found = plots._over_sources(table, "hidden", "error_mean").loc[4]
+    found = _over_sources(table, "hidden", "error_mean").loc[4]
     assert found["low"] <= found["median"] <= found["high"]
     assert found["mean"] == pytest.approx(np.mean(errors))
     assert found["std"] == pytest.approx(np.std(errors, ddof=1) if len(errors) > 1 else 0.0, abs=1e-6)
@@ -134,10 +149,65 @@ def test_an_overlay_names_its_runs():
     assert "runs/3, $n$ = 80" in texts(plots.overlay({"runs/3": make_table(lengths=(4, 8))}, x="length"))
 
 
+def test_a_hidden_model_shows_error_certificate_and_norm_by_block():
+    table = make_hidden((24, 8)).iloc[::-1]
+    (axes,) = plots.error_against_block(table).axes
+    drawn = {tuple(line.get_ydata()) for line in axes.get_lines() if len(line.get_xdata()) == 4}
+    for _, rows in table.sort_values("block").groupby("candidates"):
+        assert {tuple(rows["error"]), tuple(rows["certificate"]), tuple(rows["norm"])} <= drawn
+
+
+def test_many_candidates_all_look_different():
+    table = make_hidden(range(8, 26, 2))
+    (axes,) = plots.error_against_block(table).axes
+    lines = {line.get_ydata()[0]: line for line in axes.get_lines()}
+    of_errors = [lines[error] for error in table.loc[table["block"] == 1, "error"]]
+    assert len({line.get_marker() for line in of_errors}) == 9
+    greys = [np.dot(to_rgb(line.get_color()), (0.299, 0.587, 0.114)) for line in of_errors]
+    assert min(np.diff(greys)) > 0.03
+
+
+def test_gaps_of_zero_are_hollow_points_below_the_others():
+    table = make_hidden()
+    table.loc[table["candidates"] == 24, ["val_loss_ticket", "agreement"]] = 1.5, 1.0
+    gaps = 0.1 * 2.0 ** -np.array([8.0, 16.0])
+    for axes in plots.gap_against_candidates(table).axes:
+        measured, zeros = axes.get_lines()
+        assert axes.get_yscale() == "log"
+        assert measured.get_ydata()[:2] == pytest.approx(gaps, rel=1e-6)
+        assert zeros.get_xdata().tolist() == [24]
+        assert 0 < axes.get_ylim()[0] < zeros.get_ydata()[0] < gaps[1]
+        assert zeros.get_markerfacecolor() == "white"
+    for axes in plots.gap_against_candidates(table[table["candidates"] == 24]).axes:
+        assert axes.get_lines()[1].get_data() == ([24], [0])
+        assert axes.get_ylim()[0] < 0 < axes.get_ylim()[1]
+
+
+def test_blocks_are_counted_in_whole_numbers():
+    (axes,) = plots.error_against_block(make_hidden(blocks=1)).axes
+    low, high = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
+
+
+def test_a_loss_below_the_targets_is_a_gap_too():
+    table = make_hidden().assign(val_loss_ticket=1.25)
+    assert plots.gap_against_candidates(table).axes[0].get_lines()[0].get_ydata().tolist() == [0.25] * 3
+
+
+@pytest.mark.parametrize("draw", [plots.error_against_block, plots.gap_against_candidates])
+def test_a_hidden_model_that_cannot_be_drawn_is_refused(draw):
+    with pytest.raises(ValueError, match="lacks the columns agreement, norm; it has candidates, block"):
+        draw(make_hidden().drop(columns=["norm", "agreement"]))
+    with pytest.raises(ValueError, match="no rows"):
+        draw(make_hidden()[:0])
+
+
 def test_a_table_gets_the_figures_it_has_columns_and_rows_for():
     assert set(plots.figures(make_table())) == {"error_vs_width"}
     assert set(plots.figures(make_table(lengths=(4, 8)))) == {"error_vs_width", "error_vs_length"}
     assert set(plots.figures(make_table(widths=(20,), lengths=(4, 8)))) == {"error_vs_length"}
+    assert set(plots.figures(make_hidden((24,)))) == {"error_vs_block"}
+    assert set(plots.figures(make_hidden())) == {"error_vs_block", "gap_vs_candidates"}
     assert plots.figures(pd.DataFrame({"what": ["subset sum"], "ratio": [3.0]})) == {}
 
 
@@ -164,7 +234,8 @@ def test_nothing_is_cut_off(drawn):
 
 def test_axes_are_labelled(drawn):
     for name, figure in drawn.items():
-        assert "approximation error" in figure.axes[0].get_ylabel(), name
+        wanted = "loss of ticket" if "gap" in name else "approximation error"
+        assert wanted in figure.axes[0].get_ylabel(), name
         assert all(axes.get_xlabel() and axes.get_title() for axes in figure.axes), name
         assert texts(figure), name
 

@@ -31,9 +31,13 @@ def is_power_of_two(scale):
 
 def holds(target, low, high, scale):
     """Entries at most 1/2, and within 3/4 of their reach wherever there is any."""
-    room = np.where(target > 0, high, -low)
-    counts = (target != 0) & (room > 0)
-    return (np.abs(target) / scale <= 0.5).all() and (np.abs(target) / scale <= 0.75 * room)[counts].all()
+    return (np.abs(target) / scale <= 0.5).all() and beyond(target, low, high, scale) == 0
+
+
+def beyond(target, low, high, scale):
+    """What lies beyond 3/4 of reach, added up over the entries that have any."""
+    room = 0.75 * np.where(target > 0, high, -low)
+    return np.maximum(np.abs(target) - scale * room, 0.0)[room > 0].sum()
 
 
 entries = st.floats(-1e6, 1e6, width=32)  # of 24 bits: the logarithm of a float64 just above a power of two rounds down
@@ -44,16 +48,19 @@ rooms = st.one_of(st.just(0.0), st.floats(2**-20, 2**10, width=32))
 
 
 @given(st.data(), st.tuples(st.integers(1, 3), st.integers(1, 3)))
-def test_it_is_the_least_power_of_two_that_does(data, shape):
+def test_it_doubles_the_least_that_does_while_that_pays(data, shape):
     target = data.draw(arrays(float, shape, elements=entries))
     low = -data.draw(arrays(float, shape, elements=rooms))
     high = data.draw(arrays(float, shape, elements=rooms))
-    scale = scale_for(target, low, high)
+    assume(target.any())
+    scale, size = scale_for(target, low, high), np.abs(target).max()
     assert is_power_of_two(scale)
-    room = np.where(target > 0, high, -low)
-    assume(((target != 0) & (room > 0)).any())
-    assert holds(target, low, high, scale)
-    assert not holds(target, low, high, scale / 2)
+    assert 2 * size <= scale < 16 * size
+    left = beyond(target, low, high, scale)
+    if scale >= 4 * size:  # it was doubled
+        assert left <= 0.7001 * beyond(target, low, high, scale / 2)
+    if scale < 8 * size:  # it might have been doubled once more
+        assert beyond(target, low, high, 2 * scale) >= 0.6999 * left
 
 
 @given(st.integers(-300, 300))
@@ -65,11 +72,10 @@ def test_a_power_of_two_more_or_less_is_a_power_of_two_in_the_scale(exponent):
 def test_zeros_and_entries_that_no_scale_can_reach():
     low, high = np.array([-1.0, 0.0]), np.array([1.0, 1.0])
     assert scale_for(np.zeros(2), low, high) == 1
-    assert scale_for(np.array([0.0, -7.0]), low, high) == 1  # no candidate below 0, and nothing else to scale for
+    assert scale_for(np.array([0.0, -7.0]), low, high) == 16  # no candidate below 0
     assert scale_for(np.array([0.5, -0.3]), low, high) == scale_for(np.array([0.5, 0.0]), low, high) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="log2 rounds down just above a power of two: |target| / scale is 1/2 and an ulp")
 def test_entries_just_above_a_power_of_two():
     target = np.array([512.0 * (1 + 2**-52)])
     assert holds(target, np.array([-1e9]), np.array([1e9]), scale_for(target, np.array([-1e9]), np.array([1e9])))
@@ -130,11 +136,12 @@ def test_attention_scales_bring_everything_into_reach_and_touch_no_weight(gain, 
     norm = source.hidden_qk**-0.5
     for h in range(2):
         low, high = reach(query[h], key[h].T)
-        assert holds(qk[h], low * norm, high * norm, source.scale_qk[h].item())
-        assert holds(vo[h], *reach(value[h], output[h], side=side), source.scale_vo[h].item())
+        if hidden == 60:  # of 3 candidates, some entry has none of its sign
+            assert holds(qk[h], low * norm, high * norm, source.scale_qk[h].item())
+            assert holds(vo[h], *reach(value[h], output[h], side=side), source.scale_vo[h].item())
         assert is_power_of_two(source.scale_qk[h].item())
         assert is_power_of_two(source.scale_vo[h].item())
-    if hidden == 60:  # of 3 candidates, some entry has none of its sign
+    if hidden == 60:
         assert attention(target, source, side=side).unreachable == 0
 
 
@@ -194,9 +201,6 @@ def test_scales_of_the_target_are_part_of_it():
     assert other.scales[1::2].equal(16 * source.scales[1::2])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the scale follows the one entry with the least reach, at the cost of all others"
-)
 def test_few_candidates_do_not_blow_up_the_scale():
     """6 candidates per half: the ticket is not much worse than with the scale of the largest entry alone."""
 
@@ -209,7 +213,6 @@ def test_few_candidates_do_not_blow_up_the_scale():
     assert error(source.scales[1].item()) < 1.5 * error(2.0 * target.layers[0].abs().max().item())
 
 
-@pytest.mark.xfail(strict=True, reason="reach is measured as if the scale of a pair's first layer were 1")
 def test_a_scale_of_the_first_layer_of_a_pair_counts_as_well():
     target, source = feed_forward_pair(1.0)
     source.scales[0] = 2.0**-6
@@ -250,3 +253,31 @@ def test_what_belongs_to_different_kinds_is_refused():
     target = language_model(False, 0)
     with pytest.raises(ValueError, match="target LanguageModel and source Transformer: must be both"):
         record_scales(target, target.transformer)
+
+
+def test_models_that_do_not_fit_are_refused_before_any_change():
+    def refused(target, source, message):
+        before = copy.deepcopy(source.state_dict())
+        with pytest.raises(ValueError, match=message):
+            record_scales(target, source)
+        assert all(
+            tensor.equal(before[name]) for name, tensor in source.state_dict().items() if tensor.isfinite().all()
+        )
+
+    target, model = language_model(False, 0), Transformer
+    refused(target.transformer, model(3, 1, 1, 40, (40,), norm=True, seed=1), "blocks: target has 2, source 1")
+    refused(target.transformer, model(3, 2, 3, 40, (40,), norm=True, seed=1), "heads: target has 1, source 3")
+    refused(target.transformer, model(3, 2, 1, 40, (), norm=True, seed=1), "must have twice the target's 1")
+    refused(target.transformer, model(4, 2, 1, 40, (40,), norm=True, seed=1), "d: target has 3, source 4")
+    other = language_model(True, 1)
+    other.head = Product(3, 8, 24, seed=1, name="head", dtype=torch.float64)
+    refused(target, other, r"source head is \(3, 8\): must be \(3, 7\)")
+    with torch.no_grad():
+        target.transformer.blocks[1].feed_forward.layers[0][0, 0] = torch.inf
+    refused(target, language_model(True, 1), "target layer 0 holds NaN")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_target_that_is_not_finite(bad):
+    with pytest.raises(ValueError, match="NaN"):
+        scale_for(np.array([bad, 1.0]), -np.ones(2), np.ones(2))

@@ -166,7 +166,7 @@ def test_too_many_tokens():
         ((2, 0, 1, 4, ()), "blocks=0: must be an int >= 1"),
         ((2, -1, 1, 4, ()), "blocks=-1: must be an int >= 1"),
         ((2, 1, 0, 4, ()), "heads=0: must be an int >= 1"),
-        ((2, 1, 1, 0, ()), "hidden_qk=0: must be an int >= 1"),
+        ((2, 1, 1, 0, ()), "hidden=0: must be an int >= 1"),
         ((0, 1, 1, 4, ()), "d_in=0: must be an int >= 1"),
         ((2, 1, 1, 4, (3, 0)), r"widths=\[2, 3, 0, 2\]: must be at least two ints >= 1"),
     ],
@@ -270,7 +270,7 @@ def test_zero_and_rank_deficient_targets():
     x = random_inputs(0, 8, 5, 2, norm=2**0.5)
     assert twin.blocks[0](x).equal(x)  # a block of zeros is met exactly
     bounds = certify(target, ticket, x).blocks
-    assert bounds[0] == 0
+    assert bounds[0] < 1e-13  # float64's rounding
     assert largest(twin(x) - target(x)) <= bounds[1]
     assert bounds[1] < 0.1
 

@@ -35,12 +35,14 @@ class FeedForwardTicket:
 
     masks: name of the parameter in the source -> bool tensor. errors: for each target layer W the matrix
     [P - W; N + W] (2 widths[l], widths[l+1]) float64, where the pair computes x+ P + x- N of an input's positive and
-    negative part: its spectral norm bounds the error for inputs of norm 1. unreachable of entries subset sums had a
+    negative part: its spectral norm bounds the error for inputs of norm 1. roundings: what float64 may
+    add to that when the pair and the layer are evaluated. unreachable of entries subset sums had a
     target that no subset could meet; candidates is the fewest that any had.
     """
 
     masks: dict[str, torch.Tensor]
     errors: list[torch.Tensor]
+    roundings: list[float]
     unreachable: int
     entries: int
     candidates: int
@@ -66,8 +68,9 @@ def relu_linear(target: FloatArray, first: FloatArray, second: FloatArray, *, th
         )
     if hidden < 2 * d_in:
         raise ValueError(f"hidden={hidden}: must be >= {2 * d_in}, two hidden units for each of the inputs")
-    if not np.isfinite(target).all():
-        raise ValueError("target holds NaN or infinite values: all must be finite")
+    for name, values in (("target", target), ("first", first), ("second", second)):
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} holds NaN or infinite values: all must be finite")
     units, candidates = _halves(first, second)
     some = units >= 0
     wanted = np.broadcast_to(target, (2, d_in, d_out))
@@ -127,9 +130,9 @@ def feed_forward(target: FeedForward, source: FeedForward, *, threads: int | Non
     source's recorded scales are taken as they are (see `slth.construct.scales`). In float64.
     Raises ValueError where the source has not twice the layers and fitting widths, and as :func:`relu_linear`.
     """
-    _check(target, source)
+    check(target, source)
     masks: dict[str, torch.Tensor] = {}
-    errors, unreachable, entries, candidates = [], 0, 0, []
+    errors, roundings, unreachable, entries, candidates = [], [], 0, 0, []
     weights = [w.detach().double() for w in source.layers]
     for i, layer in enumerate(target.layers):
         wanted = layer.detach().double() * target.scales[i].double()
@@ -140,17 +143,32 @@ def feed_forward(target: FeedForward, source: FeedForward, *, threads: int | Non
         masks |= {f"layers.{2 * i}": mask_first, f"layers.{2 * i + 1}": mask_second}
         first, second = first * mask_first, second * mask_second * scale
         errors.append(torch.cat((first.relu() @ second - wanted, (-first).relu() @ second + wanted)))
+        roundings.append(_rounding(wanted, first, second))
         unreachable, entries = unreachable + int(found.unreachable.sum()), entries + found.unreachable.size
         candidates.append(found.candidates)
-    return FeedForwardTicket(masks, errors, unreachable, entries, min(candidates))
+    return FeedForwardTicket(masks, errors, roundings, unreachable, entries, min(candidates))
 
 
-def _check(target: FeedForward, source: FeedForward) -> None:
+def _rounding(target: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> float:
+    """Bound on what float64 adds to ReLU(x first) second - x target for |x| = 1, in any order of summation.
+
+    A sum of n products errs by at most n eps / 2 times the sum of their sizes; here each n is doubled and 8 more.
+    """
+    d_in, hidden = first.shape
+    pair = torch.cat((first.relu() @ second.abs(), (-first).relu() @ second.abs()))
+    size = (hidden + d_in + 8) * torch.linalg.matrix_norm(pair) + (d_in + 8) * torch.linalg.matrix_norm(target)
+    return float(torch.finfo(torch.float64).eps * size.item())
+
+
+def check(target: FeedForward, source: FeedForward) -> None:
+    """Raise ValueError where :func:`feed_forward` cannot hide target in source: layers, widths, values not finite."""
     if len(source.layers) != 2 * len(target.layers):
         raise ValueError(f"source of {len(source.layers)} layers: must have twice the target's {len(target.layers)}")
     for i, layer in enumerate(target.layers):
         outer = (source.layers[2 * i].shape[0], source.layers[2 * i + 1].shape[1])
         if outer != tuple(layer.shape):
             raise ValueError(f"source layers {2 * i}, {2 * i + 1} map {outer}: must be {tuple(layer.shape)}")
-        if not torch.isfinite(layer).all():
-            raise ValueError(f"target layer {i} holds NaN or infinite values: all must be finite")
+    for label, network in (("target", target), ("source", source)):
+        for i, layer in enumerate(network.layers):
+            if not torch.isfinite(layer).all():
+                raise ValueError(f"{label} layer {i} holds NaN or infinite values: all must be finite")

@@ -14,6 +14,11 @@ target drift apart. Write e for a bound on max_i |x'_i - x_i|, x of the target a
 * Feed-forward. A pair of source layers computes x+ P + x- N for W: |x'(W) - x(W)| <= |W|_2 e, and the pair adds
   |[P - W; N + W]|_2 |x'|, since the positive and negative part of x' together have its norm. ReLU does not expand.
 * Residuals add e.
+* Rounding of float64, where ticket and target are evaluated in it: that of attention is in its certificate; a network's
+  layers add what `FeedForwardTicket.roundings` says for inputs of norm 1, n eps times the sum of the sizes of the n
+  products that are added up; residuals and the centring of LN add 4 d eps times the largest norm in the residual
+  stream, and LN itself 4 d eps times sqrt(d).
+Norms beyond 1e75, whose powers overflow, make the bound infinite.
 
 The paper's own recursion (Lemmas 8, 12, 13 with input norms that grow up to 4 H sqrt(d1)-fold a block) is computed
 beside it, from the same achieved errors; it is soon infinite.
@@ -30,6 +35,9 @@ from slth.construct.certificate import Merged, certificate, spectral_norm, stack
 from slth.models.transformer import Block, FeedForward, Transformer, normalise
 
 _EPS = 1e-5  # of layer normalisation
+_TINY = 1e-300  # for inputs of zeros: certificates speak of norms > 0
+_HUGE = 1e75
+_ROUNDING = 4.0 * torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,7 @@ class BlockNorms:
     attention_centred: float
     network_centred: float
     layers_in: list[float]
+    stream: float  # in the residual stream: before the block, after attention, after the block
 
 
 @torch.no_grad()
@@ -57,7 +66,8 @@ def block_norms(target: Transformer, x: torch.Tensor, mask: torch.Tensor | None 
             z = z.relu() if i else z
             layers.append(_largest(z))
             z = z @ weight * block.feed_forward.scales[i]
-        norms.append(BlockNorms(_largest(h), _centred(x), _centred(y), layers))
+        stream = max(_largest(x), _largest(y), _largest(z + y))
+        norms.append(BlockNorms(_largest(h), _centred(x), _centred(y), layers, stream))
         x = z + y
     return norms
 
@@ -70,24 +80,40 @@ def _centred(x: torch.Tensor) -> float:
     return float(torch.linalg.vector_norm(x - x.mean(-1, keepdim=True), dim=-1).min())
 
 
-def propagate(e: float, block: Block, norms: BlockNorms, merged: Merged, layer_errors: list[torch.Tensor]) -> float:
-    """A bound on the drift after a block from a bound e before it; merged and layer_errors are the source's."""
+def propagate(
+    e: float,
+    block: Block,
+    norms: BlockNorms,
+    merged: Merged,
+    layer_errors: list[torch.Tensor],
+    layer_roundings: list[float],
+) -> float:
+    """A bound on the drift after a block from a bound e before it; the last three are the source's, of its ticket."""
     d = merged[0].shape[-1]
-    into = _through_norm(e, norms.attention_centred, d) if block.norm else e
-    attention = _attention_drift(into, norms.attention_in, block.attention.merged(), merged)
-    e = e + attention
-    into = _through_norm(e, norms.network_centred, d) if block.norm else e
-    return e + _network_drift(into, norms.layers_in, block.feed_forward, layer_errors)
+    into = _into(e, block.norm, norms.attention_centred, norms.stream, d)
+    e = e + _attention_drift(into, norms.attention_in, block.attention.merged(), merged)
+    into = _into(e, block.norm, norms.network_centred, norms.stream, d)
+    e = e + _network_drift(into, norms.layers_in, block.feed_forward, layer_errors, layer_roundings)
+    e = e + _ROUNDING * d * (norms.stream + e)
+    return e if e < _HUGE else math.inf
+
+
+def _into(e: float, norm: bool, centred: float, stream: float, d: int) -> float:
+    """The drift of what attention or network see, from the drift e of the residual stream."""
+    e = e + _ROUNDING * d * (stream + e)
+    return _through_norm(e, centred, d) + _ROUNDING * d * math.sqrt(d) if norm else e
 
 
 def _through_norm(e: float, centred: float, d: int) -> float:
     least = max(centred - e, 0.0)
-    return min(e / math.sqrt(least**2 / d + _EPS), 2.0 * math.sqrt(d))
+    return min(e / math.sqrt(least * least / d + _EPS), 2.0 * math.sqrt(d))
 
 
 def _attention_drift(e: float, a: float, target: Merged, source: Merged) -> float:
     qk, vo = (m.detach().double() for m in target)
-    own = float(certificate((qk, vo), source, a + e).bound)
+    if a + e > _HUGE:
+        return math.inf
+    own = float(certificate((qk, vo), source, max(a + e, _TINY)).bound)
     m = spectral_norm(qk) * (2.0 * a * e + e * e)
     moved = 2.0 * a * torch.tanh(m / 2.0) + e  # (heads,)
     added = (spectral_norm(vo) * moved).sum()
@@ -95,10 +121,16 @@ def _attention_drift(e: float, a: float, target: Merged, source: Merged) -> floa
     return own + min(float(added), float(together))
 
 
-def _network_drift(e: float, norms: list[float], network: FeedForward, errors: list[torch.Tensor]) -> float:
-    for weight, scale, norm, error in zip(network.layers, network.scales, norms, errors, strict=True):
+def _network_drift(
+    e: float, norms: list[float], network: FeedForward, errors: list[torch.Tensor], roundings: list[float]
+) -> float:
+    for weight, scale, norm, error, rounding in zip(
+        network.layers, network.scales, norms, errors, roundings, strict=True
+    ):
+        if not e < _HUGE:
+            return math.inf
         lipschitz = spectral_norm((weight * scale).detach().double()).item()
-        e = lipschitz * e + spectral_norm(error).item() * (norm + e)
+        e = lipschitz * e + (spectral_norm(error).item() + rounding) * (norm + e)
     return e
 
 
@@ -109,14 +141,17 @@ def recursion(
     corrected Lemma 13 for what it inherits, input norms beta_b = alpha (4 H sqrt(d1))^(b-1), doubled for the source.
 
     Assumes the theorem's norms (every factor of spectral norm at most 1) where the target has larger ones, it is no
-    bound; infinite where exp overflows.
+    bound; infinite where exp overflows or norms exceed 1e75.
     """
-    drift, bounds = 0.0, []
+    drift, beta = 0.0, 0.0
+    bounds: list[float] = []
     for b, block in enumerate(target.blocks):
         assert isinstance(block, Block)
         heads, d = block.attention.heads, target.d
-        beta = alpha * (4.0 * heads * math.sqrt(d)) ** b
+        beta = max(alpha, _TINY) if b == 0 else beta * 4.0 * heads * math.sqrt(d)
         norm = beta if b == 0 else 2.0 * beta
+        if norm > _HUGE:
+            return bounds + [math.inf] * (len(target.blocks) - b)
         qk, vo = block.attention.merged()
         own = certificate((qk, vo), merged[b], norm).lemma8.item()
         own *= 2.0  # the network's residual passes the attention's error on twice

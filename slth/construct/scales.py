@@ -15,23 +15,33 @@ from slth.construct.linear import Side, reach
 from slth.construct.subset_sum import FloatArray
 from slth.models.transformer import FeedForward, Product
 
-LARGEST = 0.5  # of a target entry after scaling: well inside of what two dozen candidates can reach
 MARGIN = 0.75  # share of its reach that an entry may take: towards the edge there are few subsets to choose from
+GAIN = 0.7  # a doubling of the scale doubles what the subset sums err by: it must spare a third of what is beyond reach
+DOUBLINGS = 2
 
 
 def scale_for(target: FloatArray, low: FloatArray, high: FloatArray) -> float:
-    """The least power of two for which every |target| / scale <= 1/2 and lies within 3/4 of its reach [low, high].
+    """A power of two that brings target / scale well into the reach [low, high] of its entries, without rounding.
 
-    target, low and high have one shape, low <= 0 <= high. 1 for a target of zeros. Where no scale brings an entry into
-    reach (it has no candidate of its sign), that entry is left out of account. A power of two scales without rounding.
+    target, low and high have one shape, low <= 0 <= high. It starts from the least for which every |target| / scale is
+    at most 1/2, and is doubled, at most twice, while that takes away a third of what lies beyond 3/4 of reach, added up
+    over all entries. So a few entries with hardly a candidate of their sign stay out of reach, rather than ruin the
+    others. 1 for a target of zeros. Raises ValueError for a target that is not finite.
     """
-    room = np.where(target > 0, high, -low)
+    if not np.isfinite(target).all():
+        raise ValueError("target holds NaN or infinite values: all must be finite")
     size = np.abs(target)
-    matters = (size > 0) & (room > 0)
-    if not matters.any():
+    if not size.any():
         return 1.0
-    needed = max(size.max() / LARGEST, (size[matters] / (MARGIN * room[matters])).max())
-    return float(2.0 ** np.ceil(np.log2(needed)))
+    fraction, exponent = np.frexp(size.max())
+    base = np.ldexp(1.0, int(exponent) + int(fraction > 0.5))  # >= 2 max |target|
+    room = MARGIN * np.where(target > 0, high, -low)
+    size, room = size[room > 0] / base, room[room > 0]
+    beyond = [np.maximum(size - 2.0**k * room, 0.0).sum() for k in range(DOUBLINGS + 1)]
+    doublings = 0
+    while doublings < DOUBLINGS and beyond[doublings + 1] < GAIN * beyond[doublings]:
+        doublings += 1
+    return float(base * 2.0**doublings)
 
 
 def _double(tensor: torch.Tensor) -> FloatArray:
@@ -45,9 +55,8 @@ def record_attention_scales(target: MultiHeadAttention, source: MultiHeadAttenti
     side: that of the construction of W_V W_O that will follow.
     """
     qk, vo = target.merged()
-    norm = source.hidden_qk**-0.5
     lows, highs = reach(_double(source.query), _double(source.key.mT))
-    source.scale_qk.copy_(_per_head(_double(qk), lows * norm, highs * norm))
+    source.scale_qk.copy_(_per_head(_double(qk) * source.hidden_qk**0.5, lows, highs))  # in units of the products
     source.scale_vo.copy_(_per_head(_double(vo), *reach(_double(source.value), _double(source.output), side=side)))
 
 
@@ -60,7 +69,8 @@ def record_feed_forward_scales(target: FeedForward, source: FeedForward) -> None
     """Set the scales of the second of each pair of source layers in place to fit the target's layers."""
     for i, layer in enumerate(target.layers):
         low, high = relu_reach(_double(source.layers[2 * i]), _double(source.layers[2 * i + 1]))
-        source.scales[2 * i + 1] = scale_for(_double(layer * target.scales[i]), low, high)
+        wanted = layer.double() * target.scales[i].double() / source.scales[2 * i].double()
+        source.scales[2 * i + 1] = scale_for(_double(wanted), low, high)
 
 
 @torch.no_grad()

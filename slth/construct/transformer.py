@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
 from torch import nn
 
+from slth.construct.attention import _check as check_attention
 from slth.construct.attention import attention
 from slth.construct.certificate import Merged
+from slth.construct.feed_forward import check as check_feed_forward
 from slth.construct.feed_forward import feed_forward
 from slth.construct.linear import better_side, linear
 from slth.construct.propagation import block_norms, propagate, recursion
@@ -24,14 +27,15 @@ Module = TypeVar("Module", bound=nn.Module)
 class TransformerTicket:
     """Masks for every random weight of a source transformer, and what is needed to certify it.
 
-    masks: parameter name -> bool tensor. merged and layer_errors: of each block, the pruned source's merged attention
-    and the errors of its feed-forward layers. unreachable of entries subset sums had a target that no subset could
-    meet; candidates: the fewest that any had.
+    masks: parameter name -> bool tensor. merged, layer_errors and layer_roundings: of each block, the pruned source's
+    merged attention, the errors of its feed-forward layers, and what float64 may add to these. unreachable of entries
+    subset sums had a target that no subset could meet; candidates: the fewest that any had.
     """
 
     masks: dict[str, torch.Tensor] = field(default_factory=dict)
     merged: list[Merged] = field(default_factory=list)
     layer_errors: list[list[torch.Tensor]] = field(default_factory=list)
+    layer_roundings: list[list[float]] = field(default_factory=list)
     unreachable: int = 0
     entries: int = 0
     candidates: int = 1 << 30
@@ -56,8 +60,12 @@ class TransformerCertificate:
 
 
 def record_scales(target: nn.Module, source: nn.Module) -> None:
-    """Set every recorded scale of source to fit target; both are a Transformer or both a LanguageModel."""
+    """Set every recorded scale of source to fit target; both are a Transformer or both a LanguageModel.
+
+    Raises ValueError, before any change, where they do not fit together or hold values that are not finite.
+    """
     if isinstance(target, LanguageModel) and isinstance(source, LanguageModel):
+        _check_language_model(target, source)
         for name in ("embedding", "positions", "head"):
             product = getattr(source, name)
             if isinstance(product, Product):
@@ -68,6 +76,7 @@ def record_scales(target: nn.Module, source: nn.Module) -> None:
     if not (isinstance(target, Transformer) and isinstance(source, Transformer)):
         given = f"target {type(target).__name__} and source {type(source).__name__}"
         raise ValueError(f"{given}: must be both Transformer or both LanguageModel")
+    _check(target, source)
     for wanted_block, block in zip(target.blocks, source.blocks, strict=True):
         assert isinstance(wanted_block, Block)
         assert isinstance(block, Block)
@@ -84,7 +93,7 @@ def transformer(target: Transformer, source: Transformer, *, threads: int | None
     """
     _check(target, source)
     masks: dict[str, torch.Tensor] = {}
-    merged, layer_errors, unreachable, entries, candidates = [], [], 0, 0, []
+    merged, layer_errors, layer_roundings, unreachable, entries, candidates = [], [], [], 0, 0, []
     for b, (wanted, block) in enumerate(zip(target.blocks, source.blocks, strict=True)):
         assert isinstance(wanted, Block)
         assert isinstance(block, Block)
@@ -94,16 +103,18 @@ def transformer(target: Transformer, source: Transformer, *, threads: int | None
         masks |= {f"blocks.{b}.feed_forward.{name}": mask for name, mask in network.masks.items()}
         merged.append(attn.merged)
         layer_errors.append(network.errors)
+        layer_roundings.append(network.roundings)
         unreachable += attn.unreachable + network.unreachable
         entries += attn.entries + network.entries
         candidates += [attn.candidates_qk, attn.candidates_vo, network.candidates]
-    return TransformerTicket(masks, merged, layer_errors, unreachable, entries, min(candidates))
+    return TransformerTicket(masks, merged, layer_errors, layer_roundings, unreachable, entries, min(candidates))
 
 
 def language_model(target: LanguageModel, source: LanguageModel, *, threads: int | None = None) -> TransformerTicket:
     """Find masks for everything random in source: its transformer, and its embedding, positions and head where these
     are a Product (Lemma 7; the side with more candidates). A Table of the source is taken to be shared, and left alone.
     """
+    _check_language_model(target, source)
     inner = transformer(target.transformer, source.transformer, threads=threads)
     masks = {f"transformer.{name}": mask for name, mask in inner.masks.items()}
     unreachable, entries, candidates = inner.unreachable, inner.entries, [inner.candidates]
@@ -112,8 +123,6 @@ def language_model(target: LanguageModel, source: LanguageModel, *, threads: int
         if not isinstance(product, Product):
             continue
         wanted = getattr(target, name).matrix().detach().double()
-        if not torch.isfinite(wanted).all():
-            raise ValueError(f"target {name} holds NaN or infinite values: all must be finite")
         found = linear(
             (wanted / product.scale.double()).numpy(),
             product.first.detach().double().numpy(),
@@ -125,7 +134,9 @@ def language_model(target: LanguageModel, source: LanguageModel, *, threads: int
         masks[f"{name}.second"] = torch.from_numpy(found.mask_second.copy())
         unreachable, entries = unreachable + int(found.unreachable.sum()), entries + found.unreachable.size
         candidates.append(found.candidates)
-    return TransformerTicket(masks, inner.merged, inner.layer_errors, unreachable, entries, min(candidates))
+    return TransformerTicket(
+        masks, inner.merged, inner.layer_errors, inner.layer_roundings, unreachable, entries, min(candidates)
+    )
 
 
 def pruned(source: Module, masks: dict[str, torch.Tensor]) -> Module:
@@ -149,14 +160,21 @@ def certify(
     """Carry a certificate through the blocks for inputs x (..., T, d) of the target, float64.
 
     drift bounds how far the source's inputs lie from x (other embeddings). See `slth.construct.propagation`.
+    Raises ValueError for drift that is not >= 0 and for inputs that are not finite.
     """
+    if not drift >= 0.0:
+        raise ValueError(f"drift={drift}: must be a number >= 0")
+    alpha = torch.linalg.vector_norm(x, dim=-1).max().item()
+    if not math.isfinite(alpha):
+        raise ValueError(f"alpha={alpha}: the largest norm of the inputs must be finite")
     norms = block_norms(target, x, mask)
     bounds, e = [], drift
-    for block, norm, merged, errors in zip(target.blocks, norms, ticket.merged, ticket.layer_errors, strict=True):
+    for block, norm, merged, errors, roundings in zip(
+        target.blocks, norms, ticket.merged, ticket.layer_errors, ticket.layer_roundings, strict=True
+    ):
         assert isinstance(block, Block)
-        e = propagate(e, block, norm, merged, errors)
+        e = propagate(e, block, norm, merged, errors, roundings)
         bounds.append(e)
-    alpha = torch.linalg.vector_norm(x, dim=-1).max().item()
     return TransformerCertificate(bounds, recursion(target, alpha, ticket.merged, ticket.layer_errors))
 
 
@@ -167,3 +185,22 @@ def _check(target: Transformer, source: Transformer) -> None:
             raise ValueError(f"{name}: target has {wanted}, source {given}; they must be equal")
     if len(target.blocks) != len(source.blocks):
         raise ValueError(f"blocks: target has {len(target.blocks)}, source {len(source.blocks)}; they must be equal")
+    for wanted_block, block in zip(target.blocks, source.blocks, strict=True):
+        assert isinstance(wanted_block, Block)
+        assert isinstance(block, Block)
+        check_attention(wanted_block.attention, block.attention)
+        check_feed_forward(wanted_block.feed_forward, block.feed_forward)
+
+
+def _check_language_model(target: LanguageModel, source: LanguageModel) -> None:
+    for name in ("embedding", "positions", "head"):
+        wanted, product = getattr(target, name).matrix(), getattr(source, name)
+        if not isinstance(product, Product):
+            continue
+        given = (product.first.shape[0], product.second.shape[1])
+        if given != tuple(wanted.shape):
+            raise ValueError(f"source {name} is {given}: must be {tuple(wanted.shape)}")
+        for label, matrix in (("target", wanted), ("source", product.first), ("source", product.second)):
+            if not torch.isfinite(matrix).all():
+                raise ValueError(f"{label} {name} holds NaN or infinite values: all must be finite")
+    _check(target.transformer, source.transformer)

@@ -1,0 +1,73 @@
+"""Figures from tidy tables: a table of measurements goes in, a matplotlib Figure comes out.
+
+One row of a table is one measurement; the columns are those of an experiment's results.csv. Nothing is shown or
+stored here, and pyplot's global state is not touched. Series differ in more than their colour, so that a figure can
+be printed in grey.
+"""
+
+from collections.abc import Mapping
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from slth.plots.constant import CONSTANT_COLUMNS, TARGETS, constant
+from slth.plots.errors import (
+    DEPTH_COLUMNS,
+    ERROR_COLUMNS,
+    SIDES,
+    error_against_depth,
+    error_against_length,
+    error_against_width,
+    overlay,
+)
+from slth.plots.hidden import HIDDEN_COLUMNS, error_against_block, gap_against_candidates
+from slth.plots.speed import SPEED_COLUMNS, speed
+from slth.plots.style import CERTIFICATE, LOOKS, MEAN, MEDIAN, ZERO, Fit, Look
+
+__all__ = [
+    "CERTIFICATE",
+    "CONSTANT_COLUMNS",
+    "DEPTH_COLUMNS",
+    "ERROR_COLUMNS",
+    "HIDDEN_COLUMNS",
+    "LOOKS",
+    "MEAN",
+    "MEDIAN",
+    "SIDES",
+    "SPEED_COLUMNS",
+    "TARGETS",
+    "ZERO",
+    "Fit",
+    "Look",
+    "constant",
+    "error_against_block",
+    "error_against_depth",
+    "error_against_length",
+    "error_against_width",
+    "figures",
+    "gap_against_candidates",
+    "overlay",
+    "speed",
+]
+
+
+def figures(table: pd.DataFrame, fits: Mapping[str, Fit] | None = None) -> dict[str, Figure]:
+    """Every figure that the table has the columns and rows for, by the name of its file; `fits` as below."""
+    drawn = {}
+    if set(table.columns) >= ERROR_COLUMNS:
+        widths, lengths = table["hidden"].nunique(), table["length"].nunique()
+        if widths > 1 or lengths == 1:
+            drawn["error_vs_width"] = error_against_width(table, fits)
+        if lengths > 1:
+            drawn["error_vs_length"] = error_against_length(table)
+    if set(table.columns) >= DEPTH_COLUMNS:
+        drawn["error_vs_depth"] = error_against_depth(table, fits)
+    if set(table.columns) >= SPEED_COLUMNS:
+        drawn["speed"] = speed(table)
+    if set(table.columns) >= HIDDEN_COLUMNS:
+        drawn["error_vs_block"] = error_against_block(table)
+        if table["candidates"].nunique() > 1:
+            drawn["gap_vs_candidates"] = gap_against_candidates(table)
+    if set(table.columns) >= CONSTANT_COLUMNS:
+        drawn["constant"] = constant(table)
+    return drawn

@@ -130,6 +130,7 @@ def _joined(tickets: list[TransformerTicket]) -> TransformerTicket:
     return TransformerTicket(
         merged=[ticket.merged[0] for ticket in tickets],
         layer_errors=[ticket.layer_errors[0] for ticket in tickets],
+        layer_roundings=[ticket.layer_roundings[0] for ticket in tickets],
         unreachable=sum(ticket.unreachable for ticket in tickets),
         entries=sum(ticket.entries for ticket in tickets),
         candidates=min(ticket.candidates for ticket in tickets),

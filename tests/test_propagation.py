@@ -375,7 +375,8 @@ def test_the_recursion_by_hand():
         beta = alpha * (4 * heads * math.sqrt(d)) ** b
         at = beta * (1 if b == 0 else 2)
         attn = certificate(target.blocks[b].attention.merged(), ticket.merged[b], at).lemma8.item()
-        network = torch.linalg.matrix_norm(ticket.layer_errors[b][0], ord=2).item() * 3 * at * heads * math.sqrt(d)
+        into = at * (1 + heads * math.sqrt(d)) + attn  # |y| + the attention's error
+        network = torch.linalg.matrix_norm(ticket.layer_errors[b][0], ord=2).item() * into
         inherited = 2 * heads * math.sqrt(d) * (beta * math.expm1(6 * beta * drift) + 2 * drift)
         drift = 2 * attn + network + inherited
         expected.append(drift)

@@ -140,8 +140,8 @@ def recursion(
     """The paper's bound after each block, from achieved errors: Lemma 8 and Theorem 10 for a block's own error, the
     corrected Lemma 13 for what it inherits, input norms beta_b = alpha (4 H sqrt(d1))^(b-1), doubled for the source.
 
-    Assumes the theorem's norms (every factor of spectral norm at most 1) where the target has larger ones, it is no
-    bound; infinite where exp overflows or norms exceed 1e75.
+    Assumes the theorem's norms, every factor of spectral norm at most 1; where the target has larger ones it is no
+    bound. Infinite where exp overflows or norms exceed 1e75.
     """
     drift, beta = 0.0, 0.0
     bounds: list[float] = []
@@ -153,13 +153,12 @@ def recursion(
         if norm > _HUGE:
             return bounds + [math.inf] * (len(target.blocks) - b)
         qk, vo = block.attention.merged()
-        own = certificate((qk, vo), merged[b], norm).lemma8.item()
-        own *= 2.0  # the network's residual passes the attention's error on twice
+        attention = float(certificate((qk, vo), merged[b], norm).lemma8)
         growth = 1.0
         for error in layer_errors[b]:
             growth *= 1.0 + spectral_norm(error).item()
-        network_in = 3.0 * norm * heads * math.sqrt(d)  # theory: |y| + error <= 3 alpha H sqrt(d1)
-        own += (growth - 1.0) * network_in
+        network_in = norm * (heads * math.sqrt(d) + 1.0) + attention
+        own = 2.0 * attention + (growth - 1.0) * network_in  # the residual passes the attention's error on as well
         inherited = 2.0 * heads * math.sqrt(d) * (beta * _expm1(6.0 * beta * drift) + 2.0 * drift)
         drift = own + inherited
         bounds.append(drift)

@@ -281,3 +281,15 @@ def test_models_that_do_not_fit_are_refused_before_any_change():
 def test_a_target_that_is_not_finite(bad):
     with pytest.raises(ValueError, match="NaN"):
         scale_for(np.array([bad, 1.0]), -np.ones(2), np.ones(2))
+
+
+def test_attention_scales_are_in_units_of_the_theory_init():
+    """At most two doublings above the least power of two, whatever the source's width: n_K must not enter."""
+    target = MultiHeadAttention(8, 8, 2, 4, init="xavier_uniform", seed=1, dtype=torch.float64)
+    for hidden in (8 * 24, 8 * 96):
+        source = MultiHeadAttention(8, 8, 2, hidden, seed=2, dtype=torch.float64)
+        record_attention_scales(target, source)
+        for matrix, scale in zip(target.merged(), (source.scale_qk, source.scale_vo), strict=True):
+            largest = matrix.detach().abs().amax((-2, -1)) / scale
+            assert (largest <= 0.5).all()
+            assert (largest > 0.5 / 8).all()

@@ -55,8 +55,9 @@ def record_attention_scales(target: MultiHeadAttention, source: MultiHeadAttenti
     side: that of the construction of W_V W_O that will follow.
     """
     qk, vo = target.merged()
-    lows, highs = reach(_double(source.query), _double(source.key.mT))
-    source.scale_qk.copy_(_per_head(_double(qk) * source.hidden_qk**0.5, lows, highs))  # in units of the products
+    unit = source.hidden_qk**-0.5  # the theory init's products, of up to sqrt(n_K), become products of U[-1, 1]
+    low, high = reach(_double(source.query), _double(source.key.mT))
+    source.scale_qk.copy_(_per_head(_double(qk), low * unit, high * unit))
     source.scale_vo.copy_(_per_head(_double(vo), *reach(_double(source.value), _double(source.output), side=side)))
 
 

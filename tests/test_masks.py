@@ -1,0 +1,282 @@
+"""Scores become masks: exact counts against a stable sort, whatever the values and however they lie in memory."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slth.masks import (
+    SCHEDULES,
+    Cut,
+    Selector,
+    check_keep,
+    count_kept,
+    masked,
+    score_gradient,
+    scheduled_keep,
+    straight_through,
+)
+
+
+def oracle(tensors, kept):
+    """Masks of the `kept` largest magnitudes of all tensors together, the lower index first among equals."""
+    flat = np.concatenate([np.abs(t.detach().numpy()).reshape(-1) for t in tensors])
+    mask = np.zeros(flat.size, bool)
+    mask[np.argsort(-flat, kind="stable")[:kept]] = True
+    parts = np.split(mask, np.cumsum([t.numel() for t in tensors])[:-1])
+    return [torch.from_numpy(part).reshape(t.shape) for part, t in zip(parts, tensors, strict=True)]
+
+
+def check(tensors, keep, selector=None):
+    cut = (selector or Selector()).cut(tensors, keep)
+    offset = 0
+    for tensor, wanted in zip(tensors, oracle(tensors, count_kept(sum(t.numel() for t in tensors), keep)), strict=True):
+        assert cut.mask(tensor, offset).equal(wanted)
+        assert masked(torch.ones_like(tensor), tensor, cut, offset).equal(wanted.float())
+        offset += tensor.numel()
+
+
+def random(*shape, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
+
+
+# ---------------------------------------------------------------- how many
+
+
+@given(st.integers(1, 10**6), st.decimals(0, 1, places=4).filter(bool))
+def test_the_count_is_that_of_the_decimal(n, keep):
+    exact = Fraction(keep) * n
+    kept = count_kept(n, float(keep))
+    assert 1 <= kept <= n
+    assert kept == max(1, math.floor(exact + Fraction(1, 2)))
+
+
+def test_counts_by_hand():
+    assert [count_kept(n, 0.5) for n in (1, 2, 3, 4, 5)] == [1, 1, 2, 2, 3]  # halves are rounded up
+    assert [count_kept(n, 0.1) for n in (1, 4, 5, 15, 25)] == [1, 1, 1, 2, 3]
+    assert count_kept(7, 1) == count_kept(7, 1.0) == 7
+    assert count_kept(10**6, 1e-9) == 1
+
+
+@pytest.mark.parametrize("keep", [0, 0.0, -0.1, 1.0001, math.nan, math.inf, True, "0.5", None, Fraction(1, 2)])
+def test_a_bad_keep_is_named(keep):
+    for call in (check_keep, lambda k: count_kept(10, k), lambda k: scheduled_keep(k, "linear", 0.5)):
+        with pytest.raises(ValueError, match="keep=.*: must be a number in"):
+            call(keep)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("keep", [0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
+def test_schedules_end_at_keep_exactly(schedule, keep):
+    shares = [scheduled_keep(keep, schedule, i / 64) for i in range(65)]
+    assert all(after <= before for before, after in zip(shares, shares[1:], strict=False))
+    assert all(0 < share <= 1 for share in shares)
+    assert shares[0] == (keep if schedule == "constant" else 1.0)
+    assert shares[-1] == keep
+    assert all(count_kept(n, shares[-1]) == count_kept(n, keep) for n in range(1, 200))
+    assert scheduled_keep(keep, schedule, -1.0) == shares[0]
+    assert scheduled_keep(keep, schedule, 2.0) == shares[-1]
+
+
+def test_schedules_in_between():
+    assert scheduled_keep(0.2, "linear", 0.25) == pytest.approx(0.8)
+    assert scheduled_keep(0.2, "cubic", 0.5) == pytest.approx(1 - 0.8 * 0.875)
+    with pytest.raises(ValueError, match="schedule='step': must be one of constant, linear, cubic"):
+        scheduled_keep(0.2, "step", 0.5)
+
+
+# ---------------------------------------------------------------- which
+
+FLOATS = st.floats(width=32, allow_nan=False)  # with infinities, denormals and both zeros
+FEW = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, 1e-45, -1e-45, 1.1754942e-38, math.inf, -math.inf])
+KEEPS = st.integers(1, 100).map(lambda k: k / 100)
+
+
+@given(st.lists(st.lists(FLOATS | FEW, min_size=1, max_size=40), min_size=1, max_size=4), KEEPS)
+def test_any_values_in_any_groups(groups, keep):
+    check([torch.tensor(group, dtype=torch.float32) for group in groups], keep)
+
+
+@given(st.lists(st.tuples(st.lists(FEW, min_size=12, max_size=12), KEEPS), min_size=2, max_size=6))
+def test_a_selector_that_saw_other_scores_is_as_exact(steps):
+    selector = Selector()
+    for values, keep in steps:
+        check([torch.tensor(values).reshape(3, 4)], keep, selector)
+
+
+@pytest.mark.parametrize("keep", [1e-6, 0.01, 0.3, 0.5, 0.9, 0.99999, 1.0])
+@pytest.mark.parametrize("n", [1, 2, 255, 256, 257, 300_001])
+def test_sizes_and_keeps(n, keep):
+    check([random(n)], keep)
+
+
+@pytest.mark.parametrize("keep", [0.001, 0.5, 0.999, 1.0])
+def test_many_ties(keep):
+    check([torch.full((40, 250), -0.25)], keep)  # constant
+    check([torch.zeros(10_000)], keep)
+    check([(random(10_000) * 2).round()], keep)  # few values
+    check([torch.cat((torch.zeros(9000), random(1000)))], keep)
+    check([torch.full((700,), 1e-45), torch.full((700,), -1e-45)], keep)  # the smallest there is
+    check([random(5000) * 1e-42], keep)
+    check([torch.full((600_000,), 3.0), torch.full((5,), -3.0)], keep)  # too many for a bracket
+
+
+@pytest.mark.parametrize("keep", [0.02, 0.5, 0.97])
+def test_infinite_and_very_large_scores(keep):
+    scores = random(2000)
+    scores[::3] = math.inf
+    scores[1::6] = -math.inf
+    selector = Selector()
+    for _ in range(3):
+        check([scores], keep, selector)
+    for _ in range(3):
+        check([torch.linspace(0.9, 1.0, 2000) * 3.4e38], keep, selector)
+    check([random(2000)], keep, selector)
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.95])
+def test_slices_and_groups(keep):
+    wide = random(60, 4, 50)
+    views = [
+        wide[:, 0, 10:30],  # columns of a wider tensor
+        wide[:, 1, 7:8],  # a single column
+        wide[5, 2],
+        wide[:, :, 40:],  # of three axes
+        wide[:, 3].t(),
+        wide[::2, 0, 30:40:3],
+        torch.tensor(0.3),
+        random(3, 1, 1),
+    ]
+    selector = Selector()
+    check(views, keep, selector)
+    check(views, keep, selector)
+    for view in views:
+        check([view], keep)
+    tall = random(200_000, 3)  # many short rows, more than a thread takes at a time
+    check([tall[:, 1:], tall[:7, :1]], keep)
+    check([random(3, 300_000)[:, :290_000]], keep)
+
+
+def test_an_empty_tensor_in_a_group_takes_nothing():
+    check([random(9), torch.empty(0), torch.empty(3, 0), random(2, 2)], 0.5)
+
+
+@pytest.mark.parametrize("keep", [0.05, 0.5, 0.9])
+def test_a_warm_selector_follows_scores_that_move_or_jump(keep):
+    scores, selector = random(4000), Selector()
+    for step in range(8):
+        check([scores], keep, selector)
+        scores = scores + 1e-3 * random(4000, seed=step + 1)
+    for factor in (1.0, 1e-30, 0.0, 1e30, 1.0, -1.0):
+        check([scores * factor], keep, selector)
+
+
+def test_the_cut_of_a_warm_selector_is_that_of_a_cold_one():
+    warm = Selector()
+    for seed in range(5):
+        scores = [random(500, seed=seed), random(30, 20, seed=seed + 100)]
+        assert warm.cut(scores, 0.3) == Selector().cut(scores, 0.3)
+
+
+@pytest.mark.parametrize("keep", [0.01, 0.5, 0.99, 1.0])
+@pytest.mark.parametrize("many", [1, 30, 1000])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_nan_is_refused_cold_and_warm(keep, many, sign):
+    scores, selector = random(1000), Selector()
+    selector.cut([scores], keep)
+    bad = scores.clone()
+    bad[-many:] = math.copysign(math.nan, sign)
+    for each in (Selector(), selector):
+        with pytest.raises(ValueError, match="scores hold NaN: all must be numbers"):
+            each.cut([scores, bad], keep)
+    check([scores], keep, selector)  # and nothing of it is remembered
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ([], "there are none; at least one"),
+        ([torch.empty(0)], "there are none; at least one"),
+        ([torch.ones(2), torch.ones(2, dtype=torch.float64)], "dtype torch.float64: must be float32"),
+        ([torch.ones(2, dtype=torch.int32)], "dtype torch.int32: must be float32"),
+        ([torch.ones(2, dtype=torch.bfloat16)], "dtype torch.bfloat16: must be float32"),
+    ],
+)
+def test_scores_that_cannot_be_cut(scores, message):
+    with pytest.raises(ValueError, match=message):
+        Selector().cut(scores, 0.5)
+    with pytest.raises(ValueError, match="keep=0: must be"):
+        Selector().cut([torch.ones(3)], 0)
+
+
+# ---------------------------------------------------------------- masked weights
+
+
+def views(seed):
+    """Tensors (8, 6) float32 of the same values: contiguous, transposed and sliced."""
+    plain = random(8, 6, seed=seed)
+    wide = torch.full((8, 20), 77.0)
+    wide[:, 3:9] = plain
+    return plain, plain.t().contiguous().t(), wide[:, 3:9]
+
+
+def test_kept_weights_keep_their_bits_and_pruned_ones_are_plus_zero():
+    for weight in views(1):
+        weight[0, 0], weight[1, 1], weight[2, 2], weight[3, 3] = 1e-45, -0.0, math.inf, math.nan
+        for scores in views(2):
+            cut = Selector().cut([scores], 0.4)
+            out, mask = masked(weight, scores, cut), cut.mask(scores)
+            bits, wanted = out.contiguous().view(torch.int32), weight.contiguous().view(torch.int32)
+            assert int(mask.sum()) == count_kept(48, 0.4)
+            assert bits[mask].equal(wanted[mask])
+            assert (bits[~mask] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_weights_of_other_types(dtype):
+    weight, scores = random(8, 6).to(dtype), random(8, 6, seed=1)
+    cut = Selector().cut([scores], 0.5)
+    out = masked(weight, scores, cut)
+    assert out.dtype == dtype
+    assert out.equal(torch.where(cut.mask(scores), weight, torch.zeros((), dtype=dtype)))
+
+
+def test_ties_are_cut_by_the_index_in_the_group():
+    cut = Cut(1.0, 5)
+    scores = torch.tensor([[1.0, -1.0, 0.5], [2.0, 1.0, 1.0]])
+    assert cut.mask(scores).tolist() == [[True, True, False], [True, True, True]]
+    assert cut.mask(scores, 4).tolist() == [[True, True, False], [True, False, False]]
+    assert cut.mask(scores, 6).tolist() == [[False, False, False], [True, False, False]]
+    for offset in (0, 4, 6):
+        assert masked(torch.ones(2, 3), scores, cut, offset).equal(cut.mask(scores, offset).float())
+
+
+def test_gradients_go_straight_through_to_all_scores_alone():
+    for scores in views(2):
+        scores[0, 0], scores[0, 1] = 0.0, -0.0
+        for weight in views(1):
+            grad = random(8, 6, seed=3)
+            learned, frozen = scores.clone().requires_grad_(), weight.clone().requires_grad_()
+            (straight_through(frozen, learned, Selector().cut([learned], 0.4)) * grad).sum().backward()
+            sign = torch.where(scores < 0, -1.0, 1.0)
+            assert frozen.grad is None
+            assert learned.grad.equal(grad * weight * sign)
+            assert score_gradient(grad, weight, scores).equal(grad * weight * sign)
+
+
+def test_straight_through_is_masked():
+    weight, scores = random(8, 6), random(8, 6, seed=1)
+    cut = Selector().cut([random(10), scores], 0.3)
+    assert straight_through(weight, scores, cut, 10).equal(masked(weight, scores, cut, 10))
+
+
+def test_large_tensors_are_cut_in_parts():
+    weight, scores = random(3, 200_001), random(3, 200_001, seed=1)
+    cut = Selector().cut([scores], 0.25)
+    mask = oracle([scores], count_kept(scores.numel(), 0.25))[0]
+    assert masked(weight, scores, cut).equal(weight * mask)
+    assert score_gradient(weight, weight, scores).equal(weight * weight * scores.sign())

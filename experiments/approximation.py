@@ -67,7 +67,7 @@ def study_of(config: dict[str, Any], *, units: int = 1) -> Study:
     side = as_choice(config, "side", ("both", *SIDES, "auto"))
     if side == "auto":
         side = "output" if d_out < d_in else "input"
-    norm = None if config["target_norm"] is None else as_float(config, "target_norm", above=0.0)
+    norm = None if config["target_norm"] is None else as_float(config, "target_norm", above=0.0, maximum=1e6)
     return Study(
         hidden=_widths(config, max(d_in, d_out if side in ("both", "output") else d_in), units),
         lengths=lengths,

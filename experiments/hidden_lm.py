@@ -33,7 +33,7 @@ ex.add_config(
     sample=400,  # characters of text from target and ticket
     seed=0,
 )
-SMALL = {"d": 16, "blocks": 2, "heads": 2, "length": 32, "steps": 60, "windows": 20, "sample": 80}
+SMALL = {"d": 16, "blocks": 2, "heads": 2, "length": 32, "steps": 40, "windows": 10, "sample": 80}
 ex.add_named_config("smoke", **SMALL, candidates=[8, 12])
 ex.add_named_config("sweep", candidates=[8, 12, 16, 20, 24])
 

@@ -12,6 +12,7 @@ from lab import BadConfig, as_bool, as_choice, as_float, as_int, as_int_list, pr
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from slth import inits
 from slth.attention.mha import ROLES
 from slth.construct.transformer import TransformerTicket, certify, language_model, pruned, record_scales
 from slth.models.transformer import LanguageModel, Product, Table, Transformer
@@ -115,6 +116,8 @@ def train_target(study: Study) -> tuple[LanguageModel, dict[str, float]]:
         for step in bar:
             rows = task.batch(training, study.batch, study.length + 1, seed=study.seed, step=step, name="hidden_lm")
             loss = _losses(model, rows).mean()
+            if not torch.isfinite(loss):
+                raise BadConfig("lr", study.lr, f"smaller: the target's training diverged at step {step}")
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -216,7 +219,8 @@ def hide(study: Study, target: LanguageModel) -> tuple[pd.DataFrame, dict[str, s
         ticket = language_model(target, source)
         seconds = time.perf_counter() - started
         found = pruned(source, ticket.masks)
-        rows += _measure(study, target, source, found, ticket, candidates, seconds)
+        with one_torch_thread():
+            rows += _measure(study, target, found, ticket, candidates, seconds)
         texts[f"ticket, {candidates} candidates"] = _sample(study, found)
     return pd.DataFrame(rows), texts
 
@@ -233,7 +237,6 @@ def _share_tables(target: LanguageModel, source: LanguageModel) -> None:
 def _measure(
     study: Study,
     target: LanguageModel,
-    source: LanguageModel,
     found: LanguageModel,
     ticket: TransformerTicket,
     candidates: int,
@@ -254,7 +257,9 @@ def _measure(
         "entries": ticket.entries,
         "keep": ticket.keep,
         "bits": ticket.weights,
-        "exact_weights": _is_exact(source, found, ticket.masks),
+        "candidates_least": ticket.candidates,
+        "scales": _recorded_scales(found),
+        "exact_weights": _is_exact(make_source(study, candidates), found, ticket.masks),
         "seconds_construct": seconds,
     }
     rows = []
@@ -277,24 +282,35 @@ def _largest(x: torch.Tensor) -> float:
     return float(torch.linalg.vector_norm(x, dim=-1).max())
 
 
-def _is_exact(source: LanguageModel, found: LanguageModel, masks: dict[str, torch.Tensor]) -> bool:
-    """Every pruned weight is 0, every kept one has the random weight's bits, and no random weight lacks a mask."""
-    random = {n for n, _ in source.named_parameters() if "blocks." in n or n.endswith((".first", ".second"))}
+def _recorded_scales(found: LanguageModel) -> int:
+    """How many recorded scales differ from 1: the floats of the ticket."""
+    return sum(int((buffer != 1).sum()) for name, buffer in found.named_buffers() if "scale" in name)
+
+
+def _is_exact(fresh: LanguageModel, found: LanguageModel, masks: dict[str, torch.Tensor]) -> bool:
+    """Whether pruned weights are 0, kept ones have the bits of one drawn afresh, and no random one lacks a mask."""
+    random = {n for n, _ in fresh.named_parameters() if "blocks." in n or n.endswith((".first", ".second"))}
     return random == set(masks) and all(
-        bool(
-            (found.get_parameter(n)[m] == source.get_parameter(n)[m]).all() and (found.get_parameter(n)[~m] == 0).all()
-        )
-        for n, m in masks.items()
+        torch.equal(_bits(found.get_parameter(name)), _bits(fresh.get_parameter(name)) * mask)
+        for name, mask in masks.items()
     )
+
+
+def _bits(weight: torch.Tensor) -> torch.Tensor:
+    """A float32 weight's bits; one that no float32 equals becomes -1, the bits of no weight."""
+    single = weight.detach().float()
+    return torch.where(single.to(weight.dtype) == weight, single.view(torch.int32), -1)
 
 
 @torch.no_grad()
 def _sample(study: Study, model: LanguageModel) -> str:
-    """Text from the start of the first validation window, the most likely character each time."""
+    """Text that goes on from the start of the first validation window, drawn with the same dice for every model."""
     tokens = study.validation[0, : study.length // 4]
-    for _ in range(study.sample):
-        following = model(tokens[-study.length :]).argmax(-1)[-1:]
-        tokens = torch.cat((tokens, following))
+    dice = 0.5 + 0.5 * inits.uniform((study.sample,), 1.0, seed=study.seed, name="hidden_lm/sample").double()
+    for die in dice:
+        shares = torch.softmax(model(tokens[-study.length :])[-1], dim=-1).cumsum(-1)
+        following = torch.searchsorted(shares, die).clamp(max=len(study.characters) - 1)
+        tokens = torch.cat((tokens, following[None]))
     return study.characters.decode(tokens)
 
 
@@ -306,7 +322,7 @@ def summarise(study: Study, table: pd.DataFrame, learned: dict[str, float]) -> d
     last = table.iloc[-1]
     gap = table.drop_duplicates("candidates")
     keys = ("val_loss_ticket", "agreement", "certificate", "certificate_recursion", "error", "error_embedding")
-    counts = ("bits", "unreachable", "entries")
+    counts = ("bits", "scales", "candidates_least", "unreachable", "entries")
     return {
         **learned,
         **{key: float(last[key]) for key in (*keys, "keep", "seconds_construct")},

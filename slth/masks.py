@@ -25,7 +25,6 @@ from torch.autograd.function import once_differentiable
 from slth.threads import in_parallel
 
 _MAGNITUDE = 0x7FFFFFFF  # the bits of a float32 without its sign
-_INFINITE = 0x7F800000
 _BLOCK = 256  # scores compared between two looks whether any lay in the bracket
 _SAMPLE = 1 << 16
 _PART = 1 << 18  # scores that a thread takes at a time
@@ -108,9 +107,9 @@ class Selector:
         for s in scores:
             if s.dtype != torch.float32:
                 raise ValueError(f"scores of dtype {s.dtype}: must be float32")
+        _refuse_nan(scores)
         kept = count_kept(total, keep)
         if kept == total:
-            _refuse_nan(scores)
             return Cut(0.0, total - 1)
         pieces = [_Piece(s.detach()) for s in scores]
         threshold, above = self._threshold(pieces, kept)
@@ -124,11 +123,8 @@ class Selector:
                 found = _kth_largest(inside, kept - above)
                 break
         else:
-            _refuse_nan([piece.scores for piece in pieces])
             everything = np.concatenate([piece.magnitudes() for piece in pieces])
             above, inside, found = 0, everything, _kth_largest(everything, kept)
-        if found > _INFINITE:
-            raise ValueError("scores hold NaN: all must be numbers")
         value = _as_float(found)
         moved = abs(value - self._last) / value if value > 0 else 1.0
         self._last, self._width = value, min(max(4.0 * moved, 1e-4), 0.02)

@@ -215,7 +215,7 @@ def test_tickets_are_exact_and_certified(study_of, embeddings, norm, reach):
 def test_more_candidates_make_the_ticket_the_target(study_of):
     study = study_of(candidates=18, blocks=1, layers=1)
     target, _ = hiding.train_target(study)
-    table, texts = hiding.hide(study, target)
+    table, _ = hiding.hide(study, target)
     assert table["error"].max() < 0.02
     assert table["agreement"].min() > 0.98
     assert abs(table["val_loss_ticket"] - table["val_loss_target"]).max() < 1e-2

@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -16,8 +17,8 @@ from slth.masks import (
     check_keep,
     count_kept,
     masked,
-    score_gradient,
     scheduled_keep,
+    score_gradient,
     straight_through,
 )
 
@@ -65,7 +66,7 @@ def test_counts_by_hand():
 @pytest.mark.parametrize("keep", [0, 0.0, -0.1, 1.0001, math.nan, math.inf, True, "0.5", None, Fraction(1, 2)])
 def test_a_bad_keep_is_named(keep):
     for call in (check_keep, lambda k: count_kept(10, k), lambda k: scheduled_keep(k, "linear", 0.5)):
-        with pytest.raises(ValueError, match="keep=.*: must be a number in"):
+        with pytest.raises(ValueError, match=r"keep=.*: must be a number in"):
             call(keep)
 
 
@@ -73,7 +74,7 @@ def test_a_bad_keep_is_named(keep):
 @pytest.mark.parametrize("keep", [0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
 def test_schedules_end_at_keep_exactly(schedule, keep):
     shares = [scheduled_keep(keep, schedule, i / 64) for i in range(65)]
-    assert all(after <= before for before, after in zip(shares, shares[1:], strict=False))
+    assert all(after <= before for before, after in pairwise(shares))
     assert all(0 < share <= 1 for share in shares)
     assert shares[0] == (keep if schedule == "constant" else 1.0)
     assert shares[-1] == keep

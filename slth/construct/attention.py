@@ -75,7 +75,8 @@ def attention(
     per entry), "output" (n_V / d_out) or "auto", the one that leaves more. W_Q W_K^T is square, so its structural
     factor is always W_Q, with n_K / d_in candidates. alpha bounds the norm of the inputs the certificate speaks of, by
     default max(sqrt d_in, sqrt d_out), the least that Theorem 9 allows. The source's recorded scales are taken as they
-    are (see `slth.construct.scales`). Neither module is changed: see :meth:`AttentionTicket.prune`. In float64.
+    are (see `slth.construct.scales`). Neither module is changed: see :meth:`AttentionTicket.prune`. In float64, as the
+    certificate is: evaluating in float32 adds float32's rounding, some 1e-6 of the outputs.
 
     Raises ValueError where target and source differ in d_in, d_out or heads, where hidden is too small, where a weight
     of target or source is not finite, for another side, or for alpha <= 0.
@@ -92,7 +93,7 @@ def attention(
 @torch.no_grad()
 def query_key(target: MultiHeadAttention, source: MultiHeadAttention, *, threads: int | None = None) -> LinearTicket:
     """The half of :func:`attention` for W_Q W_K^T / sqrt(n_K) of each head; W_Q has the structural mask."""
-    _check(target, source)
+    check(target, source)
     wanted, _ = _double(target).merged()
     factors = _double(source)
     # the scale 1/sqrt(n_K) goes to the target, so that the candidates are exact products of two float32 weights
@@ -105,7 +106,7 @@ def value_output(
     target: MultiHeadAttention, source: MultiHeadAttention, *, side: Side, threads: int | None = None
 ) -> LinearTicket:
     """The half of :func:`attention` for W_V W_O of each head."""
-    _check(target, source)
+    check(target, source)
     _check_side(source, side)
     _, wanted = _double(target).merged()
     factors = _double(source)
@@ -165,7 +166,8 @@ def _prune(module: MultiHeadAttention, masks: dict[str, torch.Tensor]) -> None:
             getattr(module, role).masked_fill_(~mask, 0.0)
 
 
-def _check(target: MultiHeadAttention, source: MultiHeadAttention) -> None:
+def check(target: MultiHeadAttention, source: MultiHeadAttention) -> None:
+    """Raise ValueError unless source can hold target: the same d_in, d_out, heads, wide enough, all values finite."""
     for name in ("d_in", "d_out", "heads"):
         wanted, given = getattr(target, name), getattr(source, name)
         if wanted != given:

@@ -31,7 +31,7 @@ With [VO] the heads' matrices stacked on top of each other, the first sum of (1)
     sum_h min(2 alpha tanh(m_h/2) |VO_h|_2, alpha^3 lambda_max(..)/2)    (covariance, aligned)
 
 and the second at most min(sum_h alpha |E_h|_2, alpha sqrt(H) |[E]|_2). What float64 may add when both attentions are
-evaluated, sums over d_in coordinates and up to `length` tokens, is covered by a last term of some
+evaluated in float64, sums over d_in coordinates and up to `length` tokens, is covered by a last term of some
 (16 d_in + 2 length) 1e-16 relative to the outputs.
 
 Lemma 8 with its exponential, as Theorem 9 uses it, is kept beside it for comparison: it is infinite or far above the

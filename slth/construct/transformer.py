@@ -10,8 +10,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from slth.construct.attention import _check as check_attention
 from slth.construct.attention import attention
+from slth.construct.attention import check as check_attention
 from slth.construct.certificate import Merged
 from slth.construct.feed_forward import check as check_feed_forward
 from slth.construct.feed_forward import feed_forward

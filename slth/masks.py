@@ -25,6 +25,7 @@ from torch.autograd.function import once_differentiable
 from slth.threads import in_parallel
 
 _MAGNITUDE = 0x7FFFFFFF  # the bits of a float32 without its sign
+_LARGEST = float(np.finfo(np.float32).max)
 _BLOCK = 256  # scores compared between two looks whether any lay in the bracket
 _SAMPLE = 1 << 16
 _PART = 1 << 18  # scores that a thread takes at a time
@@ -63,7 +64,8 @@ def scheduled_keep(keep: float, schedule: str, progress: float) -> float:
     check_keep(keep)
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule={schedule!r}: must be one of {', '.join(SCHEDULES)}")
-    return 1.0 - (1.0 - keep) * SCHEDULES[schedule](min(max(progress, 0.0), 1.0))
+    ahead = 1.0 - SCHEDULES[schedule](min(max(progress, 0.0), 1.0))
+    return min(1.0, keep * (1.0 - ahead) + ahead)
 
 
 # ---------------------------------------------------------------- which
@@ -111,7 +113,7 @@ class Selector:
         kept = count_kept(total, keep)
         if kept == total:
             return Cut(0.0, total - 1)
-        pieces = [_Piece(s.detach()) for s in scores]
+        pieces = [_Piece(s.detach()) for s in scores if s.numel()]
         threshold, above = self._threshold(pieces, kept)
         return Cut(_as_float(threshold), self._last_tie(pieces, threshold, kept - above))
 
@@ -126,14 +128,14 @@ class Selector:
             everything = np.concatenate([piece.magnitudes() for piece in pieces])
             above, inside, found = 0, everything, _kth_largest(everything, kept)
         value = _as_float(found)
-        moved = abs(value - self._last) / value if value > 0 else 1.0
+        moved = abs(value - self._last) / value if 0 < value < math.inf else 1.0
         self._last, self._width = value, min(max(4.0 * moved, 1e-4), 0.02)
         return found, above + int((inside > found).sum())
 
     def _brackets(self, pieces: list[_Piece], kept: int) -> list[tuple[int, int]]:
         """Intervals [low, high) of bits to look for the threshold in, the likeliest first."""
         around = []
-        if self._last > 0:
+        if 0 < self._last < _LARGEST / 2:
             around.append((_as_bits(self._last * (1.0 - self._width)), _as_bits(self._last * (1.0 + self._width)) + 1))
         return [*around, _sampled_bracket(pieces, kept)]
 

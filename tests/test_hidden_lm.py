@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -167,6 +168,11 @@ def test_the_loss_is_the_mean_log_probability_of_what_follows(study_of):
     assert learned["val_loss_target"] == pytest.approx(-picked.log().mean().item(), rel=1e-12)
 
 
+def test_a_training_that_diverges_is_named(study_of):
+    with pytest.raises(lab.BadConfig, match=r"lr=1e\+30: must be smaller: the target's training diverged at step"):
+        hiding.train_target(study_of(lr=1e30))
+
+
 # ---------------------------------------------------------------- tickets
 
 CASES = [
@@ -243,6 +249,8 @@ def test_exact_means_every_bit(study_of, embeddings):
     study = study_of(embeddings=embeddings, steps=2)
     _, source, ticket, found = hidden(study, 8)
     assert hiding._is_exact(source, found, ticket.masks)
+    assert hiding._is_exact(hiding.make_source(study, 8), found, ticket.masks)  # drawn afresh, in float32
+    assert not hiding._is_exact(hiding.make_source(study_of(seed=1), 8), found, ticket.masks)
     with torch.no_grad():
         for name, mask in ticket.masks.items():
             weight = found.get_parameter(name)
@@ -310,7 +318,8 @@ def test_violations_are_counted(study_of):
 def test_a_run(tmp_path, text):
     arguments = ["smoke", f"data={text}", "d=8", "length=12", "steps=20", "windows=5", "-F", str(tmp_path / "runs")]
     command = [sys.executable, str(SCRIPT), "with", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}  # as in the other tests: see conftest.py
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, env=alone)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "--- ticket, 12 candidates" in done.stdout

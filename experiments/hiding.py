@@ -17,7 +17,6 @@ from slth.attention.mha import ROLES
 from slth.construct.transformer import TransformerTicket, certify, language_model, pruned, record_scales
 from slth.models.transformer import LanguageModel, Product, Table, Transformer
 from slth.tasks import text as task
-from slth.threads import one_torch_thread
 
 
 @dataclass(frozen=True)
@@ -111,22 +110,23 @@ def train_target(study: Study) -> tuple[LanguageModel, dict[str, float]]:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, study.lr, total_steps=study.steps + 1, pct_start=0.1)
     training, _ = study.tokens
     before = _losses(model, study.validation).mean().item()
-    with one_torch_thread():  # so small matrices are no faster on two, and sums come in one order
-        bar = progress(range(study.steps), "train the target")
-        for step in bar:
-            rows = task.batch(training, study.batch, study.length + 1, seed=study.seed, step=step, name="hidden_lm")
-            loss = _losses(model, rows).mean()
-            if not torch.isfinite(loss):
-                raise BadConfig("lr", study.lr, f"smaller: the target's training diverged at step {step}")
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            if study.reach == "bound":
-                _bound_norms(model, study)
-            if step % 50 == 0:
-                bar.set_postfix(loss=f"{loss.item():.3f}")
+    if study.reach == "bound":
+        _bound_norms(model, study)
+    bar = progress(range(study.steps), "train the target")
+    for step in bar:
+        rows = task.batch(training, study.batch, study.length + 1, seed=study.seed, step=step, name="hidden_lm")
+        loss = _losses(model, rows).mean()
+        if not torch.isfinite(loss):
+            raise BadConfig("lr", study.lr, f"smaller: the target's training diverged at step {step}")
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if study.reach == "bound":
+            _bound_norms(model, study)
+        if step % 50 == 0:
+            bar.set_postfix(loss=f"{loss.item():.3f}")
     model = model.double().requires_grad_(False)
     return model, {"val_loss_untrained": before, "val_loss_target": _losses(model, study.validation).mean().item()}
 
@@ -219,8 +219,7 @@ def hide(study: Study, target: LanguageModel) -> tuple[pd.DataFrame, dict[str, s
         ticket = language_model(target, source)
         seconds = time.perf_counter() - started
         found = pruned(source, ticket.masks)
-        with one_torch_thread():
-            rows += _measure(study, target, found, ticket, candidates, seconds)
+        rows += _measure(study, target, found, ticket, candidates, seconds)
         texts[f"ticket, {candidates} candidates"] = _sample(study, found)
     return pd.DataFrame(rows), texts
 

@@ -100,7 +100,8 @@ def _codes(text: str) -> npt.NDArray[np.uint32]:
 def split(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Deal tokens (n,) out to training and validation in pieces of 65,536, every 20th piece to validation.
 
-    Shorter texts are dealt in pieces of a twentieth. Neighbouring pieces of one file may so fall on both sides; none is on both.
+    Shorter texts are dealt in pieces of a twentieth. Neighbouring pieces of a file may fall on both sides; none is on
+    both.
     """
     pieces = tokens.split(max(1, min(_PIECE, len(tokens) // _EVERY)))
     training = [piece for i, piece in enumerate(pieces) if i % _EVERY != _EVERY - 1]

@@ -21,6 +21,7 @@ import lab  # noqa: E402
 
 from slth.attention.mha import ROLES  # noqa: E402
 from slth.construct.transformer import language_model, pruned, record_scales  # noqa: E402
+from slth.threads import one_torch_thread  # noqa: E402
 
 SCRIPT = EXPERIMENTS / "hidden_lm.py"
 TEXT = "".join(f"the cat number {i} sat on the mat and {i * i % 97} dogs ran away\n" for i in range(150))
@@ -332,3 +333,19 @@ def test_a_run(tmp_path, text):
     assert wanted <= summary.keys()
     assert config["data"] == str(text)
     assert {path.stem for path in folder.glob("*.png")} == {"error_vs_block", "gap_vs_candidates"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("embeddings", ["shared", "random"])
+def test_a_trained_model_is_found_in_a_random_one_at_the_default_size(embeddings):
+    study = hiding.study_of(hidden_lm.ex.configurations[0]() | {"embeddings": embeddings})
+    with one_torch_thread():
+        target, learned = hiding.train_target(study)
+        table, _ = hiding.hide(study, target)
+    summary = hiding.summarise(study, table, learned)
+    assert summary["val_loss_target"] < 2.0
+    assert abs(summary["loss_gap"]) <= 0.001
+    assert summary["agreement"] >= 0.999
+    assert summary["candidates_least"] == 24
+    assert summary["exact_weights"]
+    assert summary["certificate_violations"] == 0

@@ -24,6 +24,7 @@ sys.path.insert(0, str(EXPERIMENTS))
 import lab  # noqa: E402
 
 SCRIPT = f'''"""A small experiment."""
+import signal
 import sys
 sys.path.insert(0, {str(EXPERIMENTS)!r})
 
@@ -52,6 +53,7 @@ def main(_config, _run):
     if _config["end"] == "crash":
         raise ValueError("it broke")
     if _config["end"] == "wait":
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may have been told to ignore it
         Path("waiting").touch()
         time.sleep(60)
     figure = Figure()
@@ -155,6 +157,7 @@ def test_an_interrupt_is_marked_and_leaves_no_results(tmp_path):
         _, stderr = process.communicate(timeout=30)
     finally:
         process.kill()
+        process.wait()
     assert process.returncode == 130
     assert stderr == "interrupted\n"
     run = tmp_path / "runs" / "1"

@@ -35,7 +35,7 @@ def rows(shape: Shape, *, rounds: int, seed: int) -> list[Row]:
     scale = shape.d_in**-0.5  # tokens of norm at most 1
     x = inits.uniform((1, shape.length, shape.d_in), scale, seed=seed, name="speed/tokens")
     with torch.no_grad():
-        timed = interleave({"ours": lambda _: layer(x), "direct": lambda _: direct(layer, x)}, rounds)
+        timed = interleave({"ours": lambda _: layer(x), "direct": lambda _: direct(layer, x)}, rounds, lead_ins=1)
         exact = direct(layer.double(), x.double())
     ours, theirs = timed["ours"], timed["direct"]
     errors = [float((timing.values[0] - exact).abs().max()) for timing in (ours, theirs)]

@@ -28,7 +28,9 @@ class Timing:
         return Timing([seconds / count for seconds in self.seconds], self.values)
 
 
-def interleave(calls: Mapping[str, Callable[[int], Any]], rounds: int, warmups: int = 1) -> dict[str, Timing]:
+def interleave(
+    calls: Mapping[str, Callable[[int], Any]], rounds: int, warmups: int = 1, lead_ins: int = 0
+) -> dict[str, Timing]:
     """Time each call once a round, in an order that is reversed from round to round.
 
     Args:
@@ -36,10 +38,14 @@ def interleave(calls: Mapping[str, Callable[[int], Any]], rounds: int, warmups: 
             work is done: on a device it waits for the device.
         rounds: how many are timed, >= 1.
         warmups: rounds before them that are not.
+        lead_ins: untimed calls right before each timed one, for every rival alike: with 1 none pays for the memory and
+            caches that another has left behind, which is how it runs in a program that calls it again and again.
     """
     timings = {name: Timing([], []) for name in calls}
     for turn in range(-warmups, rounds):
         for name in calls if turn % 2 == 0 else reversed(calls):
+            for _ in range(lead_ins):
+                calls[name](max(turn, 0))
             started = time.perf_counter()
             value = calls[name](max(turn, 0))
             seconds = time.perf_counter() - started

@@ -314,9 +314,15 @@ def weight(
     `scale` multiplies the init's own scale before anything is drawn. Raises ValueError for an unknown init
     or a keep outside (0, 1].
     """
+    distribution, own_scale = scaled(init, fan)
+    return distribution(shape, scale * own_scale, seed=seed, name=name, stream=stream, device=device)
+
+
+def scaled(init: str, fan: Fan) -> tuple[Callable[..., torch.Tensor], float]:
+    """(distribution, its scale) of an initialisation at a fan. Raises ValueError as :func:`weight` does."""
     if init not in INITS:
         raise ValueError(f"init={init!r}: must be one of {', '.join(INITS)}")
     if not 0 < fan.keep <= 1:
         raise ValueError(f"keep={fan.keep}: must be a number in (0, 1], the share of weights kept")
     distribution, scale_of = INITS[init]
-    return distribution(shape, scale * scale_of(fan), seed=seed, name=name, stream=stream, device=device)
+    return distribution, scale_of(fan)

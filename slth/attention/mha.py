@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from slth import inits
+from slth import inits, recipes
 
 ROLES = ("query", "key", "value", "output")
 
@@ -105,15 +105,22 @@ class MultiHeadAttention(nn.Module):
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype={dtype}: must be torch.float32 or torch.float64")
         for role in ROLES:
-            setattr(self, role, nn.Parameter(self._draw(role, init, seed, prefix).to(dtype)))
+            recipe = self._recipe(role, init, seed, prefix)
+            setattr(self, role, nn.Parameter(recipe.tensor(self._shape(role)).to(dtype)))
+            recipes.remember(self, role, recipe)
         for name in ("scale_qk", "scale_vo"):
             self.register_buffer(name, torch.ones(heads, dtype=dtype))
 
-    def _draw(self, role: str, init: str, seed: int, prefix: str) -> torch.Tensor:
+    def _shape(self, role: str) -> tuple[int, int, int]:
         width = self.hidden_qk if role in ("query", "key") else self.hidden_vo
         rows, columns = (width, self.d_out) if role == "output" else (self.d_in, width)
+        return self.heads, rows, columns
+
+    def _recipe(self, role: str, init: str, seed: int, prefix: str) -> recipes.Recipe:
+        _, rows, columns = self._shape(role)
+        width = rows if role == "output" else columns
         fan = inits.Fan(fan_in=rows, fan_out=columns, width=width, role=role)
-        return inits.weight(init, (self.heads, rows, columns), fan, seed=seed, name=prefix + role)
+        return recipes.Recipe((recipes.draw(init, fan, seed=seed, name=prefix + role),))
 
     def extra_repr(self) -> str:
         """Dimensions, for print(module)."""

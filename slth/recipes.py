@@ -1,0 +1,105 @@
+"""How a random tensor is made again: the record that a ticket holds in place of the weights.
+
+A :class:`Draw` is one call of `slth.inits` but for the shape; a :class:`Recipe` makes one parameter of equal parts, of
+which a fused one (GPT-2's query, key and value side by side) has several. A module remembers the recipes of its own
+parameters, so that a network made of such modules can be told by seeds alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from slth import inits
+
+#: name -> function of `slth.inits`, as a recipe names it.
+DISTRIBUTIONS = {
+    "uniform": inits.uniform,
+    "uniform16": inits.uniform16,
+    "sign": inits.sign,
+    "normal": inits.normal,
+}
+_MEMORY = "_slth_recipes"
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One random tensor, all but its shape: distribution (a key of DISTRIBUTIONS), its scale or standard deviation."""
+
+    distribution: str
+    scale: float
+    seed: int
+    name: str
+    stream: int = 0
+
+    def __post_init__(self) -> None:
+        if self.distribution not in DISTRIBUTIONS:
+            raise ValueError(f"distribution={self.distribution!r}: must be one of {', '.join(DISTRIBUTIONS)}")
+
+    def tensor(self, shape: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
+        """The draw as a float32 tensor of the given shape."""
+        draw = DISTRIBUTIONS[self.distribution]
+        return draw(shape, self.scale, seed=self.seed, name=self.name, stream=self.stream, device=device)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One parameter: a draw for each of its equal parts along axis `dim`."""
+
+    draws: tuple[Draw, ...]
+    dim: int = 0
+
+    def tensor(self, shape: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
+        """The parameter as a float32 tensor. Raises ValueError where the parts do not divide the axis."""
+        parts = len(self.draws)
+        if shape[self.dim] % parts:
+            raise ValueError(f"shape {tuple(shape)}: axis {self.dim} must be divisible into {parts} equal parts")
+        part = [size // parts if axis == self.dim else size for axis, size in enumerate(shape)]
+        made = [draw.tensor(part, device) for draw in self.draws]
+        return made[0] if parts == 1 else torch.cat(made, dim=self.dim)
+
+    def redrawn(self, seed: int) -> Recipe:
+        """The same recipe from another seed."""
+        return replace(self, draws=tuple(replace(draw, seed=seed) for draw in self.draws))
+
+
+def draw(init: str, fan: inits.Fan, *, seed: int, name: str, scale: float = 1.0) -> Draw:
+    """The draw of an initialisation by name (a key of `slth.inits.INITS`), its scale times `scale`.
+
+    Raises ValueError for an unknown init or a fan's keep outside (0, 1].
+    """
+    distribution, own_scale = inits.scaled(init, fan)
+    return Draw(distribution.__name__, scale * own_scale, seed, name)
+
+
+def remember(module: nn.Module, name: str, recipe: Recipe) -> None:
+    """Note how the module's own parameter `name` was made."""
+    module.__dict__.setdefault(_MEMORY, {})[name] = recipe
+
+
+@torch.no_grad()
+def fill(module: nn.Module, recipes: Mapping[str, Recipe]) -> None:
+    """Write parameters, by their names in module, from their recipes, and remember these."""
+    for path, recipe in recipes.items():
+        owner, name = _owner(module, path)
+        parameter = owner.get_parameter(name)
+        parameter.copy_(recipe.tensor(parameter.shape, parameter.device))
+        remember(owner, name, recipe)
+
+
+def recipe_of(module: nn.Module, path: str) -> Recipe | None:
+    """How the parameter of that name in module was made, None where it is not known to come from `slth.inits`.
+
+    What is remembered may have been overwritten since: who relies on it compares.
+    """
+    owner, name = _owner(module, path)
+    memory: dict[str, Recipe] = owner.__dict__.get(_MEMORY, {})
+    return memory.get(name)
+
+
+def _owner(module: nn.Module, path: str) -> tuple[nn.Module, str]:
+    prefix, _, name = path.rpartition(".")
+    return module.get_submodule(prefix), name

@@ -79,6 +79,7 @@ class MultiHeadAttention(nn.Module):
     output: nn.Parameter
     scale_qk: torch.Tensor
     scale_vo: torch.Tensor
+    inputs_first = True  # weights are (heads, in, out)
 
     def __init__(
         self,

@@ -1,3 +1,7 @@
 """Strong lottery tickets in attention: find, build, check, ship and compare them."""
 
+from slth.search import fit
+from slth.wrap import unwrap, wrap
+
 __version__ = "0.1.0"
+__all__ = ["fit", "unwrap", "wrap"]

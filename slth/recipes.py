@@ -75,6 +75,19 @@ def draw(init: str, fan: inits.Fan, *, seed: int, name: str, scale: float = 1.0)
     return Draw(distribution.__name__, scale * own_scale, seed, name)
 
 
+def of_generations(recipe: Recipe, generation: torch.Tensor) -> torch.Tensor:
+    """The weight whose entries come from the streams that `generation` (uint8, the weight's shape) counts up to."""
+    value = torch.empty(generation.shape, dtype=torch.float32, device=generation.device)
+    for stream in generation.unique().tolist():
+        here = generation == stream
+        value[here] = _streamed(recipe, stream).tensor(generation.shape, generation.device)[here]
+    return value
+
+
+def _streamed(recipe: Recipe, stream: int) -> Recipe:
+    return replace(recipe, draws=tuple(replace(draw, stream=draw.stream + stream) for draw in recipe.draws))
+
+
 def remember(module: nn.Module, name: str, recipe: Recipe) -> None:
     """Note how the module's own parameter `name` was made."""
     module.__dict__.setdefault(_MEMORY, {})[name] = recipe

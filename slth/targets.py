@@ -39,7 +39,15 @@ _NORMS = (
 )
 _ROLES = ("query", "key", "value")
 # names that libraries give to the projections of attention, without "_proj", "_proj_weight" and the like
-_ROLE_OF = {"q": "query", "query": "query", "k": "key", "key": "key", "v": "value", "value": "value", "output": "output"}
+_ROLE_OF = {
+    "q": "query",
+    "query": "query",
+    "k": "key",
+    "key": "key",
+    "v": "value",
+    "value": "value",
+    "output": "output",
+}
 
 
 @dataclass(frozen=True)
@@ -167,7 +175,7 @@ def _width(owner: nn.Module, fan_in: int, fan_out: int, role: str) -> int:
         if isinstance(getattr(owner, name, None), int):
             return int(getattr(owner, name))
     if isinstance(owner, nn.MultiheadAttention):
-        return owner.head_dim
+        return int(owner.head_dim)
     return fan_in if role == "output" else fan_out
 
 

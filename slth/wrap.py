@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.utils import parametrize
 
 from slth import inits, masks, recipes, targets
+from slth.freezing import Freezing
 from slth.targets import Part, Target
 
 _HANDLE = "_slth_wrapped"
@@ -45,20 +46,24 @@ class _StraightThrough(Function):
     """The masked weight; backward as if the mask were |score|, to the scores alone (Ramanujan et al. 2020)."""
 
     @staticmethod
-    def forward(ctx: Any, weight: torch.Tensor, scores: torch.Tensor, pruned: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(weight, scores)
+    def forward(
+        ctx: Any, weight: torch.Tensor, scores: torch.Tensor, pruned: torch.Tensor, free: torch.Tensor | None
+    ) -> torch.Tensor:
+        ctx.save_for_backward(weight, scores, free)
         return pruned
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[None, torch.Tensor, None]:
-        weight, scores = ctx.saved_tensors
-        return None, masks.score_gradient(grad, weight, scores), None
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[None, torch.Tensor, None, None]:
+        weight, scores, free = ctx.saved_tensors
+        slope = masks.score_gradient(grad, weight, scores)
+        return None, slope if free is None else slope * free, None, None
 
 
 def straight_through(masked: Masked, weight: torch.Tensor) -> torch.Tensor:
     """The gate of edge-popup: weight where the mask keeps it, else 0; the score's gradient is g * weight * sign."""
-    out: torch.Tensor = _StraightThrough.apply(weight, masked.scores, masked.pruned(weight))  # type: ignore[no-untyped-call]
+    pruned = masked.pruned(weight.detach())
+    out: torch.Tensor = _StraightThrough.apply(weight, masked.scores, pruned, masked.free)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -75,8 +80,8 @@ class Masked(nn.Module):
     """The mask of one weight, as a parametrization: scores in, masked weight out.
 
     `scores` float32 of the weight's shape. `gate` says how mask and weight meet; searches put in their own. `free`, if
-    any, is bool of the weight's shape: scores elsewhere have no gradient. `generation`, if any, is uint8 of the
-    weight's shape: how often each weight was drawn anew.
+    any, is bool of the weight's shape: scores elsewhere have no gradient; `freezing` says how it was drawn.
+    `generation`, if any, is uint8 of the weight's shape: how often each weight was drawn anew.
     """
 
     scores: nn.Parameter
@@ -92,6 +97,7 @@ class Masked(nn.Module):
         self.cuts = [masks.Cut(-1.0, -1)] * len(parts)  # of the groups that the parts belong to
         self.offsets = [0] * len(parts)  # of the parts within these
         self.gate: Gate = straight_through
+        self.freezing: Freezing | None = None
         self.wrapped: Wrapped | None = None
         self._seen: dict[tuple[bool, bool], torch.Tensor] = {}  # what this forward pass has made
         self.register_buffer("free", None)
@@ -411,10 +417,10 @@ def _keeps(found: Sequence[Target], keep: float | Mapping[str, float]) -> dict[s
         masks.check_keep(value)
     _all_used("keep", keep, found)
     matched = {target.path: targets.first_match(keep, target.paths) for target in found}
-    for path, value in matched.items():
-        if value is None:
+    for path, share in matched.items():
+        if share is None:
             raise ValueError(f"keep: no pattern of {', '.join(keep)} matches {path}; one must")
-    return {path: value for path, value in matched.items() if value is not None}
+    return {path: share for path, share in matched.items() if share is not None}
 
 
 def _grouped(

@@ -1,0 +1,72 @@
+"""Relaxed Bernoulli gates in place of a straight-through mask (Tsayag & Lindenbaum 2026, arXiv 2603.08914)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from slth import inits
+from slth.search.edge_popup import EdgePopup
+from slth.wrap import Masked, handle
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bernoulli(EdgePopup):
+    """Train each weight under a noisy gate z = clip(mu + sigma * normal, 0, 1); evaluate under the exact mask.
+
+    The gradient is that of z itself, no straight-through estimate. mu = 1/2 + sharpness * (|score| - threshold) with
+    the threshold of the exact mask, treated as a constant: just the kept gates have mu > 1/2, so that `keep` is met
+    exactly, where the paper balances it by a penalty on the expected count. sigma and sharpness > 0, or ValueError.
+    """
+
+    sigma: float = 0.5
+    sharpness: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("sigma", "sharpness"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be a number > 0")
+
+    def start(self, model: nn.Module) -> None:
+        """Prepare a wrapped model."""
+        for masked in handle(model).weights.values():
+            masked.gate = Gate(self.sigma, self.sharpness, self.seed)
+
+    def before(self, model: nn.Module, step: int, steps: int) -> None:
+        """The schedule, and the step that the noise belongs to."""
+        super().before(model, step, steps)
+        for masked in handle(model).weights.values():
+            assert isinstance(masked.gate, Gate)
+            masked.gate.step = step
+
+
+@dataclass
+class Gate:
+    """The noisy gate of one weight, at a step of the search."""
+
+    sigma: float
+    sharpness: float
+    seed: int
+    step: int = 0
+
+    def __call__(self, masked: Masked, weight: torch.Tensor) -> torch.Tensor:
+        """Weight times gate in training, the masked weight in evaluation."""
+        if not masked.training:
+            return masked.pruned(weight)
+        scores = masked.scores
+        noise = inits.normal(
+            scores.shape, self.sigma, seed=self.seed, name=f"gate/{masked.path}", stream=self.step, device=scores.device
+        )
+        gates = (0.5 + self.sharpness * (scores.abs() - self._thresholds(masked)) + noise).clamp(0.0, 1.0)
+        return weight * gates.to(weight.dtype)
+
+    @staticmethod
+    def _thresholds(masked: Masked) -> torch.Tensor:
+        out = torch.empty_like(masked.scores)
+        for part, cut in zip(masked.parts, masked.cuts, strict=True):
+            part.of(out).fill_(max(cut.threshold, 0.0))
+        return out

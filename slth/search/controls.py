@@ -1,0 +1,64 @@
+"""What a ticket must be compared with: other masks on the same weights, other weights under the same mask.
+
+All change a wrapped model in place. (Dense training is `slth.fit` on the module itself, not wrapped.)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from slth import inits, recipes
+from slth.wrap import Wrapped, fixed, handle, random_weight, root
+
+
+def random_mask(model: nn.Module, seed: int) -> None:
+    """A random mask of the same keep, group by group."""
+    wrapped = handle(model)
+    for path, masked in wrapped.weights.items():
+        scores = masked.scores
+        fresh = inits.uniform(scores.shape, 1.0, seed=seed, name=f"random_mask/{path}", device=scores.device)
+        with torch.no_grad():
+            scores.copy_(fresh)
+    _finish(wrapped)
+
+
+def shuffled_mask(model: nn.Module, seed: int) -> None:
+    """The model's own mask with the entries of each part of each weight in random order: same shares, other places."""
+    wrapped = handle(model)
+    masks = wrapped.masks()
+    for path, masked in wrapped.weights.items():
+        for part in masked.parts:
+            here = part.of(masks[path])
+            name = f"shuffled_mask/{path}/{part.index}"
+            order = inits.uniform((here.numel(),), 1.0, seed=seed, name=name, device=here.device).argsort(stable=True)
+            here.copy_(here.flatten()[order].reshape(here.shape))
+    wrapped.set_masks(masks)
+
+
+@torch.no_grad()
+def redrawn_weights(model: nn.Module, seed: int) -> None:
+    """The same mask on weights from another seed. Raises ValueError for weights not known to come from `slth.inits`."""
+    found = {path: recipes.recipe_of(root(model), path) for path in handle(model).weights}
+    for path, recipe in found.items():
+        if recipe is None:
+            raise ValueError(f"{path}: its weights did not come from slth.inits; wrap with weights=... to redraw them")
+    for path, recipe in found.items():
+        assert recipe is not None
+        weight = random_weight(model, path)
+        weight.copy_(recipe.redrawn(seed).tensor(weight.shape, weight.device))
+
+
+def train_weights(model: nn.Module) -> None:
+    """Keep the mask and let the weights under it be trained: sparse training, the scores at rest."""
+    wrapped = handle(model)
+    for path, masked in wrapped.weights.items():
+        masked.gate = fixed
+        masked.scores.requires_grad_(False)
+        random_weight(model, path).requires_grad_(True)
+
+
+def _finish(wrapped: Wrapped) -> None:
+    for group in wrapped.groups:
+        group.current = group.keep
+    wrapped.refresh()

@@ -1,0 +1,64 @@
+"""Search in a partially frozen source (Otsuka et al. 2025, arXiv 2402.14029)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from slth import masks
+from slth.freezing import Freezing
+from slth.search.edge_popup import EdgePopup
+from slth.wrap import Group, Wrapped, handle
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frozen(EdgePopup):
+    """Edge-popup that leaves random weights alone: a share `pruned` is never kept, a share `locked` always.
+
+    Only the rest has scores that move, and only the rest takes bits in a ticket. A group's keep must lie between
+    locked and 1 - pruned.
+    """
+
+    pruned: float = 0.25
+    locked: float = 0.25
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Freezing(self.pruned, self.locked, self.seed)
+
+    def start(self, model: nn.Module) -> None:
+        """Freeze. Raises ValueError for a keep outside [locked, 1 - pruned]."""
+        super().start(model)
+        wrapped = handle(model)
+        freezing = Freezing(self.pruned, self.locked, self.seed)
+        places = {path: freezing.places(m.scores.shape, m.parts, path) for path, m in wrapped.weights.items()}
+        for group in wrapped.groups:
+            self._check(wrapped, group, places)
+        for path, (pruned, locked) in places.items():
+            masked = wrapped.weights[path]
+            device = masked.scores.device
+            with torch.no_grad():
+                masked.scores.masked_fill_(pruned.to(device), 0.0).masked_fill_(locked.to(device), math.inf)
+            masked.free = ~(pruned | locked).to(device)
+            masked.freezing = freezing
+
+    def before(self, model: nn.Module, step: int, steps: int) -> None:
+        """The schedule, from 1 - pruned down."""
+        super().before(model, step, steps)
+        for group in handle(model).groups:
+            group.current = min(group.current, max(group.keep, 1.0 - self.pruned))
+
+    @staticmethod
+    def _check(wrapped: Wrapped, group: Group, places: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+        both = [[m.parts[i].of(mask) for m, i in group.members for mask in (places[m.path][w],)] for w in (0, 1)]
+        pruned, locked = (sum(int(part.sum()) for part in parts) for parts in both)
+        kept, total = masks.count_kept(wrapped.size(group), group.keep), wrapped.size(group)
+        if not locked <= kept <= total - pruned:
+            raise ValueError(
+                f"keep={group.keep} in {group.name}: must be between {locked / total:.4g}, the share locked, "
+                f"and {1 - pruned / total:.4g}, what is not pruned for good"
+            )

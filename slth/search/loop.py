@@ -1,0 +1,250 @@
+"""The one loop: train what has a gradient, scores or weights, measure, and never lose what was done.
+
+Everything random in a step follows from the seed and the step's number, the learning rate and keep from the step and
+the number of steps. So a run that was killed goes on from its checkpoint and ends with the same bits as one that was
+not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from slth import inits
+from slth.search import checkpoint as checkpoints
+from slth.search.edge_popup import EdgePopup
+from slth.wrap import handle, root
+
+Batch = TypeVar("Batch")
+#: parameters -> optimiser, its learning rate the highest of the run.
+Optimiser = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+_FLOOR = 0.01  # of the learning rate, at the end of the cosine
+
+
+@dataclass
+class Fit:
+    """What a search measured: `rows`, each with step (steps done) and either train_loss or what evaluate gave.
+
+    seconds: of this process, evaluation included; resumed_at: the step it went on from, 0 for a fresh start.
+    """
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    resumed_at: int = 0
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The last evaluation, without its step; empty where nothing was evaluated."""
+        measured = [row for row in self.rows if "train_loss" not in row]
+        return {name: value for name, value in measured[-1].items() if name != "step"} if measured else {}
+
+
+def fit(
+    model: nn.Module,
+    batches: Callable[[int], Batch] | Iterable[Batch],
+    loss: Callable[[nn.Module, Batch], torch.Tensor],
+    steps: int,
+    *,
+    method: EdgePopup | None = None,
+    lr: float = 0.01,
+    optimiser: Optimiser | None = None,
+    warmup: float = 0.1,
+    clip: float | None = 1.0,
+    evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    every: int = 0,
+    checkpoint: str | Path | None = None,
+    save_every: int = 0,
+    seed: int = 0,
+    progress: bool = True,
+    name: str = "fit",
+) -> Fit:
+    """Train a model's parameters that have a gradient: the scores of a wrapped one, the weights of a plain one.
+
+    Args:
+        model: changed in place; in eval mode afterwards.
+        batches: step -> batch, a pure function; or an iterable (a DataLoader), begun anew when it ends. Where an
+            iterable shuffles by torch's generator its order follows from seed and epoch.
+        loss: (model, batch) -> scalar tensor.
+        steps: optimiser steps, an int >= 1.
+        method: the search, for a wrapped model; None: :class:`EdgePopup`. A plain model has none.
+        lr: the highest learning rate, > 0, of AdamW without weight decay; a linear warm-up over the share `warmup` of
+            the steps leads to it, a cosine from it to a hundredth.
+        optimiser: parameters -> optimiser, instead of AdamW; its own learning rates then are the highest.
+        clip: the largest norm of the gradient, or None.
+        evaluate: model -> numbers by name; called without gradients in eval mode after every `every` steps (0: only at
+            the end).
+        checkpoint: a file to save to after every `save_every` steps (0: ten times a run) and at the end. Where it
+            exists the run goes on from it, bit for bit.
+        seed: of torch's own dice (dropout, shuffling).
+        progress: show a bar, where standard error is a terminal; name: its label.
+
+    Raises ValueError for values outside the above, a plain model with a method, a model without anything to train;
+    CheckpointError for a checkpoint that is damaged or of another search; FloatingPointError where the loss is not
+    finite.
+    """
+    started = time.perf_counter()
+    _check(steps, lr, warmup, clip, every, save_every)
+    search = _search(model, method)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError(f"{type(root(model)).__name__}: nothing to train, no parameter has requires_grad")
+    built = (optimiser or partial(torch.optim.AdamW, lr=lr, weight_decay=0.0))(parameters)
+    highest = [group["lr"] for group in built.param_groups]
+    settings: dict[str, Any] = {
+        "steps": steps,
+        "method": [type(search).__name__, asdict(search)] if search else None,
+        "optimiser": [type(built).__name__, {k: repr(v) for k, v in built.defaults.items()}],
+        "warmup": warmup,
+        "clip": clip,
+        "seed": seed,
+    }
+    if search:
+        settings["groups"] = [[group.name, group.keep] for group in handle(model).groups]
+    path = Path(checkpoint) if checkpoint is not None else None
+    identity = checkpoints.identity_of(model, settings) if path else ""
+    if search:
+        search.start(model)
+    result = Fit()
+    if path and path.exists():
+        held = checkpoints.load(path, model, built, identity)
+        result.resumed_at, result.rows = held["step"], held["rows"]
+        if search:
+            search.restore(model)
+    save_every = save_every or max(1, steps // 10)
+    bar = tqdm(total=steps, initial=result.resumed_at, desc=name, disable=None if progress else True, leave=False)
+    feed = _Feed(batches, seed)
+    with bar, torch.random.fork_rng(devices=_devices(parameters)):
+        for step in range(result.resumed_at, steps):
+            batch = feed.at(step)
+            torch.manual_seed(_dice(seed, "step", step))
+            for group, rate in zip(built.param_groups, highest, strict=True):
+                group["lr"] = rate * _factor(step, steps, warmup)
+            if search:
+                search.before(model, step, steps)
+            value = _step(model, batch, loss, built, parameters, clip, step)
+            if search:
+                search.after(model, step, steps)
+            done = step + 1
+            if done % max(1, steps // 100) == 0 or done == steps:
+                result.rows.append({"step": done, "train_loss": value})
+                bar.set_postfix(loss=f"{value:.4g}", refresh=False)
+            bar.update()
+            if search and done == steps:
+                search.finish(model)
+            if evaluate and (done == steps or (every and done % every == 0)):
+                result.rows.append({"step": done} | _evaluated(model, evaluate))
+            if path and (done % save_every == 0 or done == steps):
+                checkpoints.save(path, model, built, identity, {"step": done, "rows": result.rows})
+    if search:
+        search.finish(model)
+    model.eval()
+    result.seconds = time.perf_counter() - started
+    return result
+
+
+def _step(
+    model: nn.Module,
+    batch: Batch,
+    loss: Callable[[nn.Module, Batch], torch.Tensor],
+    optimiser: torch.optim.Optimizer,
+    parameters: list[nn.Parameter],
+    clip: float | None,
+    step: int,
+) -> float:
+    model.train()
+    optimiser.zero_grad(set_to_none=True)
+    value = loss(model, batch)
+    number = float(value.detach())
+    if not math.isfinite(number):
+        raise FloatingPointError(f"the loss is {number} at step {step}: a lower learning rate may help")
+    value.backward()
+    if clip is not None:
+        nn.utils.clip_grad_norm_(parameters, clip)
+    optimiser.step()
+    return number
+
+
+@torch.no_grad()
+def _evaluated(model: nn.Module, evaluate: Callable[[nn.Module], Mapping[str, float]]) -> dict[str, float]:
+    model.eval()
+    return {name: float(value) for name, value in evaluate(model).items()}
+
+
+def _factor(step: int, steps: int, warmup: float) -> float:
+    """The share of the highest learning rate at a step."""
+    rising = max(1.0, warmup * steps)
+    if step + 1 < rising:
+        return (step + 1) / rising
+    falling = (step + 1 - rising) / max(1.0, steps - rising)
+    return _FLOOR + (1.0 - _FLOOR) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, falling)))
+
+
+class _Feed:
+    """The batch of each step, from a function or an iterable."""
+
+    def __init__(self, batches: Callable[[int], Any] | Iterable[Any], seed: int) -> None:
+        self.function = batches if callable(batches) else None
+        self.iterable = batches
+        self.seed, self.epoch, self.next = seed, 0, 0
+        self.items: Iterator[Any] | None = None
+
+    def at(self, step: int) -> Any:
+        """The batch of a step; steps that a resumed run has behind it are drawn and dropped."""
+        if self.function is not None:
+            return self.function(step)
+        while self.next < step:
+            self._draw()
+        return self._draw()
+
+    def _draw(self) -> Any:
+        for _ in range(2):
+            if self.items is None:
+                torch.manual_seed(_dice(self.seed, "epoch", self.epoch))
+                self.items = iter(self.iterable)  # type: ignore[arg-type]
+                self.epoch += 1
+            for item in self.items:
+                self.next += 1
+                return item
+            self.items = None
+        raise ValueError("batches: is empty, must give at least one batch")
+
+
+def _dice(seed: int, what: str, number: int) -> int:
+    low, high = inits.stream_key(seed, f"fit/{what}/{number}")
+    return (high << 32 | low) & (1 << 63) - 1
+
+
+def _devices(parameters: list[nn.Parameter]) -> list[torch.device]:
+    return sorted({p.device for p in parameters if p.device.type == "cuda"}, key=str)
+
+
+def _search(model: nn.Module, method: EdgePopup | None) -> EdgePopup | None:
+    try:
+        wrapped = handle(model)
+    except ValueError:
+        if method is not None:
+            raise
+        return None
+    if not any(scores.requires_grad for scores in wrapped.scores()):  # its mask stays, its weights are trained
+        return None
+    return method or EdgePopup()
+
+
+def _check(steps: int, lr: float, warmup: float, clip: float | None, every: int, save_every: int) -> None:
+    for name, value, least in (("steps", steps, 1), ("every", every, 0), ("save_every", save_every, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name}={value!r}: must be an int >= {least}")
+    for name, number in (("lr", lr), ("clip", 1.0 if clip is None else clip)):
+        if not (math.isfinite(number) and number > 0):
+            raise ValueError(f"{name}={number!r}: must be a finite number > 0")
+    if not 0 <= warmup < 1:
+        raise ValueError(f"warmup={warmup!r}: must be in [0, 1), a share of the steps")

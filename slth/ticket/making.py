@@ -1,0 +1,110 @@
+"""From a model to the records of a ticket, and the digest of a network."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from slth.recipes import of_generations, recipe_of
+from slth.targets import Part
+from slth.ticket.record import Plain, TicketError, Weight
+from slth.wrap import Masked, Wrapped, random_weight
+
+
+def weight_of(module: nn.Module, path: str, masked: Masked, mask: torch.Tensor, value: torch.Tensor) -> Weight:
+    """The record of a masked weight, given its value under the mask. Raises TicketError where none gives it."""
+    recipe = recipe_of(module, path)
+    if recipe is None:
+        raise TicketError(f"{path}: its weights did not come from slth.inits; wrap with weights=... to have a ticket")
+    if masked.generation is None:
+        drawn = recipe.tensor(value.shape, value.device).to(value.dtype)
+    else:
+        drawn = of_generations(recipe, masked.generation).to(value.dtype)
+    if not torch.equal(drawn, random_weight(module, path)):
+        raise TicketError(f"{path}: its weights are no longer those of its seed; only frozen weights have a ticket")
+    zero = torch.zeros((), dtype=value.dtype, device=value.device)
+    levels = None
+    if not torch.equal(value, torch.where(mask, drawn, zero)):
+        levels = tuple(float(part.of(value).abs().max()) for part in masked.parts)
+        if not torch.equal(value, torch.where(mask, signs(drawn, masked.parts, levels), zero)):
+            raise TicketError(f"{path}: what evaluation sees is neither its weights nor their signs under a mask")
+    return Weight(
+        path=path,
+        shape=tuple(value.shape),
+        kept=int(mask.sum()),
+        recipe=recipe,
+        parts=masked.parts,
+        levels=levels,
+        freezing=masked.freezing,
+        redrawn=masked.generation is not None,
+    )
+
+
+def signs(drawn: torch.Tensor, parts: Sequence[Part], levels: Sequence[float]) -> torch.Tensor:
+    """What is binary about a weight: its entries' signs, times a level by part."""
+    out = drawn.sign()
+    for part, level in zip(parts, levels, strict=True):
+        part.of(out).mul_(level)
+    return out
+
+
+def plain_of(module: nn.Module, path: str, tensor: torch.Tensor) -> Plain:
+    """The record of any other tensor of the module."""
+    shape, dtype = tuple(tensor.shape), name_of(tensor.dtype)
+    flat = tensor.detach().flatten()
+    if flat.numel() and _is_constant(flat):
+        return Plain(path, shape, dtype, value=flat[0].item())
+    recipe = recipe_of(module, path) if tensor.is_floating_point() else None
+    if recipe is not None and torch.equal(recipe.tensor(shape, tensor.device).to(tensor.dtype), tensor.detach()):
+        return Plain(path, shape, dtype, recipe=recipe)
+    return Plain(path, shape, dtype)
+
+
+def _is_constant(flat: torch.Tensor) -> bool:
+    """One finite number throughout, which JSON holds exactly; -0.0 is told from 0.0."""
+    first = flat[0]
+    if first.dtype.is_complex or not math.isfinite(first.item()) or (first == 0 and math.copysign(1, first.item()) < 0):
+        return False
+    same = bool((flat == first).all())
+    return same and not (first.is_floating_point() and bool(torch.signbit(flat).ne(torch.signbit(first)).any()))
+
+
+def others(module: nn.Module, wrapped: Wrapped) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and persistent buffers that are not masked."""
+    masked = {place for places in wrapped.paths.values() for place in places}
+    return (
+        (path, tensor) for path, tensor in _tensors(module) if "parametrizations." not in path and path not in masked
+    )
+
+
+def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    """All of a plain module, by name. Raises ValueError where it is wrapped."""
+    if any(isinstance(m, Masked) for m in module.modules()):
+        raise ValueError(f"{type(module).__name__} is wrapped: a ticket is applied to a plain module, unwrap it first")
+    return dict(_tensors(module))
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters, tied ones by their first name, then persistent buffers."""
+    yield from ((path, parameter.detach()) for path, parameter in module.named_parameters())
+    kept = module.state_dict(keep_vars=True).keys()
+    yield from ((path, buffer) for path, buffer in module.named_buffers() if path in kept)
+
+
+def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of tensors: names, dtypes, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for path in sorted(tensors):
+        tensor = tensors[path].detach().cpu().contiguous()
+        digest.update(f"{path} {name_of(tensor.dtype)} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """A dtype as a ticket writes it."""
+    return str(dtype).removeprefix("torch.")

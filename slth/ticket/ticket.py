@@ -1,0 +1,168 @@
+"""The ticket: taken from a wrapped model, applied to a plain one."""
+
+from __future__ import annotations
+
+import math
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from slth import files
+from slth.recipes import of_generations
+from slth.ticket.making import digest_of, name_of, others, plain_of, signs, tensors_of, weight_of
+from slth.ticket.packing import packed, unpacked
+from slth.ticket.record import Plain, TicketError, Weight
+from slth.wrap import effective, handle, root
+
+KIND, VERSION = "ticket", 1
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """Everything to rebuild a pruned network but its code. `masks` bool and `generations` uint8 by weight, flat."""
+
+    weights: tuple[Weight, ...]
+    plain: tuple[Plain, ...]
+    masks: Mapping[str, torch.Tensor]
+    generations: Mapping[str, torch.Tensor]
+    stored: Mapping[str, torch.Tensor]
+    digest: str
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Ticket:
+        """The ticket of a wrapped model, as evaluation sees it.
+
+        Raises TicketError for a masked weight that its recipe and mask do not give (it did not come from `slth.inits`,
+        or was trained), ValueError where the model is not wrapped.
+        """
+        wrapped, module = handle(model), root(model)
+        masks, values = wrapped.masks(), effective(model)
+        weights = tuple(weight_of(module, path, m, masks[path], values[path]) for path, m in wrapped.weights.items())
+        rest = dict(others(module, wrapped))
+        plain = tuple(plain_of(module, path, tensor) for path, tensor in rest.items())
+        generations = {
+            path: m.generation.flatten().cpu() for path, m in wrapped.weights.items() if m.generation is not None
+        }
+        return cls(
+            weights=weights,
+            plain=plain,
+            masks={path: mask.flatten().cpu() for path, mask in masks.items()},
+            generations=generations,
+            stored={p.path: rest[p.path].detach().cpu() for p in plain if p.value is None and p.recipe is None},
+            digest=digest_of(values | rest),
+        )
+
+    def to_bytes(self) -> bytes:
+        """The file."""
+        return files.seal(
+            KIND, VERSION, *packed(self.weights, self.plain, self.masks, self.generations, self.stored, self.digest)
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> int:
+        """Write the file, whole or not at all, and return its size in bytes. Raises OSError where it cannot."""
+        data = self.to_bytes()
+        files.write(path, data)
+        return len(data)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Ticket:
+        """Read a file's content. Raises TicketError, with the reason, for what :meth:`to_bytes` did not make."""
+        try:
+            tensors, manifest = files.unseal(data, KIND, [VERSION])
+        except files.FileError as error:
+            raise TicketError(f"no ticket: {error}") from error
+        try:
+            return cls(*unpacked(tensors, manifest))
+        except TicketError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, zlib.error) as error:
+            raise TicketError(f"no ticket: its manifest does not fit ({type(error).__name__}: {error})") from error
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Ticket:
+        """Read a file. Raises TicketError as :meth:`from_bytes` does, with the path, and OSError where it cannot."""
+        with open(path, "rb") as file:
+            data = file.read()
+        try:
+            return cls.from_bytes(data)
+        except TicketError as error:
+            raise TicketError(f"{os.fspath(path)}: {error}") from error
+
+    @torch.no_grad()
+    def apply(self, module: nn.Module) -> nn.Module:
+        """Make a plain module of the same names and shapes the ticket's network, on its own device; returns it.
+
+        Raises TicketError, and changes nothing, where names, shapes or dtypes differ, or where the rebuilt network's
+        digest does (a wrong seed, other bits). ValueError where the module is wrapped.
+        """
+        own = tensors_of(module)
+        self._check(own)
+        built = {w.path: self._built(w, own[w.path]) for w in self.weights}
+        built |= {p.path: self._told(p, own[p.path]) for p in self.plain}
+        if digest_of(built) != self.digest:
+            raise TicketError(
+                "the rebuilt network is not the ticket's, its digest differs: a wrong seed or other bits, or normal "
+                "weights on a machine whose arithmetic differs"
+            )
+        for path, tensor in built.items():
+            own[path].copy_(tensor)
+        return module
+
+    def describe(self) -> str:
+        """What the ticket holds, for people."""
+        total = sum(math.prod(w.shape) for w in self.weights)
+        kept = sum(w.kept for w in self.weights)
+        stored = sum(tensor.numel() for tensor in self.stored.values())
+        lines = [
+            f"ticket, version {VERSION}, {len(self.to_bytes()):,} bytes",
+            f"{len(self.weights)} masked weights with {total:,} entries, {kept:,} kept ({kept / total:.4g})",
+            f"seeds: {', '.join(sorted({str(d.seed) for w in self.weights for d in w.recipe.draws}))}",
+            f"stored as they are: {stored:,} numbers in {len(self.stored)} tensors",
+            f"digest of the network: {self.digest}",
+            "",
+            f"{'weight':<44} {'shape':<16} {'keep':>7}  drawn",
+        ]
+        for w in self.weights:
+            drawn = ", ".join(dict.fromkeys(f"{d.distribution} {d.scale:.4g}" for d in w.recipe.draws))
+            notes = [
+                note
+                for note, there in (("binary", w.levels), ("partly frozen", w.freezing), ("redrawn", w.redrawn))
+                if there
+            ]
+            share = w.kept / math.prod(w.shape)
+            lines.append(f"{w.path:<44} {'x'.join(map(str, w.shape)):<16} {share:>7.4f}  {', '.join([drawn, *notes])}")
+        return "\n".join(lines)
+
+    def _check(self, own: Mapping[str, torch.Tensor]) -> None:
+        here = {path: (tuple(t.shape), name_of(t.dtype)) for path, t in own.items()}
+        there = {p.path: (p.shape, p.dtype) for p in self.plain}
+        there |= {w.path: (w.shape, here.get(w.path, ((), ""))[1]) for w in self.weights}
+        for path in sorted(here.keys() ^ there.keys()):
+            where = "the ticket but not in the module" if path in there else "the module but not in the ticket"
+            raise TicketError(f"{path} is in {where}: the module must be built as the one it was taken from")
+        for path, (shape, dtype) in there.items():
+            if here[path] != (shape, dtype):
+                raise TicketError(f"{path}: is {here[path][1]} {here[path][0]}, must be {dtype} {shape}")
+
+    def _built(self, weight: Weight, like: torch.Tensor) -> torch.Tensor:
+        device = like.device
+        if weight.redrawn:
+            generation = self.generations[weight.path].to(device).reshape(weight.shape)
+            value = of_generations(weight.recipe, generation).to(like.dtype)
+        else:
+            value = weight.recipe.tensor(weight.shape, device).to(like.dtype)
+        if weight.levels is not None:
+            value = signs(value, weight.parts, weight.levels)
+        mask = self.masks[weight.path].to(device).reshape(weight.shape)
+        return torch.where(mask, value, torch.zeros((), dtype=like.dtype, device=device))
+
+    def _told(self, plain: Plain, like: torch.Tensor) -> torch.Tensor:
+        if plain.recipe is not None:
+            return plain.recipe.tensor(plain.shape, like.device).to(like.dtype)
+        if plain.value is not None:
+            return torch.full_like(like, plain.value)
+        return self.stored[plain.path].to(like.device)

@@ -305,11 +305,17 @@ def progress(iterable: Iterable[Any] | None, description: str, total: int | None
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def save(run: Run, results: pandas.DataFrame, summary: Mapping[str, Any], figures: Mapping[str, Figure]) -> Path | None:
+def save(
+    run: Run,
+    results: pandas.DataFrame,
+    summary: Mapping[str, Any],
+    figures: Mapping[str, Figure],
+    others: Mapping[str, bytes] | None = None,
+) -> Path | None:
     """Store what a run found, and say where.
 
     results.csv: one row per measurement, no index; the text of a float is exact, the same float gives the same text.
-    summary.json: `plain(summary)`. Each figure: NAME.png and NAME.svg.
+    summary.json: `plain(summary)`. Each figure: NAME.png and NAME.svg. Others: whole files by name.
 
     Everything is rendered before the first file is written, and a file appears under its name only when it is whole.
     In a run folder of Sacred's the files lie beside run.json; other observers store them as artifacts. Call it as the
@@ -318,7 +324,7 @@ def save(run: Run, results: pandas.DataFrame, summary: Mapping[str, Any], figure
     Returns:
         The run's folder, or None where the run has none.
     """
-    files = {"results.csv": _csv(results), "summary.json": _json(summary), **render(figures)}
+    files = {"results.csv": _csv(results), "summary.json": _json(summary), **render(figures), **(others or {})}
     if not run.observers:
         return None
     folder = next((Path(o.dir) for o in run.observers if isinstance(o, FileStorageObserver)), None)
@@ -330,6 +336,8 @@ def save(run: Run, results: pandas.DataFrame, summary: Mapping[str, Any], figure
         print(f"results: {folder / 'results.csv'}")
         for name in figures:
             print(f"figure: {folder / name}.png")
+        for name in others or {}:
+            print(f"file: {folder / name}")
     return folder
 
 

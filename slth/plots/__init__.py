@@ -21,6 +21,7 @@ from slth.plots.errors import (
     overlay,
 )
 from slth.plots.hidden import HIDDEN_COLUMNS, error_against_block, gap_against_candidates
+from slth.plots.pruning import PRUNING_COLUMNS, loss_against_parameters, loss_against_steps
 from slth.plots.speed import SPEED_COLUMNS, speed
 from slth.plots.style import CERTIFICATE, LOOKS, MEAN, MEDIAN, ZERO, Fit, Look
 
@@ -33,6 +34,7 @@ __all__ = [
     "LOOKS",
     "MEAN",
     "MEDIAN",
+    "PRUNING_COLUMNS",
     "SIDES",
     "SPEED_COLUMNS",
     "TARGETS",
@@ -46,6 +48,8 @@ __all__ = [
     "error_against_width",
     "figures",
     "gap_against_candidates",
+    "loss_against_parameters",
+    "loss_against_steps",
     "overlay",
     "speed",
 ]
@@ -68,6 +72,10 @@ def figures(table: pd.DataFrame, fits: Mapping[str, Fit] | None = None) -> dict[
         drawn["error_vs_block"] = error_against_block(table)
         if table["candidates"].nunique() > 1:
             drawn["gap_vs_candidates"] = gap_against_candidates(table)
+    if set(table.columns) >= PRUNING_COLUMNS:
+        drawn["loss"] = loss_against_steps(table)
+        if len(table.loc[table["run"] == "ticket", ["size", "qk_scale"]].drop_duplicates()) > 1:
+            drawn["loss_vs_parameters"] = loss_against_parameters(table)
     if set(table.columns) >= CONSTANT_COLUMNS:
         drawn["constant"] = constant(table)
     return drawn

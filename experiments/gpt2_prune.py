@@ -1,0 +1,291 @@
+"""A strong lottery ticket in a random GPT-2, beside everything it must be compared with.
+
+Scores are trained, weights stay random. Dense training of the same network gets the same steps, batches and grid of
+learning rates and init scales; a random mask, the ticket's own mask shuffled or on other weights, weights trained under
+a random mask, and unigram and bigram models say what a loss is worth. The ticket is stored as ticket.safetensors.
+
+Several sizes or scales of query and key draw the loss against the parameters that are not zero (Figure 7 of
+arXiv 2511.04217). A folder `checkpoints` lets a run that was cut go on.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import lab
+import pandas as pd
+import torch
+from lab import BadConfig, as_choice, as_float, as_int
+from pruning import (
+    Data,
+    Search,
+    Source,
+    Trained,
+    Training,
+    best_of,
+    control_losses,
+    data_of,
+    grid_of,
+    nonzero,
+    qk_scale_of,
+    search_of,
+    sparse_training,
+    state_dict_bytes,
+    training_of,
+    val_loss,
+)
+
+import slth
+from slth import plots
+from slth.models import gpt2
+
+ex = lab.experiment("gpt2_prune")
+
+ex.add_config(
+    size="tiny",  # tiny, mini, small, medium, or one times a width as in mini*0.5; one or several
+    data="stdlib",  # stdlib, installed, wikitext-103, or a path to any UTF-8 file
+    vocabulary="bytes",  # bytes, or bpe:8192
+    length=128,  # tokens a window
+    method="edge_popup",  # edge_popup, iterand, biprop, frozen, bernoulli
+    keep=0.5,
+    policy="layer",  # layer, global
+    schedule="constant",  # of keep: constant, linear, cubic
+    masked="all",  # all weight matrices, or blocks: embeddings stay random and whole
+    scores="kaiming_uniform",
+    init="signed",  # of the ticket's source: gpt2, theory, signed
+    dense_init="gpt2",  # of the dense network
+    qk_scale=1.0,  # of the source's query and key: a number or theory, n^(1/4); one or several
+    embedding_std=0.15,
+    position_std=0.02,
+    lr=[0.003, 0.01, 0.03],  # the grid of both sides, with
+    base_std=[0.04, 0.06],
+    pilot_steps=60,  # of training at every point of the grid
+    steps=400,  # at the best one
+    batch=16,  # windows
+    warmup=0.1,
+    clip=1.0,
+    every=50,  # steps between measurements of the validation loss
+    windows=64,  # of validation
+    checkpoints=None,  # a folder
+    device="auto",  # auto, cpu, cuda
+    seed=0,
+)
+SMOKE = {"length": 32, "steps": 20, "pilot_steps": 4, "batch": 4, "every": 5, "windows": 8}
+ex.add_named_config("smoke", size="tiny*0.25", lr=[0.003, 0.03], base_std=0.05, **SMOKE)
+ex.add_named_config(
+    "sizes", size=["tiny*0.25", "tiny*0.5", "tiny", "tiny*1.5"], qk_scale=[1.0, "theory"], pilot_steps=60
+)
+ex.add_named_config(
+    "paper_figure7",  # as far as the paper says; it leaves out what is masked and the batch
+    size=["mini*0.5", "mini", "small", "medium", "medium*2"],
+    data="wikitext-103",
+    vocabulary="bpe:50257",
+    length=512,
+    keep=0.3,
+    init="gpt2",
+    qk_scale=[1.0, "theory"],
+    embedding_std=0.02,
+    lr=[1e-4, 3e-4, 1e-3, 3e-3, 1e-2],
+    base_std=0.02,
+    pilot_steps=500,
+    steps=11_350,
+    batch=64,
+    every=500,
+    windows=256,
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a run does."""
+
+    sizes: dict[str, gpt2.GPT2Config]
+    qk_scales: tuple[float | str, ...]
+    search: Search
+    how: Training
+    grid: list[tuple[float, float]]
+    pilot_steps: int
+    data: Data
+    config: dict[str, Any]
+
+    def source(self, size: str, init: str, qk_scale: float | str) -> Source:
+        """A random network."""
+        stds = self.config["embedding_std"], self.config["position_std"]
+        return Source(self.sizes[size], init, *stds, qk_scale, self.how.seed)
+
+
+def check(config: dict[str, Any]) -> None:
+    """All that can be refused before a text is read, or BadConfig."""
+    training_of(config), search_of(config), grid_of(config)
+    as_int(config, "pilot_steps", 1)
+    as_int(config, "windows", 1)
+    for key in ("embedding_std", "position_std"):
+        as_float(config, key, above=0.0)
+    for key in ("init", "dense_init"):
+        as_choice(config, key, tuple(gpt2.INITS))
+    qk_scales_of(config)
+    sizes_of(config, 256)
+    data_of(config)
+
+
+def study_of(config: dict[str, Any]) -> Study:
+    """What a config says, the text read; BadConfig where :func:`check` would."""
+    data = data_of(config)
+    return Study(
+        sizes_of(config, data.vocabulary),
+        qk_scales_of(config),
+        search_of(config),
+        training_of(config),
+        grid_of(config),
+        as_int(config, "pilot_steps", 1),
+        data,
+        config,
+    )
+
+
+def sizes_of(config: dict[str, Any], vocabulary: int) -> dict[str, gpt2.GPT2Config]:
+    """The models by size, or BadConfig."""
+    given = config["size"] if isinstance(config["size"], list) else [config["size"]]
+    allowed = f"one or several of {', '.join(gpt2.SIZES)}, or one of these times a width (mini*0.5)"
+    sizes = {}
+    for name in given:
+        size, _, width = str(name).partition("*")
+        try:
+            sizes[name] = gpt2.config(size, width=float(width or 1), vocabulary=vocabulary, length=config["length"])
+        except ValueError as error:
+            raise BadConfig("size", config["size"], f"{allowed} ({error})") from error
+    if not given or len(sizes) < len(given):
+        raise BadConfig("size", config["size"], f"{allowed}, none twice")
+    return sizes
+
+
+def qk_scales_of(config: dict[str, Any]) -> tuple[float | str, ...]:
+    """The scales of query and key, or BadConfig."""
+    given = config["qk_scale"] if isinstance(config["qk_scale"], list) else [config["qk_scale"]]
+    scales = tuple(qk_scale_of(config, value) for value in given)
+    if not scales or len(set(scales)) < len(scales):
+        raise BadConfig("qk_scale", config["qk_scale"], "theory, a number > 0, or a list of these, none twice")
+    return scales
+
+
+# ---------------------------------------------------------------- the run
+
+
+def measure(study: Study) -> tuple[pd.DataFrame, list[dict[str, Any]], bytes]:
+    """(measurements, what came of each ticket, the first ticket as a file)."""
+    rows: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
+    first = b""
+    for size in study.sizes:
+        dense, made = best_of(
+            study.source(size, study.config["dense_init"], 1.0), None, study.data, study.how, study.grid,
+            f"{size} dense", study.pilot_steps,
+        )  # fmt: skip
+        rows += [{"size": size, "run": "dense", "qk_scale": 1.0, "nonzero": nonzero(dense.model)} | row for row in made]
+        for qk_scale in study.qk_scales:
+            outcome, made, file = prune(study, size, qk_scale, dense)
+            rows += made
+            found.append(outcome)
+            first = first or file
+    return pd.DataFrame(rows), found, first
+
+
+def prune(study: Study, size: str, qk_scale: float | str, dense: Trained):
+    """The ticket of one source and its controls: (what came of it, measurements, the ticket as a file)."""
+    source, search, data, how = study.source(size, study.config["init"], qk_scale), study.search, study.data, study.how
+    label = f"{size} ticket" + (f" qk={qk_scale}" if len(study.qk_scales) > 1 else "")
+    ticket, made = best_of(source, search, data, how, study.grid, label, study.pilot_steps)
+    file = slth.Ticket.of(ticket.model).to_bytes()
+    left = nonzero(ticket.model)
+    rows = [{"size": size, "run": "ticket", "qk_scale": qk_scale, "nonzero": left} | row for row in made]
+    before = val_loss(ticket.model, data.validation)
+    rebuilt = slth.Ticket.from_bytes(file).apply(source.build(ticket.base_std).to(how.device))
+    if val_loss(rebuilt, data.validation) != before:
+        raise AssertionError("the ticket gives another loss than the network it was taken from")
+    losses = control_losses(ticket, data, how.seed)
+    sparse, fit = sparse_training(source, search, data, how, dense, label.replace("ticket", "sparse"))
+    point = {"lr": dense.lr, "base_std": dense.base_std, "stage": "full"}
+    rows += [
+        {"size": size, "run": "sparse", "qk_scale": qk_scale, "nonzero": nonzero(sparse)} | point | row
+        for row in fit.rows
+    ]
+    gain = data.unigram - dense.val_loss
+    outcome = {
+        "size": size,
+        "qk_scale": qk_scale,
+        "val_loss_ticket": ticket.val_loss,
+        "val_loss_dense": dense.val_loss,
+        "val_loss_random_mask": losses["random_mask"],
+        "val_loss_shuffled_mask": losses["shuffled"],
+        "val_loss_redrawn_weights": losses["redrawn_weights"],
+        "val_loss_random_mask_trained_weights": fit.last["val_loss"],
+        "recovered": (data.unigram - ticket.val_loss) / gain,
+        "recovered_shuffled": (data.unigram - losses["shuffled"]) / gain,
+        "ticket_point": {"lr": ticket.lr, "base_std": ticket.base_std},
+        "dense_point": {"lr": dense.lr, "base_std": dense.base_std},
+        "logit_std_at_init_ticket": ticket.logit_std,
+        "logit_std_at_init_dense": dense.logit_std,
+        "nonzero_ticket": left,
+        "nonzero_dense": nonzero(dense.model),
+        "ticket_bytes": len(file),
+        "state_dict_bytes": state_dict_bytes(rebuilt),
+        "tokens_per_s": how.steps * how.batch * how.length / ticket.fit.seconds,
+        "tokens_per_s_dense": how.steps * how.batch * how.length / dense.fit.seconds,
+    }
+    return outcome, rows, file
+
+
+def summarise(study: Study, found: list[dict[str, Any]]) -> dict[str, Any]:
+    """The first ticket's figures, then all of them, what they are measured against, and where they come from."""
+    data, first = study.data, found[0]
+    losses = {"val_loss_unigram": data.unigram, "val_loss_bigram": data.bigram}
+    perplexities = {
+        name.replace("val_loss", "perplexity"): math.exp(min(value, 700.0))
+        for name, value in (first | losses).items()
+        if name.startswith("val_loss")
+    }
+    corpus = {"name": data.corpus.name, "digest": data.corpus.digest, "packages": list(data.corpus.packages)}
+    return (
+        first
+        | losses
+        | perplexities
+        | {
+            "models": found,
+            "grid": [{"lr": lr, "base_std": std} for lr, std in study.grid],
+            "steps": study.how.steps,
+            "training_tokens": len(data.training),
+            "corpus": corpus,
+            "device": device_name(study.how.device),
+        }
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """What the models ran on."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+@ex.main
+def main(_config, _run):
+    started = time.perf_counter()
+    study = study_of(_config)
+    points = ", ".join(f"(lr {lr:g}, std {std:g})" for lr, std in study.grid)
+    print(f"grid of both sides, {study.pilot_steps} steps each: {points}")
+    table, found, ticket = measure(study)
+    summary = summarise(study, found) | {"seconds": time.perf_counter() - started}
+    figures = {"loss": plots.loss_against_steps(table, summary)}
+    if len(found) > 1:
+        figures["loss_vs_parameters"] = plots.loss_against_parameters(table, summary)
+    for one in found:
+        print(
+            f"{one['size']}, query and key x {one['qk_scale']}: dense {one['val_loss_dense']:.4f}, ticket "
+            f"{one['val_loss_ticket']:.4f} ({one['recovered']:.1%} of the gain over unigrams), shuffled "
+            f"{one['val_loss_shuffled_mask']:.4f}; {one['ticket_bytes']:,} bytes for {one['state_dict_bytes']:,}"
+        )
+    lab.save(_run, table, summary, figures, {"ticket.safetensors": ticket})
+    return summary
+
+
+if __name__ == "__main__":
+    lab.launch(ex, check)

@@ -1,0 +1,335 @@
+"""Random GPT-2s and what can be made of them on a text: dense training, tickets, and the controls of both.
+
+What `gpt2_prune.py` and `qk_scale.py` share. Every training is `slth.fit` with warm-up, cosine, clipping and batches
+that depend on seed and step alone; both sides of a comparison get the best of the same grid.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lab import BadConfig, as_choice, as_float, as_int
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import slth
+from slth import masks
+from slth.models import gpt2
+from slth.search import Bernoulli, Biprop, EdgePopup, Fit, Frozen, IteRand, controls
+from slth.tasks import text as texts
+from slth.wrap import SCORES, effective, handle
+
+METHODS = {
+    "edge_popup": EdgePopup,
+    "iterand": IteRand,
+    "biprop": Biprop,
+    "frozen": Frozen,
+    "bernoulli": Bernoulli,
+}
+BLOCKS = "*.h.*"  # the weights of the blocks, by parameter name
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Data:
+    """A text as tokens: training (n,), validation windows (count, length), and what simple models make of it (nat)."""
+
+    corpus: texts.Corpus
+    vocabulary: int
+    training: torch.Tensor
+    validation: torch.Tensor
+    unigram: float
+    bigram: float
+
+
+@dataclass(frozen=True)
+class Training:
+    """How one model is trained; lr and base_std are what the grid varies."""
+
+    steps: int
+    batch: int
+    length: int
+    warmup: float
+    clip: float
+    every: int
+    seed: int
+    device: torch.device
+    folder: Path | None  # of checkpoints
+
+
+@dataclass(frozen=True)
+class Source:
+    """A random GPT-2 before its base std is chosen."""
+
+    config: gpt2.GPT2Config
+    init: str
+    embedding_std: float
+    position_std: float
+    qk_scale: float | str
+    seed: int
+
+    def build(self, base_std: float) -> nn.Module:
+        """The model, its blocks' weights at this standard deviation."""
+        return gpt2.build(
+            self.config,
+            init=self.init,
+            base_std=base_std,
+            embedding_std=self.embedding_std,
+            position_std=self.position_std,
+            qk_scale=self.qk_scale,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a ticket is looked for."""
+
+    method: EdgePopup
+    keep: float
+    policy: str
+    masked: str  # all, or blocks
+    scores: str
+    seed: int
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model, wrapped."""
+        targets = None if self.masked == "all" else BLOCKS
+        return slth.wrap(model, self.keep, self.policy, targets, scores=self.scores, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model, its measurements, and the point of the grid it was trained at."""
+
+    model: nn.Module
+    fit: Fit
+    lr: float
+    base_std: float
+    logit_std: float  # at init
+
+    @property
+    def val_loss(self) -> float:
+        """Nats a token."""
+        return self.fit.last["val_loss"]
+
+
+# ---------------------------------------------------------------- what a config says
+
+
+def training_of(config: dict[str, Any]) -> Training:
+    """How models are trained, or BadConfig."""
+    wanted = as_choice(config, "device", DEVICES)
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise BadConfig("device", wanted, "auto or cpu: there is no CUDA device here")
+    return Training(
+        steps=as_int(config, "steps", 1),
+        batch=as_int(config, "batch", 1),
+        length=as_int(config, "length", 2),
+        warmup=as_float(config, "warmup", minimum=0.0, maximum=0.9),
+        clip=as_float(config, "clip", above=0.0),
+        every=as_int(config, "every", 1),
+        seed=as_int(config, "seed", 0, 2**32 - 1),
+        device=torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"),
+        folder=Path(config["checkpoints"]) if config.get("checkpoints") else None,
+    )
+
+
+def search_of(config: dict[str, Any]) -> Search:
+    """How tickets are looked for, or BadConfig."""
+    method = METHODS[as_choice(config, "method", tuple(METHODS))]
+    schedule = as_choice(config, "schedule", tuple(masks.SCHEDULES))
+    keep = as_float(config, "keep", above=0.0, maximum=1.0)
+    return Search(
+        method=method(schedule=schedule),
+        keep=keep,
+        policy=as_choice(config, "policy", ("layer", "global")),
+        masked=as_choice(config, "masked", ("all", "blocks")),
+        scores=as_choice(config, "scores", tuple(SCORES)),
+        seed=as_int(config, "seed", 0, 2**32 - 1),
+    )
+
+
+def floats_of(config: dict[str, Any], key: str) -> list[float]:
+    """config[key], one number > 0 or several, or BadConfig."""
+    given = config[key] if isinstance(config[key], list | tuple) else [config[key]]
+    try:
+        values = [as_float({key: value}, key, above=0.0) for value in given]
+    except BadConfig as error:
+        raise BadConfig(key, config[key], "a number > 0 or a list of them") from error
+    if not values or len(set(values)) < len(values):
+        raise BadConfig(key, config[key], "a number > 0 or a list of them, not empty, none twice")
+    return values
+
+
+def qk_scale_of(config: dict[str, Any], value: Any) -> float | str:
+    """A scale of query and key, or BadConfig."""
+    if value == "theory":
+        return "theory"
+    try:
+        return as_float({"qk_scale": value}, "qk_scale", above=0.0)
+    except BadConfig as error:
+        raise BadConfig("qk_scale", config["qk_scale"], "theory, a number > 0, or a list of these") from error
+
+
+def data_of(config: dict[str, Any]) -> Data:
+    """The text, read and split, or BadConfig."""
+    length, windows = as_int(config, "length", 2), as_int(config, "windows", 1)
+    name = config["data"]
+    if not isinstance(name, str):
+        raise BadConfig("data", name, "the name of a corpus")
+    known = name in ("stdlib", "installed", "wikitext-103") or name.startswith("path:")
+    try:
+        corpus = texts.corpus(name if known else f"path:{name}")
+        words = texts.vocabulary(config["vocabulary"], corpus)
+        training, validation = texts.tokens_of(corpus, words)
+        shown = texts.windows(validation, length, windows)
+        texts.windows(training, length, 1)
+    except ValueError as error:
+        raise BadConfig("data", name, f"a text that can be used ({error})") from error
+    return Data(
+        corpus,
+        len(words),
+        training,
+        shown,
+        texts.unigram_loss(training, shown, len(words)),
+        texts.bigram_loss(training, shown, len(words)),
+    )
+
+
+# ---------------------------------------------------------------- training
+
+
+def token_loss(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of the next token in nats, mean over windows (count, length)."""
+    logits = model(tokens).logits  # (count, length, vocabulary)
+    return cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def val_loss(model: nn.Module, windows: torch.Tensor) -> float:
+    """Nats a token over all windows, in eval mode."""
+    model.eval()
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        pieces = windows.split(32)
+        sums = [float(token_loss(model, piece.to(device))) * len(piece) for piece in pieces]
+    return math.fsum(sums) / len(windows)
+
+
+def train(model: nn.Module, data: Data, how: Training, lr: float, steps: int, label: str, method=None) -> Fit:
+    """Train what has a gradient, and measure validation loss on the way where `steps` are the full ones."""
+    device = how.device
+
+    def batches(step: int) -> torch.Tensor:
+        drawn = texts.batch(data.training, how.batch, how.length, seed=how.seed, step=step, name="gpt2/batches")
+        return drawn.to(device)
+
+    checkpoint = how.folder / f"{label}.checkpoint" if how.folder else None
+    return slth.fit(
+        model.to(device),
+        batches,
+        token_loss,
+        steps,
+        method=method,
+        lr=lr,
+        warmup=how.warmup,
+        clip=how.clip,
+        evaluate=lambda m: {"val_loss": val_loss(m, data.validation)},
+        every=how.every if steps == how.steps else 0,
+        checkpoint=checkpoint,
+        seed=how.seed,
+        name=label,
+    )
+
+
+def trained(source: Source, search: Search | None, data: Data, how: Training, point, steps: int, label: str) -> Trained:
+    """A model of the source at a point (lr, base_std) of the grid: its ticket, or without a search trained densely."""
+    lr, base_std = point
+    model = source.build(base_std)
+    logits = gpt2.logit_std(model, data.validation[:8])
+    if search:
+        search.wrap(model)
+    method = search.method if search else None
+    return Trained(model, train(model, data, how, lr, steps, label, method), lr, base_std, logits)
+
+
+def best_of(
+    source: Source,
+    search: Search | None,
+    data: Data,
+    how: Training,
+    grid: Sequence[tuple[float, float]],
+    label: str,
+    pilot_steps: int,
+) -> tuple[Trained, list[dict[str, Any]]]:
+    """Train at the point of the grid that does best in short pilots; also rows of the pilots' losses.
+
+    A point at which training diverges is no candidate. Raises FloatingPointError where all diverge.
+    """
+    rows: list[dict[str, Any]] = []
+    for lr, base_std in grid if len(grid) > 1 else ():
+        try:
+            pilot = trained(source, search, data, how, (lr, base_std), pilot_steps, f"{label} {lr:g} {base_std:g}")
+            loss = pilot.val_loss
+        except FloatingPointError:
+            loss = math.inf
+        rows.append({"stage": "grid", "lr": lr, "base_std": base_std, "step": pilot_steps, "val_loss": loss})
+    point = min(zip((row["val_loss"] for row in rows), grid, strict=True))[1] if rows else grid[0]
+    if rows and math.isinf(min(row["val_loss"] for row in rows)):
+        raise FloatingPointError(f"{label}: training diverged at every point of the grid; try lower learning rates")
+    best = trained(source, search, data, how, point, how.steps, label)
+    rows += [{"stage": "full", "lr": best.lr, "base_std": best.base_std} | row for row in best.fit.rows]
+    return best, rows
+
+
+def grid_of(config: dict[str, Any]) -> list[tuple[float, float]]:
+    """The points (lr, base_std) that both sides choose from."""
+    return list(itertools.product(floats_of(config, "lr"), floats_of(config, "base_std")))
+
+
+# ---------------------------------------------------------------- controls
+
+
+def sparse_training(
+    source: Source, search: Search, data: Data, how: Training, dense: Trained, label: str
+) -> tuple[nn.Module, Fit]:
+    """Weights trained under a random mask of the ticket's keep, at the dense side's point of the grid."""
+    model = search.wrap(source.build(dense.base_std))
+    controls.random_mask(model, how.seed + 1)
+    controls.train_weights(model)
+    return model, train(model, data, how, dense.lr, how.steps, label)
+
+
+def control_losses(ticket: Trained, data: Data, seed: int) -> dict[str, float]:
+    """Validation losses of the ticket's own mask shuffled, on other weights, and of a random mask; the ticket stays."""
+    wrapped = handle(ticket.model)
+    mask = wrapped.masks()
+    losses = {}
+    for name, change in (("shuffled", controls.shuffled_mask), ("random_mask", controls.random_mask)):
+        wrapped.set_masks(mask)
+        change(ticket.model, seed + 1)
+        losses[name] = val_loss(ticket.model, data.validation)
+    wrapped.set_masks(mask)
+    controls.redrawn_weights(ticket.model, seed + 1)
+    losses["redrawn_weights"] = val_loss(ticket.model, data.validation)
+    return losses
+
+
+def nonzero(model: nn.Module) -> int:
+    """Parameters other than 0, those of a wrapped model under its masks."""
+    try:
+        shown = effective(model)
+        masked = {id(m.scores) for m in handle(model).weights.values()}
+    except ValueError:
+        shown, masked = {}, set()
+    rest = (p for name, p in model.named_parameters() if id(p) not in masked and not name.endswith(".original"))
+    return sum(int(t.count_nonzero()) for t in (*shown.values(), *rest))
+
+
+def state_dict_bytes(model: nn.Module) -> int:
+    """Of the plain model in its own dtype, tied weights once."""
+    return sum(p.numel() * p.element_size() for p in model.parameters())

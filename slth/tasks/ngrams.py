@@ -1,0 +1,90 @@
+"""What counting alone predicts: the losses that a language model has to beat.
+
+Both predict every token of a row but its first, as a language model does, and are in nats a token.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+_Ints = npt.NDArray[np.int64]
+_Floats = npt.NDArray[np.float64]
+_PIECE = 1 << 22  # pairs counted at a time
+
+
+def unigram_loss(train: torch.Tensor, valid: torch.Tensor, size: int) -> float:
+    """Cross entropy of valid (..., T) under the shares of tokens in train (n,), in nats a token.
+
+    p(w) = (c(w) + 1) / (n + size), with c(w) how often w occurs in train: no token is impossible (Laplace). Tokens are
+    integers in [0, size). Raises ValueError for others, an empty train, and a valid in which nothing is to predict.
+    """
+    _check(train, valid, size)
+    shares = _shares(train, size)
+    return float(-np.log(shares[_numpy(valid[..., 1:])]).mean())
+
+
+def bigram_loss(train: torch.Tensor, valid: torch.Tensor, size: int) -> float:
+    """Cross entropy of valid (..., T) given the token before, counted in train (n,), in nats a token.
+
+    p(w | v) = (c(v w) + t(v) p(w)) / (c(v) + t(v)), with c(v w) how often w follows v, c(v) the sum of these, t(v) how
+    many different tokens follow v, and p(w) as in :func:`unigram_loss`: interpolation after Witten & Bell 1991, whose
+    weight of the unigram is how often something new has followed. p(w | v) = p(w) where nothing followed v. Counts are
+    kept for the pairs that occur. Raises ValueError as :func:`unigram_loss` does.
+    """
+    _check(train, valid, size)
+    before, after = _numpy(valid[..., :-1]), _numpy(valid[..., 1:])
+    pairs, counts = _pairs(train, size)
+    firsts = pairs // size
+    followed = np.bincount(firsts, counts, minlength=size)[before]  # c(v)
+    different = np.bincount(firsts, minlength=size)[before]  # t(v)
+    together = _look_up(pairs, counts, before * size + after)  # c(v w)
+    single = _shares(train, size)[after]  # p(w)
+    total = followed + different
+    p = np.where(total > 0, (together + different * single) / np.maximum(total, 1), single)
+    return float(-np.log(p).mean())
+
+
+def _shares(train: torch.Tensor, size: int) -> _Floats:
+    counts = torch.bincount(train, minlength=size).numpy()
+    shares: _Floats = (counts + 1.0) / (len(train) + size)
+    return shares
+
+
+def _pairs(tokens: torch.Tensor, size: int) -> tuple[_Ints, _Floats]:
+    """The pairs v w that occur in tokens (n,), as v * size + w in ascending order, and how often each does."""
+    pairs: _Ints = np.empty(0, np.int64)
+    counts: _Floats = np.empty(0)
+    for start in range(0, len(tokens) - 1, _PIECE):
+        piece = _numpy(tokens[start : start + _PIECE + 1])
+        found, often = np.unique(piece[:-1] * size + piece[1:], return_counts=True)
+        pairs, place = np.unique(np.concatenate((pairs, found)), return_inverse=True)
+        sums = np.bincount(place, np.concatenate((counts, often)))
+        counts = sums.astype(np.float64)  # as they are, sums of whole numbers and exact; numpy's types say int
+    return pairs, counts
+
+
+def _look_up(keys: _Ints, values: _Floats, wanted: _Ints) -> _Floats:
+    """The values at wanted keys, 0 for those that are not among the ascending keys."""
+    if len(keys) == 0:
+        return np.zeros(len(wanted))
+    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[at] == wanted, values[at], 0.0)
+
+
+def _numpy(tokens: torch.Tensor) -> _Ints:
+    return tokens.flatten().long().numpy()
+
+
+def _check(train: torch.Tensor, valid: torch.Tensor, size: int) -> None:
+    if size < 1:
+        raise ValueError(f"size={size}: must be an int >= 1, the tokens of the vocabulary")
+    if train.dim() != 1 or len(train) == 0:
+        raise ValueError(f"train of shape {tuple(train.shape)}: must be tokens (n,), at least one")
+    if valid.dim() == 0 or valid[..., 1:].numel() == 0:
+        raise ValueError(f"valid of shape {tuple(valid.shape)}: must be rows (..., T) of two tokens or more")
+    for name, tokens in (("train", train), ("valid", valid)):
+        least, most = int(tokens.min()), int(tokens.max())
+        if least < 0 or most >= size:
+            raise ValueError(f"{name} with tokens from {least} to {most}: must be in [0, {size})")

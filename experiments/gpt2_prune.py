@@ -16,7 +16,7 @@ from typing import Any
 import lab
 import pandas as pd
 import torch
-from lab import BadConfig, as_choice, as_float, as_int
+from lab import as_choice, as_float, as_int
 from pruning import (
     Data,
     Search,
@@ -24,12 +24,15 @@ from pruning import (
     Trained,
     Training,
     best_of,
+    check_checkpoints,
+    claim_checkpoints,
     control_losses,
     data_of,
     grid_of,
     nonzero,
-    qk_scale_of,
+    qk_scales_of,
     search_of,
+    sizes_of,
     sparse_training,
     state_dict_bytes,
     training_of,
@@ -67,7 +70,7 @@ ex.add_config(
     clip=1.0,
     every=50,  # steps between measurements of the validation loss
     windows=64,  # of validation
-    checkpoints=None,  # a folder
+    checkpoints=None,  # a folder, from which a run that was cut goes on; of this config alone
     device="auto",  # auto, cpu, cuda
     seed=0,
 )
@@ -101,7 +104,7 @@ class Study:
     """What a run does."""
 
     sizes: dict[str, gpt2.GPT2Config]
-    qk_scales: tuple[float | str, ...]
+    qk_scales: list[float | str]
     search: Search
     how: Training
     grid: list[tuple[float, float]]
@@ -126,7 +129,7 @@ def check(config: dict[str, Any]) -> None:
         as_choice(config, key, tuple(gpt2.INITS))
     qk_scales_of(config)
     sizes_of(config, 256)
-    data_of(config)
+    check_checkpoints(config, data_of(config))
 
 
 def study_of(config: dict[str, Any]) -> Study:
@@ -142,31 +145,6 @@ def study_of(config: dict[str, Any]) -> Study:
         data,
         config,
     )
-
-
-def sizes_of(config: dict[str, Any], vocabulary: int) -> dict[str, gpt2.GPT2Config]:
-    """The models by size, or BadConfig."""
-    given = config["size"] if isinstance(config["size"], list) else [config["size"]]
-    allowed = f"one or several of {', '.join(gpt2.SIZES)}, or one of these times a width (mini*0.5)"
-    sizes = {}
-    for name in given:
-        size, _, width = str(name).partition("*")
-        try:
-            sizes[name] = gpt2.config(size, width=float(width or 1), vocabulary=vocabulary, length=config["length"])
-        except ValueError as error:
-            raise BadConfig("size", config["size"], f"{allowed} ({error})") from error
-    if not given or len(sizes) < len(given):
-        raise BadConfig("size", config["size"], f"{allowed}, none twice")
-    return sizes
-
-
-def qk_scales_of(config: dict[str, Any]) -> tuple[float | str, ...]:
-    """The scales of query and key, or BadConfig."""
-    given = config["qk_scale"] if isinstance(config["qk_scale"], list) else [config["qk_scale"]]
-    scales = tuple(qk_scale_of(config, value) for value in given)
-    if not scales or len(set(scales)) < len(scales):
-        raise BadConfig("qk_scale", config["qk_scale"], "theory, a number > 0, or a list of these, none twice")
-    return scales
 
 
 # ---------------------------------------------------------------- the run
@@ -210,7 +188,6 @@ def prune(study: Study, size: str, qk_scale: float | str, dense: Trained):
         {"size": size, "run": "sparse", "qk_scale": qk_scale, "nonzero": nonzero(sparse)} | point | row
         for row in fit.rows
     ]
-    gain = data.unigram - dense.val_loss
     outcome = {
         "size": size,
         "qk_scale": qk_scale,
@@ -220,8 +197,8 @@ def prune(study: Study, size: str, qk_scale: float | str, dense: Trained):
         "val_loss_shuffled_mask": losses["shuffled"],
         "val_loss_redrawn_weights": losses["redrawn_weights"],
         "val_loss_random_mask_trained_weights": fit.last["val_loss"],
-        "recovered": (data.unigram - ticket.val_loss) / gain,
-        "recovered_shuffled": (data.unigram - losses["shuffled"]) / gain,
+        "recovered": recovered(data.unigram, dense.val_loss, ticket.val_loss),
+        "recovered_shuffled": recovered(data.unigram, dense.val_loss, losses["shuffled"]),
         "ticket_point": {"lr": ticket.lr, "base_std": ticket.base_std},
         "dense_point": {"lr": dense.lr, "base_std": dense.base_std},
         "logit_std_at_init_ticket": ticket.logit_std,
@@ -230,10 +207,15 @@ def prune(study: Study, size: str, qk_scale: float | str, dense: Trained):
         "nonzero_dense": nonzero(dense.model),
         "ticket_bytes": len(file),
         "state_dict_bytes": state_dict_bytes(rebuilt),
-        "tokens_per_s": how.steps * how.batch * how.length / ticket.fit.seconds,
-        "tokens_per_s_dense": how.steps * how.batch * how.length / dense.fit.seconds,
+        "tokens_per_s": how.tokens_per_s(ticket.fit),
+        "tokens_per_s_dense": how.tokens_per_s(dense.fit),
     }
     return outcome, rows, file
+
+
+def recovered(unigram: float, dense: float, loss: float) -> float:
+    """The share of dense training's gain over the unigram model that a loss has; NaN where there is no gain."""
+    return (unigram - loss) / (unigram - dense) if dense < unigram else math.nan
 
 
 def summarise(study: Study, found: list[dict[str, Any]]) -> dict[str, Any]:
@@ -270,6 +252,7 @@ def device_name(device: torch.device) -> str:
 def main(_config, _run):
     started = time.perf_counter()
     study = study_of(_config)
+    claim_checkpoints(_config, study.data)
     points = ", ".join(f"(lr {lr:g}, std {std:g})" for lr, std in study.grid)
     print(f"grid of both sides, {study.pilot_steps} steps each: {points}")
     table, found, ticket = measure(study)

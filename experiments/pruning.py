@@ -4,7 +4,9 @@ What `gpt2_prune.py` and `qk_scale.py` share. Every training is `slth.fit` with 
 that depend on seed and step alone; both sides of a comparison get the best of the same grid.
 """
 
+import functools
 import itertools
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lab import BadConfig, as_choice, as_float, as_int
+from lab import BadConfig, as_choice, as_float, as_int, require_writable, write
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -31,6 +33,7 @@ METHODS = {
     "bernoulli": Bernoulli,
 }
 BLOCKS = "*.h.*"  # the weights of the blocks, by parameter name
+CLAIM = "checkpoints.json"  # in a folder of checkpoints: the config that they are of
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -59,6 +62,11 @@ class Training:
     seed: int
     device: torch.device
     folder: Path | None  # of checkpoints
+
+    def tokens_per_s(self, fit: Fit) -> float:
+        """Tokens a second, evaluation included, of the steps that this process did; NaN where it did none."""
+        done = self.steps - fit.resumed_at
+        return done * self.batch * self.length / fit.seconds if done else math.nan
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,7 @@ def training_of(config: dict[str, Any]) -> Training:
         every=as_int(config, "every", 1),
         seed=as_int(config, "seed", 0, 2**32 - 1),
         device=torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"),
-        folder=Path(config["checkpoints"]) if config.get("checkpoints") else None,
+        folder=folder_of(config),
     )
 
 
@@ -166,31 +174,61 @@ def floats_of(config: dict[str, Any], key: str) -> list[float]:
     return values
 
 
-def qk_scale_of(config: dict[str, Any], value: Any) -> float | str:
-    """A scale of query and key, or BadConfig."""
-    if value == "theory":
-        return "theory"
+def qk_scales_of(config: dict[str, Any]) -> list[float | str]:
+    """config["qk_scale"], scales of query and key, or BadConfig."""
+    given = config["qk_scale"] if isinstance(config["qk_scale"], list | tuple) else [config["qk_scale"]]
     try:
-        return as_float({"qk_scale": value}, "qk_scale", above=0.0)
+        scales = [v if v == "theory" else as_float({"qk_scale": v}, "qk_scale", above=0.0) for v in given]
     except BadConfig as error:
         raise BadConfig("qk_scale", config["qk_scale"], "theory, a number > 0, or a list of these") from error
+    if not scales or len(set(scales)) < len(scales):
+        raise BadConfig("qk_scale", config["qk_scale"], "theory, a number > 0, or a list of these, none twice")
+    return scales
+
+
+def sizes_of(config: dict[str, Any], vocabulary: int) -> dict[str, gpt2.GPT2Config]:
+    """The models by size, or BadConfig."""
+    given = config["size"] if isinstance(config["size"], list | tuple) else [config["size"]]
+    allowed = f"one or several of {', '.join(gpt2.SIZES)}, or one of these times a width (mini*0.5)"
+    sizes = {}
+    for name in given:
+        size, times, width = str(name).partition("*")
+        try:
+            factor = float(width) if times else 1.0
+            sizes[name] = gpt2.config(size, width=factor, vocabulary=vocabulary, length=config["length"])
+        except ValueError as error:
+            raise BadConfig("size", config["size"], f"{allowed} ({error})") from error
+    if not given or len(sizes) < len(given):
+        raise BadConfig("size", config["size"], f"{allowed}, none twice")
+    return sizes
 
 
 def data_of(config: dict[str, Any]) -> Data:
     """The text, read and split, or BadConfig."""
     length, windows = as_int(config, "length", 2), as_int(config, "windows", 1)
-    name = config["data"]
-    if not isinstance(name, str):
-        raise BadConfig("data", name, "the name of a corpus")
+    for key in ("data", "vocabulary"):
+        if not isinstance(config[key], str):
+            raise BadConfig(key, config[key], "a name")
+    return _read(config["data"], config["vocabulary"], length, windows)
+
+
+@functools.lru_cache(maxsize=1)  # a config is checked before it is run
+def _read(name: str, vocabulary: str, length: int, windows: int) -> Data:
     known = name in ("stdlib", "installed", "wikitext-103") or name.startswith("path:")
     try:
         corpus = texts.corpus(name if known else f"path:{name}")
-        words = texts.vocabulary(config["vocabulary"], corpus)
-        training, validation = texts.tokens_of(corpus, words)
+    except ValueError as error:
+        raise BadConfig("data", name, f"a text that can be used ({error})") from error
+    try:
+        words = texts.vocabulary(vocabulary, corpus)
+    except ValueError as error:
+        raise BadConfig("vocabulary", vocabulary, f"one that can be had ({error})") from error
+    training, validation = texts.tokens_of(corpus, words)
+    try:
         shown = texts.windows(validation, length, windows)
         texts.windows(training, length, 1)
     except ValueError as error:
-        raise BadConfig("data", name, f"a text that can be used ({error})") from error
+        raise BadConfig("data", name, f"long enough for windows of length={length} ({error})") from error
     return Data(
         corpus,
         len(words),
@@ -199,6 +237,53 @@ def data_of(config: dict[str, Any]) -> Data:
         texts.unigram_loss(training, shown, len(words)),
         texts.bigram_loss(training, shown, len(words)),
     )
+
+
+def folder_of(config: dict[str, Any]) -> Path | None:
+    """The folder of checkpoints, or BadConfig."""
+    given = config["checkpoints"]
+    if given is not None and (not isinstance(given, str) or not given):
+        raise BadConfig("checkpoints", given, "a folder, or None")
+    return None if given is None else Path(given)
+
+
+def check_checkpoints(config: dict[str, Any], data: Data) -> None:
+    """BadConfig where the folder holds checkpoints of another config, Refused where it cannot be written.
+
+    The last of all checks: the folder is made where it is missing.
+    """
+    folder = folder_of(config)
+    if folder is None:
+        return
+    held, wanted = _held_claim(folder), _claim_of(config, data)
+    for key in {**wanted, **held} if held else ():
+        if held.get(key) != wanted.get(key):
+            was = f"{key}={held.get(key)!r}, not {wanted.get(key)!r}"
+            raise BadConfig("checkpoints", str(folder), f"another folder: its checkpoints are of {was}")
+    require_writable(folder, "checkpoints", "choose another")
+
+
+def claim_checkpoints(config: dict[str, Any], data: Data) -> None:
+    """Note in the folder of checkpoints which config they are of."""
+    folder = folder_of(config)
+    if folder:
+        write(folder, {CLAIM: json.dumps(_claim_of(config, data), indent=2).encode()})
+
+
+def _held_claim(folder: Path) -> dict[str, Any]:
+    """What the folder says of itself, nothing where it is not claimed."""
+    try:
+        return dict(json.loads((folder / CLAIM).read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        raise BadConfig("checkpoints", str(folder), f"another folder: its {CLAIM} cannot be read ({error})") from error
+
+
+def _claim_of(config: dict[str, Any], data: Data) -> dict[str, Any]:
+    """All that a checkpoint depends on."""
+    rest = {key: value for key, value in config.items() if key not in ("checkpoints", "__doc__")}
+    return rest | {"text": data.corpus.digest}
 
 
 # ---------------------------------------------------------------- training
@@ -254,7 +339,10 @@ def trained(source: Source, search: Search | None, data: Data, how: Training, po
     if search:
         search.wrap(model)
     method = search.method if search else None
-    return Trained(model, train(model, data, how, lr, steps, label, method), lr, base_std, logits)
+    made = Trained(model, train(model, data, how, lr, steps, label, method), lr, base_std, logits)
+    if not math.isfinite(made.val_loss):
+        raise FloatingPointError(f"{label}: the validation loss is {made.val_loss}: a lower learning rate may help")
+    return made
 
 
 def best_of(
@@ -268,22 +356,28 @@ def best_of(
 ) -> tuple[Trained, list[dict[str, Any]]]:
     """Train at the point of the grid that does best in short pilots; also rows of the pilots' losses.
 
-    A point at which training diverges is no candidate. Raises FloatingPointError where all diverge.
+    A point at which training diverges is no candidate: where the best pilot's does so later on, the next best is taken.
+    Raises FloatingPointError where all diverge.
     """
     rows: list[dict[str, Any]] = []
+    names = {point: f"{label} lr={point[0]} std={point[1]}" for point in grid}
     for lr, base_std in grid if len(grid) > 1 else ():
+        point = lr, base_std
         try:
-            pilot = trained(source, search, data, how, (lr, base_std), pilot_steps, f"{label} {lr:g} {base_std:g}")
+            pilot = trained(source, search, data, how, point, pilot_steps, f"{names[point]} pilot")
             loss = pilot.val_loss
         except FloatingPointError:
             loss = math.inf
         rows.append({"stage": "grid", "lr": lr, "base_std": base_std, "step": pilot_steps, "val_loss": loss})
-    point = min(zip((row["val_loss"] for row in rows), grid, strict=True))[1] if rows else grid[0]
-    if rows and math.isinf(min(row["val_loss"] for row in rows)):
-        raise FloatingPointError(f"{label}: training diverged at every point of the grid; try lower learning rates")
-    best = trained(source, search, data, how, point, how.steps, label)
-    rows += [{"stage": "full", "lr": best.lr, "base_std": best.base_std} | row for row in best.fit.rows]
-    return best, rows
+    losses = [row["val_loss"] for row in rows] or [0.0]
+    for _, point in sorted((loss, point) for loss, point in zip(losses, grid, strict=True) if math.isfinite(loss)):
+        try:
+            best = trained(source, search, data, how, point, how.steps, names[point])
+        except FloatingPointError:
+            continue
+        rows += [{"stage": "full", "lr": best.lr, "base_std": best.base_std} | row for row in best.fit.rows]
+        return best, rows
+    raise FloatingPointError(f"{label}: training diverged at every point of the grid; try lower learning rates")
 
 
 def grid_of(config: dict[str, Any]) -> list[tuple[float, float]]:

@@ -1,7 +1,8 @@
 """How fast the package is beside others, measured by turns in one run.
 
-Subset sums against the MILP solver of scipy (and CP-SAT of OR-Tools, where that is installed), and attention by its
-merged matrices against the same attention head by head.
+Subset sums against the MILP solver of scipy (and CP-SAT of OR-Tools, where that is installed), attention by its
+merged matrices against the same attention head by head, and the selection of the scores that a mask keeps against
+sorting them.
 
 On a machine that is busy with other work torch's threads wait for each other, which spoils the ratios of short calls:
 there, set threads=1, or OMP_WAIT_POLICY=passive in the environment.
@@ -17,14 +18,14 @@ from typing import Any
 import lab
 import pandas as pd
 import torch
-from benchmarks import attention_routes, peers, subset_sums
+from benchmarks import attention_routes, peers, selection, subset_sums
 from benchmarks.timing import Row
 from lab import BadConfig, as_float, as_int, as_int_list
 
 from slth import plots
 from slth.threads import cores
 
-AREAS = ("subset_sums", "attention_routes")
+AREAS = ("subset_sums", "attention_routes", "selection")
 
 ex = lab.experiment("speed")
 
@@ -34,11 +35,12 @@ ex.add_config(
     batch=20_000,  # subset-sum problems that we solve at once
     time_limit=20.0,  # seconds that a peer may spend on one of them
     routes=[[16, 256, 1024, 4], [32, 1024, 1024, 4], [64, 1024, 2048, 2], [64, 64, 1024, 4]],  # d_in, hidden, T, heads
+    scores=[589_824, 2_359_296, 7_077_888],  # of which half are kept, one or several; 7.1M: a block of GPT-2 small
     rounds=15,  # of every measurement; in each a peer solves another subset-sum problem
     threads=None,  # that we use; None: all cores
     seed=0,
 )
-ex.add_named_config("smoke", candidates=10, routes=[[8, 64, 128, 2]], rounds=3)
+ex.add_named_config("smoke", candidates=10, routes=[[8, 64, 128, 2]], scores=100_000, rounds=3)
 
 
 def cases_of(config: dict[str, Any]) -> list[Callable[[], list[Row]]]:
@@ -56,6 +58,10 @@ def cases_of(config: dict[str, Any]) -> list[Callable[[], list[Row]]]:
         "subset_sums": [partial(sums, n) for n in sorted(as_int_list(config, "candidates", 1, 40))],
         "attention_routes": [
             partial(attention_routes.rows, shape, rounds=rounds, seed=seed) for shape in _shapes(config)
+        ],
+        "selection": [
+            partial(selection.rows, n, rounds=rounds, seed=seed)
+            for n in sorted(as_int_list(config, "scores", 2, 2**30))
         ],
     }
     return [case for area in _areas(config) for case in cases[area]]
@@ -96,6 +102,7 @@ def summarise(table: pd.DataFrame) -> dict[str, Any]:
     sums = table[table["what"] == subset_sums.WHAT]
     routes = table[table["what"] == attention_routes.WHAT]
     at_20 = sums[sums["size"] == "n=20"].set_index("peer")
+    at_7m = table[(table["what"] == selection.WHAT) & (table["size"] == "n=7,077,888")].set_index("peer")["ratio"]
     return {
         "problems_per_second_n20": 1 / at_20["ours_s"].iloc[0] if len(at_20) else None,
         "ratio_milp_n20": at_20["ratio"].get("scipy.milp"),
@@ -104,6 +111,9 @@ def summarise(table: pd.DataFrame) -> dict[str, Any]:
             {"size": row.size, "ratio": row.ratio, "ideal": row.ideal, "share": row.ratio / row.ideal}
             for row in routes.itertuples()
         ],
+        "ratio_sort_7m": at_7m.get("torch.sort"),
+        "ratio_kthvalue_7m": at_7m.get("torch.kthvalue"),
+        "reads_7m": 1 / at_7m[selection.READ] if len(at_7m) else None,
         "spread": ((table["ours_s_high"] - table["ours_s_low"]) / table["ours_s"]).max(),
         "peers": peers.installed(),
         "cpu": cpu(),

@@ -2,7 +2,7 @@
 
 from slth.search import fit
 from slth.ticket import Ticket, TicketError
-from slth.wrap import unwrap, wrap
+from slth.wrap import handle, unwrap, wrap
 
 __version__ = "0.1.0"
-__all__ = ["Ticket", "TicketError", "fit", "unwrap", "wrap"]
+__all__ = ["Ticket", "TicketError", "fit", "handle", "unwrap", "wrap"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 
@@ -33,13 +34,18 @@ class Freezing:
         if not 0 < self.pruned + self.locked < 1:
             raise ValueError(f"pruned + locked = {self.pruned + self.locked}: must be in (0, 1), to leave weights free")
 
+    @property
+    def open(self) -> float:
+        """The share that is not pruned for good: 1 - pruned, as the decimals that they print as."""
+        return float(1 - Fraction(str(self.pruned)))
+
     def places(self, shape: torch.Size, parts: Sequence[Part], path: str) -> tuple[torch.Tensor, torch.Tensor]:
         """(pruned, locked) of a weight: bool masks of its shape, in each part the same exact shares."""
         dice = inits.uniform(shape, 1.0, seed=self.seed, name=f"freezing/{path}").abs()
         pruned, locked = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
         for part in parts:
             if self.pruned:
-                part.of(pruned).copy_(~_top(part.of(dice), 1.0 - self.pruned))
+                part.of(pruned).copy_(~_top(part.of(dice), self.open))
             if self.locked:
                 part.of(locked).copy_(_top(part.of(dice), self.locked))
         return pruned, locked & ~pruned

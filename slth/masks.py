@@ -4,33 +4,41 @@ Of n scores exactly floor(keep * n + 1/2), and at least one, are kept: those of 
 lowest index. The rule is exact always; what is fast is how it is found. Magnitudes of float32 compare like their bits
 read as integers, so one pass over the scores counts those above a narrow bracket around the last threshold and picks
 out those inside it, among which the threshold then lies (Floyd & Rivest 1975). Where it does not, the bracket is taken
-anew from a sample, and where that fails the whole is partitioned.
+anew from a sample, and where that fails it is everything.
+
+A score that is picked out becomes a key, its magnitude's bits before its index counted backwards: keys are ordered as
+the rule orders scores, and no two are equal. They take 8 bytes each, of all scores where these are all equal.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from numba import njit
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
+from torch.autograd.graph import increment_version
 
 from slth.threads import in_parallel
 
 _MAGNITUDE = 0x7FFFFFFF  # the bits of a float32 without its sign
-_LARGEST = float(np.finfo(np.float32).max)
+_INFINITY = 0x7F800000  # beyond it lies NaN
+_LAST_INDEX = 0xFFFFFFFF  # of a score in its group
+_LEAST_REACH, _MOST_REACH = 1 << 11, 1 << 17  # in bits, of which a number has 2^23 until its double
 _BLOCK = 256  # scores compared between two looks whether any lay in the bracket
 _SAMPLE = 1 << 16
-_PART = 1 << 18  # scores that a thread takes at a time
+_ALONE = 1 << 20  # scores up to which one thread is as good as several
+_PART = 1 << 18  # what each of several takes at least
 
-Bits = npt.NDArray[np.uint32]
+Bits = npt.NDArray[np.int32]
+Keys = npt.NDArray[np.int64]
 
 # ---------------------------------------------------------------- how many
 
@@ -75,7 +83,8 @@ def scheduled_keep(keep: float, schedule: str, progress: float) -> float:
 class Cut:
     """Where a group of scores is cut: kept are |score| > threshold, and |score| == threshold at an index <= last_tie.
 
-    The index counts through the group's tensors in order, each row by row.
+    The index counts through the group's tensors in order, each row by row. A :class:`Selector` gives a last_tie other
+    than -1 only where it keeps some of several equal scores, and a threshold of -1 where it keeps everything.
     """
 
     threshold: float
@@ -83,282 +92,346 @@ class Cut:
 
     def mask(self, scores: torch.Tensor, offset: int = 0) -> torch.Tensor:
         """The mask of one tensor of the group, whose first score has index `offset`: bool, the scores' shape."""
-        magnitude = scores.detach().abs()
-        kept = magnitude > self.threshold
-        if offset <= self.last_tie:
-            index = torch.arange(offset, offset + scores.numel(), device=scores.device).reshape(scores.shape)
-            kept |= (magnitude == self.threshold) & (index <= self.last_tie)
-        return kept
+        return _kept(scores.detach(), self.threshold, self.last_tie - offset if offset <= self.last_tie else None)
 
 
 class Selector:
     """Finds the cut of one group of scores, step after step, and remembers where it was."""
 
     def __init__(self) -> None:
-        self._last = 0.0  # threshold
-        self._width = 0.0  # of the bracket, relative to the threshold
+        self._last: int | None = None  # bits of the least magnitude that was kept
+        self._expected = 0  # and of the next one, as far as it moves on steadily
+        self._reach = 0  # how far from there it is looked for
 
     def cut(self, scores: Sequence[torch.Tensor], keep: float) -> Cut:
         """The cut that keeps exactly :func:`count_kept` of the group's scores, float32 of any shape and device.
 
-        Raises ValueError where there are no scores, where they are not float32 or hold NaN.
+        On the CPU no copy is made of tensors whose rows are contiguous and evenly spaced: all contiguous ones, and
+        blocks of their rows or columns.
+
+        Raises ValueError where there are no scores or over 2^32, and where they are not float32 or hold NaN.
         """
-        total = sum(s.numel() for s in scores)
-        if total == 0:
-            raise ValueError("scores: there are none; at least one is needed")
         for s in scores:
             if s.dtype != torch.float32:
                 raise ValueError(f"scores of dtype {s.dtype}: must be float32")
-        _refuse_nan(scores)
+        total = sum(s.numel() for s in scores)
+        if not 0 < total <= _LAST_INDEX + 1:
+            raise ValueError(f"scores: there are {total or 'none'}; at least one is needed, and at most 2^32")
         kept = count_kept(total, keep)
+        held = _hold([s.detach() for s in scores if s.numel()])
         if kept == total:
-            return Cut(0.0, total - 1)
-        pieces = [_Piece(s.detach()) for s in scores if s.numel()]
-        threshold, above = self._threshold(pieces, kept)
-        return Cut(_as_float(threshold), self._last_tie(pieces, threshold, kept - above))
+            held.census(0, 0)  # which refuses NaN
+            return Cut(-1.0, -1)
+        keys, place = self._bracketed(held, kept, total)
+        keys.partition(place)
+        least, index = int(keys[place]) >> 32, _LAST_INDEX - (int(keys[place]) & _LAST_INDEX)
+        self._remember(least)
+        if place and int(keys[:place].max()) >> 32 == least:  # an equal score is not kept
+            return Cut(_as_float(least), index)
+        return Cut(_as_float(least - 1), -1)  # least is not 0: then nothing would be cut off
 
-    def _threshold(self, pieces: list[_Piece], kept: int) -> tuple[int, int]:
-        """(bits of the kept-th largest magnitude, how many are larger)."""
-        for low, high in self._brackets(pieces, kept):
-            above, inside = _census(pieces, low, high)
-            if inside is not None and above < kept <= above + len(inside):
-                found = _kth_largest(inside, kept - above)
-                break
-        else:
-            everything = np.concatenate([piece.magnitudes() for piece in pieces])
-            above, inside, found = 0, everything, _kth_largest(everything, kept)
-        value = _as_float(found)
-        moved = abs(value - self._last) / value if 0 < value < math.inf else 1.0
-        self._last, self._width = value, min(max(4.0 * moved, 1e-4), 0.02)
-        return found, above + int((inside > found).sum())
+    def _bracketed(self, held: _Held, kept: int, total: int) -> tuple[Keys, int]:
+        """Keys of the scores in a bracket, and the place among them, were they sorted, of the last one kept."""
+        for low, high in self._brackets(held, kept / total):
+            above, keys = held.census(low, high)
+            if above < kept <= above + keys.size:
+                return keys, above + keys.size - kept
+        raise AssertionError("the last bracket holds every score")
 
-    def _brackets(self, pieces: list[_Piece], kept: int) -> list[tuple[int, int]]:
-        """Intervals [low, high) of bits to look for the threshold in, the likeliest first."""
-        around = []
-        if 0 < self._last < _LARGEST / 2:
-            around.append((_as_bits(self._last * (1.0 - self._width)), _as_bits(self._last * (1.0 + self._width)) + 1))
-        return [*around, _sampled_bracket(pieces, kept)]
+    def _brackets(self, held: _Held, share: float) -> Iterator[tuple[int, int]]:
+        """Intervals [low, high) of bits to look for the least kept magnitude in, the likeliest first."""
+        if self._last is not None:
+            yield max(self._expected - self._reach, 0), min(self._expected + self._reach, _INFINITY) + 1
+        yield _sampled_bracket(held.sample(), share)
+        yield 0, _INFINITY + 1
 
-    @staticmethod
-    def _last_tie(pieces: list[_Piece], threshold: int, wanted: int) -> int:
-        """Index of the wanted-th score whose magnitude is the threshold."""
-        offset = 0
-        for piece in pieces:
-            ties = piece.indices_of(threshold)
-            if wanted <= len(ties):
-                return offset + int(ties[wanted - 1])
-            wanted -= len(ties)
-            offset += piece.scores.numel()
-        raise AssertionError("fewer ties than were counted")
+    def _remember(self, least: int) -> None:
+        if self._last is None:
+            self._last, self._expected, self._reach = least, least, _MOST_REACH
+        moved, missed = least - self._last, least - self._expected
+        self._reach = min(max(4 * abs(missed), abs(moved), self._reach // 2, _LEAST_REACH), _MOST_REACH)
+        self._last, self._expected = least, min(max(least + moved, 0), _INFINITY)
 
 
-class _Piece:
-    """One tensor of a group as rows of bits: on the CPU without a copy wherever its last axis is contiguous."""
-
-    def __init__(self, scores: torch.Tensor) -> None:
-        self.scores = scores
-        flat = scores if scores.dim() >= 2 else scores.reshape(1, -1)
-        rows = flat.flatten(0, -2) if flat.dim() > 2 else flat
-        rows = rows if rows.stride(-1) == 1 or rows.shape[-1] == 1 else rows.contiguous()
-        if rows.is_contiguous():
-            rows = rows.reshape(1, -1)
-        self.rows = rows.view(torch.int32)  # (rows, columns)
-
-    def bits(self) -> Bits:
-        return self.rows.cpu().numpy().view(np.uint32)
-
-    def magnitudes(self) -> Bits:
-        out: Bits = (self.bits() & np.uint32(_MAGNITUDE)).reshape(-1)
-        return out
-
-    def indices_of(self, magnitude: int) -> npt.NDArray[np.int64]:
-        if self.rows.device.type != "cpu":
-            hits = (self.rows & _MAGNITUDE) == magnitude
-            return np.asarray(hits.flatten().nonzero().flatten().cpu().numpy())
-        bits = self.bits()
-        return np.asarray(np.flatnonzero(_equal_rows(bits, np.uint32(magnitude))))
-
-
-def _census(pieces: list[_Piece], low: int, high: int) -> tuple[int, Bits | None]:
-    """(how many magnitudes are >= high, those in [low, high)), None where these are too many to be worth it."""
-    above, inside = 0, []
-    for piece in pieces:
-        if piece.rows.device.type == "cpu":
-            count, values = _census_cpu(piece.bits(), low, high)
-        else:
-            magnitudes = piece.rows & _MAGNITUDE
-            count = int((magnitudes >= high).sum())
-            hits = magnitudes[(magnitudes >= low) & (magnitudes < high)]
-            values = hits.cpu().numpy().view(np.uint32)
-        if values is None:
-            return 0, None
-        above += count
-        inside.append(values)
-    return above, np.concatenate(inside)
-
-
-def _census_cpu(bits: Bits, low: int, high: int) -> tuple[int, Bits | None]:
-    rows, columns = bits.shape
-    parts = [
-        (row, slice(start, min(start + _PART, columns))) for row in range(rows) for start in range(0, columns, _PART)
-    ]
-    if columns < _PART:  # many short rows: several to a part
-        step = max(1, _PART // columns)
-        parts = [(slice(row, row + step), slice(0, columns)) for row in range(0, rows, step)]  # type: ignore[misc]
-    found: list[tuple[int, Bits | None]] = [(0, None)] * len(parts)
-
-    def work(which: slice) -> None:
-        for i in range(which.start, which.stop):
-            part = np.atleast_2d(bits[parts[i]])
-            room = np.empty(max(4096, part.size // 8), np.uint32)
-            above, inside = _count_rows(part, np.uint32(low), np.uint32(high), room)
-            found[i] = above, room[:inside] if inside <= room.size else None
-
-    in_parallel(work, len(parts), None if bits.size > _PART else 1)
-    if any(values is None for _, values in found):
-        return 0, None
-    return sum(above for above, _ in found), np.concatenate([values for _, values in found if values is not None])
-
-
-@njit(cache=True, nogil=True)
-def _count_rows(bits, low, high, room):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """(magnitudes >= high, magnitudes in [low, high)), the latter written into room as far as it reaches."""
-    above, inside = 0, 0
-    for r in range(bits.shape[0]):
-        row = bits[r]
-        for start in range(0, row.size, _BLOCK):
-            stop = min(start + _BLOCK, row.size)
-            at_low, at_high = 0, 0
-            for i in range(start, stop):  # no branches: compiled to vector compares
-                magnitude = row[i] & np.uint32(_MAGNITUDE)
-                at_low += magnitude >= low
-                at_high += magnitude >= high
-            above += at_high
-            if at_low > at_high:
-                for i in range(start, stop):
-                    magnitude = row[i] & np.uint32(_MAGNITUDE)
-                    if low <= magnitude < high:
-                        if inside < room.size:
-                            room[inside] = magnitude
-                        inside += 1
-    return above, inside
-
-
-@njit(cache=True, nogil=True)
-def _equal_rows(bits, magnitude):  # type: ignore[no-untyped-def]  # pragma: no cover
-    out = np.empty(bits.size, np.bool_)
-    k = 0
-    for r in range(bits.shape[0]):
-        for c in range(bits.shape[1]):
-            out[k] = (bits[r, c] & np.uint32(_MAGNITUDE)) == magnitude
-            k += 1
-    return out
-
-
-def _sampled_bracket(pieces: list[_Piece], kept: int) -> tuple[int, int]:
-    """Five standard deviations about the threshold's place in an evenly spread sample."""
-    total = sum(piece.scores.numel() for piece in pieces)
-    every = max(1, total // _SAMPLE)
-    parts = []
-    for piece in pieces:
-        rows, columns = piece.rows.shape
-        at = torch.arange(0, rows * columns, every, device=piece.rows.device)
-        at = (at + at * 7919 % every).clamp(max=rows * columns - 1)  # off any pattern of the rows
-        parts.append((piece.rows[at // columns, at % columns] & _MAGNITUDE).cpu().numpy().view(np.uint32))
-    sample = np.sort(np.concatenate(parts))[::-1]
-    share = kept / total
-    place, slack = share * len(sample), 5.0 * math.sqrt(len(sample) * share * (1.0 - share)) + 5.0
+def _sampled_bracket(sample: Bits, share: float) -> tuple[int, int]:
+    """Five standard deviations about the least of the `share` largest magnitudes of a sample."""
+    sample = np.sort(sample)
+    place, slack = sample.size * (1.0 - share), 5.0 * math.sqrt(sample.size * share * (1.0 - share)) + 5.0
     first, last = int(place - slack), int(place + slack)
-    high = int(sample[first]) + 1 if first >= 0 else _MAGNITUDE
-    low = int(sample[last]) if last < len(sample) else 0
-    return low, high
+    return int(sample[first]) if first >= 0 else 0, (int(sample[last]) if last < sample.size else _INFINITY) + 1
 
 
-def _kth_largest(values: Bits, k: int) -> int:
-    return int(np.partition(values, len(values) - k)[len(values) - k])
-
-
-def _as_bits(value: float) -> int:
-    return int(np.float32(value).view(np.uint32))
+def _as_bits(magnitude: float) -> int:
+    return int(np.float32(magnitude).view(np.int32)) & _MAGNITUDE
 
 
 def _as_float(bits: int) -> float:
-    return float(np.uint32(bits).view(np.float32))
+    return float(np.int32(bits).view(np.float32))
 
 
-def _refuse_nan(scores: Sequence[torch.Tensor]) -> None:
-    if any(bool(torch.isnan(s).any()) for s in scores):
+# ---------------------------------------------------------------- scores where they lie
+
+
+class _Held(Protocol):
+    """The scores of a group, wherever they lie."""
+
+    def sample(self) -> Bits:
+        """Some magnitudes, spread over all scores."""
+
+    def census(self, low: int, high: int) -> tuple[int, Keys]:
+        """(how many magnitudes are >= high, the keys of those in [low, high)). Raises ValueError for NaN."""
+
+
+def _hold(scores: list[torch.Tensor]) -> _Held:
+    return _HostScores(scores) if all(s.device.type == "cpu" for s in scores) else _DeviceScores(scores)
+
+
+class _HostScores:
+    """Scores in rows, for numba's loops."""
+
+    def __init__(self, scores: list[torch.Tensor]) -> None:
+        self.pieces = [rows for s in scores for rows in _rows_of(s) or _rows_of(s.contiguous()) or ()]
+        self.ends = list(itertools.accumulate(s.numel() for s in scores))
+
+    def sample(self) -> Bits:
+        index = _spread(self.ends[-1])
+        parts, offset = [], 0
+        for rows, end, inner in zip(
+            self.pieces, self.ends, np.split(index, np.searchsorted(index, self.ends[:-1])), strict=True
+        ):
+            row, column = np.divmod(inner - offset, rows.columns)
+            parts.append(rows.memory.view(np.int32)[row * rows.stride + column] & np.int32(_MAGNITUDE))
+            offset = end
+        return np.concatenate(parts)
+
+    def census(self, low: int, high: int) -> tuple[int, Keys]:
+        found: list[tuple[int, int, Keys]] = []
+
+        def work(part: slice) -> None:
+            keys = np.empty(part.stop - part.start, np.int64)  # of which no more is touched than written to
+            above = inside = largest = 0
+            for rows, start, stop, offset in self._within(part):
+                where = rows.memory.view(np.int32), rows.stride, rows.columns, start, stop
+                more, hits, peak = _count_rows(
+                    *where, np.int32(low), np.int32(high), _LAST_INDEX - offset, keys[inside:]
+                )
+                above, inside, largest = above + more, inside + hits, max(largest, peak)
+            found.append((above, largest, keys[:inside]))
+
+        _shared(work, self.ends[-1])
+        _refuse_nan(max(largest for _, largest, _ in found))
+        return sum(above for above, _, _ in found), np.concatenate([keys for _, _, keys in found])
+
+    def _within(self, part: slice) -> Iterator[tuple[_Rows, int, int, int]]:
+        """Pieces that part reaches into: (rows, from which of their indices, up to which, where they begin)."""
+        for i in range(bisect_right(self.ends, part.start), bisect_left(self.ends, part.stop) + 1):
+            offset = self.ends[i - 1] if i else 0
+            yield self.pieces[i], max(part.start - offset, 0), min(part.stop, self.ends[i]) - offset, offset
+
+
+class _DeviceScores:
+    """Scores on any device, by torch: they are read there, and only keys and counts travel."""
+
+    def __init__(self, scores: list[torch.Tensor]) -> None:
+        flat = [s.to(scores[0].device).reshape(-1) for s in scores]
+        self.magnitudes = (torch.cat(flat) if len(flat) > 1 else flat[0]).view(torch.int32) & _MAGNITUDE
+
+    def sample(self) -> Bits:
+        index = torch.from_numpy(_spread(self.magnitudes.numel())).to(self.magnitudes.device)
+        return np.asarray(self.magnitudes[index].cpu().numpy())
+
+    def census(self, low: int, high: int) -> tuple[int, Keys]:
+        reaches, exceeds = self.magnitudes >= low, self.magnitudes >= high
+        counts = torch.stack((exceeds.sum(), self.magnitudes.amax().long()))
+        index = (reaches & ~exceeds).nonzero().squeeze(1)
+        keys = (self.magnitudes[index].long() << 32) | (_LAST_INDEX - index)
+        above, largest = counts.tolist()
+        _refuse_nan(largest)
+        return above, np.asarray(keys.cpu().numpy())
+
+
+def _refuse_nan(largest: int) -> None:
+    if largest > _INFINITY:
         raise ValueError("scores hold NaN: all must be numbers")
+
+
+def _spread(total: int) -> Keys:
+    """At most _SAMPLE indices in [0, total), ascending: one at an uneven place in each of as many equal parts."""
+    part = np.arange(min(total, _SAMPLE))
+    golden = (math.sqrt(5.0) - 1.0) / 2.0
+    return np.asarray((part + part * golden % 1.0) * (total / part.size), np.int64)
+
+
+@njit(cache=True, nogil=True)
+def _count_rows(bits, stride, columns, start, stop, low, high, last, keys):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """(magnitudes >= high, magnitudes in [low, high), the largest) of the indices from start up to stop.
+
+    Into keys goes a key for each in [low, high); last is what the first index of the rows counts backwards as.
+    """
+    above, inside, largest = 0, 0, np.int32(0)
+    while start < stop:
+        row, column = start // columns, start % columns
+        length = min(columns - column, stop - start)
+        first = row * stride + column
+        for begin in range(first, first + length, _BLOCK):
+            block = bits[begin : min(begin + _BLOCK, first + length)]
+            at_low, at_high = np.int32(0), np.int32(0)
+            for i in range(block.size):  # no branches, and 32 bits throughout: compiled to vector instructions
+                magnitude = np.int32(block[i] & np.int32(_MAGNITUDE))
+                at_low = np.int32(at_low + (magnitude >= low))
+                at_high = np.int32(at_high + (magnitude >= high))
+                largest = max(largest, magnitude)
+            above += int(at_high)
+            if at_low > at_high:
+                for i in range(block.size):
+                    magnitude = np.int32(block[i] & np.int32(_MAGNITUDE))
+                    if np.uint32(magnitude - low) < np.uint32(high - low):  # both bounds in one
+                        keys[inside] = (np.int64(magnitude) << 32) | (last - (start + begin - first + i))
+                        inside += 1
+        start += length
+    return above, inside, largest
 
 
 # ---------------------------------------------------------------- masked weights
 
 
-class _StraightThrough(Function):
-    """weight * mask forward; backward as if the mask were |score|: the gradient is grad * weight * sign(score)."""
+def write_masked(weight: torch.Tensor, scores: torch.Tensor, cut: Cut, offset: int, out: torch.Tensor) -> None:
+    """Write weight where the cut keeps its score, else exactly 0, into out: three tensors of one shape.
 
-    @staticmethod
-    def forward(ctx: Any, weight: torch.Tensor, scores: torch.Tensor, cut: Cut, offset: int) -> torch.Tensor:
-        ctx.save_for_backward(weight, scores)
-        return masked(weight, scores, cut, offset)
+    offset is the first score's index in its group. One pass on the CPU where all are float32 in evenly spaced rows.
+    Raises ValueError where the shapes differ.
+    """
+    rows = _rows_of(weight, scores, out)
+    if rows is None:
+        out.copy_(torch.where(cut.mask(scores, offset), weight.detach(), 0))
+        return
+    w, s, o = [(r.memory.view(np.int32), r.stride) for r in rows]
+    size, columns = rows[0].size, rows[0].columns
+    ties = min(max(cut.last_tie + 1 - offset, 0), size)  # before this index the threshold itself is kept, too
+    threshold = _as_bits(cut.threshold) if cut.threshold >= 0 else -1
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[None, torch.Tensor, None, None]:
-        weight, scores = ctx.saved_tensors
-        return None, score_gradient(grad, weight, scores), None, None
+    def work(part: slice) -> None:
+        for start, stop, least in (
+            (part.start, min(ties, part.stop), threshold),
+            (max(ties, part.start), part.stop, threshold + 1),
+        ):
+            if start < stop:
+                _mask_rows(*w, *s, *o, columns, start, stop, np.int32(least))
 
-
-def straight_through(weight: torch.Tensor, scores: torch.Tensor, cut: Cut, offset: int = 0) -> torch.Tensor:
-    """weight where the cut keeps the score, else 0; gradients reach the scores alone (Ramanujan et al. 2020)."""
-    out: torch.Tensor = _StraightThrough.apply(weight, scores, cut, offset)  # type: ignore[no-untyped-call]
-    return out
-
-
-def masked(weight: torch.Tensor, scores: torch.Tensor, cut: Cut, offset: int = 0) -> torch.Tensor:
-    """weight where the cut keeps the score, else exactly 0. One pass on the CPU for contiguous float32."""
-    if _is_plain(weight) and _is_plain(scores):
-        out = torch.empty_like(weight)
-        w, s, o = (t.detach().reshape(-1).numpy() for t in (weight, scores, out))
-        threshold, last = np.uint32(_as_bits(cut.threshold)), cut.last_tie - offset
-
-        def work(part: slice) -> None:
-            _mask_part(w, s.view(np.uint32), threshold, last, o, part.start, part.stop)
-
-        in_parallel(work, w.size, None if w.size > _PART else 1)
-        return out
-    return torch.where(cut.mask(scores, offset), weight, torch.zeros((), dtype=weight.dtype, device=weight.device))
+    _shared(work, size)
+    increment_version(out)  # numba's writing is not seen by autograd
 
 
 def score_gradient(grad: torch.Tensor, weight: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """grad * weight, with the score's sign (+ for a score of 0): the straight-through gradient of |score|."""
-    if _is_plain(grad) and _is_plain(weight) and _is_plain(scores):
-        out = torch.empty_like(scores)
-        g, w, s, o = (t.detach().reshape(-1).numpy() for t in (grad, weight, scores, out))
+    """grad * weight, with the score's sign (+ for a score of 0): the straight-through gradient of |score|.
 
-        def work(part: slice) -> None:
-            _gradient_part(g, w, s, o, part.start, part.stop)
+    Three tensors of one shape; the gradient has the scores' dtype. Raises ValueError where the shapes differ.
+    """
+    out = torch.empty_like(scores)
+    rows = None if torch.compiler.is_compiling() else _rows_of(grad, weight, scores, out)
+    if rows is None:
+        slope = (grad * weight).to(scores.dtype)
+        return torch.where(scores < 0, -slope, slope)
+    g, w, s, o = [(r.memory, r.stride) for r in rows]
 
-        in_parallel(work, g.size, None if g.size > _PART else 1)
-        return out
-    slope = (grad * weight).to(scores.dtype)
-    return torch.where(scores < 0, -slope, slope)
+    def work(part: slice) -> None:
+        _slope_rows(*g, *w, *s, *o, rows[0].columns, part.start, part.stop)
+
+    _shared(work, rows[0].size)
+    return out
 
 
-def _is_plain(tensor: torch.Tensor) -> bool:
-    return tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.is_contiguous()
+def traced_masked(
+    weight: torch.Tensor, scores: torch.Tensor, threshold: torch.Tensor, last_tie: torch.Tensor
+) -> torch.Tensor:
+    """weight where the score is kept, else exactly 0, in operations that torch.compile can follow and fuse.
+
+    threshold, float32, and last_tie, int64, of a :class:`Cut` are tensors without axes, so that a graph outlives them;
+    last_tie counts from the first of these scores.
+    """
+    return torch.where(_kept(scores, threshold, last_tie), weight, 0)
+
+
+def _kept(scores: torch.Tensor, threshold: float | torch.Tensor, last_tie: int | torch.Tensor | None) -> torch.Tensor:
+    magnitude = scores.abs()
+    kept = magnitude > threshold
+    if last_tie is None:
+        return kept
+    index = torch.arange(scores.numel(), device=scores.device).reshape(scores.shape)
+    return kept | ((magnitude == threshold) & (index <= last_tie))
+
+
+# ---------------------------------------------------------------- rows in memory
+
+
+class _Rows(NamedTuple):
+    """A float32 tensor as rows of one length: its element at row r and column c is memory[r * stride + c]."""
+
+    memory: npt.NDArray[np.float32]
+    stride: int
+    columns: int
+    size: int
+
+
+def _rows_of(*tensors: torch.Tensor) -> list[_Rows] | None:
+    """Tensors of one shape as rows of one length, or None where that, or their device or dtype, is not for numba.
+
+    Raises ValueError where their shapes differ.
+    """
+    if any(t.shape != tensors[0].shape for t in tensors):
+        raise ValueError(f"shapes {', '.join(str(tuple(t.shape)) for t in tensors)}: must be the same")
+    if not all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors):
+        return None
+    size = tensors[0].numel()
+    if all(t.is_contiguous() for t in tensors):
+        return [_Rows(t.detach().reshape(-1).numpy(), size, size, size) for t in tensors]
+    try:
+        flat = [t.detach().view(-1, t.shape[-1]) for t in tensors]
+    except RuntimeError:  # rows that are not evenly spaced
+        return None
+    if any(t.stride(1) != 1 for t in flat):
+        return None
+    rows, columns = flat[0].shape
+    spans = [t.as_strided(((rows - 1) * t.stride(0) + columns,), (1,)) for t in flat]
+    return [_Rows(span.numpy(), t.stride(0), columns, size) for span, t in zip(spans, flat, strict=True)]
+
+
+def _shared(work: Callable[[slice], None], count: int) -> None:
+    """Work on range(count) with as many threads as torch may use, where that is worth their while."""
+    if count <= _ALONE:
+        work(slice(0, count))
+        return
+    in_parallel(
+        lambda parts: work(slice(parts.start * _PART, min(parts.stop * _PART, count))),
+        -(-count // _PART),
+        torch.get_num_threads(),
+    )
 
 
 @njit(cache=True, nogil=True)
-def _mask_part(weight, score_bits, threshold, last_tie, out, start, stop):  # type: ignore[no-untyped-def]  # pragma: no cover
-    for i in range(start, stop):
-        magnitude = score_bits[i] & np.uint32(_MAGNITUDE)
-        kept = (magnitude > threshold) | ((magnitude == threshold) & (i <= last_tie))
-        out[i] = weight[i] if kept else np.float32(0.0)
+def _mask_rows(weight, w_stride, scores, s_stride, out, o_stride, columns, start, stop, least):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """out = weight where the score's magnitude is at least so much, else 0, all as bits, from start up to stop."""
+    while start < stop:
+        row, column = start // columns, start % columns
+        length = min(columns - column, stop - start)
+        w = weight[row * w_stride + column :][:length]
+        s = scores[row * s_stride + column :][:length]
+        o = out[row * o_stride + column :][:length]
+        for i in range(length):
+            o[i] = w[i] if np.int32(s[i] & np.int32(_MAGNITUDE)) >= least else np.int32(0)
+        start += length
 
 
 @njit(cache=True, nogil=True)
-def _gradient_part(grad, weight, scores, out, start, stop):  # type: ignore[no-untyped-def]  # pragma: no cover
-    for i in range(start, stop):
-        slope = grad[i] * weight[i]
-        out[i] = -slope if scores[i] < 0 else slope
+def _slope_rows(grad, g_stride, weight, w_stride, scores, s_stride, out, o_stride, columns, start, stop):  # type: ignore[no-untyped-def]  # pragma: no cover
+    while start < stop:
+        row, column = start // columns, start % columns
+        length = min(columns - column, stop - start)
+        g = grad[row * g_stride + column :][:length]
+        w = weight[row * w_stride + column :][:length]
+        s = scores[row * s_stride + column :][:length]
+        o = out[row * o_stride + column :][:length]
+        for i in range(length):
+            slope = g[i] * w[i]
+            o[i] = -slope if s[i] < 0 else slope
+        start += length

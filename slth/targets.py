@@ -124,7 +124,7 @@ def first_match(table: Mapping[str, Value], paths: Iterable[str]) -> Value | Non
 def _parameters(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:
     """(path, owner, name, parameter) at every place, ties several times."""
     for prefix, owner in module.named_modules():
-        for name, parameter in owner.named_parameters(recurse=False):
+        for name, parameter in owner.named_parameters(recurse=False, remove_duplicate=False):
             yield (f"{prefix}.{name}" if prefix else name), owner, name, parameter
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+
+_MOST_HELPERS = 1024  # threads are started where they are wanted and none is idle, so this many never are
 
 
 def cores() -> int:
@@ -21,19 +24,56 @@ def in_parallel(work: Callable[[slice], None], count: int, threads: int | None =
     """Call work(part) for slices that cover range(count), on Python threads; default as many as :func:`cores`.
 
     For work that releases the interpreter's lock and treats each item on its own. Plain threads instead of numba's own
-    pool, which stalls beside torch's and must not be entered twice. Raises ValueError for threads < 1.
+    pool, which stalls beside torch's and must not be entered twice; these stay from call to call, and work may itself
+    call in_parallel. Raises ValueError for threads < 1, and what work raises.
     """
     if threads is not None and threads < 1:
         raise ValueError(f"threads={threads}: must be an int >= 1, or None for all cores")
     threads = threads or cores()
     pieces = min(count, 8 * threads) if threads > 1 else 1  # short pieces, so that no thread waits long for the other
-    bounds = np.linspace(0, count, pieces + 1).astype(int).tolist()
-    parts = [slice(a, b) for a, b in itertools.pairwise(bounds) if a < b]
-    if len(parts) <= 1:
+    if pieces <= 1:
         work(slice(0, count))
         return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, parts))
+    bounds = np.linspace(0, count, pieces + 1).astype(int).tolist()
+    _share([slice(a, b) for a, b in itertools.pairwise(bounds)], work, threads)
+
+
+def _share(parts: list[slice], work: Callable[[slice], None], threads: int) -> None:
+    """The calling thread and threads - 1 helpers take the parts one by one, so that no call waits for a helper."""
+    left = deque(parts)
+    torch_threads = torch.get_num_threads()
+
+    def drain() -> None:
+        while left:
+            try:
+                part = left.popleft()
+            except IndexError:  # another thread was faster
+                return
+            work(part)
+
+    def help_out() -> None:
+        if torch.get_num_threads() != torch_threads:  # a thread keeps the number that it began with
+            torch.set_num_threads(torch_threads)
+        drain()
+
+    helpers = [_pool.submit(help_out) for _ in range(min(threads, len(parts)) - 1)]
+    try:
+        drain()
+    finally:
+        left.clear()
+        errors = [helper.exception() for helper in helpers if not helper.cancel()]
+    for error in filter(None, errors):
+        raise error
+
+
+def _new_pool() -> None:
+    global _pool
+    _pool = ThreadPoolExecutor(_MOST_HELPERS, "slth")
+
+
+_pool = ThreadPoolExecutor(_MOST_HELPERS, "slth")
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_pool)  # threads do not follow into a forked process
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from torch import nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.utils import parametrize
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from slth import inits, masks, recipes, targets
 from slth.freezing import Freezing
@@ -38,6 +39,20 @@ SCORES: dict[str, Callable[[torch.Tensor, int, int, str], torch.Tensor]] = {
     "magnitude": lambda weight, fan_in, seed, name: weight.detach().abs().float(),
     "constant": lambda weight, fan_in, seed, name: torch.full_like(weight, fan_in**-0.5, dtype=torch.float32),
 }
+
+# ---------------------------------------------------------------- when scores change
+
+_steps = 0  # that any optimiser has taken
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _count_step(optimiser: torch.optim.Optimizer, args: object, kwargs: object) -> None:
+    """Notice a step: torch's fused optimisers change parameters without counting up their versions."""
+    global _steps
+    _steps += 1
+
+
+register_optimizer_step_post_hook(_count_step)
 
 # ---------------------------------------------------------------- one weight
 
@@ -112,17 +127,28 @@ class Masked(nn.Module):
         if torch.compiler.is_compiling():
             return self.gate(self, weight)
         assert self.wrapped is not None
-        if not self.wrapped.passes:
+        if not self.wrapped.inside:
             self.wrapped.refresh()
             return self.gate(self, weight)
         key = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-        if key not in self._seen:
-            self._seen[key] = self.gate(self, weight)
-        return self._seen[key]
+        made = self._seen.get(key)
+        if made is None:
+            made = self._seen[key] = self.gate(self, weight)
+        return made
 
     def forget(self) -> None:
         """Drop what the last forward pass has made."""
         self._seen.clear()
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Masked:
+        """Scores go with the module to another device, yet are float32 whatever the weights become."""
+
+        def of_one_dtype(tensor: torch.Tensor) -> torch.Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        super()._apply(of_one_dtype, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def set_cut(self, index: int, cut: masks.Cut, offset: int) -> None:
         """Where the group of a part is cut now, and the part's first index there."""
@@ -170,10 +196,11 @@ class Group:
     current: float = 0.0
     selector: masks.Selector = field(default_factory=masks.Selector)
     seen: tuple[object, ...] = ()
+    held: list[nn.Parameter] = field(default_factory=list)  # the scores of `seen`: no others can have their ids
 
     def refresh(self) -> None:
         """Cut anew where scores or keep have changed. Raises ValueError for scores that hold NaN."""
-        state = (self.current, *((id(m.scores), m.scores._version) for m, _ in self.members))
+        state = (self.current, _steps, *((id(m.scores), m.scores._version) for m, _ in self.members))
         if state == self.seen:
             return
         parts = [masked.parts[i].of(masked.scores.detach()) for masked, i in self.members]
@@ -185,7 +212,7 @@ class Group:
         for (masked, i), part in zip(self.members, parts, strict=True):
             masked.set_cut(i, cut, offset)
             offset += part.numel()
-        self.seen = state
+        self.seen, self.held = state, [masked.scores for masked, _ in self.members]
 
 
 class Wrapped:
@@ -194,22 +221,26 @@ class Wrapped:
     def __init__(self, module: nn.Module, found: Sequence[Target], weights: dict[str, Masked], groups: list[Group]):
         self.weights, self.groups = weights, groups
         self.paths = {target.path: target.paths for target in found}
-        self.passes = 0  # forward passes that are open
+        self.inside = False  # a forward pass of the whole
         self.trainable = {name: p.requires_grad for name, p in module.named_parameters(remove_duplicate=False)}
         self.hooks: list[Any] = []
 
     # a forward pass of the whole: cuts are looked at before it, masked weights dropped after it
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _open(self, module: nn.Module, args: object) -> None:
-        if self.passes == 0:
-            self.refresh()
-        self.passes += 1
+        self._forget()  # what a pass that was interrupted may have left
+        self.refresh()
+        self.inside = True
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _close(self, module: nn.Module, args: object, output: object) -> None:
-        self.passes = max(0, self.passes - 1)
-        if self.passes == 0:
-            for masked in self.weights.values():
-                masked.forget()
+        self.inside = False
+        self._forget()
+
+    def _forget(self) -> None:
+        for masked in self.weights.values():
+            masked.forget()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
@@ -313,6 +344,9 @@ def wrap(
     keeps = _keeps(found, keep)
     members = _grouped(found, keeps, policy)
     drawn = _recipes(found, keeps, weights, seed)
+    for target in found:
+        if target.path not in drawn and target.parameter.isnan().any():
+            raise ValueError(f"{target.path} holds NaN: weights must be numbers, or be drawn anew by weights=...")
 
     recipes.fill(module, drawn)
     weights_of: dict[str, Masked] = {}
@@ -342,13 +376,29 @@ def unwrap(module: nn.Module) -> nn.Module:
             owner, name = _place(module, place)
             with torch.no_grad():
                 owner.parametrizations[name].original.copy_(values[path])  # type: ignore[index, union-attr]
+            _class_of_its_own(owner)
             parametrize.remove_parametrizations(owner, name, leave_parametrized=False)
             if isinstance(owner, nn.RNNBase) and not parametrize.is_parametrized(owner):
                 owner._init_flat_weights()
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        parameter.requires_grad_(wrapped.trainable.get(name, parameter.requires_grad))
+    _as_before(module, wrapped.trainable)
     del module.__dict__[_HANDLE]
     return module
+
+
+def _class_of_its_own(owner: nn.Module) -> None:
+    """A class that no copy shares: the one that shows masked weights is handed on by deepcopy."""
+    shared = type(owner)
+    content = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
+    owner.__class__ = type(shared.__name__, shared.__bases__, content)
+
+
+def _as_before(module: nn.Module, trainable: Mapping[str, bool]) -> None:
+    """Parameters in the order they had, each with its requires_grad."""
+    present = dict(module.named_parameters(remove_duplicate=False))
+    for path in filter(present.__contains__, trainable):
+        owner, name = _place(module, path)
+        owner._parameters[name] = owner._parameters.pop(name)  # behind those that came before it
+        present[path].requires_grad_(trainable[path])
 
 
 def handle(module: nn.Module) -> Wrapped:
@@ -488,6 +538,7 @@ def _all_used(what: str, table: Mapping[str, object], found: Sequence[Target]) -
 def _attach(module: nn.Module, found: Sequence[Target], wrapped: Wrapped) -> None:
     for parameter in module.parameters():
         parameter.requires_grad_(False)
+        parameter.grad = None
     for target in found:
         masked = wrapped.weights[target.path]
         masked.wrapped = wrapped

@@ -7,19 +7,20 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from slth import masks
 from slth.masks import (
     SCHEDULES,
     Cut,
     Selector,
     check_keep,
     count_kept,
-    masked,
     scheduled_keep,
     score_gradient,
-    straight_through,
+    traced_masked,
+    write_masked,
 )
 
 
@@ -33,12 +34,40 @@ def oracle(tensors, kept):
 
 
 def check(tensors, keep, selector=None):
+    """The cut keeps what a stable sort keeps, however it is applied; torch's operations alone find the same cut."""
     cut = (selector or Selector()).cut(tensors, keep)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masks, "_hold", masks._DeviceScores)
+        assert Selector().cut(tensors, keep) == cut
     offset = 0
     for tensor, wanted in zip(tensors, oracle(tensors, count_kept(sum(t.numel() for t in tensors), keep)), strict=True):
         assert cut.mask(tensor, offset).equal(wanted)
-        assert masked(torch.ones_like(tensor), tensor, cut, offset).equal(wanted.float())
+        ones = torch.ones_like(tensor)
+        assert masked(ones, tensor, cut, offset).equal(wanted.float())
+        assert traced_masked(ones, tensor, *as_tensors(cut, offset)).equal(wanted.float())
         offset += tensor.numel()
+    return cut
+
+
+def masked(weight, scores, cut, offset=0):
+    out = torch.full_like(weight, math.nan)
+    write_masked(weight, scores, cut, offset, out)
+    return out
+
+
+def as_tensors(cut, offset=0):
+    return torch.tensor(cut.threshold), torch.tensor(cut.last_tie - offset)
+
+
+@pytest.fixture
+def three_threads(monkeypatch):
+    """Three threads share the work on however few scores."""
+    monkeypatch.setattr(masks, "_ALONE", 1)
+    monkeypatch.setattr(masks, "_PART", 5)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
 
 
 def random(*shape, seed=0):
@@ -202,6 +231,7 @@ def test_nan_is_refused_cold_and_warm(keep, many, sign):
     [
         ([], "there are none; at least one"),
         ([torch.empty(0)], "there are none; at least one"),
+        ([torch.zeros(1).expand(2**32), torch.zeros(1)], r"there are 4294967297; .* at most 2\^32"),
         ([torch.ones(2), torch.ones(2, dtype=torch.float64)], "dtype torch.float64: must be float32"),
         ([torch.ones(2, dtype=torch.int32)], "dtype torch.int32: must be float32"),
         ([torch.ones(2, dtype=torch.bfloat16)], "dtype torch.bfloat16: must be float32"),
@@ -212,6 +242,64 @@ def test_scores_that_cannot_be_cut(scores, message):
         Selector().cut(scores, 0.5)
     with pytest.raises(ValueError, match="keep=0: must be"):
         Selector().cut([torch.ones(3)], 0)
+
+
+@pytest.fixture(params=["_HostScores", "_DeviceScores"])
+def passes(request, monkeypatch):
+    """How many scores each pass over a group has picked out."""
+    picked = []
+    hold = getattr(masks, request.param)
+
+    def spied(tensors):
+        held = hold(tensors)
+        census = held.census
+
+        def spy(low, high):
+            above, keys = census(low, high)
+            picked.append(keys.size)
+            return above, keys
+
+        held.census = spy
+        return held
+
+    monkeypatch.setattr(masks, "_hold", spied)
+    return picked
+
+
+@pytest.mark.parametrize("keep", [0.02, 0.5, 0.9])
+def test_a_warm_cut_takes_one_pass_and_few_scores_twice(passes, keep):
+    scores, selector = random(1_000_000), Selector()
+    for _ in range(12):
+        selector.cut([scores[:300_000], scores[300_000:]], keep)
+        scores *= 1.0 - 1e-3
+    assert len(passes) == 12
+    assert max(passes[8:]) < 2500
+
+
+def test_a_cold_cut_takes_one_pass_whatever_the_order(passes):
+    scores = random(1 << 20)
+    columns = scores.reshape(-1, 16) * torch.arange(16)  # a sample at every 16th place would see one of them alone
+    for each in (scores, scores.abs().sort().values, columns, columns.t().contiguous()):
+        Selector().cut([each], 0.5)
+    assert len(passes) == 4
+    assert max(passes) < 60_000
+
+
+@pytest.mark.usefixtures("three_threads")
+@given(st.lists(st.lists(FEW, min_size=1, max_size=30), min_size=1, max_size=5), KEEPS)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_threads_share_groups_of_small_pieces(groups, keep):
+    check([torch.tensor(group, dtype=torch.float32) for group in groups], keep)
+
+
+def test_a_cut_names_an_index_only_for_equals_that_part():
+    scores = torch.tensor([1.0, 2.0, -2.0, 2.0, 0.0, -0.0, 3.0, -1.0])
+    below = float(np.nextafter(np.float32(2.0), np.float32(0.0)))
+    assert check([scores], 0.5) == Cut(below, -1)
+    assert check([scores], 0.375) == Cut(2.0, 2)
+    assert check([scores], 0.875) == Cut(0.0, 4)
+    assert check([scores], 1.0) == Cut(-1.0, -1)
+    assert check([torch.full((5,), 1e-45)], 0.4) == Cut(1.401298464324817e-45, 1)
 
 
 # ---------------------------------------------------------------- masked weights
@@ -256,28 +344,92 @@ def test_ties_are_cut_by_the_index_in_the_group():
         assert masked(torch.ones(2, 3), scores, cut, offset).equal(cut.mask(scores, offset).float())
 
 
-def test_gradients_go_straight_through_to_all_scores_alone():
+def test_blocks_are_written_where_they_belong_and_nothing_else_is():
+    weight, scores = random(6, 4, 10), random(6, 4, 10, seed=1)
+    cut = Selector().cut([scores], 0.4)
+    places = [
+        (slice(None), slice(None), slice(3, 7)),
+        (slice(2, 5),),
+        (slice(None), 1),
+        (slice(None), slice(None), 4),
+        (slice(None, None, 2), slice(1, 3), slice(2, 9)),
+        (0, 0, 0),
+    ]
+    for place in places:
+        out = torch.full_like(weight, 7.0)
+        write_masked(weight[place], scores[place], cut, 0, out[place])
+        wanted = torch.full_like(weight, 7.0)
+        wanted[place] = weight[place] * cut.mask(scores)[place]
+        assert out.equal(wanted)
+    write_masked(weight[:0], scores[:0], cut, 0, weight[:0])
+
+
+def test_autograd_sees_that_out_is_written_to():
+    weight, scores, out = random(8, 6), random(8, 6, seed=1), torch.ones(8, 6)
+    learned = torch.ones(8, 6, requires_grad=True)
+    product = (learned * out).sum()  # out is saved for the backward pass
+    write_masked(weight, scores, Cut(0.5, -1), 0, out)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
+    with torch.inference_mode():
+        out = torch.empty(8, 6)
+        write_masked(weight, scores, Cut(0.5, -1), 0, out)
+    assert out.equal(weight * (scores.abs() > 0.5))
+
+
+def test_shapes_that_differ_are_refused():
+    a, b = torch.ones(2, 3), torch.ones(3, 2)
+    for call in (
+        lambda: write_masked(a, b, Cut(0.5, -1), 0, a),
+        lambda: write_masked(a, a, Cut(0.5, -1), 0, b),
+        lambda: write_masked(a.double(), a, Cut(0.5, -1), 0, b.double()),
+        lambda: score_gradient(b, a, a),
+    ):
+        with pytest.raises(ValueError, match=r"shapes \(\d, \d\), .*: must be the same"):
+            call()
+
+
+def test_parameters_that_learn_are_read_as_they_are():
+    weight, scores = (torch.nn.Parameter(random(8, 6, seed=seed)) for seed in (1, 2))
+    cut = Selector().cut([scores], 0.5)
+    for w, s in ((weight, scores), (weight.double(), scores)):
+        out = torch.empty_like(w.detach())
+        write_masked(w, s, cut, 0, out)
+        assert out.equal(w.detach() * cut.mask(scores))
+
+
+def test_gradients_carry_the_sign_of_the_score():
     for scores in views(2):
         scores[0, 0], scores[0, 1] = 0.0, -0.0
         for weight in views(1):
-            grad = random(8, 6, seed=3)
-            learned, frozen = scores.clone().requires_grad_(), weight.clone().requires_grad_()
-            (straight_through(frozen, learned, Selector().cut([learned], 0.4)) * grad).sum().backward()
-            sign = torch.where(scores < 0, -1.0, 1.0)
-            assert frozen.grad is None
-            assert learned.grad.equal(grad * weight * sign)
-            assert score_gradient(grad, weight, scores).equal(grad * weight * sign)
+            for grad in views(3):
+                wanted = grad * weight * torch.where(scores < 0, -1.0, 1.0)
+                assert score_gradient(grad, weight, scores).equal(wanted)
+            found = score_gradient(random(8, 6).bfloat16(), weight, scores)
+            assert found.dtype == torch.float32
 
 
-def test_straight_through_is_masked():
-    weight, scores = random(8, 6), random(8, 6, seed=1)
-    cut = Selector().cut([random(10), scores], 0.3)
-    assert straight_through(weight, scores, cut, 10).equal(masked(weight, scores, cut, 10))
+@pytest.mark.usefixtures("three_threads")
+def test_tensors_are_worked_on_in_parts():
+    weight, scores = random(30, 201), random(30, 201, seed=1)
+    for values in (scores, (scores * 2).round()):
+        cut = Selector().cut([values], 0.25)
+        mask = oracle([values], count_kept(values.numel(), 0.25))[0]
+        assert masked(weight, values, cut).equal(weight * mask)
+        assert masked(weight[:, 5:90], values[:, 5:90], Cut(cut.threshold, -1)).equal(
+            weight[:, 5:90] * (values[:, 5:90].abs() > cut.threshold)
+        )
+        assert score_gradient(weight, weight, values).equal(weight * weight * torch.where(values < 0, -1.0, 1.0))
 
 
-def test_large_tensors_are_cut_in_parts():
-    weight, scores = random(3, 200_001), random(3, 200_001, seed=1)
-    cut = Selector().cut([scores], 0.25)
-    mask = oracle([scores], count_kept(scores.numel(), 0.25))[0]
-    assert masked(weight, scores, cut).equal(weight * mask)
-    assert score_gradient(weight, weight, scores).equal(weight * weight * scores.sign())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_traced_graph_outlives_its_cut(dtype):
+    compiled = torch.compile(traced_masked, backend="eager", fullgraph=True)
+    weight, scores = random(8, 6).to(dtype), (random(8, 6, seed=1) * 2).round()
+    with torch.compiler.set_stance("default"):
+        for keep in (0.2, 0.5, 0.9, 1.0):
+            cut = Selector().cut([scores], keep)
+            with torch._dynamo.config.patch(error_on_recompile=keep > 0.2):
+                out = compiled(weight, scores, *as_tensors(cut))
+            assert out.dtype == dtype
+            assert out.equal(masked(weight, scores, cut))

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from contextlib import nullcontext
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,21 +19,23 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from slth import plots
 from slth.attention import MultiHeadAttention
 from slth.construct.subset_sum import SubsetSums
+from slth.masks import Selector
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
 import lab  # noqa: E402
 import speed  # noqa: E402
-from benchmarks import attention_routes, peers, subset_sums, timing  # noqa: E402
+from benchmarks import attention_routes, peers, selection, subset_sums, timing  # noqa: E402
 
 COLUMNS = ["what", "size", "ours_s", "peer", "peer_s", "ratio", "error_ours", "error_peer"]  # others rely on these
 CONFIG = {
-    "what": ["subset_sums", "attention_routes"],
+    "what": ["subset_sums", "attention_routes", "selection"],
     "candidates": [4, 6],
     "batch": 10,
     "time_limit": 20.0,
     "routes": [[2, 8, 5, 2]],
+    "scores": [500, 700],
     "rounds": 3,
     "threads": 1,
     "seed": 0,
@@ -71,6 +74,16 @@ def test_rivals_take_turns_and_warming_up_does_not_count(monkeypatch):
     assert "".join(log) == "baabbaab"
     assert timed["a"] == timing.Timing([1, 2, 9], ["a0", "a1", "a2"])
     assert timed["b"] == timing.Timing([5, 4, 6], ["b0", "b1", "b2"])
+
+
+def test_what_comes_before_a_call_is_not_timed(monkeypatch):
+    log: list[str] = []
+    clock = Clock(monkeypatch)
+    calls = {"a": clock.call(log, "a", [100, 1, 2]), "b": clock.call(log, "b", [100, 5, 4])}
+    prepare = clock.call(log, "-", [1000] * 6)
+    timed = timing.interleave(calls, rounds=2, before=lambda turn: log.append(f"{turn}") or prepare(turn))
+    assert "".join(log) == "-1-b-1-a0-a0-b1-b1-a"
+    assert [timed[name].seconds for name in "ab"] == [[1, 2], [5, 4]]
 
 
 def test_a_row_compares_medians_and_keeps_the_range():
@@ -170,6 +183,46 @@ def test_route_errors_are_rounding_alone_and_a_wrong_function_shows(monkeypatch)
     assert row["error_ours"] > 1e-3
 
 
+# ---------------------------------------------------------------- selection
+
+
+@pytest.mark.parametrize("name", [name for name in selection.PEERS if name != selection.READ])
+@pytest.mark.parametrize("n", [2, 3, 1000])
+def test_peers_of_selection_find_the_least_kept_score(name, n):
+    scores = random_inputs(n, n).float()
+    least = sorted(abs(score) for score in scores.tolist())[n // 2]
+    assert selection.PEERS[name](scores) == least
+
+
+def test_selections_are_checked_score_by_score(monkeypatch):
+    table = pd.DataFrame(selection.rows(2000, rounds=3, seed=0))
+    assert list(table["peer"]) == list(selection.PEERS)
+    assert (table["error_ours"] == 0).all()
+    assert (table["error_peer"].dropna() == 0).all()
+    assert list(table["peer"][table["error_peer"].isna()]) == [selection.READ]
+    right = Selector.cut
+    monkeypatch.setattr(Selector, "cut", lambda self, scores, keep: right(self, scores, keep + 1e-3))
+    with pytest.raises(RuntimeError, match="our mask of 2000 scores is not that of a sort"):
+        selection.rows(2000, rounds=3, seed=0)
+
+
+def test_peers_that_keep_all_equal_scores_show_it(monkeypatch):
+    monkeypatch.setattr(selection, "moved", lambda start, noise, turn, seed, out: out.fill_(turn))
+    table = pd.DataFrame(selection.rows(10, rounds=2, seed=0))
+    assert (table["error_ours"] == 0).all()
+    assert (table["error_peer"].dropna() == 0.5).all()
+
+
+def test_scores_move_a_little_every_round_and_the_same_for_all():
+    start, noise = torch.ones(1000), torch.linspace(-1, 1, 1000)
+    steps = [torch.empty(1000) for _ in range(5)]
+    for turn, out in zip([-1, 0, 1, 2, 1], steps, strict=True):
+        selection.moved(start, noise, turn, 0, out)
+    assert steps[2].equal(steps[4])
+    for before, after in pairwise(steps[:4]):
+        assert 0 < (after - before).abs().max() < 3e-3
+
+
 # ---------------------------------------------------------------- the experiment
 
 
@@ -184,7 +237,7 @@ def test_benchmarks_do_without_sacred():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("speed")
-    words = ["candidates=[4,6]", "batch=10", "routes=[[2,8,5,2]]", "rounds=2", "threads=1"]
+    words = ["candidates=[4,6]", "batch=10", "routes=[[2,8,5,2]]", "scores=500", "rounds=2", "threads=1"]
     command = [sys.executable, str(EXPERIMENTS / "speed.py"), "with", *words]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -195,8 +248,8 @@ def run(tmp_path_factory):
 def test_a_run_leaves_its_table_summary_and_figure(run):
     (table, summary, _), files = run
     assert list(table.columns[:8]) == COLUMNS
-    assert set(table["peer"]) == {*peers.installed(), "direct"}
-    assert len(table) == 2 * len(peers.installed()) + 1
+    assert set(table["peer"]) == {*peers.installed(), "direct", *selection.PEERS}
+    assert len(table) == 2 * len(peers.installed()) + 1 + len(selection.PEERS)
     np.testing.assert_array_equal(table["ratio"], table["peer_s"] / table["ours_s"])
     assert (table["worse"].dropna() == 0).all()
     assert {"speed.png", "speed.svg"} <= files
@@ -204,6 +257,7 @@ def test_a_run_leaves_its_table_summary_and_figure(run):
     assert summary["peers"] == peers.installed()
     assert summary["threads"] == 1
     assert [route["size"] for route in summary["routes"]] == ["d=2 n=8 T=5 H=2"]
+    assert summary["reads_7m"] is None
 
 
 def fake_table(*sizes):
@@ -231,6 +285,25 @@ def test_the_summary_quotes_the_table():
     assert json.loads(json.dumps(lab.plain(summary))) == lab.plain(summary)
 
 
+def fake_selections(*sizes):
+    """Selections that take 2 s, where a sort takes 400 s, kthvalue 80 s and a read 1 s."""
+    times = {"torch.sort": 400.0, "torch.kthvalue": 80.0, "one read": 1.0}
+    rows = [
+        timing.compare("selection", f"n={n:,}", timing.Timing([2.0], []), peer, timing.Timing([s], []), 0.0, 0.0)
+        | {"scores": n, "rounds": 1}
+        for n in sizes
+        for peer, s in times.items()
+    ]
+    return speed.table_of(rows)
+
+
+def test_the_summary_quotes_selection_at_7_million():
+    summary = speed.summarise(fake_selections(5000, 7_077_888))
+    assert (summary["ratio_sort_7m"], summary["ratio_kthvalue_7m"], summary["reads_7m"]) == (200.0, 40.0, 2.0)
+    summary = speed.summarise(fake_selections(5000))
+    assert (summary["ratio_sort_7m"], summary["ratio_kthvalue_7m"], summary["reads_7m"]) == (None, None, None)
+
+
 def test_a_summary_says_none_of_what_was_not_measured():
     table = fake_table(10)
     routes = speed.summarise(table[table["what"] == "attention_route"].drop(columns=["worse", "candidates"]))
@@ -255,6 +328,8 @@ def test_counts_stay_whole_numbers_beside_rows_that_have_none():
         {"candidates": 41},
         {"batch": 0},
         {"time_limit": 0},
+        {"scores": []},
+        {"scores": 1},
         {"routes": []},
         {"routes": 5},
         {"routes": "abcd"},
@@ -273,7 +348,8 @@ def test_a_bad_value_is_refused_by_name(wrong):
 
 
 def test_what_names_the_cases():
-    assert len(speed.cases_of(CONFIG)) == 3
+    assert len(speed.cases_of(CONFIG)) == 5
+    assert [case.args for case in speed.cases_of(CONFIG | {"what": "selection"})] == [(500,), (700,)]
     assert len(speed.cases_of(CONFIG | {"what": "attention_routes"})) == 1
     (case,) = speed.cases_of(CONFIG | {"what": "subset_sums", "candidates": 5})
     assert case.args == (5,)
@@ -311,6 +387,15 @@ def test_one_area_alone_is_drawn():
     for what, rows in table.groupby("what"):
         figure = plots.speed(rows.dropna(axis="columns"))
         assert [axes.get_title() for axes in figure.axes] == [what.replace("_", " ")]
+
+
+@pytest.mark.parametrize("sizes", [(5000,), (7_077_888, 5000, 500_000)])
+def test_selections_are_drawn_against_scores(sizes):
+    (axes,) = plots.speed(fake_selections(*sizes)).axes
+    labels = [line.get_label() for line in axes.lines]
+    assert labels == ["ours", "torch.sort: 200×", "torch.kthvalue: 40×", "one read: 0.5×"]
+    assert [line.get_ydata()[0] for line in axes.lines] == [2.0, 400.0, 80.0, 1.0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == [f"{n / 1e6:.3g}M" for n in sorted(sizes)]
 
 
 def test_a_table_without_times_is_refused():

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -62,3 +65,66 @@ def test_one_torch_thread_inside_and_as_before_outside():
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_work_may_be_shared_again_from_within():
+    counts = []
+
+    def outer(part):
+        for _ in range(part.start, part.stop):
+            in_parallel(lambda inner: counts.append(inner.stop - inner.start), 10, 2)
+
+    in_parallel(outer, 30, 3)
+    assert sum(counts) == 300
+
+
+def test_calls_from_several_threads_do_not_wait_for_each_other_in_vain():
+    counts = [[] for _ in range(6)]
+    callers = [
+        threading.Thread(target=in_parallel, args=(lambda part, c=c: c.append(part.stop - part.start), 100, 3))
+        for c in counts
+    ]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(60)
+    assert [sum(c) for c in counts] == [100] * 6
+
+
+def test_threads_that_stay_have_the_number_of_torch_threads_of_their_caller():
+    before = torch.get_num_threads()
+    together = threading.Barrier(2, timeout=60)  # the helper takes part each time
+
+    def work(part):
+        seen.append(torch.get_num_threads())
+        together.wait()
+
+    try:
+        for wanted in (1, 3, 2, 1):
+            torch.set_num_threads(wanted)
+            seen = []
+            in_parallel(work, 2, 2)
+            assert seen == [wanted] * 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_has_threads_of_its_own():
+    program = """
+import os, threading, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+from slth.threads import in_parallel
+
+def check():
+    together = threading.Barrier(2, timeout=60)
+    in_parallel(lambda part: together.wait(), 2, 2)
+
+check()
+child = os.fork()
+check()
+if child:
+    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -29,7 +29,11 @@ class Timing:
 
 
 def interleave(
-    calls: Mapping[str, Callable[[int], Any]], rounds: int, warmups: int = 1, lead_ins: int = 0
+    calls: Mapping[str, Callable[[int], Any]],
+    rounds: int,
+    warmups: int = 1,
+    lead_ins: int = 0,
+    before: Callable[[int], Any] | None = None,
 ) -> dict[str, Timing]:
     """Time each call once a round, in an order that is reversed from round to round.
 
@@ -40,10 +44,13 @@ def interleave(
         warmups: rounds before them that are not.
         lead_ins: untimed calls right before each timed one, for every rival alike: with 1 none pays for the memory and
             caches that another has left behind, which is how it runs in a program that calls it again and again.
+        before: called, untimed, before each rival's turn with the number of the round, negative while warming up.
     """
     timings = {name: Timing([], []) for name in calls}
     for turn in range(-warmups, rounds):
         for name in calls if turn % 2 == 0 else reversed(calls):
+            if before:
+                before(turn)
             for _ in range(lead_ins):
                 calls[name](max(turn, 0))
             started = time.perf_counter()

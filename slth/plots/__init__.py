@@ -22,6 +22,7 @@ from slth.plots.errors import (
 )
 from slth.plots.hidden import HIDDEN_COLUMNS, error_against_block, gap_against_candidates
 from slth.plots.pruning import PRUNING_COLUMNS, loss_against_parameters, loss_against_steps
+from slth.plots.qk_scale import QK_SCALE_COLUMNS, loss_against_qk_scale
 from slth.plots.speed import SPEED_COLUMNS, speed
 from slth.plots.style import CERTIFICATE, LOOKS, MEAN, MEDIAN, ZERO, Fit, Look
 
@@ -35,6 +36,7 @@ __all__ = [
     "MEAN",
     "MEDIAN",
     "PRUNING_COLUMNS",
+    "QK_SCALE_COLUMNS",
     "SIDES",
     "SPEED_COLUMNS",
     "TARGETS",
@@ -49,6 +51,7 @@ __all__ = [
     "figures",
     "gap_against_candidates",
     "loss_against_parameters",
+    "loss_against_qk_scale",
     "loss_against_steps",
     "overlay",
     "speed",
@@ -76,6 +79,8 @@ def figures(table: pd.DataFrame, fits: Mapping[str, Fit] | None = None) -> dict[
         drawn["loss"] = loss_against_steps(table)
         if len(table.loc[table["run"] == "ticket", ["size", "qk_scale"]].drop_duplicates()) > 1:
             drawn["loss_vs_parameters"] = loss_against_parameters(table)
+    if set(table.columns) >= QK_SCALE_COLUMNS:
+        drawn["loss_vs_qk_scale"] = loss_against_qk_scale(table)
     if set(table.columns) >= CONSTANT_COLUMNS:
         drawn["constant"] = constant(table)
     return drawn

@@ -30,7 +30,7 @@ def loss_against_steps(table: pd.DataFrame, summary: Mapping[str, Any] | None = 
         series = dict(list(rows.groupby(["run", "qk_scale"], sort=False)))
         several = rows.loc[rows["run"] == "ticket", "qk_scale"].nunique() > 1
         for (run, scale), part in series.items():
-            name = NAMES[run] + (f", query and key x {scale}" if several and run != "dense" else "")
+            name = NAMES[str(run)] + (f", query and key x {scale}" if several and run != "dense" else "")
             kind = MEAN if str(scale) == "theory" else MEDIAN
             draw_line(axes, part.set_index("step")["val_loss"], looks[run], kind, name)
         _draw_levels(axes, summary or {}, top=rows["val_loss"].max())
@@ -53,7 +53,7 @@ def loss_against_parameters(table: pd.DataFrame, summary: Mapping[str, Any] | No
     series = list(last.groupby(["run", "qk_scale"], sort=False))
     looks = assign_looks(name for name, _ in series)
     for (run, scale), rows in series:
-        name = NAMES[run] + (f", query and key x {scale}" if run == "ticket" else "")
+        name = NAMES[str(run)] + (f", query and key x {scale}" if run == "ticket" else "")
         draw_line(axes, rows.sort_values("nonzero").set_index("nonzero")["val_loss"], looks[run, scale], MEDIAN)
         keys.append(legend_key(name, looks[run, scale]))
         for row in rows.itertuples():

@@ -30,20 +30,21 @@ def speed(table: pd.DataFrame) -> Figure:
     """How much faster than its peers the package is: one panel for each `what`.
 
     Rows with a number of candidates: seconds against it, medians and their whole range, and beside each peer's the
-    ratio to ours. Others: the ratio of each size and peer as a bar, and as a stroke the `ideal` one where it is given.
+    ratio to ours. Rows with a number of scores: the same, with the ratios at the most of them in the legend. Others:
+    the ratio of each size and peer as a bar, and as a stroke the `ideal` one where it is given.
 
     Args:
-        table: one row per (what, size, peer), with SPEED_COLUMNS, all times in seconds; the columns `candidates` and
-            `ideal` may be missing or empty.
+        table: one row per (what, size, peer), with SPEED_COLUMNS, all times in seconds; the columns `candidates`,
+            `scores` and `ideal` may be missing or empty.
 
     Raises:
         ValueError: if the table has no rows or lacks a column.
     """
     require(table, SPEED_COLUMNS)
-    table = table.reindex(columns=[*dict.fromkeys([*table.columns, "candidates", "ideal"])])
+    table = table.reindex(columns=[*dict.fromkeys([*table.columns, "candidates", "scores", "ideal"])])
     figure, panels = make_panels(table["what"].nunique(), share_y=False)
     for axes, (what, rows) in zip(panels, table.groupby("what", sort=False), strict=True):
-        draw = _seconds if rows["candidates"].notna().all() else _ratios
+        draw = next((draw for column, draw in BY_COLUMN.items() if rows[column].notna().all()), _ratios)
         draw(axes, rows)
         axes.set_title(str(what).replace("_", " "))
     return figure
@@ -51,10 +52,10 @@ def speed(table: pd.DataFrame) -> Figure:
 
 def _seconds(axes: Axes, rows: pd.DataFrame) -> None:
     axes.set_yscale("log")
-    _timed(axes, rows.drop_duplicates("candidates"), "ours", "ours_s", LOOKS[0])
+    _timed(axes, rows.drop_duplicates("candidates"), "candidates", "ours", "ours_s", LOOKS[0])
     above, below = {"xytext": (-6, 5), "ha": "right"}, {"xytext": (6, -11)}  # where a rising line leaves room
     for look, (peer, theirs) in zip(itertools.cycle(LOOKS[1:]), rows.groupby("peer", sort=False), strict=False):
-        _timed(axes, theirs, str(peer), "peer_s", look)
+        _timed(axes, theirs, "candidates", str(peer), "peer_s", look)
         place = above if look is LOOKS[1] else below
         for x, y, ratio in theirs[["candidates", "peer_s", "ratio"]].itertuples(index=False):
             axes.annotate(_times(ratio), (x, y), textcoords="offset points", fontsize=8, color=GREY, **place)
@@ -64,8 +65,21 @@ def _seconds(axes: Axes, rows: pd.DataFrame) -> None:
     legend_below(axes, axes.get_legend_handles_labels()[0], columns=3)
 
 
-def _timed(axes: Axes, rows: pd.DataFrame, label: str, column: str, look: Look) -> None:
-    x = rows["candidates"].astype(float)
+def _seconds_by_scores(axes: Axes, rows: pd.DataFrame) -> None:
+    axes.set(xscale="log", yscale="log", xlabel="scores (ratios: at the most of them)", ylabel="seconds per selection")
+    _timed(axes, rows.drop_duplicates("scores"), "scores", "ours", "ours_s", LOOKS[0])
+    most = rows["scores"].max()
+    for look, (peer, theirs) in zip(itertools.cycle(LOOKS[1:]), rows.groupby("peer", sort=False), strict=False):
+        ratio = theirs.loc[theirs["scores"] == most, "ratio"].iloc[0]
+        _timed(axes, theirs, "scores", f"{peer}: {_times(ratio)}", "peer_s", look)
+    sizes = sorted(rows["scores"].unique())
+    axes.set_xticks(sizes, [f"{n / 1e6:.3g}M" for n in sizes])
+    axes.xaxis.set_minor_locator(NullLocator())
+    legend_below(axes, axes.get_legend_handles_labels()[0], columns=3)
+
+
+def _timed(axes: Axes, rows: pd.DataFrame, against: str, label: str, column: str, look: Look) -> None:
+    x = rows[against].astype(float)
     axes.vlines(x, rows[f"{column}_low"], rows[f"{column}_high"], color=look.color, linewidth=1)
     axes.plot(x, rows[column], label=label, **properties_of(look, MEDIAN))
 
@@ -90,6 +104,9 @@ def _ratios(axes: Axes, rows: pd.DataFrame) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("times as fast as the peer")
     legend_below(axes, axes.get_legend_handles_labels()[0], columns=2)
+
+
+BY_COLUMN = {"candidates": _seconds, "scores": _seconds_by_scores}
 
 
 def _times(ratio: float) -> str:

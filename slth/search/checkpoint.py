@@ -1,7 +1,8 @@
 """What a search needs to go on where it was: trained parameters, buffers, optimiser, step and measurements.
 
 A sealed safetensors file (`slth.files`), written whole or not at all; weights that are not trained are not in it, as
-they follow from their seed, but their digest is, so that a checkpoint is never taken up by another network.
+they follow from their seed. An identity is, made of the settings and of all that the search began with, so that a
+checkpoint is never taken up by another one.
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ import torch
 from torch import nn
 
 from slth import files
+from slth.ticket.making import digest_of, named_tensors
 
 _KIND, _VERSION = "checkpoint", 1
+
+#: (tensors, manifest) of a file.
+Content = tuple[dict[str, torch.Tensor], dict[str, Any]]
 
 
 class CheckpointError(ValueError):
@@ -27,7 +32,7 @@ class CheckpointError(ValueError):
 def save(
     path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, identity: str, manifest: Mapping[str, Any]
 ) -> None:
-    """Write a checkpoint of the search that `identity` names, with a manifest (JSON) that :func:`load` gives back."""
+    """Write a checkpoint of the search that `identity` names, with a manifest (JSON) for :func:`restore`."""
     tensors = {f"model.{name}": tensor.detach() for name, tensor in _moving(model).items()}
     numbers: dict[str, dict[str, Any]] = {}
     for index, state in optimiser.state_dict()["state"].items():
@@ -36,30 +41,37 @@ def save(
                 tensors[f"optimiser.{index}.{key}"] = value
             else:
                 numbers.setdefault(str(index), {})[key] = value
-    content = {"identity": identity, "numbers": numbers, "rest": dict(manifest)}
+    rest = json.dumps(dict(manifest))  # text, in which numbers need not be finite
+    content = {"identity": identity, "numbers": numbers, "rest": rest}
     files.save(path, _KIND, _VERSION, tensors, content)
 
 
-def load(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, identity: str) -> dict[str, Any]:
-    """Bring model and optimiser to where they were and return the manifest.
-
-    Raises CheckpointError where the file is damaged or belongs to another search; nothing has been changed then.
-    """
+def read(path: Path, identity: str) -> Content:
+    """What the file holds. Raises CheckpointError where it is damaged or belongs to another search."""
     try:
         tensors, content = files.read(path, _KIND, [_VERSION])
     except files.FileError as error:
         raise CheckpointError(f"checkpoint {error}") from error
     if content.get("identity") != identity:
         raise CheckpointError(
-            f"checkpoint {path}: was written by another search (other weights, settings or seed); remove it, or go on "
-            "with what it was made with"
+            f"checkpoint {path}: was written by another search (other weights, scores, settings or seed, or a model "
+            "already trained); remove it, or begin as it began"
         )
+    return tensors, content
+
+
+def restore(held: Content, model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    """Bring model and optimiser to where they were and return the manifest.
+
+    Raises CheckpointError where the model holds other tensors; nothing has been changed then.
+    """
+    tensors, content = held
     moving = _moving(model)
-    held = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-    if {n: t.shape for n, t in held.items()} != {n: t.shape for n, t in moving.items()}:
-        raise CheckpointError(f"checkpoint {path}: holds other tensors than the model")
+    saved = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    if {n: t.shape for n, t in saved.items()} != {n: t.shape for n, t in moving.items()}:
+        raise CheckpointError(f"checkpoint: holds {', '.join(saved)}, must hold {', '.join(moving)}")
     with torch.no_grad():
-        for name, tensor in held.items():
+        for name, tensor in saved.items():
             moving[name].copy_(tensor)
     state: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in content["numbers"].items()}
     for name, tensor in tensors.items():
@@ -67,23 +79,22 @@ def load(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, identit
             _, index, key = name.split(".", 2)
             state.setdefault(int(index), {})[key] = tensor
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    rest: dict[str, Any] = content["rest"]
+    rest: dict[str, Any] = json.loads(content["rest"])
     return rest
 
 
 def identity_of(model: nn.Module, settings: Mapping[str, Any]) -> str:
-    """A digest of the settings (JSON) and of all parameters that are not trained: which search this is."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name, parameter in model.named_parameters():
-        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)} {parameter.requires_grad}\n".encode())
-        if not parameter.requires_grad:
-            digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    """A digest of the settings (JSON) and of the model as it is before its first step: which search this is."""
+    tensors = dict(named_tensors(model))
+    trained = sorted(name for name, tensor in tensors.items() if tensor.requires_grad)
+    text = json.dumps([settings, trained, digest_of(tensors)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _moving(model: nn.Module) -> dict[str, torch.Tensor]:
     """What training may change: parameters with a gradient and persistent buffers, shared ones once, by name."""
-    state = model.state_dict(keep_vars=True)
-    trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    buffers = {name for name, _ in model.named_buffers()}
-    return {name: tensor for name, tensor in state.items() if name in trained or name in buffers}
+    return {
+        name: tensor
+        for name, tensor in named_tensors(model)
+        if tensor.requires_grad or not isinstance(tensor, nn.Parameter)
+    }

@@ -39,14 +39,19 @@ def shuffled_mask(model: nn.Module, seed: int) -> None:
 @torch.no_grad()
 def redrawn_weights(model: nn.Module, seed: int) -> None:
     """The same mask on weights from another seed. Raises ValueError for weights not known to come from `slth.inits`."""
-    found = {path: recipes.recipe_of(root(model), path) for path in handle(model).weights}
+    wrapped, module = handle(model), root(model)
+    found = {path: recipes.recipe_of(module, path) for path in wrapped.weights}
     for path, recipe in found.items():
         if recipe is None:
             raise ValueError(f"{path}: its weights did not come from slth.inits; wrap with weights=... to redraw them")
     for path, recipe in found.items():
         assert recipe is not None
-        weight = random_weight(model, path)
-        weight.copy_(recipe.redrawn(seed).tensor(weight.shape, weight.device))
+        redrawn, weight, generation = recipe.redrawn(seed), random_weight(model, path), wrapped.weights[path].generation
+        weight.copy_(redrawn.tensor(weight.shape, weight.device))
+        if generation is not None:
+            generation.zero_()
+        prefix, _, name = path.rpartition(".")
+        recipes.remember(module.get_submodule(prefix), name, redrawn)
 
 
 def train_weights(model: nn.Module) -> None:

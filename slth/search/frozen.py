@@ -28,16 +28,20 @@ class Frozen(EdgePopup):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        Freezing(self.pruned, self.locked, self.seed)
+        _ = self.freezing
+
+    @property
+    def freezing(self) -> Freezing:
+        """What of a weight is frozen. Raises ValueError for shares that leave nothing free."""
+        return Freezing(self.pruned, self.locked, self.seed)
 
     def start(self, model: nn.Module) -> None:
         """Freeze. Raises ValueError for a keep outside [locked, 1 - pruned]."""
-        super().start(model)
-        wrapped = handle(model)
-        freezing = Freezing(self.pruned, self.locked, self.seed)
+        wrapped, freezing = handle(model), self.freezing
         places = {path: freezing.places(m.scores.shape, m.parts, path) for path, m in wrapped.weights.items()}
         for group in wrapped.groups:
             self._check(wrapped, group, places)
+        super().start(model)
         for path, (pruned, locked) in places.items():
             masked = wrapped.weights[path]
             device = masked.scores.device
@@ -50,7 +54,7 @@ class Frozen(EdgePopup):
         """The schedule, from 1 - pruned down."""
         super().before(model, step, steps)
         for group in handle(model).groups:
-            group.current = min(group.current, max(group.keep, 1.0 - self.pruned))
+            group.current = min(group.current, max(group.keep, self.freezing.open))
 
     @staticmethod
     def _check(wrapped: Wrapped, group: Group, places: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:

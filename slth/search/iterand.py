@@ -36,9 +36,10 @@ class IteRand(EdgePopup):
 
     def start(self, model: nn.Module) -> None:
         """Prepare. Raises ValueError for a weight that is not known to come from `slth.inits`."""
-        super().start(model)
-        for path, masked in handle(model).weights.items():
+        for path in handle(model).weights:
             _recipe(model, path)
+        super().start(model)
+        for masked in handle(model).weights.values():
             if masked.generation is None:
                 masked.generation = torch.zeros(masked.scores.shape, dtype=torch.uint8, device=masked.scores.device)
 

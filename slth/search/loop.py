@@ -19,10 +19,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from slth import inits
+from slth import files, inits
 from slth.search import checkpoint as checkpoints
 from slth.search.edge_popup import EdgePopup
-from slth.wrap import handle, root
+from slth.wrap import Group, handle, root
 
 Batch = TypeVar("Batch")
 #: parameters -> optimiser, its learning rate the highest of the run.
@@ -71,8 +71,8 @@ def fit(
 
     Args:
         model: changed in place; in eval mode afterwards.
-        batches: step -> batch, a pure function; or an iterable (a DataLoader), begun anew when it ends. Where an
-            iterable shuffles by torch's generator its order follows from seed and epoch.
+        batches: step -> batch, a pure function; or an iterable (a DataLoader), begun anew when it ends. What it draws
+            from torch's generator, to shuffle or to augment, follows from seed and step.
         loss: (model, batch) -> scalar tensor.
         steps: optimiser steps, an int >= 1.
         method: the search, for a wrapped model; None: :class:`EdgePopup`. A plain model has none.
@@ -83,13 +83,14 @@ def fit(
         evaluate: model -> numbers by name; called without gradients in eval mode after every `every` steps (0: only at
             the end).
         checkpoint: a file to save to after every `save_every` steps (0: ten times a run) and at the end. Where it
-            exists the run goes on from it, bit for bit.
+            exists the run goes on from it, bit for bit; the model must then be as it was before the first step. For
+            one process alone.
         seed: of torch's own dice (dropout, shuffling).
         progress: show a bar, where standard error is a terminal; name: its label.
 
-    Raises ValueError for values outside the above, a plain model with a method, a model without anything to train;
-    CheckpointError for a checkpoint that is damaged or of another search; FloatingPointError where the loss is not
-    finite.
+    Raises ValueError for values outside the above, a model with a method but no scores to train, one without anything
+    to train; CheckpointError, with nothing changed, for a checkpoint that is damaged or of another search; OSError
+    where it cannot be read or written; FloatingPointError where the loss or its gradient is not finite.
     """
     started = time.perf_counter()
     _check(steps, lr, warmup, clip, every, save_every)
@@ -99,24 +100,18 @@ def fit(
         raise ValueError(f"{type(root(model)).__name__}: nothing to train, no parameter has requires_grad")
     built = (optimiser or partial(torch.optim.AdamW, lr=lr, weight_decay=0.0))(parameters)
     highest = [group["lr"] for group in built.param_groups]
-    settings: dict[str, Any] = {
-        "steps": steps,
-        "method": [type(search).__name__, asdict(search)] if search else None,
-        "optimiser": [type(built).__name__, {k: repr(v) for k, v in built.defaults.items()}],
-        "warmup": warmup,
-        "clip": clip,
-        "seed": seed,
-    }
-    if search:
-        settings["groups"] = [[group.name, group.keep] for group in handle(model).groups]
-    path = Path(checkpoint) if checkpoint is not None else None
-    identity = checkpoints.identity_of(model, settings) if path else ""
+    path, identity, held = Path(checkpoint) if checkpoint is not None else None, "", None
+    if path:
+        files.clear_leftovers(path)
+        settings = {"steps": steps, "warmup": warmup, "clip": clip, "seed": seed}
+        identity = checkpoints.identity_of(model, settings | _described(model, search, built))
+        held = checkpoints.read(path, identity) if path.exists() else None
     if search:
         search.start(model)
     result = Fit()
-    if path and path.exists():
-        held = checkpoints.load(path, model, built, identity)
-        result.resumed_at, result.rows = held["step"], held["rows"]
+    if held:
+        rest = checkpoints.restore(held, model, built)
+        result.resumed_at, result.rows = rest["step"], rest["rows"]
         if search:
             search.restore(model)
     save_every = save_every or max(1, steps // 10)
@@ -167,8 +162,9 @@ def _step(
     if not math.isfinite(number):
         raise FloatingPointError(f"the loss is {number} at step {step}: a lower learning rate may help")
     value.backward()
-    if clip is not None:
-        nn.utils.clip_grad_norm_(parameters, clip)
+    norm = float(nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip))
+    if not math.isfinite(norm):
+        raise FloatingPointError(f"the gradient's norm is {norm} at step {step}: a lower learning rate may help")
     optimiser.step()
     return number
 
@@ -194,7 +190,7 @@ class _Feed:
     def __init__(self, batches: Callable[[int], Any] | Iterable[Any], seed: int) -> None:
         self.function = batches if callable(batches) else None
         self.iterable = batches
-        self.seed, self.epoch, self.next = seed, 0, 0
+        self.seed, self.next = seed, 0
         self.items: Iterator[Any] | None = None
 
     def at(self, step: int) -> Any:
@@ -206,16 +202,15 @@ class _Feed:
         return self._draw()
 
     def _draw(self) -> Any:
+        torch.manual_seed(_dice(self.seed, "batch", self.next))
         for _ in range(2):
             if self.items is None:
-                torch.manual_seed(_dice(self.seed, "epoch", self.epoch))
                 self.items = iter(self.iterable)  # type: ignore[arg-type]
-                self.epoch += 1
             for item in self.items:
                 self.next += 1
                 return item
             self.items = None
-        raise ValueError("batches: is empty, must give at least one batch")
+        raise ValueError("batches: must give at least one batch, and again whenever they are begun anew")
 
 
 def _dice(seed: int, what: str, number: int) -> int:
@@ -227,16 +222,29 @@ def _devices(parameters: list[nn.Parameter]) -> list[torch.device]:
     return sorted({p.device for p in parameters if p.device.type == "cuda"}, key=str)
 
 
-def _search(model: nn.Module, method: EdgePopup | None) -> EdgePopup | None:
+def _groups(model: nn.Module) -> list[Group]:
     try:
-        wrapped = handle(model)
-    except ValueError:
-        if method is not None:
-            raise
-        return None
-    if not any(scores.requires_grad for scores in wrapped.scores()):  # its mask stays, its weights are trained
-        return None
-    return method or EdgePopup()
+        return handle(model).groups
+    except ValueError:  # not wrapped
+        return []
+
+
+def _search(model: nn.Module, method: EdgePopup | None) -> EdgePopup | None:
+    if any(masked.scores.requires_grad for group in _groups(model) for masked, _ in group.members):
+        return method or EdgePopup()
+    if method is not None:
+        raise ValueError(f"method={method}: {type(root(model)).__name__} has no scores to train, there must be none")
+    return None
+
+
+def _described(model: nn.Module, search: EdgePopup | None, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    """Search, optimiser and groups, as JSON that differs where they do."""
+    options = [{k: repr(v) for k, v in group.items() if k != "params"} for group in optimiser.param_groups]
+    return {
+        "method": [type(search).__name__, asdict(search)] if search else None,
+        "optimiser": [type(optimiser).__name__, options],
+        "groups": [[group.name, group.keep] for group in _groups(model)],
+    }
 
 
 def _check(steps: int, lr: float, warmup: float, clip: float | None, every: int, save_every: int) -> None:

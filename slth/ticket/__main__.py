@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -19,10 +20,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         text = Ticket.load(given.file).describe()
     except (TicketError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(_line(str(error)), file=sys.stderr)
         return 1
-    print(text)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # whoever read it has read enough; nor shall Python try again as it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _line(text: str) -> str:
+    """Any text on one line, its unprintable characters escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 if __name__ == "__main__":

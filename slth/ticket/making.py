@@ -35,13 +35,23 @@ def weight_of(module: nn.Module, path: str, masked: Masked, mask: torch.Tensor, 
     return Weight(
         path=path,
         shape=tuple(value.shape),
+        dtype=name_of(value.dtype),
         kept=int(mask.sum()),
         recipe=recipe,
         parts=masked.parts,
         levels=levels,
-        freezing=masked.freezing,
+        freezing=masked.freezing if _is_frozen_so(masked, mask) else None,
         redrawn=masked.generation is not None,
     )
+
+
+def _is_frozen_so(masked: Masked, mask: torch.Tensor) -> bool:
+    """Whether the mask is what the freezing says, where it says so; another one may have been put in its place."""
+    if masked.freezing is None:
+        return False
+    pruned, locked = masked.freezing.places(mask.shape, masked.parts, masked.path)
+    mask = mask.cpu()
+    return not bool((pruned & mask).any()) and bool(mask[locked].all())
 
 
 def signs(drawn: torch.Tensor, parts: Sequence[Part], levels: Sequence[float]) -> torch.Tensor:
@@ -75,22 +85,26 @@ def _is_constant(flat: torch.Tensor) -> bool:
 
 def others(module: nn.Module, wrapped: Wrapped) -> Iterator[tuple[str, torch.Tensor]]:
     """Parameters and persistent buffers that are not masked."""
-    masked = {place for places in wrapped.paths.values() for place in places}
-    return (
-        (path, tensor) for path, tensor in _tensors(module) if "parametrizations." not in path and path not in masked
-    )
+    masked = tuple(_under(place) for places in wrapped.paths.values() for place in places)
+    return ((path, tensor) for path, tensor in named_tensors(module) if not path.startswith(masked))
+
+
+def _under(place: str) -> str:
+    """What the names begin with of all that stands in place of a masked parameter."""
+    prefix, dot, name = place.rpartition(".")
+    return f"{prefix}{dot}parametrizations.{name}."
 
 
 def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
     """All of a plain module, by name. Raises ValueError where it is wrapped."""
     if any(isinstance(m, Masked) for m in module.modules()):
         raise ValueError(f"{type(module).__name__} is wrapped: a ticket is applied to a plain module, unwrap it first")
-    return dict(_tensors(module))
+    return {path: tensor.detach() for path, tensor in named_tensors(module)}
 
 
-def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Parameters, tied ones by their first name, then persistent buffers."""
-    yield from ((path, parameter.detach()) for path, parameter in module.named_parameters())
+    yield from module.named_parameters()
     kept = module.state_dict(keep_vars=True).keys()
     yield from ((path, buffer) for path, buffer in module.named_buffers() if path in kept)
 

@@ -1,13 +1,21 @@
-"""A ticket as the tensors and the manifest of a sealed file."""
+"""A ticket as the tensors and the manifest of a sealed file.
+
+Reading comes in two steps. The records are read first, which takes no more memory than the file and its manifest do.
+Masks are unpacked once the records are known to fit a module that is there: a file of a few bytes can ask for more
+masks than any machine holds.
+"""
 
 from __future__ import annotations
 
-import math
+import re
+import reprlib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from slth import bits
@@ -17,63 +25,75 @@ from slth.targets import Part
 from slth.ticket.making import name_of
 from slth.ticket.record import Plain, TicketError, Weight
 
-#: weights, plain, masks, generations, stored, digest: the fields of a ticket.
-Contents = tuple[
-    tuple[Weight, ...],
-    tuple[Plain, ...],
-    dict[str, torch.Tensor],
-    dict[str, torch.Tensor],
-    dict[str, torch.Tensor],
-    str,
-]
+Tensors = Mapping[str, torch.Tensor]
 
 
-def packed(
-    weights: Sequence[Weight],
-    plain: Sequence[Plain],
-    masks: Mapping[str, torch.Tensor],
-    generations: Mapping[str, torch.Tensor],
-    stored: Mapping[str, torch.Tensor],
-    digest: str,
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """(tensors, manifest) of the file."""
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Turn what goes wrong with a file's content into TicketError."""
+    try:
+        yield
+    except TicketError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, zlib.error) as error:
+        raise TicketError(f"no ticket: its manifest does not fit ({type(error).__name__}: {error})") from error
+
+
+# ---------------------------------------------------------------- tensors
+
+
+def packed(weights: Sequence[Weight], masks: Tensors, generations: Tensors, stored: Tensors) -> dict[str, torch.Tensor]:
+    """The tensors of the file. masks are bool, generations (of the weights redrawn) uint8, both by path and flat."""
     told = [_asked(w, masks[w.path]) for w in weights]
     raw, coded = bits.pack(told), bits.encode(told)
     tensors = {"coded": coded} if coded.numel() < raw.numel() else {"masks": raw}
-    redrawn = [w for w in weights if w.redrawn]
+    redrawn = [w.path for w in weights if w.redrawn]
     if redrawn:
-        counts = torch.cat([generations[w.path][masks[w.path]] for w in redrawn])
-        tensors["generations"] = torch.frombuffer(
-            bytearray(zlib.compress(counts.numpy().tobytes(), 9)), dtype=torch.uint8
-        )
-    tensors |= {f"stored.{path}": tensor for path, tensor in stored.items()}
-    manifest = {
-        "weights": [_weight_to_json(w) for w in weights],
-        "plain": [_plain_to_json(p) for p in plain],
-        "digest": digest,
-    }
-    return tensors, manifest
+        counts = torch.cat([generations[path][masks[path]] for path in redrawn])
+        compressed = zlib.compress(counts.numpy().tobytes(), 9)
+        tensors["generations"] = torch.frombuffer(bytearray(compressed), dtype=torch.uint8)
+    return tensors | {f"stored.{path}": tensor for path, tensor in stored.items()}
 
 
-def unpacked(tensors: Mapping[str, torch.Tensor], manifest: Mapping[str, Any]) -> Contents:
-    """What :func:`packed` was given. Raises TicketError, or another error of a manifest that does not fit."""
-    weights = tuple(_weight_from_json(entry) for entry in manifest["weights"])
-    plain = tuple(_plain_from_json(entry) for entry in manifest["plain"])
+def check(weights: Sequence[Weight], plain: Sequence[Plain], tensors: Tensors) -> None:
+    """Raise TicketError unless these are the tensors that go with the records."""
+    wanted = {"coded" if "coded" in tensors else "masks"} | {f"stored.{p.path}" for p in plain if p.stored}
+    wanted |= {"generations"} if any(w.redrawn for w in weights) else set()
+    if odd := sorted(wanted ^ tensors.keys()):
+        raise TicketError(f"no ticket: {odd[0]!r} is {'missing' if odd[0] in wanted else 'not told of'}")
+    for p in plain:
+        if p.stored:
+            held = tensors[f"stored.{p.path}"]
+            if (tuple(held.shape), name_of(held.dtype)) != (p.shape, p.dtype):
+                raise TicketError(f"{p.path}: is stored with another shape or dtype than the manifest says")
+
+
+def masks_of(weights: Sequence[Weight], tensors: Tensors) -> dict[str, torch.Tensor]:
+    """The masks by path, bool of the weights' shapes. Raises TicketError, or ValueError where the bits do not fit."""
     places = [_frozen(w) for w in weights]
-    sizes = [
-        math.prod(w.shape) if p is None else int((~(p[0] | p[1])).sum()) for w, p in zip(weights, places, strict=True)
-    ]
+    sizes = [w.size if p is None else int((~(p[0] | p[1])).sum()) for w, p in zip(weights, places, strict=True)]
     told = bits.decode(tensors["coded"], sizes) if "coded" in tensors else bits.unpack(tensors["masks"], sizes)
     masks = {w.path: _whole(p, mask) for w, p, mask in zip(weights, places, told, strict=True)}
     for w in weights:
         if int(masks[w.path].sum()) != w.kept:
             raise TicketError(f"{w.path}: its mask keeps {int(masks[w.path].sum())}, must keep {w.kept}")
-    stored = {p.path: tensors[f"stored.{p.path}"] for p in plain if p.value is None and p.recipe is None}
-    for p in plain:
-        if p.path in stored and (tuple(stored[p.path].shape), name_of(stored[p.path].dtype)) != (p.shape, p.dtype):
-            raise TicketError(f"{p.path}: is stored with another shape or dtype than the manifest says")
-    generations = _generations(weights, masks, tensors.get("generations"))
-    return (weights, plain, masks, generations, stored, str(manifest["digest"]))
+    return {w.path: masks[w.path].reshape(w.shape) for w in weights}
+
+
+def generations_of(weights: Sequence[Weight], masks: Tensors, tensors: Tensors) -> dict[str, torch.Tensor]:
+    """How often each kept entry of redrawn weights was drawn anew: uint8 of their shapes by path, 0 where pruned."""
+    redrawn = [w for w in weights if w.redrawn]
+    if not redrawn:
+        return {}
+    total = sum(w.kept for w in redrawn)
+    data = zlib.decompressobj().decompress(tensors["generations"].numpy().tobytes(), total + 1)
+    if len(data) != total:
+        raise TicketError(f"there are {len(data)} numbers of redraws: must be {total}, one for each weight kept")
+    counts = torch.from_numpy(np.frombuffer(data, np.uint8).copy()).split([w.kept for w in redrawn])
+    return {
+        w.path: torch.zeros(w.shape, dtype=torch.uint8).masked_scatter(masks[w.path], count)
+        for w, count in zip(redrawn, counts, strict=True)
+    }
 
 
 def _asked(weight: Weight, mask: torch.Tensor) -> torch.Tensor:
@@ -99,30 +119,35 @@ def _frozen(weight: Weight) -> tuple[torch.Tensor, torch.Tensor] | None:
     return pruned.flatten(), locked.flatten()
 
 
-def _generations(
-    weights: Sequence[Weight], masks: Mapping[str, torch.Tensor], packed: torch.Tensor | None
-) -> dict[str, torch.Tensor]:
-    redrawn = [w for w in weights if w.redrawn]
-    if not redrawn:
-        return {}
-    if packed is None:
-        raise TicketError("the numbers of redraws are missing")
-    total = sum(w.kept for w in redrawn)
-    data = zlib.decompressobj().decompress(packed.numpy().tobytes(), total + 1)
-    if len(data) != total:
-        raise TicketError(f"there are {len(data)} numbers of redraws: must be {total}, one for each weight kept")
-    counts = torch.frombuffer(bytearray(data), dtype=torch.uint8).split([w.kept for w in redrawn])
-    out = {}
-    for w, count in zip(redrawn, counts, strict=True):
-        out[w.path] = torch.zeros(math.prod(w.shape), dtype=torch.uint8)
-        out[w.path][masks[w.path]] = count
-    return out
+# ---------------------------------------------------------------- manifest
+
+
+def manifest_of(weights: Sequence[Weight], plain: Sequence[Plain], digest: str) -> dict[str, Any]:
+    """The records and the network's digest as JSON."""
+    return {
+        "weights": [_weight_to_json(w) for w in weights],
+        "plain": [_plain_to_json(p) for p in plain],
+        "digest": digest,
+    }
+
+
+def records_of(manifest: Mapping[str, Any]) -> tuple[tuple[Weight, ...], tuple[Plain, ...], str]:
+    """What :func:`manifest_of` was given. Raises TicketError, or another error of a manifest that does not fit."""
+    weights = tuple(_weight_from_json(entry) for entry in manifest["weights"])
+    plain = tuple(_plain_from_json(entry) for entry in manifest["plain"])
+    digest = manifest["digest"]
+    if not weights or len({w.path for w in weights} | {p.path for p in plain}) < len(weights) + len(plain):
+        raise TicketError("no ticket: must have at least one weight, and no name twice")
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        raise TicketError("no ticket: its digest is none")
+    return weights, plain, digest
 
 
 def _weight_to_json(weight: Weight) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "path": weight.path,
         "shape": weight.shape,
+        "dtype": weight.dtype,
         "kept": weight.kept,
         "recipe": _recipe_to_json(weight.recipe),
     }
@@ -141,17 +166,22 @@ def _weight_from_json(entry: dict[str, Any]) -> Weight:
     parts: tuple[Part, ...] = (Part(),)
     if "parts" in entry:
         dim, *roles = entry["parts"]
-        parts = tuple(Part(i, len(roles), int(dim), str(role)) for i, role in enumerate(roles))
+        parts = tuple(Part(i, len(roles), _whole_number(dim), str(role)) for i, role in enumerate(roles))
     return Weight(
-        path=str(entry["path"]),
+        path=_text(entry["path"]),
         shape=_shape(entry["shape"]),
-        kept=int(entry["kept"]),
+        dtype=_text(entry["dtype"]),
+        kept=_whole_number(entry["kept"]),
         recipe=_recipe_from_json(entry["recipe"]),
         parts=parts,
-        levels=tuple(float(level) for level in entry["levels"]) if "levels" in entry else None,
-        freezing=Freezing(**entry["freezing"]) if "freezing" in entry else None,
+        levels=tuple(_number(level) for level in entry["levels"]) if "levels" in entry else None,
+        freezing=_freezing_from_json(**entry["freezing"]) if "freezing" in entry else None,
         redrawn=bool(entry.get("redrawn", False)),
     )
+
+
+def _freezing_from_json(pruned: object, locked: object, seed: object) -> Freezing:
+    return Freezing(_number(pruned), _number(locked), _whole_number(seed))
 
 
 def _plain_to_json(plain: Plain) -> dict[str, Any]:
@@ -164,7 +194,9 @@ def _plain_to_json(plain: Plain) -> dict[str, Any]:
 
 
 def _plain_from_json(entry: dict[str, Any]) -> Plain:
-    plain = Plain(str(entry["path"]), _shape(entry["shape"]), str(entry["dtype"]), value=entry.get("value"))
+    plain = Plain(_text(entry["path"]), _shape(entry["shape"]), _text(entry["dtype"]))
+    if "value" in entry:
+        plain = replace(plain, value=_number(entry["value"]))
     return replace(plain, recipe=_recipe_from_json(entry["recipe"])) if "recipe" in entry else plain
 
 
@@ -174,12 +206,37 @@ def _recipe_to_json(recipe: Recipe) -> list[Any]:
 
 def _recipe_from_json(entry: list[Any]) -> Recipe:
     dim, *draws = entry
-    return Recipe(
-        tuple(Draw(str(d), float(s), int(seed), str(n), int(stream)) for d, s, seed, n, stream in draws), int(dim)
+    made = tuple(
+        Draw(_text(d), _number(s), _whole_number(seed), _text(n), _whole_number(stream))
+        for d, s, seed, n, stream in draws
     )
+    for draw in made:
+        draw.tensor((0,))  # refuses what cannot be drawn
+    return Recipe(made, _whole_number(dim))
 
 
-def _shape(entry: list[Any]) -> tuple[int, ...]:
-    if not all(isinstance(size, int) and size >= 0 for size in entry):
-        raise TicketError(f"shape {entry!r}: must be a list of ints >= 0")
-    return tuple(entry)
+def _shape(entry: object) -> tuple[int, ...]:
+    if not isinstance(entry, list):
+        raise TypeError(f"shape {reprlib.repr(entry)}: must be a list")
+    shape = tuple(_whole_number(size) for size in entry)
+    if any(size < 0 for size in shape):
+        raise ValueError(f"shape {reprlib.repr(entry)}: must be of sizes >= 0")
+    return shape
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{reprlib.repr(value)}: must be text")
+    return value
+
+
+def _whole_number(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{reprlib.repr(value)}: must be an int")
+    return value
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, int | float):
+        raise TypeError(f"{reprlib.repr(value)}: must be a number")
+    return value

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from slth.freezing import Freezing
 from slth.recipes import Recipe
 from slth.targets import Part
+
+_MOST_AXES, _MOST_ENTRIES = 64, (1 << 63) - 1  # of a tensor
 
 
 class TicketError(ValueError):
@@ -15,16 +18,37 @@ class TicketError(ValueError):
 
 @dataclass(frozen=True)
 class Weight:
-    """A masked weight: kept entries are those of its recipe, or with `levels` their signs times a level by part."""
+    """A masked weight: kept entries are those of its recipe, or with `levels` their signs times a level by part.
+
+    Raises TicketError for what no tensor can be.
+    """
 
     path: str
     shape: tuple[int, ...]
+    dtype: str
     kept: int
     recipe: Recipe
     parts: tuple[Part, ...]
     levels: tuple[float, ...] | None = None
     freezing: Freezing | None = None
     redrawn: bool = False
+
+    def __post_init__(self) -> None:
+        _check(self.path, self.shape)
+        if not 0 <= self.kept <= self.size or not self.size:
+            raise TicketError(f"{self.path}: keeps {self.kept} of {self.size} entries, must keep 0 to all of some")
+        for count, dim in ((len(self.recipe.draws), self.recipe.dim), (len(self.parts), self.parts[0].dim)):
+            if not count or not 0 <= dim < len(self.shape) or self.shape[dim] % count:
+                raise TicketError(f"{self.path}: {count} parts along axis {dim} of {self.shape}, must be equal ones")
+        if self.levels is not None and len(self.levels) != len(self.parts):
+            raise TicketError(
+                f"{self.path}: {len(self.levels)} levels, must be one for each of {len(self.parts)} parts"
+            )
+
+    @property
+    def size(self) -> int:
+        """Its entries."""
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -36,3 +60,18 @@ class Plain:
     dtype: str
     value: float | None = None
     recipe: Recipe | None = None
+
+    def __post_init__(self) -> None:
+        _check(self.path, self.shape)
+
+    @property
+    def stored(self) -> bool:
+        """Whether the file holds it as it is."""
+        return self.value is None and self.recipe is None
+
+
+def _check(path: str, shape: tuple[int, ...]) -> None:
+    if not path.isprintable():
+        raise TicketError(f"name {path!r}: must be printable, as people will read it")
+    if len(shape) > _MOST_AXES or math.prod(shape) > _MOST_ENTRIES:
+        raise TicketError(f"{path}: {len(shape)} axes and more entries than a tensor can have")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,23 +11,21 @@ from torch import nn
 
 from slth import files
 from slth.recipes import of_generations
+from slth.ticket import packing
 from slth.ticket.making import digest_of, name_of, others, plain_of, signs, tensors_of, weight_of
-from slth.ticket.packing import packed, unpacked
 from slth.ticket.record import Plain, TicketError, Weight
 from slth.wrap import effective, handle, root
 
 KIND, VERSION = "ticket", 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ticket:
-    """Everything to rebuild a pruned network but its code. `masks` bool and `generations` uint8 by weight, flat."""
+    """Everything to rebuild a pruned network but its code; `tensors` are as in the file (`slth.ticket.packing`)."""
 
     weights: tuple[Weight, ...]
     plain: tuple[Plain, ...]
-    masks: Mapping[str, torch.Tensor]
-    generations: Mapping[str, torch.Tensor]
-    stored: Mapping[str, torch.Tensor]
+    tensors: Mapping[str, torch.Tensor]
     digest: str
 
     @classmethod
@@ -44,23 +40,16 @@ class Ticket:
         weights = tuple(weight_of(module, path, m, masks[path], values[path]) for path, m in wrapped.weights.items())
         rest = dict(others(module, wrapped))
         plain = tuple(plain_of(module, path, tensor) for path, tensor in rest.items())
+        flat = {path: mask.flatten().cpu() for path, mask in masks.items()}
         generations = {
             path: m.generation.flatten().cpu() for path, m in wrapped.weights.items() if m.generation is not None
         }
-        return cls(
-            weights=weights,
-            plain=plain,
-            masks={path: mask.flatten().cpu() for path, mask in masks.items()},
-            generations=generations,
-            stored={p.path: rest[p.path].detach().cpu() for p in plain if p.value is None and p.recipe is None},
-            digest=digest_of(values | rest),
-        )
+        stored = {p.path: rest[p.path].detach().cpu() for p in plain if p.stored}
+        return cls(weights, plain, packing.packed(weights, flat, generations, stored), digest_of(values | rest))
 
     def to_bytes(self) -> bytes:
         """The file."""
-        return files.seal(
-            KIND, VERSION, *packed(self.weights, self.plain, self.masks, self.generations, self.stored, self.digest)
-        )
+        return files.seal(KIND, VERSION, self.tensors, packing.manifest_of(self.weights, self.plain, self.digest))
 
     def save(self, path: str | os.PathLike[str]) -> int:
         """Write the file, whole or not at all, and return its size in bytes. Raises OSError where it cannot."""
@@ -70,17 +59,18 @@ class Ticket:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Ticket:
-        """Read a file's content. Raises TicketError, with the reason, for what :meth:`to_bytes` did not make."""
+        """Read a file's content. Raises TicketError, with the reason, for what :meth:`to_bytes` did not make.
+
+        Takes memory for the file alone, whatever it says of itself.
+        """
         try:
             tensors, manifest = files.unseal(data, KIND, [VERSION])
         except files.FileError as error:
             raise TicketError(f"no ticket: {error}") from error
-        try:
-            return cls(*unpacked(tensors, manifest))
-        except TicketError:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, zlib.error) as error:
-            raise TicketError(f"no ticket: its manifest does not fit ({type(error).__name__}: {error})") from error
+        with packing.refusing():
+            weights, plain, digest = packing.records_of(manifest)
+            packing.check(weights, plain, tensors)
+        return cls(weights, plain, tensors, digest)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Ticket:
@@ -92,6 +82,11 @@ class Ticket:
         except TicketError as error:
             raise TicketError(f"{os.fspath(path)}: {error}") from error
 
+    def masks(self) -> dict[str, torch.Tensor]:
+        """The masks by parameter name, bool, of the weights' shapes. Raises TicketError where the file's do not fit."""
+        with packing.refusing():
+            return packing.masks_of(self.weights, self.tensors)
+
     @torch.no_grad()
     def apply(self, module: nn.Module) -> nn.Module:
         """Make a plain module of the same names and shapes the ticket's network, on its own device; returns it.
@@ -101,8 +96,8 @@ class Ticket:
         """
         own = tensors_of(module)
         self._check(own)
-        built = {w.path: self._built(w, own[w.path]) for w in self.weights}
-        built |= {p.path: self._told(p, own[p.path]) for p in self.plain}
+        with packing.refusing():
+            built = self._rebuilt(own)
         if digest_of(built) != self.digest:
             raise TicketError(
                 "the rebuilt network is not the ticket's, its digest differs: a wrong seed or other bits, or normal "
@@ -114,14 +109,14 @@ class Ticket:
 
     def describe(self) -> str:
         """What the ticket holds, for people."""
-        total = sum(math.prod(w.shape) for w in self.weights)
+        total = sum(w.size for w in self.weights)
         kept = sum(w.kept for w in self.weights)
-        stored = sum(tensor.numel() for tensor in self.stored.values())
+        stored = [self.tensors[f"stored.{p.path}"] for p in self.plain if p.stored]
         lines = [
             f"ticket, version {VERSION}, {len(self.to_bytes()):,} bytes",
             f"{len(self.weights)} masked weights with {total:,} entries, {kept:,} kept ({kept / total:.4g})",
             f"seeds: {', '.join(sorted({str(d.seed) for w in self.weights for d in w.recipe.draws}))}",
-            f"stored as they are: {stored:,} numbers in {len(self.stored)} tensors",
+            f"stored as they are: {sum(t.numel() for t in stored):,} numbers in {len(stored)} tensors",
             f"digest of the network: {self.digest}",
             "",
             f"{'weight':<44} {'shape':<16} {'keep':>7}  drawn",
@@ -133,14 +128,15 @@ class Ticket:
                 for note, there in (("binary", w.levels), ("partly frozen", w.freezing), ("redrawn", w.redrawn))
                 if there
             ]
-            share = w.kept / math.prod(w.shape)
-            lines.append(f"{w.path:<44} {'x'.join(map(str, w.shape)):<16} {share:>7.4f}  {', '.join([drawn, *notes])}")
+            lines.append(
+                f"{w.path:<44} {'x'.join(map(str, w.shape)):<16} {w.kept / w.size:>7.4f}  {', '.join([drawn, *notes])}"
+            )
         return "\n".join(lines)
 
     def _check(self, own: Mapping[str, torch.Tensor]) -> None:
         here = {path: (tuple(t.shape), name_of(t.dtype)) for path, t in own.items()}
         there = {p.path: (p.shape, p.dtype) for p in self.plain}
-        there |= {w.path: (w.shape, here.get(w.path, ((), ""))[1]) for w in self.weights}
+        there |= {w.path: (w.shape, w.dtype) for w in self.weights}
         for path in sorted(here.keys() ^ there.keys()):
             where = "the ticket but not in the module" if path in there else "the module but not in the ticket"
             raise TicketError(f"{path} is in {where}: the module must be built as the one it was taken from")
@@ -148,21 +144,27 @@ class Ticket:
             if here[path] != (shape, dtype):
                 raise TicketError(f"{path}: is {here[path][1]} {here[path][0]}, must be {dtype} {shape}")
 
-    def _built(self, weight: Weight, like: torch.Tensor) -> torch.Tensor:
-        device = like.device
-        if weight.redrawn:
-            generation = self.generations[weight.path].to(device).reshape(weight.shape)
-            value = of_generations(weight.recipe, generation).to(like.dtype)
-        else:
-            value = weight.recipe.tensor(weight.shape, device).to(like.dtype)
-        if weight.levels is not None:
-            value = signs(value, weight.parts, weight.levels)
-        mask = self.masks[weight.path].to(device).reshape(weight.shape)
-        return torch.where(mask, value, torch.zeros((), dtype=like.dtype, device=device))
+    def _rebuilt(self, own: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The network's tensors by name, each like the module's own."""
+        masks = packing.masks_of(self.weights, self.tensors)
+        generations = packing.generations_of(self.weights, masks, self.tensors)
+        built = {w.path: _built(w, masks[w.path], generations.get(w.path), own[w.path]) for w in self.weights}
+        return built | {p.path: self._told(p, own[p.path]) for p in self.plain}
 
     def _told(self, plain: Plain, like: torch.Tensor) -> torch.Tensor:
         if plain.recipe is not None:
             return plain.recipe.tensor(plain.shape, like.device).to(like.dtype)
         if plain.value is not None:
             return torch.full_like(like, plain.value)
-        return self.stored[plain.path].to(like.device)
+        return self.tensors[f"stored.{plain.path}"].to(like.device)
+
+
+def _built(weight: Weight, mask: torch.Tensor, generation: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    if generation is None:
+        value = weight.recipe.tensor(weight.shape, like.device)
+    else:
+        value = of_generations(weight.recipe, generation.to(like.device))
+    value = value.to(like.dtype)
+    if weight.levels is not None:
+        value = signs(value, weight.parts, weight.levels)
+    return torch.where(mask.to(like.device), value, torch.zeros((), dtype=like.dtype, device=like.device))

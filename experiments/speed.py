@@ -1,8 +1,8 @@
 """How fast the package is beside others, measured by turns in one run.
 
 Subset sums against the MILP solver of scipy (and CP-SAT of OR-Tools, where that is installed), attention by its
-merged matrices against the same attention head by head, and the selection of the scores that a mask keeps against
-sorting them.
+merged matrices against the same attention head by head, the selection of the scores that a mask keeps against sorting
+them, and a training step of GPT-2 blocks under learned masks against dense training and masks made by sorting.
 
 On a machine that is busy with other work torch's threads wait for each other, which spoils the ratios of short calls:
 there, set threads=1, or OMP_WAIT_POLICY=passive in the environment.
@@ -18,14 +18,14 @@ from typing import Any
 import lab
 import pandas as pd
 import torch
-from benchmarks import attention_routes, peers, selection, subset_sums
+from benchmarks import attention_routes, peers, selection, subset_sums, training_step
 from benchmarks.timing import Row
 from lab import BadConfig, as_float, as_int, as_int_list
 
 from slth import plots
 from slth.threads import cores
 
-AREAS = ("subset_sums", "attention_routes", "selection")
+AREAS = ("subset_sums", "attention_routes", "selection", "training_step")
 
 ex = lab.experiment("speed")
 
@@ -36,11 +36,12 @@ ex.add_config(
     time_limit=20.0,  # seconds that a peer may spend on one of them
     routes=[[16, 256, 1024, 4], [32, 1024, 1024, 4], [64, 1024, 2048, 2], [64, 64, 1024, 4]],  # d_in, hidden, T, heads
     scores=[589_824, 2_359_296, 7_077_888],  # of which half are kept, one or several; 7.1M: a block of GPT-2 small
-    rounds=15,  # of every measurement; in each a peer solves another subset-sum problem
+    blocks=[[2, 768, 8, 128]],  # of a training step: blocks, d, batch, length, one or several
+    rounds=15,  # of every measurement, a third of them for steps; in each a peer solves another subset-sum problem
     threads=None,  # that we use; None: all cores
     seed=0,
 )
-ex.add_named_config("smoke", candidates=10, routes=[[8, 64, 128, 2]], scores=100_000, rounds=3)
+ex.add_named_config("smoke", candidates=10, routes=[[8, 64, 128, 2]], scores=100_000, blocks=[[1, 64, 2, 16]], rounds=3)
 
 
 def cases_of(config: dict[str, Any]) -> list[Callable[[], list[Row]]]:
@@ -57,11 +58,16 @@ def cases_of(config: dict[str, Any]) -> list[Callable[[], list[Row]]]:
     cases = {
         "subset_sums": [partial(sums, n) for n in sorted(as_int_list(config, "candidates", 1, 40))],
         "attention_routes": [
-            partial(attention_routes.rows, shape, rounds=rounds, seed=seed) for shape in _shapes(config)
+            partial(attention_routes.rows, attention_routes.Shape(*shape), rounds=rounds, seed=seed)
+            for shape in _shapes(config, "routes", "d_in, hidden, length, heads")
         ],
         "selection": [
             partial(selection.rows, n, rounds=rounds, seed=seed)
             for n in sorted(as_int_list(config, "scores", 2, 2**30))
+        ],
+        "training_step": [
+            partial(training_step.rows, training_step.Shape(*shape), rounds=-(-rounds // 3), seed=seed)
+            for shape in _shapes(config, "blocks", "blocks, d (a multiple of 64), batch, length")
         ],
     }
     return [case for area in _areas(config) for case in cases[area]]
@@ -79,15 +85,17 @@ def _areas(config: dict[str, Any]) -> list[str]:
     return areas
 
 
-def _shapes(config: dict[str, Any]) -> list[attention_routes.Shape]:
-    routes = config["routes"]
+def _shapes(config: dict[str, Any], key: str, names: str) -> list[list[int]]:
+    given, count = config[key], len(names.split(", "))
     try:
-        shapes = [[as_int({"routes": size}, "routes", 1) for size in route] for route in routes]
-        if not shapes:
-            raise ValueError("nothing to measure")
-        return [attention_routes.Shape(*shape) for shape in shapes]
+        shapes = [[as_int({key: size}, key, 1) for size in shape] for shape in given]
+        if not shapes or any(len(shape) != count for shape in shapes):
+            raise ValueError("nothing to measure, or of another length")
+        if key == "blocks" and any(shape[1] % 64 for shape in shapes):
+            raise ValueError("heads are 64 wide")
     except (BadConfig, TypeError, ValueError) as error:
-        raise BadConfig("routes", routes, "a list of [d_in, hidden, length, heads], each an int >= 1") from error
+        raise BadConfig(key, given, f"a list of [{names}], each an int >= 1") from error
+    return shapes
 
 
 def table_of(rows: list[Row]) -> pd.DataFrame:
@@ -114,6 +122,10 @@ def summarise(table: pd.DataFrame) -> dict[str, Any]:
         "ratio_sort_7m": at_7m.get("torch.sort"),
         "ratio_kthvalue_7m": at_7m.get("torch.kthvalue"),
         "reads_7m": 1 / at_7m[selection.READ] if len(at_7m) else None,
+        "steps": [
+            {"size": row.size, "peer": row.peer, "ratio": row.ratio}
+            for row in table[table["what"] == training_step.WHAT].itertuples()
+        ],
         "spread": ((table["ours_s_high"] - table["ours_s_low"]) / table["ours_s"]).max(),
         "peers": peers.installed(),
         "cpu": cpu(),

@@ -69,12 +69,16 @@ class Part:
 
 @dataclass
 class Target:
-    """A weight: every place that holds it (several where it is tied), the first of which names it."""
+    """A weight: every place that holds it (several where it is tied), the first of which names it.
+
+    head: the width of an attention head, where the module that holds the weight or the one around it says so.
+    """
 
     parameter: nn.Parameter
     places: list[tuple[nn.Module, str]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     parts: tuple[Part, ...] = (Part(),)
+    head: int | None = None
 
     @property
     def path(self) -> str:
@@ -85,7 +89,8 @@ class Target:
         """What an initialisation of the part depends on."""
         owner, _ = self.places[0]
         fan_in, fan_out = _fans(owner, part.of(self.parameter).shape)
-        return inits.Fan(fan_in, fan_out, width=_width(owner, fan_in, fan_out, part.role), role=part.role, keep=keep)
+        width = self.head or (fan_in if part.role == "output" else fan_out)  # else the side that faces the heads
+        return inits.Fan(fan_in, fan_out, width=width, role=part.role, keep=keep)
 
 
 def find(module: nn.Module, patterns: Sequence[str] | None = None) -> list[Target]:
@@ -97,7 +102,10 @@ def find(module: nn.Module, patterns: Sequence[str] | None = None) -> list[Targe
     """
     found: dict[int, Target] = {}
     for path, owner, name, parameter in _parameters(module):
-        target = found.setdefault(id(parameter), Target(parameter, parts=_parts(module, path, owner, name, parameter)))
+        if id(parameter) not in found:
+            parts = _parts(path, owner, name, parameter)
+            found[id(parameter)] = Target(parameter, parts=parts, head=_head_width(module, path))
+        target = found[id(parameter)]
         target.places.append((owner, name))
         target.paths.append(path)
     named = [target for target in found.values() if _wanted(target, patterns)]
@@ -137,12 +145,14 @@ def _wanted(target: Target, patterns: Sequence[str] | None) -> bool:
 def _is_weight(owner: nn.Module, name: str, parameter: nn.Parameter) -> bool:
     if isinstance(owner, _NORMS) or "norm" in type(owner).__name__.lower():
         return False
+    if isinstance(parameter, nn.parameter.UninitializedParameter):
+        return "bias" not in name
     if isinstance(owner, _LAYERS):
         return "weight" in name and parameter.dim() >= 2
     return sum(size > 1 for size in parameter.shape) >= 2 and "bias" not in name
 
 
-def _parts(module: nn.Module, path: str, owner: nn.Module, name: str, parameter: nn.Parameter) -> tuple[Part, ...]:
+def _parts(path: str, owner: nn.Module, name: str, parameter: nn.Parameter) -> tuple[Part, ...]:
     if isinstance(owner, nn.MultiheadAttention) and name == "in_proj_weight":
         return tuple(Part(i, 3, 0, role) for i, role in enumerate(_ROLES))
     if path.endswith("c_attn.weight") and _is_conv1d(owner):  # GPT-2's, cross-attention without the query
@@ -169,14 +179,14 @@ def _fans(owner: nn.Module, shape: torch.Size) -> tuple[int, int]:
     return math.prod(shape[1:]), shape[0] * math.prod(shape[2:])  # (out, in, *kernel)
 
 
-def _width(owner: nn.Module, fan_in: int, fan_out: int, role: str) -> int:
-    """The width of one attention head: what the owner says, else the side of the weight that faces the heads."""
-    for name in ("head_dim", "attention_head_size"):
-        if isinstance(getattr(owner, name, None), int):
-            return int(getattr(owner, name))
-    if isinstance(owner, nn.MultiheadAttention):
-        return int(owner.head_dim)
-    return fan_in if role == "output" else fan_out
+def _head_width(module: nn.Module, path: str) -> int | None:
+    owner = path.rpartition(".")[0]
+    for place in (owner, owner.rpartition(".")[0]):
+        for name in ("head_dim", "attention_head_size"):
+            width = getattr(module.get_submodule(place), name, None)
+            if isinstance(width, int):
+                return width
+    return None
 
 
 def _some(targets: Iterable[Target]) -> str:

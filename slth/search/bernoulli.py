@@ -16,13 +16,15 @@ from slth.wrap import Masked, handle
 class Bernoulli(EdgePopup):
     """Train each weight under a noisy gate z = clip(mu + sigma * normal, 0, 1); evaluate under the exact mask.
 
-    The gradient is that of z itself, no straight-through estimate. mu = 1/2 + sharpness * (|score| - threshold) with
-    the threshold of the exact mask, treated as a constant: just the kept gates have mu > 1/2, so that `keep` is met
-    exactly, where the paper balances it by a penalty on the expected count. sigma and sharpness > 0, or ValueError.
+    The gradient is that of z itself, no straight-through estimate. mu = 1/2 + sharpness * (|score| - threshold) / unit
+    with the threshold of the exact mask and the mean |score| of the part as the unit, both treated as constants: just
+    the kept gates have mu > 1/2, so that `keep` is met exactly, where the paper balances it by a penalty on the
+    expected count. Gates much softer than sharpness 1 learn to stay half open, and evaluation then sees another
+    network. sigma and sharpness > 0, or ValueError.
     """
 
     sigma: float = 0.5
-    sharpness: float = 1.0
+    sharpness: float = 2.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -61,12 +63,16 @@ class Gate:
         noise = inits.normal(
             scores.shape, self.sigma, seed=self.seed, name=f"gate/{masked.path}", stream=self.step, device=scores.device
         )
-        gates = (0.5 + self.sharpness * (scores.abs() - self._thresholds(masked)) + noise).clamp(0.0, 1.0)
+        thresholds, units = _scale(masked)
+        gates = (0.5 + self.sharpness * (scores.abs() - thresholds) / units + noise).clamp(0.0, 1.0)
         return weight * gates.to(weight.dtype)
 
-    @staticmethod
-    def _thresholds(masked: Masked) -> torch.Tensor:
-        out = torch.empty_like(masked.scores)
-        for part, cut in zip(masked.parts, masked.cuts, strict=True):
-            part.of(out).fill_(max(cut.threshold, 0.0))
-        return out
+
+def _scale(masked: Masked) -> tuple[torch.Tensor, torch.Tensor]:
+    """Threshold and mean magnitude of each score's part."""
+    magnitudes = masked.scores.detach().abs()
+    thresholds, units = torch.empty_like(magnitudes), torch.empty_like(magnitudes)
+    for part, cut in zip(masked.parts, masked.cuts, strict=True):
+        part.of(thresholds).fill_(max(cut.threshold, 0.0))
+        part.of(units).fill_(part.of(magnitudes).mean().clamp(min=torch.finfo(torch.float32).tiny))
+    return thresholds, units

@@ -2,7 +2,13 @@
 
 Figures 4 to 6 of arXiv 2511.04217: one target attention, many random sources, masks by exact subset sums.
 hidden=64 draws the curve up to width 64; hidden=[8,16,32] measures just these widths. depth=[1,2,3,4] measures
-transformers of so many blocks instead.
+transformers of so many blocks instead. method=edge_popup learns a mask of each source, too, and sets it beside the
+construction: the same target, sources and test inputs, in the same table and figures.
+
+In results.csv a learned ticket has method=edge_popup and side=free, since no factor's mask has a structure, and leaves
+unreachable and candidates empty: no subset sum is solved. Its certificate is that of its merged matrices, for any
+input of the same norm, though it was learned from inputs of the task. One mask serves all lengths; it is learned at
+the shortest.
 """
 
 import time
@@ -17,6 +23,7 @@ from slth import plots
 ex = lab.experiment("approx_error")
 
 ex.add_config(
+    method="construction",  # construction, or edge_popup: masks learned, next to the construction
     hidden=64,  # the source's width per head: the end of the curve, or a list of widths
     lengths=4,  # points in an input, one or several; the regression token comes on top
     d_in=2,
@@ -28,13 +35,17 @@ ex.add_config(
     target_norm=None,  # spectral norm of each of the target's factors; None: as trained, or 1 where random
     task="paper",  # paper, or learnable: a setting of the task that a target can learn
     source_init="theory",  # theory, or xavier
-    sources=100,  # random sources, at every length or a list with one number for each
+    sources=None,  # random sources, at every length or a list with one number for each; None: 100, with edge_popup 10
     samples=64,  # inputs, likewise
     side=None,  # where the structural mask lies: input (the paper's), output, auto (the better) or both; None: both,
     # with a depth input
+    keep=0.5,  # edge_popup: the share of each factor's weights that is kept
+    steps=500,  # edge_popup: of training the scores, with the best of the masks on the way taken
+    lr=0.03,  # edge_popup: the highest learning rate
+    batch=64,  # edge_popup: inputs a step
     seed=0,
 )
-ex.add_named_config("smoke", hidden=[4, 8, 12, 16], sources=5, samples=8)
+ex.add_named_config("smoke", hidden=[4, 8, 12, 16], sources=5, samples=8, steps=20)
 ex.add_named_config("paper_width", hidden=[2, 4, 6, 8, 12, 16, 20, 30, 40, 60, 80, 100], lengths=4)
 ex.add_named_config(
     "paper_length",
@@ -52,6 +63,15 @@ ex.add_named_config(
 )
 ex.add_named_config(
     "wide", d_in=64, d_out=64, heads=8, hidden=[1024], target="random", sources=3, samples=8, lengths=16, side="input"
+)
+ex.add_named_config(
+    "learned",
+    method="edge_popup",
+    hidden=[4, 8, 12, 16, 24, 32, 48, 64],
+    lengths=[4, 16, 64, 256],
+    sources=10,
+    samples=[64, 64, 64, 16],
+    steps=1000,
 )
 ex.add_named_config("learnable", task="learnable")
 ex.add_named_config("paper_depth", depth=[1, 2, 3, 4], hidden=list(range(16, 73, 4)), target_norm=1.0)

@@ -1,10 +1,14 @@
-"""How the error of a constructed ticket falls with the width of its source: the measurements of approx_error.py."""
+"""How the error of a ticket falls with the width of its source: the measurements of approx_error.py.
+
+Tickets are constructed, or learned beside constructed ones of the same sources.
+"""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import learning
 import numpy as np
 import pandas as pd
 import torch
@@ -17,13 +21,17 @@ from slth import inits
 from slth.attention import MultiHeadAttention
 from slth.construct.adversary import worst_input
 from slth.construct.attention import AttentionTicket, assemble, query_key, value_output
-from slth.construct.certificate import Merged
+from slth.construct.certificate import Certificate, Merged, certificate
 from slth.construct.linear import SIDES, Side
 from slth.construct.measure import output_errors, outputs
 from slth.tasks import angular_velocity as task
 from slth.threads import in_parallel, one_torch_thread
 
 SOURCE_INITS = {"theory": "theory", "xavier": "xavier_uniform"}
+METHODS = ("construction", "edge_popup")
+SOURCES = {"construction": 100, "edge_popup": 10}  # that are measured where the config does not say
+FREE = "free"  # the side of a learned mask: no factor's mask has a structure
+TRAINING, VALIDATION = 4096, 256  # sequences that scores are trained and masks are chosen on
 TASKS = {"paper": task.PAPER, "learnable": task.LEARNABLE}
 POINTS = 9  # widths on the curve that one width asks for
 RESOLVED = (4, 40)  # candidates per entry between which the error halves with each: not too few, nor beyond float64
@@ -33,6 +41,8 @@ RESOLVED = (4, 40)  # candidates per entry between which the error halves with e
 class Study:
     """What is measured: one target, several widths, many random sources at each, several input lengths."""
 
+    method: str
+    search: learning.Search
     hidden: list[int]
     lengths: list[int]
     sources: list[int]  # one per length
@@ -56,7 +66,8 @@ class Study:
 
 def study_of(config: dict[str, Any], *, units: int = 1) -> Study:
     """A checked Study, or BadConfig; units: hidden ones that each coordinate needs for itself."""
-    config = filled(config, d_out=1, target="trained", side="both")
+    method = as_choice(config, "method", METHODS)
+    config = filled(config, d_out=1, target="trained", side="both", sources=SOURCES[method])
     d_in, d_out = as_int(config, "d_in", 1), as_int(config, "d_out", 1)
     target = as_choice(config, "target", ("trained", "random"))
     if target == "trained" and d_in % 2:
@@ -69,6 +80,8 @@ def study_of(config: dict[str, Any], *, units: int = 1) -> Study:
         side = "output" if d_out < d_in else "input"
     norm = None if config["target_norm"] is None else as_float(config, "target_norm", above=0.0, maximum=1e6)
     return Study(
+        method=method,
+        search=learning.search_of(config),
         hidden=_widths(config, max(d_in, d_out if side in ("both", "output") else d_in), units),
         lengths=lengths,
         sources=_per_length(config, "sources", lengths),
@@ -155,91 +168,152 @@ def source_seed(study: Study, source: int) -> int:
 # ---------------------------------------------------------------- measurements
 
 
+@dataclass(frozen=True)
+class Series:
+    """The tickets of one kind in the sources of one width: what each computes, and the columns that tell of it."""
+
+    method: str
+    side: str
+    merged: list[Merged]
+    columns: list[dict[str, Any]]
+
+
 def measure(study: Study, target: MultiHeadAttention) -> pd.DataFrame:
-    """One row per (hidden, length, source, side)."""
+    """One row per (hidden, length, source, side); side is FREE where method is edge_popup."""
     merged = target.merged()
     inputs = test_inputs(study)
     with one_torch_thread():
         wanted = [outputs(x, merged) for x in inputs]
-        rows = [row for hidden in study.hidden for row in _measure_width(study, hidden, target, merged, inputs, wanted)]
+        examples = _examples(study, merged) if study.method == "edge_popup" else None
+        rows = []
+        for hidden in study.hidden:
+            found = _constructed(study, hidden, target)
+            if examples is not None:
+                found.append(_learned(study, hidden, merged, *examples))
+            rows += [row for series in found for row in _measured(study, hidden, series, merged, inputs, wanted)]
     return pd.DataFrame(rows).sort_values(["hidden", "length", "source", "side"], ignore_index=True)
 
 
 def test_inputs(study: Study) -> list[torch.Tensor]:
     """Inputs (samples, T + 1, d_in) float64 for each length."""
-    return [
-        task.sample(count, length, study.d_in, seed=study.seed, split="test", setting=TASKS[study.task]).inputs
-        for count, length in zip(study.samples, study.lengths, strict=True)
+    return [_inputs(study, count, length, "test") for count, length in zip(study.samples, study.lengths, strict=True)]
+
+
+def _inputs(study: Study, count: int, length: int, split: task.Split) -> torch.Tensor:
+    return task.sample(count, length, study.d_in, seed=study.seed, split=split, setting=TASKS[study.task]).inputs
+
+
+def _examples(study: Study, merged: Merged) -> tuple[learning.Examples, learning.Examples]:
+    """What masks are learned from and chosen on, at the shortest length, as targets are trained."""
+    needed = min(TRAINING, study.search.steps * study.search.batch)
+    inputs = [
+        _inputs(study, needed, min(study.lengths), "train"),
+        _inputs(study, VALIDATION, min(study.lengths), "validation"),
     ]
+    train, validation = (learning.Examples(x.float(), outputs(x, merged).float()) for x in inputs)
+    return train, validation
 
 
-def _measure_width(
-    study: Study,
-    hidden: int,
-    target: MultiHeadAttention,
-    merged: Merged,
-    inputs: list[torch.Tensor],
-    wanted: list[torch.Tensor],
-) -> Iterator[dict[str, Any]]:
-    tickets: list[list[AttentionTicket]] = [[] for _ in study.sides]
+def _constructed(study: Study, hidden: int, target: MultiHeadAttention) -> list[Series]:
+    """One series for each side."""
+    found = [Series("construction", side, [], []) for side in study.sides]
     for number in progress(range(max(study.sources)), f"hidden={hidden}: construct"):
         source = make_source(study, hidden, number)
         qk = query_key(target, source)
-        for found, side in zip(tickets, study.sides, strict=True):
+        for series, side in zip(found, study.sides, strict=True):
             vo = value_output(target, source, side=side)
-            found.append(assemble(target, source, qk, vo, alpha=study.alpha, length=max(study.lengths) + 1))
-    for found, side in zip(tickets, study.sides, strict=True):
-        adversarial = _adversarial_errors(study, found, merged)
-        for x, want, length, count in zip(inputs, wanted, study.lengths, study.sources, strict=True):
-            errors = _sample_errors(found[:count], x, want, f"hidden={hidden} length={length} side={side}: measure")
-            for number, (ticket, error) in enumerate(zip(found, errors, strict=False)):
-                yield {
-                    "hidden": hidden,
-                    "length": length,
-                    "source": number,
-                    "side": side,
-                    "error_mean": error.mean().item(),
-                    "error_max": error.max().item(),
-                    "error_adversarial": adversarial[number],
-                    **_ticket_columns(ticket),
-                    "d_in": study.d_in,
-                    "d_out": study.d_out,
-                }
+            ticket = assemble(target, source, qk, vo, alpha=study.alpha, length=max(study.lengths) + 1)
+            series.merged.append(ticket.merged)
+            series.columns.append(_ticket_columns(ticket, target.merged()))
+    return found
 
 
-def _ticket_columns(ticket: AttentionTicket) -> dict[str, Any]:
+def _learned(
+    study: Study, hidden: int, wanted: Merged, train: learning.Examples, validation: learning.Examples
+) -> Series:
+    found = Series("edge_popup", FREE, [], [])
+    for number in progress(range(max(study.sources)), f"hidden={hidden}: learn"):
+        source = make_source(study, hidden, number).requires_grad_(False)
+        learning.learn(source, train, validation, study.search, seed=source_seed(study, number))
+        merged = source.double().merged()
+        bound = certificate(wanted, merged, study.alpha, length=max(study.lengths) + 1)
+        kept = torch.cat([weight.flatten() != 0 for weight in source.parameters()])
+        found.merged.append(merged)
+        found.columns.append(
+            {**_bound_columns(bound), "keep": kept.double().mean().item(), **_error_columns(wanted, merged)}
+        )
+    return found
+
+
+def _measured(
+    study: Study, hidden: int, series: Series, merged: Merged, inputs: list[torch.Tensor], wanted: list[torch.Tensor]
+) -> Iterator[dict[str, Any]]:
+    """The rows of a series at every length."""
+    adversarial = _adversarial_errors(study, series.merged, merged)
+    for x, want, length, count in zip(inputs, wanted, study.lengths, study.sources, strict=True):
+        what = f"hidden={hidden} length={length} side={series.side}: measure"
+        errors = _sample_errors(series.merged[:count], x, want, what)
+        for number, (columns, error) in enumerate(zip(series.columns, errors, strict=False)):
+            yield {
+                "hidden": hidden,
+                "length": length,
+                "source": number,
+                "method": series.method,
+                "side": series.side,
+                "error_mean": error.mean().item(),
+                "error_max": error.max().item(),
+                "error_adversarial": adversarial[number],
+                **columns,
+                "d_in": study.d_in,
+                "d_out": study.d_out,
+            }
+
+
+def _ticket_columns(ticket: AttentionTicket, wanted: Merged) -> dict[str, Any]:
     return {
-        "certificate": ticket.certificate.bound.item(),
-        "certificate_lemma8": ticket.certificate.lemma8.item(),
+        **_bound_columns(ticket.certificate),
         "unreachable": ticket.unreachable,
         "unreachable_share": ticket.unreachable / ticket.entries,
         "candidates_qk": ticket.candidates_qk,
         "candidates_vo": ticket.candidates_vo,
         "keep": ticket.keep,
-        "qk_error_max": ticket.error_max_qk.max().item(),
-        "qk_error_spectral": ticket.error_spectral_qk.max().item(),
-        "vo_error_max": ticket.error_max_vo.max().item(),
-        "vo_error_spectral": ticket.error_spectral_vo.max().item(),
+        **_error_columns(wanted, ticket.merged),
     }
 
 
-def _sample_errors(tickets: list[AttentionTicket], x: torch.Tensor, wanted: torch.Tensor, what: str) -> torch.Tensor:
+def _bound_columns(bound: Certificate) -> dict[str, float]:
+    return {"certificate": bound.bound.item(), "certificate_lemma8": bound.lemma8.item()}
+
+
+def _error_columns(wanted: Merged, merged: Merged) -> dict[str, float]:
+    """How far the merged matrices are from the target's, the worst of the heads."""
+    return {
+        f"{name}_error_{norm}": float(size.max())
+        for name, want, got in zip(("qk", "vo"), wanted, merged, strict=True)
+        for norm, size in (
+            ("max", (got - want).abs()),
+            ("spectral", torch.linalg.matrix_norm(got - want, ord=2)),
+        )
+    }
+
+
+def _sample_errors(tickets: list[Merged], x: torch.Tensor, wanted: torch.Tensor, what: str) -> torch.Tensor:
     """Errors (tickets, samples): the largest over positions."""
     errors = x.new_empty(len(tickets), len(x))
     with progress(None, what, total=len(tickets)) as bar:
 
         def work(part: slice) -> None:
             for i in range(part.start, part.stop):
-                errors[i] = output_errors(wanted, tickets[i].merged, x)
+                errors[i] = output_errors(wanted, tickets[i], x)
                 bar.update()
 
         in_parallel(work, len(tickets))
     return errors
 
 
-def _adversarial_errors(study: Study, tickets: list[AttentionTicket], merged: Merged) -> list[float]:
+def _adversarial_errors(study: Study, tickets: list[Merged], merged: Merged) -> list[float]:
     errors = torch.empty(len(tickets), dtype=torch.float64)
-    qk, vo = (torch.stack(matrices) for matrices in zip(*(ticket.merged for ticket in tickets), strict=True))
+    qk, vo = (torch.stack(matrices) for matrices in zip(*tickets, strict=True))
     at_once = max(1, 400 // (study.heads * study.d_in))
     parts = [slice(i, i + at_once) for i in range(0, len(tickets), at_once)]  # fixed, whatever the threads
 
@@ -281,7 +355,7 @@ def slope_bits(table: pd.DataFrame) -> float | None:
 
 
 def fits_of(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """For each side: fit and slope of the errors at the shortest length."""
+    """For each side of a construction: fit and slope of the errors at the shortest length."""
     shortest = table[table["length"] == table["length"].min()]
     fits = {}
     for side, rows in shortest.groupby("side"):
@@ -293,21 +367,37 @@ def fits_of(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def summarise(table: pd.DataFrame) -> dict[str, Any]:
-    """Fits, the widths' statistics and how the certificate held; gamma, delta and slope are those of side=input."""
-    fits = fits_of(table)
+    """Fits, the widths' statistics and how the certificate held; gamma, delta and slope are those of side=input.
+
+    Fits, and the certificate over the error, are those of constructed tickets: the error of learned ones does not fall
+    exponentially. They are compared in "learned", and counted where a certificate did not hold.
+    """
+    constructed = table[table["method"] == "construction"]
+    fits = fits_of(constructed)
     main = "input" if "input" in fits else next(iter(fits))
     measured = table[["error_max", "error_adversarial"]].max(axis=1)
-    widest = table[table["hidden"] == table["hidden"].max()]
+    widest = constructed[constructed["hidden"] == constructed["hidden"].max()]
     return {
         **fits[main],
         "side": main,
         "fits": fits,
         "widths": [_width_summary(key, rows) for key, rows in table.groupby(["side", "length", "hidden"])],
+        "learned": compare(table),
         "certificate_violations": int((~(measured <= table["certificate"])).sum()),
         "certificate_finite": bool(np.isfinite(table["certificate"]).all()),
         "certificate_over_error_max": float((widest["certificate"] / widest["error_max"]).median()),
         "certificate_over_error_adversarial": float((widest["certificate"] / widest["error_adversarial"]).median()),
     }
+
+
+def compare(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """For each length and width the median error of learned tickets, beside that of the better construction."""
+    medians = table.groupby(["length", "hidden", "side"])["error_mean"].median().unstack("side")
+    if FREE not in medians:
+        return []
+    learned, constructed = medians[FREE], medians.drop(columns=FREE).min(axis=1)
+    beside = pd.DataFrame({"learned": learned, "constructed": constructed, "ratio": learned / constructed})
+    return beside.reset_index().to_dict("records")
 
 
 def spread(error: pd.Series) -> dict[str, Any]:

@@ -43,6 +43,7 @@ def study_of(config: dict[str, Any]) -> Study:
         raise BadConfig(
             "d_out", config["d_out"], f"d_in={d} with a depth: what goes into a block is added to its output"
         )
+    as_choice(config, "method", ("construction",))
     as_choice(config, "target", ("random",))
     as_choice(config, "side", ("input", "auto"))
     return Study(**vars(approximation.study_of(config, units=HALVES)), depths=sorted(depths))

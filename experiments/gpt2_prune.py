@@ -10,7 +10,7 @@ arXiv 2511.04217). A folder `checkpoints` lets a run that was cut go on.
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lab
@@ -23,18 +23,19 @@ from pruning import (
     Source,
     Trained,
     Training,
-    best_of,
+    best_of_stds,
     check_checkpoints,
     claim_checkpoints,
     control_losses,
     data_of,
-    grid_of,
+    floats_of,
     nonzero,
     qk_scales_of,
     search_of,
     sizes_of,
     sparse_training,
     state_dict_bytes,
+    stds_of,
     training_of,
     val_loss,
 )
@@ -60,11 +61,11 @@ ex.add_config(
     dense_init="gpt2",  # of the dense network
     qk_scale=1.0,  # of the source's query and key: a number or theory, n^(1/4); one or several
     embedding_std=0.15,
-    position_std=0.02,
-    lr=[0.003, 0.01, 0.03],  # the grid of both sides, with
-    base_std=[0.04, 0.06],
-    pilot_steps=60,  # of training at every point of the grid
-    steps=400,  # at the best one
+    base_std=[0.04, 0.07],  # of the blocks: the grid of both sides, with
+    position_std=[0.02, 0.12],  # of the positions, one for all or each with its base_std, and
+    lr=[0.003, 0.05],
+    pilot_steps=60,  # of training at every point of the grid, to choose the learning rate of each init
+    steps=400,  # of each init at its own
     batch=16,  # windows
     warmup=0.1,
     clip=1.0,
@@ -75,7 +76,7 @@ ex.add_config(
     seed=0,
 )
 SMOKE = {"length": 32, "steps": 20, "pilot_steps": 4, "batch": 4, "every": 5, "windows": 8}
-ex.add_named_config("smoke", size="tiny*0.25", lr=[0.003, 0.03], base_std=0.05, **SMOKE)
+ex.add_named_config("smoke", size="tiny*0.25", lr=[0.003, 0.03], base_std=0.05, position_std=0.05, **SMOKE)
 ex.add_named_config(
     "sizes", size=["tiny*0.25", "tiny*0.5", "tiny", "tiny*1.5"], qk_scale=[1.0, "theory"], pilot_steps=60
 )
@@ -91,6 +92,7 @@ ex.add_named_config(
     embedding_std=0.02,
     lr=[1e-4, 3e-4, 1e-3, 3e-3, 1e-2],
     base_std=0.02,
+    position_std=0.02,
     pilot_steps=500,
     steps=11_350,
     batch=64,
@@ -107,24 +109,29 @@ class Study:
     qk_scales: list[float | str]
     search: Search
     how: Training
-    grid: list[tuple[float, float]]
+    stds: list[tuple[float, float]]  # of blocks and positions
+    lrs: list[float]
     pilot_steps: int
     data: Data
     config: dict[str, Any]
 
     def source(self, size: str, init: str, qk_scale: float | str) -> Source:
-        """A random network."""
-        stds = self.config["embedding_std"], self.config["position_std"]
+        """A random network, its positions at the first of their scales."""
+        stds = self.config["embedding_std"], self.stds[0][1]
         return Source(self.sizes[size], init, *stds, qk_scale, self.how.seed)
+
+    @property
+    def grid(self) -> list[tuple[float, float, float]]:
+        """All (lr, base_std, position_std)."""
+        return [(lr, *stds) for stds in self.stds for lr in self.lrs]
 
 
 def check(config: dict[str, Any]) -> None:
     """All that can be refused before a text is read, or BadConfig."""
-    training_of(config), search_of(config), grid_of(config)
+    training_of(config), search_of(config), stds_of(config), floats_of(config, "lr")
     as_int(config, "pilot_steps", 1)
     as_int(config, "windows", 1)
-    for key in ("embedding_std", "position_std"):
-        as_float(config, key, above=0.0)
+    as_float(config, "embedding_std", above=0.0)
     for key in ("init", "dense_init"):
         as_choice(config, key, tuple(gpt2.INITS))
     qk_scales_of(config)
@@ -140,7 +147,8 @@ def study_of(config: dict[str, Any]) -> Study:
         qk_scales_of(config),
         search_of(config),
         training_of(config),
-        grid_of(config),
+        stds_of(config),
+        floats_of(config, "lr"),
         as_int(config, "pilot_steps", 1),
         data,
         config,
@@ -156,24 +164,27 @@ def measure(study: Study) -> tuple[pd.DataFrame, list[dict[str, Any]], bytes]:
     found: list[dict[str, Any]] = []
     first = b""
     for size in study.sizes:
-        dense, made = best_of(
-            study.source(size, study.config["dense_init"], 1.0), None, study.data, study.how, study.grid,
-            f"{size} dense", study.pilot_steps,
-        )  # fmt: skip
+        plain = study.source(size, study.config["dense_init"], 1.0)
+        plain, dense, made = best_of_stds(
+            plain, None, study.data, study.how, study.stds, study.lrs, f"{size} dense", study.pilot_steps
+        )
         rows += [{"size": size, "run": "dense", "qk_scale": 1.0, "nonzero": nonzero(dense.model)} | row for row in made]
         for qk_scale in study.qk_scales:
-            outcome, made, file = prune(study, size, qk_scale, dense)
+            outcome, made, file = prune(study, size, qk_scale, dense, plain.position_std)
             rows += made
             found.append(outcome)
             first = first or file
     return pd.DataFrame(rows), found, first
 
 
-def prune(study: Study, size: str, qk_scale: float | str, dense: Trained):
-    """The ticket of one source and its controls: (what came of it, measurements, the ticket as a file)."""
+def prune(study: Study, size: str, qk_scale: float | str, dense: Trained, position_std: float):
+    """The ticket of one source and its controls: (what came of it, measurements, the ticket as a file).
+
+    position_std: that of the dense network, whose point of the grid the weights trained under a random mask get, too.
+    """
     source, search, data, how = study.source(size, study.config["init"], qk_scale), study.search, study.data, study.how
     label = f"{size} ticket" + (f" qk={qk_scale}" if len(study.qk_scales) > 1 else "")
-    ticket, made = best_of(source, search, data, how, study.grid, label, study.pilot_steps)
+    source, ticket, made = best_of_stds(source, search, data, how, study.stds, study.lrs, label, study.pilot_steps)
     file = slth.Ticket.of(ticket.model).to_bytes()
     left = nonzero(ticket.model)
     rows = [{"size": size, "run": "ticket", "qk_scale": qk_scale, "nonzero": left} | row for row in made]
@@ -182,8 +193,9 @@ def prune(study: Study, size: str, qk_scale: float | str, dense: Trained):
     if val_loss(rebuilt, data.validation) != before:
         raise AssertionError("the ticket gives another loss than the network it was taken from")
     losses = control_losses(ticket, data, how.seed)
-    sparse, fit = sparse_training(source, search, data, how, dense, label.replace("ticket", "sparse"))
-    point = {"lr": dense.lr, "base_std": dense.base_std, "stage": "full"}
+    alike = replace(source, position_std=position_std)
+    sparse, fit = sparse_training(alike, search, data, how, dense, label.replace("ticket", "sparse"))
+    point = {"lr": dense.lr, "base_std": dense.base_std, "position_std": position_std, "stage": "full"}
     rows += [
         {"size": size, "run": "sparse", "qk_scale": qk_scale, "nonzero": nonzero(sparse)} | point | row
         for row in fit.rows
@@ -199,8 +211,8 @@ def prune(study: Study, size: str, qk_scale: float | str, dense: Trained):
         "val_loss_random_mask_trained_weights": fit.last["val_loss"],
         "recovered": recovered(data.unigram, dense.val_loss, ticket.val_loss),
         "recovered_shuffled": recovered(data.unigram, dense.val_loss, losses["shuffled"]),
-        "ticket_point": {"lr": ticket.lr, "base_std": ticket.base_std},
-        "dense_point": {"lr": dense.lr, "base_std": dense.base_std},
+        "ticket_point": {"lr": ticket.lr, "base_std": ticket.base_std, "position_std": source.position_std},
+        "dense_point": {"lr": dense.lr, "base_std": dense.base_std, "position_std": position_std},
         "logit_std_at_init_ticket": ticket.logit_std,
         "logit_std_at_init_dense": dense.logit_std,
         "nonzero_ticket": left,
@@ -234,7 +246,7 @@ def summarise(study: Study, found: list[dict[str, Any]]) -> dict[str, Any]:
         | perplexities
         | {
             "models": found,
-            "grid": [{"lr": lr, "base_std": std} for lr, std in study.grid],
+            "grid": [{"lr": lr, "base_std": base, "position_std": at} for lr, base, at in study.grid],
             "steps": study.how.steps,
             "training_tokens": len(data.training),
             "corpus": corpus,
@@ -253,18 +265,20 @@ def main(_config, _run):
     started = time.perf_counter()
     study = study_of(_config)
     claim_checkpoints(_config, study.data)
-    points = ", ".join(f"(lr {lr:g}, std {std:g})" for lr, std in study.grid)
-    print(f"grid of both sides, {study.pilot_steps} steps each: {points}")
+    points = ", ".join(f"(lr {lr:g}, std {base:g}, of positions {at:g})" for lr, base, at in study.grid)
+    print(f"grid of both sides, {study.pilot_steps} steps each, then every init in full at its best: {points}")
     table, found, ticket = measure(study)
     summary = summarise(study, found) | {"seconds": time.perf_counter() - started}
     figures = {"loss": plots.loss_against_steps(table, summary)}
     if len(found) > 1:
         figures["loss_vs_parameters"] = plots.loss_against_parameters(table, summary)
     for one in found:
+        gained = f"{one['recovered']:.1%} of dense training's gain over unigrams"
         print(
             f"{one['size']}, query and key x {one['qk_scale']}: dense {one['val_loss_dense']:.4f}, ticket "
-            f"{one['val_loss_ticket']:.4f} ({one['recovered']:.1%} of the gain over unigrams), shuffled "
-            f"{one['val_loss_shuffled_mask']:.4f}; {one['ticket_bytes']:,} bytes for {one['state_dict_bytes']:,}"
+            f"{one['val_loss_ticket']:.4f} ({'no gain over unigrams' if math.isnan(one['recovered']) else gained}), "
+            f"shuffled {one['val_loss_shuffled_mask']:.4f}; {one['ticket_bytes']:,} bytes for "
+            f"{one['state_dict_bytes']:,}"
         )
     lab.save(_run, table, summary, figures, {"ticket.safetensors": ticket})
     return summary

@@ -4,12 +4,13 @@ What `gpt2_prune.py` and `qk_scale.py` share. Every training is `slth.fit` with 
 that depend on seed and step alone; both sides of a comparison get the best of the same grid.
 """
 
+import contextlib
 import functools
 import itertools
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ METHODS = {
     "frozen": Frozen,
     "bernoulli": Bernoulli,
 }
-BLOCKS = "*.h.*"  # the weights of the blocks, by parameter name
+BLOCKS = "*.h.*.c_*.weight"  # the weight matrices of the blocks, by parameter name
 CLAIM = "checkpoints.json"  # in a folder of checkpoints: the config that they are of
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -378,6 +379,59 @@ def best_of(
         rows += [{"stage": "full", "lr": best.lr, "base_std": best.base_std} | row for row in best.fit.rows]
         return best, rows
     raise FloatingPointError(f"{label}: training diverged at every point of the grid; try lower learning rates")
+
+
+def best_of_stds(
+    source: Source,
+    search: Search | None,
+    data: Data,
+    how: Training,
+    stds: Sequence[tuple[float, float]],
+    lrs: Sequence[float],
+    label: str,
+    pilot_steps: int,
+) -> tuple[Source, Trained, list[dict[str, Any]]]:
+    """The source and its best model over (base_std, position_std), each trained in full, and all losses on the way.
+
+    Full trainings, because inits show what they are worth only late: a mask cannot make a weight larger, so small ones
+    help tickets early and hold them back later. Pilots choose the learning rate of each. Raises FloatingPointError
+    where all diverge.
+    """
+    tried: list[tuple[Source, Trained, list[dict[str, Any]]]] = []
+    for base_std, position_std in stds:
+        there = replace(source, position_std=position_std)
+        name = f"{label} positions={position_std:g}" if len(stds) > 1 else label
+        with contextlib.suppress(FloatingPointError):
+            tried.append((there, *best_of(there, search, data, how, [(lr, base_std) for lr in lrs], name, pilot_steps)))
+    if not tried:
+        raise FloatingPointError(f"{label}: training diverged at every point of the grid; try lower learning rates")
+    chosen = min(range(len(tried)), key=lambda i: tried[i][1].val_loss)
+    rows = [
+        row | {"position_std": there.position_std} | ({} if i == chosen else {"stage": "grid"})
+        for i, (there, _, made) in enumerate(tried)
+        for row in made
+    ]
+    return *tried[chosen][:2], rows
+
+
+def stds_of(config: dict[str, Any]) -> list[tuple[float, float]]:
+    """The pairs (base_std, position_std) that both sides choose from, or BadConfig."""
+    base, position = (
+        config[key] if isinstance(config[key], list | tuple) else [config[key]] for key in ("base_std", "position_std")
+    )
+    for key, values in (("base_std", base), ("position_std", position)):
+        for value in values:
+            floats_of(config | {key: value}, key)
+    if not base or len(position) not in (1, len(base)):
+        raise BadConfig(
+            "position_std", config["position_std"], f"one number > 0, or {len(base)} of them as base_std has"
+        )
+    pairs = list(zip(base, list(position) * (len(base) if len(position) == 1 else 1), strict=True))
+    if len(set(pairs)) < len(pairs):
+        raise BadConfig(
+            "base_std", config["base_std"], "a number > 0 or a list of them, no pair with position_std twice"
+        )
+    return [(float(b), float(q)) for b, q in pairs]
 
 
 def grid_of(config: dict[str, Any]) -> list[tuple[float, float]]:

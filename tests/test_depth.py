@@ -26,6 +26,7 @@ import lab  # noqa: E402
 
 SCRIPT = EXPERIMENTS / "approx_error.py"
 CONFIG = {
+    "method": "construction",
     "hidden": [8, 12, 16],
     "lengths": 4,
     "d_in": 2,
@@ -40,6 +41,10 @@ CONFIG = {
     "sources": 3,
     "samples": 5,
     "side": None,
+    "keep": 0.5,
+    "steps": 500,
+    "lr": 0.03,
+    "batch": 64,
     "seed": 0,
 }
 
@@ -79,6 +84,7 @@ def test_what_is_none_is_what_a_transformer_needs():
         ({"d_out": 1}, "d_out=1: must be d_in=2"),
         ({"target": "trained"}, "target='trained': must be one of random"),
         ({"side": "output"}, "side='output': must be one of input, auto"),
+        ({"method": "edge_popup"}, "method='edge_popup': must be one of construction"),
         ({"side": "both"}, "side='both': must be one of input, auto"),
     ],
 )

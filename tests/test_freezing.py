@@ -1,4 +1,6 @@
-"""Weights that are frozen at random places: exact shares in each part, told by seed and name."""
+"""What is frozen is an exact share of each part, at places that follow from seed and name."""
+
+import math
 
 import pytest
 import torch
@@ -9,44 +11,61 @@ from slth.freezing import Freezing
 from slth.masks import count_kept
 from slth.targets import Part
 
-FUSED = tuple(Part(i, 3, 1) for i in range(3))
+ALONE = (Part(),)
+THREE = tuple(Part(i, 3, 1) for i in range(3))
+shares = st.integers(0, 99).map(lambda percent: percent / 100)
 
 
-@given(st.integers(0, 90), st.integers(0, 90), st.integers(1, 5), st.integers(1, 7), st.integers(0, 99))
-def test_each_part_has_the_exact_shares_and_no_weight_both(pruned, locked, rows, columns, seed):
-    if not 0 < pruned + locked < 100:
-        pruned, locked = 30, 20
-    freezing = Freezing(pruned / 100, locked / 100, seed)
-    out, kept = freezing.places(torch.Size((rows, 3 * columns)), FUSED, "w")
-    assert not (out & kept).any()
-    for part in FUSED:
-        size = rows * columns
-        gone = int(part.of(out).sum())
-        assert gone == (size - count_kept(size, (100 - pruned) / 100) if pruned else 0)
-        assert part.of(kept).sum() == (min(size - gone, count_kept(size, locked / 100)) if locked else 0)
+@given(st.integers(1, 300), shares, shares, st.integers(0, 2**40))
+def test_shares_are_exact_and_apart(n, pruned_share, locked_share, seed):
+    if not 0 < round(100 * pruned_share) + round(100 * locked_share) < 100:
+        with pytest.raises(ValueError, match=r"pruned \+ locked"):
+            Freezing(pruned_share, locked_share, seed)
+        return
+    freezing = Freezing(pruned_share, locked_share, seed)
+    pruned, locked = freezing.places(torch.Size([n]), ALONE, "weight")
+    assert not (pruned & locked).any()
+    assert int(pruned.sum()) == (n - count_kept(n, freezing.open) if pruned_share else 0)
+    assert int(locked.sum()) == (count_kept(n, locked_share) if locked_share else 0)
+    assert freezing.open == round(1 - pruned_share, 2)
+    # what keep may be at its ends is then just what the two counts leave
+    assert int(locked.sum()) <= count_kept(n, freezing.open) == n - int(pruned.sum())
+
+
+def test_each_part_has_the_same_shares():
+    pruned, locked = Freezing(0.25, 0.5, 0).places(torch.Size([8, 12]), THREE, "qkv")
+    for part in THREE:
+        assert (int(part.of(pruned).sum()), int(part.of(locked).sum())) == (8, 16)
+    assert not part.of(locked).equal(THREE[0].of(locked))
 
 
 def test_places_follow_from_seed_and_name():
-    shape = torch.Size((40, 50))
-    first = Freezing(0.3, 0.2, seed=1).places(shape, (Part(),), "a")
-    again = Freezing(0.3, 0.2, seed=1).places(shape, (Part(),), "a")
-    assert all(one.equal(other) for one, other in zip(first, again, strict=True))
-    for other in (
-        Freezing(0.3, 0.2, seed=2).places(shape, (Part(),), "a"),
-        Freezing(0.3, 0.2, seed=1).places(shape, (Part(),), "b"),
-    ):
-        for one, two, share in zip(first, other, (0.3, 0.2), strict=True):
-            assert abs((one & two).float().mean() - share**2) < 0.05  # as two draws that know nothing of each other
+    shape = torch.Size([30, 40])
+    pruned, locked = Freezing(0.3, 0.3, 1).places(shape, ALONE, "a")
+    again = Freezing(0.3, 0.3, 1).places(shape, ALONE, "a")
+    assert (pruned.dtype, pruned.shape) == (torch.bool, shape)
+    assert pruned.equal(again[0])
+    assert locked.equal(again[1])
+    for other in (Freezing(0.3, 0.3, 2).places(shape, ALONE, "a"), Freezing(0.3, 0.3, 1).places(shape, ALONE, "b")):
+        assert 0.5 < (pruned == other[0]).float().mean() < 0.7  # 0.58 by chance
+        assert 0.5 < (locked == other[1]).float().mean() < 0.7
 
 
-@pytest.mark.parametrize("value", [-0.1, 1.0, float("nan"), True, "0.5", None])
-@pytest.mark.parametrize("name", ["pruned", "locked"])
-def test_a_share_out_of_range_is_named(name, value):
-    with pytest.raises(ValueError, match=rf"{name}={value!r}: must be a number in \[0, 1\)"):
-        Freezing(**{"pruned": 0.2, "locked": 0.2} | {name: value}, seed=0)
+def test_one_share_alone():
+    for freezing in (Freezing(0.0, 0.4, 0), Freezing(0.4, 0, 0)):
+        pruned, locked = freezing.places(torch.Size([10]), ALONE, "w")
+        assert (int(pruned.sum()), int(locked.sum())) == ((0, 4) if freezing.locked else (4, 0))
 
 
-@pytest.mark.parametrize(("pruned", "locked"), [(0.5, 0.5), (0.75, 0.5), (0, 0.0)])
-def test_shares_that_leave_nothing_to_search_or_nothing_frozen(pruned, locked):
+@pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, math.nan, math.inf, True, "0.1", None])
+def test_other_shares_are_refused(share):
+    with pytest.raises(ValueError, match=r"pruned=.*: must be a number in \[0, 1\)"):
+        Freezing(share, 0.1, 0)
+    with pytest.raises(ValueError, match=r"locked=.*: must be a number in \[0, 1\)"):
+        Freezing(0.1, share, 0)
+
+
+@pytest.mark.parametrize("pair", [(0.0, 0.0), (0.5, 0.5), (0.7, 0.6)])
+def test_something_must_be_frozen_and_something_free(pair):
     with pytest.raises(ValueError, match=r"pruned \+ locked = .*: must be in \(0, 1\)"):
-        Freezing(pruned, locked, seed=0)
+        Freezing(*pair, seed=0)

@@ -77,7 +77,7 @@ def all_figures():
 
 @pytest.mark.parametrize("side", plots.SIDES)
 def test_lines_hold_median_mean_and_certificate(side):
-    table = make_table()
+    table = make_table(sides=plots.SIDES)
     rows = table[table["side"] == side].groupby("hidden")
     log = plots.error_against_width(table).axes[1]
     for kind, wanted in (
@@ -121,6 +121,17 @@ def test_the_curve_of_the_paper_stands_where_its_dimension_does():
     assert "the paper's fit" in texts(plots.error_against_width(make_table(d_in=2)))
     assert "the paper's fit" not in texts(plots.error_against_width(make_table(d_in=4)))
     assert "$2^{-n/4}$" in texts(plots.error_against_width(make_table(d_in=4)))
+
+
+def test_a_learned_mask_is_called_edge_popup_and_stands_beside_the_construction():
+    table = make_table(sides=plots.SIDES, lengths=(4, 8))
+    legends = [axes.get_legend() for axes in plots.error_against_width(table, FITS).axes]
+    named = [[text.get_text().partition(":")[0] for text in legend.get_texts()] for legend in legends]
+    assert named[0][:3] == named[1][:3] == ["construction, side=input", "construction, side=output", "edge-popup"]
+    assert len({handle.get_marker() for handle in legends[1].legend_handles[:3]}) == 3
+    titles = [axes.get_title() for axes in plots.error_against_length(table).axes]
+    assert titles[2] == "edge-popup, the same 10 sources at every length"
+    assert [axes.get_title() for axes in plots.overlay({"runs/1": table}).axes][2] == "edge-popup"
 
 
 def test_the_width_is_shown_at_the_shortest_length():
@@ -296,7 +307,7 @@ def test_neither_pyplot_nor_torch_is_loaded():
     [
         (make_table().drop(columns=["d_in", "side"]), "lacks the columns d_in, side; it has hidden, length"),
         (make_table()[:0], "no rows"),
-        (make_table().assign(side="left"), "side='left': must be one of input, output"),
+        (make_table().assign(side="left"), "side='left': must be one of input, output, free"),
     ],
 )
 @pytest.mark.parametrize(

@@ -1,5 +1,56 @@
-"""Attention mechanisms, sources and targets alike: one file each."""
+"""Attention mechanisms, sources and targets alike: one file each.
 
+:data:`ATTENTIONS` has them by name, one interface for all (:class:`Attention`); :data:`SUPPORT` says what each can do.
+:class:`MultiHeadAttention` is multi-head attention as the construction has it, with scales of its own and without the
+options of the others; the "mha" of the table has the same weights and outputs.
+"""
+
+from slth.attention.base import MIXING_INITS, Attention, KVCache, SoftmaxAttention, Support, rms_norm, rope
+from slth.attention.gqa import GroupedQueryAttention, MultiQueryAttention
+from slth.attention.gta import GroupedTiedAttention
+from slth.attention.kha import (
+    LinearKnockingHeads,
+    MLPKnockingHeads,
+    TiedLinearKnockingHeads,
+    TiedMLPKnockingHeads,
+)
+from slth.attention.mea import Compressed, MultiheadExplicitAttention
 from slth.attention.mha import MultiHeadAttention, attend, merged_attention
 
-__all__ = ["MultiHeadAttention", "attend", "merged_attention"]
+#: Every mechanism by name: a class (d_in, d_out, heads, hidden, **options).
+ATTENTIONS: dict[str, type[Attention]] = {
+    "mha": GroupedQueryAttention,
+    "gqa": GroupedQueryAttention,
+    "mqa": MultiQueryAttention,
+    "gta": GroupedTiedAttention,
+    "kha_linear": LinearKnockingHeads,
+    "kha_mlp": MLPKnockingHeads,
+    "mea": MultiheadExplicitAttention,
+}
+
+#: What each of them can do, by name.
+SUPPORT: dict[str, Support] = {name: attention.support for name, attention in ATTENTIONS.items()}
+
+__all__ = [
+    "ATTENTIONS",
+    "MIXING_INITS",
+    "SUPPORT",
+    "Attention",
+    "Compressed",
+    "GroupedQueryAttention",
+    "GroupedTiedAttention",
+    "KVCache",
+    "LinearKnockingHeads",
+    "MLPKnockingHeads",
+    "MultiHeadAttention",
+    "MultiQueryAttention",
+    "MultiheadExplicitAttention",
+    "SoftmaxAttention",
+    "Support",
+    "TiedLinearKnockingHeads",
+    "TiedMLPKnockingHeads",
+    "attend",
+    "merged_attention",
+    "rms_norm",
+    "rope",
+]

@@ -25,6 +25,14 @@ def check_mask(mask: torch.Tensor | None) -> None:
         raise ValueError(f"mask row {row} has no True: each position must attend to at least one")
 
 
+def fit_mask(mask: torch.Tensor, queries: int, keys: int) -> torch.Tensor:
+    """The mask with two axes or more. Raises ValueError unless it broadcasts to (..., queries, keys)."""
+    mask = mask if mask.dim() > 1 else mask[None]
+    if mask.shape[-2] not in (1, queries) or mask.shape[-1] not in (1, keys):
+        raise ValueError(f"mask of shape {tuple(mask.shape)}: must end in {(queries, keys)} or broadcast to it")
+    return mask
+
+
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """softmax(q k^T; mask) v for heads side by side, the scale already in q.
 
@@ -34,12 +42,7 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
     """
     check_mask(mask)
     if mask is not None:
-        allowed = ((1, q.shape[-2]), (1, k.shape[-2]))
-        mask = mask if mask.dim() > 1 else mask[None]
-        if mask.shape[-2] not in allowed[0] or mask.shape[-1] not in allowed[1]:
-            raise ValueError(
-                f"mask of shape {tuple(mask.shape)}: must end in {(q.shape[-2], k.shape[-2])} or broadcast to it"
-            )
+        mask = fit_mask(mask, q.shape[-2], k.shape[-2])
     batch = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     if mask is not None and mask.dim() > 2:
         shape = torch.broadcast_shapes(mask.shape[:-2], batch[:-1])

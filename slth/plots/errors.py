@@ -32,7 +32,9 @@ from slth.plots.style import (
     styled,
 )
 
-SIDES = {"input": LOOKS[0], "output": LOOKS[1]}
+# where the structural mask of a constructed ticket lies; a learned one has none
+SIDES = {"input": LOOKS[0], "output": LOOKS[1], "free": LOOKS[2]}
+NAMES = {"input": "construction, side=input", "output": "construction, side=output", "free": "edge-popup"}
 
 ERROR_COLUMNS = frozenset({"hidden", "length", "source", "side", "d_in", "error_mean", "certificate"})
 ERROR_LABEL = "approximation error\n(maximum over tokens, mean over samples)"
@@ -52,7 +54,7 @@ def error_against_width(table: pd.DataFrame, fits: Mapping[str, Fit] | None = No
     resolution of the subset sums of n/d_in candidates.
 
     Args:
-        table: one row per (hidden, length, source, side), with ERROR_COLUMNS.
+        table: one row per (hidden, length, source, side), with ERROR_COLUMNS; side "free" is edge-popup's.
         fits: for a side ("input", "output") its gamma, delta, and the 95 % interval delta_low, delta_high of delta.
             A side that is missing, or has a value that is None or not finite, gets no curve.
 
@@ -66,7 +68,7 @@ def error_against_width(table: pd.DataFrame, fits: Mapping[str, Fit] | None = No
     log.set_yscale("log")
     for side, rows in _by_side(table):
         look, errors = SIDES[side], _over_sources(rows, "hidden", "error_mean")
-        draw_line(linear, errors["mean"], look, POINTS, f"side={side}: mean ± standard deviation")
+        draw_line(linear, errors["mean"], look, POINTS, f"{NAMES[side]}: mean ± standard deviation")
         draw_band(linear, errors["mean"] - errors["std"], errors["mean"] + errors["std"], look)
         _median_and_mean(log, rows, "hidden", look)
         _spread(log, rows, "hidden", look)
@@ -77,12 +79,12 @@ def error_against_width(table: pd.DataFrame, fits: Mapping[str, Fit] | None = No
         axes.set(xlabel=X_LABELS["hidden"], title=f"{scale} ({_count_sources(table)}, $T$ = {length})")
     linear.set_ylabel(ERROR_LABEL)
     for side, fit in (fits or {}).items():
-        _fit(linear, fit, SIDES[side].color, f"side={side}")
+        _fit(linear, fit, SIDES[side].color, NAMES[side])
     if d_in == 2:
         draw_formula(linear, lambda n: 0.8 * np.exp(-0.06 * n), r"the paper's fit $0.8\,e^{-0.06\,n}$")
     draw_formula(log, lambda n: 2.0 ** (-n / d_in))
     mark_float64(log)
-    sides = [legend_key(f"side={side}", SIDES[side]) for side, _ in _by_side(table)]
+    sides = [legend_key(NAMES[side], SIDES[side]) for side, _ in _by_side(table)]
     formula = legend_key(f"$2^{{-n/{d_in}}}$", kind=FORMULA)
     legend_below(linear, linear.get_legend_handles_labels()[0], columns=1)
     legend_below(log, [*sides, *ERROR_KEYS, SPREAD_KEY, CERTIFICATE_KEY, formula], columns=2)
@@ -115,7 +117,8 @@ def error_against_length(table: pd.DataFrame) -> Figure:
             _spread(axes, rows, "length", looks[hidden])
             _certificate(axes, rows, "length", looks[hidden])
         mark_float64(axes)
-        axes.set(xlabel=X_LABELS["length"], title=f"side={side}, the same {_count_sources(on_side)} at every length")
+        title = f"{_panel_name(side)}, the same {_count_sources(on_side)} at every length"
+        axes.set(xlabel=X_LABELS["length"], title=title)
     panels[0].set_ylabel(ERROR_LABEL)
     widths = [legend_key(f"$n$ = {hidden}", look) for hidden, look in looks.items()]
     keys = [*widths, *ERROR_KEYS, SPREAD_KEY, CERTIFICATE_KEY]
@@ -147,7 +150,7 @@ def overlay(tables: Mapping[str, pd.DataFrame], x: str = "hidden") -> Figure:
         for label, table in shown.items():
             _median_and_mean(axes, table[table["side"] == side], x, looks[label])
         mark_float64(axes)
-        axes.set(xlabel=X_LABELS[x], title=f"side={side}")
+        axes.set(xlabel=X_LABELS[x], title=_panel_name(side))
     panels[0].set_ylabel(ERROR_LABEL)
     runs = [legend_key(label, look) for label, look in looks.items()]
     figure.legend(handles=[*runs, *ERROR_KEYS], loc="outside lower center", ncols=2)
@@ -272,6 +275,10 @@ def _spread(axes: Axes, rows: pd.DataFrame, x: str, look: Look) -> None:
 
 def _certificate(axes: Axes, rows: pd.DataFrame, x: str, look: Look) -> None:
     draw_line(axes, _over_sources(rows, x, "certificate")["median"], look, CERTIFICATE)
+
+
+def _panel_name(side: str) -> str:
+    return NAMES[side].removeprefix("construction, ")
 
 
 def _by_side(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -30,8 +31,8 @@ class Bernoulli(EdgePopup):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("sigma", "sharpness"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)}: must be a number > 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)}: must be a finite number > 0")
 
     def start(self, model: nn.Module) -> None:
         """Prepare a wrapped model."""

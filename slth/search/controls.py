@@ -60,6 +60,7 @@ def train_weights(model: nn.Module) -> None:
     for path, masked in wrapped.weights.items():
         masked.gate = fixed
         masked.scores.requires_grad_(False)
+        masked.scores.grad = None
         random_weight(model, path).requires_grad_(True)
 
 

@@ -29,8 +29,8 @@ class IteRand(EdgePopup):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.every < 1:
-            raise ValueError(f"every={self.every}: must be an int >= 1, steps between redraws")
+        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
+            raise ValueError(f"every={self.every!r}: must be an int >= 1, steps between redraws")
         if not 0 < self.rate <= 1:
             raise ValueError(f"rate={self.rate}: must be in (0, 1], the share of the pruned weights that is redrawn")
 

@@ -180,7 +180,7 @@ def _factor(step: int, steps: int, warmup: float) -> float:
     rising = max(1.0, warmup * steps)
     if step + 1 < rising:
         return (step + 1) / rising
-    falling = (step + 1 - rising) / max(1.0, steps - rising)
+    falling = (step + 1 - rising) / (steps - rising or 1.0)
     return _FLOOR + (1.0 - _FLOOR) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, falling)))
 
 

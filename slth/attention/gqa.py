@@ -1,0 +1,103 @@
+"""Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245): several query heads share a key and value head.
+
+With as many key and value heads as query heads it is multi-head attention, with a single one multi-query attention
+(Shazeer 2019, arXiv 1911.02150).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Unpack
+
+import torch
+from torch import nn
+
+from slth.attention.base import Options, SoftmaxAttention, check_groups, softmax_head
+
+
+class GroupedAttention(SoftmaxAttention):
+    """An attention whose `kv_heads` key and value heads each serve a group of neighbouring query heads.
+
+    widths: the width of a projection by its name, hidden where it has none, for a subclass that maps it on to hidden.
+    Other options and errors as in :class:`slth.attention.base.Attention`; ValueError as well where kv_heads, by
+    default heads, does not divide heads.
+    """
+
+    query: nn.Parameter
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        heads: int,
+        hidden: int,
+        *,
+        kv_heads: int | None = None,
+        widths: Mapping[str, int] | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(d_in, d_out, heads, hidden, **options)
+        self.kv_heads = check_groups(heads, kv_heads)
+        self._draw(widths or {})
+
+    def _draw(self, widths: Mapping[str, int]) -> None:
+        """Add the parameters."""
+        raise NotImplementedError
+
+    def _group(self, head: int) -> int:
+        """The key and value head that serves a query head."""
+        return head * self.kv_heads // self.heads
+
+    def _of_head(self, x: torch.Tensor, role: str, head: int) -> torch.Tensor:
+        """A projection x (..., T, d_in) -> (..., T, hidden) of one head, for the reference."""
+        weight: torch.Tensor = getattr(self, role)
+        return x @ weight[head]
+
+    def extra_repr(self) -> str:
+        """Sizes and what is switched on, for print(module)."""
+        return f"{super().extra_repr()}, kv_heads={self.kv_heads}"
+
+
+class GroupedQueryAttention(GroupedAttention):
+    """out = sum_h softmax(q_h k_g^T / sqrt(hidden); mask) v_g W_O,h with g = floor(h kv_heads / heads).
+
+    Parameters `query` (heads, d_in, hidden), `key`, `value` (kv_heads, d_in, hidden), `output` (heads, hidden, d_out);
+    with kv_heads = heads, its default, they and the outputs are those of :class:`slth.attention.MultiHeadAttention`.
+    Queries and keys pass through the QK-norm and then the rotary positions, where these are wanted. Options and errors
+    as in :class:`GroupedAttention`.
+    """
+
+    key: nn.Parameter
+    value: nn.Parameter
+
+    def _draw(self, widths: Mapping[str, int]) -> None:
+        for role, count in (("query", self.heads), ("key", self.kv_heads), ("value", self.kv_heads)):
+            self._add(role, (count, self.d_in, widths.get(role, self.hidden)))
+        self._add("output", (self.heads, self.hidden, self.d_out))
+
+    def _stored(self, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        key = self._rotated(self._normed(self._project(x, "key")), positions)
+        return key, self._project(x, "value")  # (..., kv_heads, T, hidden) both
+
+    def reference(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """What forward computes, head by head as the formula has it."""
+        self._check(x)
+        mask = self._mask(x, mask)
+        positions = torch.arange(x.shape[-2], device=x.device)
+        out = torch.zeros(self.d_out, dtype=x.dtype, device=x.device)
+        for head in range(self.heads):
+            q = self._rotated(self._normed(self._of_head(x, "query", head)), positions)
+            k = self._rotated(self._normed(self._of_head(x, "key", self._group(head))), positions)
+            v = self._of_head(x, "value", self._group(head))
+            out = out + softmax_head(q / math.sqrt(self.hidden), k, v, mask) @ self.output[head]
+        return out
+
+
+class MultiQueryAttention(GroupedQueryAttention):
+    """Grouped-query attention with a single key and value head; options and errors besides are the same."""
+
+    def __init__(self, d_in: int, d_out: int, heads: int, hidden: int, **options: Any) -> None:
+        if options.setdefault("kv_heads", 1) != 1:
+            raise ValueError(f"kv_heads={options['kv_heads']}: must be 1, which makes it multi-query attention")
+        super().__init__(d_in, d_out, heads, hidden, **options)

@@ -1,0 +1,172 @@
+"""Knocking-heads attention (KHA, arXiv 2510.23052): all heads of a layer share matrices that mix a head's features.
+
+Linear: q_h = x W_Q,h T_Q, k_g = x W_K,g T_K, v_g = x W_V,g T_V, where any of the three T may be left out. MLP: the
+values alone, v -> 2 ((v W_up) * sigmoid(v W_gate)) W_down. The order is projection, T, QK-norm, rotary positions,
+attention. The paper starts the T, W_up and W_down at the identity and W_gate at 0, where KHA is the plain attention.
+
+Each form is there for grouped-query (with kv_heads = heads, multi-head) and for grouped-tied attention. For the latter
+the paper does not say what mixes what; here T_V, or the MLP, works on the tied projection, before its first half
+becomes a key: keys and values stay tied, and a decoder keeps no more than before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar, Unpack
+
+import torch
+from torch import nn
+
+from slth.attention.base import Options, Support, check_mixing_init, check_sizes
+from slth.attention.gqa import GroupedAttention, GroupedQueryAttention
+from slth.attention.gta import GroupedTiedAttention
+
+_MIXED_BY = {"query": "mix_query", "key": "mix_key", "value": "mix_value", "key_value": "mix_value"}
+
+
+class _Linear(GroupedAttention):
+    """The linear form of the attention that stands behind it in the order of classes, `plain`."""
+
+    plain: ClassVar[type[GroupedAttention]]
+    letters: ClassVar[str]
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        heads: int,
+        hidden: int,
+        *,
+        mix: Iterable[str] | None = None,
+        shared_width: int | None = None,
+        mixing_init: str = "natural",
+        kv_heads: int | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        wanted = tuple(self.letters if mix is None else mix)
+        if any(letter not in tuple(self.letters) for letter in wanted):
+            raise ValueError(f"mix={mix!r}: must be made of {', '.join(self.letters)}")
+        width = hidden if shared_width is None else shared_width
+        check_sizes(hidden=hidden, shared_width=width)
+        check_mixing_init(mixing_init)
+        mixed = {role: name for role, name in _MIXED_BY.items() if name[len("mix_")] in wanted}
+        widths = dict.fromkeys(mixed, width)
+        super().__init__(d_in, d_out, heads, hidden, kv_heads=kv_heads, widths=widths, **options)
+        self.mix = "".join(letter for letter in self.letters if letter in wanted)
+        self._mixed = mixed  # projection -> name of its T
+        for name in dict.fromkeys(mixed.values()):
+            self._add_mixing(name, torch.eye(width, hidden), mixing_init)
+
+    def _weight(self, role: str) -> torch.Tensor:
+        weight = super()._weight(role)
+        return weight @ self._mixing(self._mixed[role]) if role in self._mixed else weight
+
+    def _of_head(self, x: torch.Tensor, role: str, head: int) -> torch.Tensor:
+        projected = super()._of_head(x, role, head)
+        return projected @ self._mixing(self._mixed[role]) if role in self._mixed else projected
+
+    @torch.no_grad()
+    def absorb(self) -> GroupedAttention:
+        """The same function as an attention without mixing, each T folded into its projections (in the same dtype)."""
+        folded = self.plain(self.d_in, self.d_out, self.heads, self.hidden, kv_heads=self.kv_heads, **self.options())
+        for name, parameter in folded.named_parameters():
+            parameter.copy_(self._weight(name))
+        return folded.to(self.output.device)
+
+    def extra_repr(self) -> str:
+        """Sizes and what is switched on, for print(module)."""
+        return f"{super().extra_repr()}, mix={self.mix!r}"
+
+
+class LinearKnockingHeads(_Linear, GroupedQueryAttention):
+    """Linear KHA on grouped-query attention; `absorb` gives the latter back.
+
+    mix: which of queries, keys and values are mixed, letters of "qkv" as a string or tuple, by default all. Parameters
+    as in :class:`slth.attention.GroupedQueryAttention`, and `mix_query`, `mix_key`, `mix_value` (hidden, hidden) for
+    the letters of mix. shared_width: n for projections of width n and T (n, hidden) instead, for the letters of mix:
+    random projections share what maps them on to hidden, and nothing stands between these two, rope or not.
+    mixing_init: one of `slth.attention.base.MIXING_INITS`. Options and errors besides are those of
+    GroupedQueryAttention; ValueError as well for another letter or mixing_init and a shared_width below 1.
+    """
+
+    plain = GroupedQueryAttention
+    letters = "qkv"
+    support = Support(construct="without rope and qk_norm, with shared_width also with them")
+
+
+class TiedLinearKnockingHeads(_Linear, GroupedTiedAttention):
+    """Linear KHA on grouped-tied attention: `mix_query` for queries, `mix_value` for the tied projection.
+
+    mix: letters of "qv", by default both. Parameters besides as in :class:`slth.attention.GroupedTiedAttention`, which
+    `absorb` gives back; options and errors besides as in :class:`LinearKnockingHeads`.
+    """
+
+    plain = GroupedTiedAttention
+    letters = "qv"
+    support = GroupedTiedAttention.support
+
+
+class _MLP(GroupedAttention):
+    """The MLP form of the attention that stands behind it in the order of classes."""
+
+    mlp_up: nn.Parameter
+    mlp_gate: nn.Parameter
+    mlp_down: nn.Parameter
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        heads: int,
+        hidden: int,
+        *,
+        mixing_init: str = "natural",
+        kv_heads: int | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        check_mixing_init(mixing_init)
+        super().__init__(d_in, d_out, heads, hidden, kv_heads=kv_heads, **options)
+        self._add_mixing("mlp_up", torch.eye(hidden), mixing_init)
+        self._add_mixing("mlp_gate", torch.zeros(hidden, hidden), mixing_init)
+        self._add_mixing("mlp_down", torch.eye(hidden), mixing_init)
+
+    def _knock(self, v: torch.Tensor) -> torch.Tensor:
+        """Values (..., hidden) of any head -> (..., hidden)."""
+        up, gate, down = (self._mixing(name) for name in ("mlp_up", "mlp_gate", "mlp_down"))
+        return 2.0 * ((v @ up) * torch.sigmoid(v @ gate)) @ down
+
+    def _project(self, x: torch.Tensor, role: str) -> torch.Tensor:
+        projected = super()._project(x, role)
+        return self._knock(projected) if role in ("value", "key_value") else projected
+
+    def _of_head(self, x: torch.Tensor, role: str, head: int) -> torch.Tensor:
+        projected = super()._of_head(x, role, head)
+        if role not in ("value", "key_value"):
+            return projected
+        gate = 1 / (1 + torch.exp(-projected @ self._mixing("mlp_gate")))
+        return 2 * (gate * (projected @ self._mixing("mlp_up"))) @ self._mixing("mlp_down")
+
+    def obstacles(self) -> list[str]:
+        """What keeps its two pairs of factors from being merged, in words; empty where nothing does."""
+        return [*super().obstacles(), "the MLP on values is not linear"]
+
+
+class MLPKnockingHeads(_MLP, GroupedQueryAttention):
+    """KHA with an MLP on the values of grouped-query attention.
+
+    Parameters as in :class:`slth.attention.GroupedQueryAttention`, and `mlp_up`, `mlp_gate`, `mlp_down`
+    (hidden, hidden). mixing_init: one of `slth.attention.base.MIXING_INITS`. A decoder keeps what comes out of the MLP.
+    Options and errors besides are those of GroupedQueryAttention; ValueError as well for another mixing_init.
+    """
+
+    support = Support(construct="")
+
+
+class TiedMLPKnockingHeads(_MLP, GroupedTiedAttention):
+    """KHA with an MLP on the tied projection of grouped-tied attention.
+
+    Parameters, options and errors besides as in :class:`slth.attention.GroupedTiedAttention` and
+    :class:`MLPKnockingHeads`.
+    """
+
+    support = Support(qk_norm=False, cache=GroupedTiedAttention.support.cache, construct="")

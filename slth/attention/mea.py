@@ -1,0 +1,187 @@
+"""Multi-head explicit attention (MEA, arXiv 2601.19611): key and value heads are mixed of component heads.
+
+Head-level linear composition (eq. 10): K_j = sum_a K'_a W^K_aj and V_j = sum_a V'_a W^V_aj, from component heads a to
+the heads j that attend. Then (eq. 12) C_h = softmax(phi(Q_h) phi(K_j)^T / sqrt(hidden)) V_j, phi the rotary positions,
+and out = sum_h RMSNorm(C_h) W_O,h. A rotation commutes with the composition, so a decoder keeps the turned components.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Unpack
+
+import torch
+from torch import nn
+
+from slth.attention.base import (
+    NORM_EPS,
+    Options,
+    SoftmaxAttention,
+    Support,
+    check_groups,
+    check_mixing_init,
+    check_sizes,
+    repeat_heads,
+    rms_norm,
+    softmax_head,
+)
+
+
+class MultiheadExplicitAttention(SoftmaxAttention):
+    """MEA on grouped-query attention with `components` key and value heads, mixed to kv_heads of them.
+
+    Parameters `query` (heads, d_in, hidden), `key`, `value` (components, d_in, hidden), `mix_key`, `mix_value`
+    (components, kv_heads), `output` (heads, hidden, d_out). components is kv_heads by default. norm: each head's output
+    has RMS 1 (eps 1e-5, nothing learned), in place of the paper's GroupNorm. The paper leaves open how the mixing
+    starts; "natural" here is the identity, which goes on from the beginning where one side is longer, so that no row
+    or column is empty; other mixing_init as in `slth.attention.base.MIXING_INITS`. A QK-norm comes after the mixing.
+    Options and errors besides as in :class:`slth.attention.base.Attention`; ValueError as well where kv_heads does not
+    divide heads, for components below 1 and for another mixing_init.
+    """
+
+    query: nn.Parameter
+    key: nn.Parameter
+    value: nn.Parameter
+    mix_key: nn.Parameter
+    mix_value: nn.Parameter
+    support = Support(cache="component keys and values", construct="without rope, qk_norm and norm")
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        heads: int,
+        hidden: int,
+        *,
+        kv_heads: int | None = None,
+        components: int | None = None,
+        norm: bool = True,
+        mixing_init: str = "natural",
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(d_in, d_out, heads, hidden, **options)
+        self.kv_heads = check_groups(heads, kv_heads)
+        self.components = self.kv_heads if components is None else components
+        check_sizes(components=self.components)
+        check_mixing_init(mixing_init)
+        self.norm = norm
+        self._add("query", (heads, d_in, hidden))
+        self._add("key", (self.components, d_in, hidden))
+        self._add("value", (self.components, d_in, hidden))
+        self._add("output", (heads, hidden, d_out))
+        for name in ("mix_key", "mix_value"):
+            self._add_mixing(name, _identity(self.components, self.kv_heads), mixing_init)
+
+    def _stored(self, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        key = self._rotated(self._project(x, "key"), positions)
+        return key, self._project(x, "value")  # (..., components, T, hidden) both
+
+    def _keys_values(self, stored: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        mixed = (
+            torch.einsum("...atn,ag->...gtn", component, self._mixing(name))  # (..., kv_heads, T, hidden)
+            for component, name in zip(stored, ("mix_key", "mix_value"), strict=True)
+        )
+        k, v = (repeat_heads(heads, self.heads) for heads in mixed)
+        return self._normed(k), v  # the norm does not see that positions have turned the keys
+
+    def _output(self, heads: torch.Tensor) -> torch.Tensor:
+        return super()._output(rms_norm(heads) if self.norm else heads)
+
+    def reference(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """What forward computes, head by head as the formula has it."""
+        self._check(x)
+        mask = self._mask(x, mask)
+        positions = torch.arange(x.shape[-2], device=x.device)
+        out = torch.zeros(self.d_out, dtype=x.dtype, device=x.device)
+        for head in range(self.heads):
+            group = head * self.kv_heads // self.heads
+            k, v = torch.zeros_like(x @ self.key[0]), torch.zeros_like(x @ self.value[0])
+            for a in range(self.components):
+                k = k + (x @ self.key[a]) * self._mixing("mix_key")[a, group]
+                v = v + (x @ self.value[a]) * self._mixing("mix_value")[a, group]
+            q, k = (self._rotated(self._normed(tokens), positions) for tokens in (x @ self.query[head], k))
+            attended = softmax_head(q / math.sqrt(self.hidden), k, v, mask)
+            if self.norm:
+                attended = attended / (attended.square().mean(-1, keepdim=True) + NORM_EPS).sqrt()
+            out = out + attended @ self.output[head]
+        return out
+
+    def obstacles(self) -> list[str]:
+        """What keeps its two pairs of factors from being merged, in words; empty where nothing does."""
+        return super().obstacles() + ["norm normalises each head before the output"] * self.norm
+
+    # ------------------------------------------------------------ fewer components
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes that a decoder keeps of one token."""
+        return 2 * self.components * self.hidden * self.output.element_size()
+
+    @torch.no_grad()
+    def compress(self, heads: int) -> Compressed:
+        """The same attention from fewer component heads, by the SVD of its composite keys and values.
+
+        The weights of the kv_heads composite heads, one column (d_in * hidden,) each, are U S V: the first `heads`
+        columns of U become the components, and S V what mixes them. No other `heads` components are nearer (in the
+        Frobenius norm); they are exact where the columns' rank is no higher. Where the mixing is the identity this is
+        the paper's way. Raises ValueError unless 1 <= heads <= the number of singular values, which is at most the
+        number of components and of kv_heads.
+        """
+        most = min(self.components, self.kv_heads, self.d_in * self.hidden)
+        if not isinstance(heads, int) or not 1 <= heads <= most:
+            raise ValueError(f"heads={heads}: must be an int in [1, {most}], for kv_heads={self.kv_heads}")
+        module = MultiheadExplicitAttention(
+            self.d_in,
+            self.d_out,
+            self.heads,
+            self.hidden,
+            kv_heads=self.kv_heads,
+            components=heads,
+            norm=self.norm,
+            **self.options(),
+        ).to(self.output.device)
+        module.query.copy_(self.query)
+        module.output.copy_(self.output)
+        lost_key, lost_value = (
+            _fewer(getattr(self, role), self._mixing(mix), getattr(module, role), getattr(module, mix))
+            for role, mix in (("key", "mix_key"), ("value", "mix_value"))
+        )
+        return Compressed(module, self.cache_bytes, module.cache_bytes, lost_key, lost_value)
+
+    def extra_repr(self) -> str:
+        """Sizes and what is switched on, for print(module)."""
+        own = f"kv_heads={self.kv_heads}, components={self.components}, norm={self.norm}"
+        return f"{super().extra_repr()}, {own}"
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What :meth:`MultiheadExplicitAttention.compress` gives.
+
+    bytes_before, bytes_after: of the cache, for each token. lost_key, lost_value: Frobenius norm of what the weights
+    of the composite heads have lost, as a share of theirs, in [0, 1].
+    """
+
+    module: MultiheadExplicitAttention
+    bytes_before: int
+    bytes_after: int
+    lost_key: float
+    lost_value: float
+
+
+def _identity(components: int, heads: int) -> torch.Tensor:
+    """Ones at (a, j) where a = j modulo the shorter side: each component is used, and each head has one."""
+    shorter = min(components, heads)
+    return (torch.arange(components)[:, None] % shorter == torch.arange(heads) % shorter).float()
+
+
+def _fewer(weight: torch.Tensor, mixing: torch.Tensor, components: torch.Tensor, mixed_by: torch.Tensor) -> float:
+    """Write the best components (r, d_in, hidden) and their mixing (r, kv_heads); return the share that is lost."""
+    columns = weight.double().flatten(1).T @ mixing.double()  # (d_in * hidden, kv_heads)
+    u, s, v = torch.linalg.svd(columns, full_matrices=False)
+    r = len(components)
+    components.copy_(u[:, :r].T.reshape(components.shape))
+    mixed_by.copy_(s[:r, None] * v[:r])
+    norm = float(torch.linalg.vector_norm(s))
+    return float(torch.linalg.vector_norm(s[r:])) / norm if norm else 0.0

@@ -1,0 +1,123 @@
+"""Talking-heads attention (Shazeer et al. 2020, arXiv 2003.02436): heads are mixed before the softmax and after it."""
+
+from __future__ import annotations
+
+import math
+from typing import Unpack
+
+import torch
+from torch import nn
+
+from slth import recipes
+from slth.attention.base import MIXING_INITS, Options, SoftmaxAttention, Support, check_sizes
+
+STARTS = (*MIXING_INITS, "identity")
+
+
+class TalkingHeadsAttention(SoftmaxAttention):
+    """Attention whose logits and weights are mixed across heads.
+
+    With logits J_k = x W_Q,k (x W_K,k)^T / sqrt(hidden) of the logit heads k, value heads v, softmax heads h between:
+
+        out = sum_v (sum_h P_w[h, v] softmax(sum_k P_l[k, h] J_k; mask)) x W_V,v W_O,v
+
+    Parameters `query`, `key` (logit_heads, d_in, hidden), `value` (value_heads, d_in, hidden), `output` (value_heads,
+    hidden, d_out), `mix_logits` P_l (logit_heads, heads), `mix_weights` P_w (heads, value_heads). See
+    `slth.attention.base.Attention` for the options that all have.
+
+    Args:
+        logit_heads: heads of queries and keys; None: `heads`.
+        value_heads: heads of values; None: `heads`.
+        mixing_init: how P_l and P_w start. "natural" and "random": normal of variance 1 / fan_in, the paper's (it cuts
+            the tails off, ours are at 6.4 standard deviations); "identity": torch.eye, which is multi-head attention
+            where all heads are equally many; "identity_plus_random": torch.eye as a constant that no mask touches, and
+            a random matrix is added to it.
+
+    The mask comes after the mixing. Merged, it has the softmax heads: their query-key matrices have ranks up to
+    logit_heads * hidden. Raises ValueError as the base class does, and for values other than these.
+    """
+
+    query: nn.Parameter
+    key: nn.Parameter
+    value: nn.Parameter
+    mix_logits: nn.Parameter
+    mix_weights: nn.Parameter
+    support = Support()
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        heads: int,
+        hidden: int,
+        *,
+        logit_heads: int | None = None,
+        value_heads: int | None = None,
+        mixing_init: str = "natural",
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(d_in, d_out, heads, hidden, **options)
+        self.logit_heads = heads if logit_heads is None else logit_heads
+        self.value_heads = heads if value_heads is None else value_heads
+        check_sizes(logit_heads=self.logit_heads, value_heads=self.value_heads)
+        if mixing_init not in STARTS:
+            raise ValueError(f"mixing_init={mixing_init!r}: must be one of {', '.join(STARTS)}")
+        for role in ("query", "key"):
+            self._add(role, (self.logit_heads, d_in, hidden))
+        self._add("value", (self.value_heads, d_in, hidden))
+        self._add("output", (self.value_heads, hidden, d_out))
+        self._add_heads_mixing("mix_logits", self.logit_heads, heads, mixing_init)
+        self._add_heads_mixing("mix_weights", heads, self.value_heads, mixing_init)
+
+    def _add_heads_mixing(self, name: str, rows: int, columns: int, mixing_init: str) -> None:
+        start = torch.eye(rows, columns)
+        if mixing_init == "identity":
+            self._add_mixing(name, start, "natural")
+        else:
+            natural = recipes.Draw("normal", rows**-0.5, self.seed, self.prefix + name)
+            self._add_mixing(name, start, mixing_init, natural)
+
+    def _stored(self, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self._rotated(self._normed(x @ self.key), positions), x @ self.value
+
+    def _keys_values(self, stored: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        k, v = stored  # (..., logit_heads, T, hidden), (..., value_heads, T, hidden)
+        return k, v
+
+    def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        logits = _across_heads(q @ k.mT, self._mixing("mix_logits"))  # (..., heads, T, T)
+        if mask is not None:
+            mask = mask.unsqueeze(-3) if mask.dim() > 2 else mask  # the same for all heads
+            logits = logits.masked_fill(~mask, -math.inf)
+        return _across_heads(logits.softmax(-1), self._mixing("mix_weights")) @ v  # (..., value_heads, T, hidden)
+
+    def _merged(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Those of the softmax heads: sums over the logit heads and over the value heads."""
+        qk, vo = super()._merged()
+        return _across_heads(qk, self._mixing("mix_logits")), _across_heads(vo, self._mixing("mix_weights").mT)
+
+    def reference(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The same as forward, head by head from the formula. O(heads T^2) of memory."""
+        self._check(x)
+        mask = self._mask(x, mask)
+        positions = torch.arange(x.shape[-2], device=x.device)
+        logits = []
+        for query, key in zip(self.query, self.key, strict=True):
+            q, k = (self._rotated(self._normed(x @ weight), positions) for weight in (query, key))
+            logits.append(q @ k.mT / math.sqrt(self.hidden))
+        p_l, p_w = self._mixing("mix_logits"), self._mixing("mix_weights")
+        weights = []
+        for h in range(self.heads):
+            mixed = sum((p_l[i, h] * logit for i, logit in enumerate(logits)), start=x.new_zeros(()))
+            weights.append((mixed if mask is None else mixed.masked_fill(~mask, -math.inf)).softmax(-1))
+        out = x.new_zeros(())
+        for i, (value, output) in enumerate(zip(self.value, self.output, strict=True)):
+            mixed = sum((p_w[h, i] * weight for h, weight in enumerate(weights)), start=x.new_zeros(()))
+            out = out + mixed @ x @ value @ output
+        return out
+
+
+def _across_heads(x: torch.Tensor, mixing: torch.Tensor) -> torch.Tensor:
+    """(..., heads, a, b) times mixing (heads, other heads) -> (..., other heads, a, b)."""
+    mixed: torch.Tensor = (mixing.mT @ x.flatten(-2)).unflatten(-1, x.shape[-2:])
+    return mixed

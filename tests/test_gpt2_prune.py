@@ -1,0 +1,562 @@
+"""Tickets in random GPT-2s and what they are compared with: the config, the grid, the controls, files, being killed."""
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+
+import gpt2_prune  # noqa: E402
+import lab  # noqa: E402
+import pruning  # noqa: E402
+from sacred.observers import FileStorageObserver  # noqa: E402
+
+import slth  # noqa: E402
+from slth import plots  # noqa: E402
+from slth.models import gpt2  # noqa: E402
+from slth.search import controls  # noqa: E402
+from slth.wrap import effective, handle  # noqa: E402
+
+SCRIPT = EXPERIMENTS / "gpt2_prune.py"
+ALONE = os.environ | {"OMP_NUM_THREADS": "1"}  # as in the other tests: see conftest.py
+TEXT = "".join(f"the cat number {i} sat on the mat and {i * i % 97} dogs ran away\n" for i in range(150))
+SMALL = {
+    "size": "tiny*0.25",
+    "length": 16,
+    "lr": [0.001, 0.02],
+    "base_std": 0.06,
+    "pilot_steps": 4,
+    "steps": 30,
+    "batch": 4,
+    "every": 10,
+    "windows": 8,
+}
+KEYS = {"val_loss_ticket", "val_loss_dense", "val_loss_random_mask", "val_loss_unigram", "ticket_bytes"}
+KEYS |= {"state_dict_bytes", "tokens_per_s", "steps", "seconds"}  # others rely on these
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "cats.txt"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(text):
+    """The default config made small, with changes."""
+    return lambda **changed: dict(gpt2_prune.ex.configurations[0]()) | SMALL | {"data": str(text)} | changed
+
+
+def run(folder, config):
+    """What a run of this config stores in a new folder: (measurements, summary, folder)."""
+    gpt2_prune.ex.observers[:] = [FileStorageObserver(folder)]
+    try:
+        gpt2_prune.check(config)
+        gpt2_prune.ex.run(config_updates=config)
+    finally:
+        gpt2_prune.ex.observers[:] = []
+    results, summary, _ = lab.load_run(folder / "1")
+    return results, summary, folder / "1"
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory, config):
+    """A run with two learning rates and two scales of query and key."""
+    return run(tmp_path_factory.mktemp("stored"), config(qk_scale=[1.0, "theory"]))
+
+
+# ---------------------------------------------------------------- what a run leaves
+
+
+def test_files_and_keys(stored, text):
+    results, summary, folder = stored
+    assert {"results.csv", "summary.json", "loss.png", "loss.svg", "loss_vs_parameters.png", "ticket.safetensors"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert summary.keys() >= KEYS
+    assert summary["steps"] == 30
+    assert summary["seconds"] > 0
+    assert summary["tokens_per_s"] > 0
+    assert summary["ticket_bytes"] == (folder / "ticket.safetensors").stat().st_size
+    assert summary["corpus"]["name"] == f"path:{text}"
+    assert [model["qk_scale"] for model in summary["models"]] == [1.0, "theory"]
+    assert set(results["run"]) == {"dense", "ticket", "sparse"}
+    assert plots.figures(results).keys() == {"loss", "loss_vs_parameters"}
+
+
+def test_bytes_are_those_of_the_network(stored, config):
+    _, summary, folder = stored
+    model = gpt2.build(gpt2.config("tiny", width=0.25, length=16))
+    assert summary["state_dict_bytes"] == 4 * sum(p.numel() for p in model.parameters())
+    bits = sum(w.size for w in slth.Ticket.load(folder / "ticket.safetensors").weights)
+    assert bits / 8 < summary["ticket_bytes"] < bits / 8 + 6000
+    assert bits == sum(p.numel() for p in model.parameters() if p.dim() > 1)
+
+
+def test_both_sides_choose_from_one_grid(stored):
+    results, summary, _ = stored
+    pilots = results[results["stage"] == "grid"]
+    grid = {(point["lr"], point["base_std"]) for point in summary["grid"]}
+    assert grid == {(0.001, 0.06), (0.02, 0.06)}
+    for (run_name, scale), rows in pilots.groupby(["run", "qk_scale"]):
+        assert set(rows[["lr", "base_std"]].itertuples(index=False, name=None)) == grid
+        assert (rows["step"] == 4).all()
+        full = results[(results["run"] == run_name) & (results["qk_scale"] == scale) & (results["stage"] == "full")]
+        assert set(full["lr"]) == {rows.loc[rows["val_loss"].idxmin(), "lr"]}
+
+
+def test_the_summary_is_what_was_measured(stored):
+    results, summary, _ = stored
+    last = results[(results["stage"] == "full") & (results["step"] == 30) & results["val_loss"].notna()]
+    for model in summary["models"]:
+        of_scale = last[last["qk_scale"] == str(model["qk_scale"])]
+        assert of_scale.set_index("run").loc["ticket", "val_loss"] == model["val_loss_ticket"]
+        assert of_scale.set_index("run").loc["sparse", "val_loss"] == model["val_loss_random_mask_trained_weights"]
+    assert last.set_index("run").loc["dense", "val_loss"] == summary["val_loss_dense"]
+    gain = summary["val_loss_unigram"] - summary["val_loss_dense"]
+    assert summary["recovered"] == pytest.approx((summary["val_loss_unigram"] - summary["val_loss_ticket"]) / gain)
+    for name in ("ticket", "dense", "random_mask", "unigram"):
+        assert summary[f"perplexity_{name}"] == pytest.approx(math.exp(summary[f"val_loss_{name}"]))
+    measured = results[(results["run"] == "ticket") & results["val_loss"].notna() & (results["stage"] == "full")]
+    assert measured["step"].tolist() == [10, 20, 30] * 2
+
+
+def test_training_learns_and_the_controls_do_not(stored):
+    _, summary, _ = stored
+    untrained = math.log(256)
+    for model in summary["models"]:
+        learned = [model["val_loss_ticket"], model["val_loss_dense"], model["val_loss_random_mask_trained_weights"]]
+        others = [model[f"val_loss_{name}"] for name in ("shuffled_mask", "random_mask", "redrawn_weights")]
+        assert max(learned) < untrained - 1
+        assert min(others) > max(learned) + 0.5
+        assert len({*learned, *others}) == 6
+
+
+IN_A_NEW_PROCESS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import pruning, slth
+from slth.models import gpt2
+data = pruning.data_of({"data": sys.argv[2], "vocabulary": "bytes", "length": 16, "windows": 8})
+model = gpt2.build(gpt2.config("tiny", width=0.25, vocabulary=256, length=16), seed=5)  # of any weights
+before = pruning.val_loss(model, data.validation)
+slth.Ticket.load(sys.argv[3]).apply(model)
+print(before.hex(), pruning.val_loss(model, data.validation).hex())
+"""
+
+
+def test_the_ticket_gives_the_same_loss_in_a_new_process(stored, text):
+    _, summary, folder = stored
+    command = [sys.executable, "-c", IN_A_NEW_PROCESS, str(EXPERIMENTS), str(text), str(folder / "ticket.safetensors")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=ALONE)
+    assert done.returncode == 0, done.stderr
+    before, loss = map(float.fromhex, done.stdout.split())
+    assert loss == summary["val_loss_ticket"]
+    assert abs(before - loss) > 0.5
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"method": "iterand", "policy": "global"},
+        {"method": "biprop"},
+        {"masked": "blocks"},
+        {"method": "frozen", "init": "theory"},
+        {"method": "bernoulli", "scores": "constant"},
+        {"schedule": "cubic", "init": "gpt2", "dense_init": "theory", "keep": 0.3},
+    ],
+)
+def test_every_search_ends_in_a_ticket(config, changed):
+    study = gpt2_prune.study_of(config(lr=0.01, steps=3, every=1, **changed))
+    _, found, file = gpt2_prune.measure(study)
+    plain = gpt2.build(study.sizes["tiny*0.25"])
+    slth.Ticket.from_bytes(file).apply(plain)
+    assert pruning.val_loss(plain, study.data.validation) == found[0]["val_loss_ticket"]
+    assert all(math.isfinite(value) for name, value in found[0].items() if name.startswith("val_loss"))
+    assert pruning.nonzero(plain) == found[0]["nonzero_ticket"]
+    for name, weight in plain.named_parameters():
+        whole = weight.dim() == 1 or (study.search.masked == "blocks" and ".h." not in name)
+        if name.endswith("bias"):
+            assert not weight.any()
+        elif whole or study.search.policy == "layer":
+            wanted = (1.0 if whole else study.search.keep) * weight.numel()
+            assert abs(weight.count_nonzero() - wanted) <= 1.5  # of three parts at most, each rounded by half
+
+
+def test_no_gain_is_no_share():
+    assert gpt2_prune.recovered(3.0, 2.0, 2.25) == 0.75
+    assert gpt2_prune.recovered(3.0, 2.0, 3.5) == -0.5
+    assert math.isnan(gpt2_prune.recovered(3.0, 3.0, 2.0))
+    assert math.isnan(gpt2_prune.recovered(3.0, 3.1, 2.0))
+
+
+# ---------------------------------------------------------------- the grid
+
+
+def test_the_grid_is_all_pairs():
+    assert pruning.grid_of({"lr": [1e-3, 1e-2], "base_std": 0.1}) == [(1e-3, 0.1), (1e-2, 0.1)]
+    assert pruning.grid_of({"lr": [1, 2], "base_std": (3, 4)}) == [(1, 3), (1, 4), (2, 3), (2, 4)]
+
+
+@pytest.mark.parametrize("bad", [[], [0.1, 0.1], 0, -1.0, math.nan, math.inf, "0.1", None, True, [0.1, "x"], [[0.1]]])
+@pytest.mark.parametrize("key", ["lr", "base_std"])
+def test_a_bad_grid_is_named(key, bad):
+    with pytest.raises(lab.BadConfig, match=f"^{key}="):
+        pruning.grid_of({"lr": 0.1, "base_std": 0.1, key: bad})
+
+
+class Trainings:
+    """Stands for `pruning.trained`: loss by (lr, base_std), or an error, for pilots of 5 steps and full ones."""
+
+    def __init__(self, pilots, full):
+        self.losses, self.asked = {5: pilots, 50: full}, []
+
+    def __call__(self, source, search, data, how, point, steps, label):
+        self.asked.append((steps, point, label))
+        loss = self.losses[steps][point]
+        if loss is None:
+            raise FloatingPointError("diverged")
+        fit = slth.search.Fit([{"step": steps, "train_loss": 0.5}, {"step": steps, "val_loss": loss}])
+        return pruning.Trained(None, fit, *point, logit_std=0.1)
+
+
+@pytest.fixture
+def choose(monkeypatch, config):
+    """Ask best_of: (what came of it, the rows, what was trained)."""
+    how = pruning.training_of(config(steps=50))
+
+    def ask(pilots, full):
+        trainings = Trainings(pilots, full)
+        monkeypatch.setattr(pruning, "trained", trainings)
+        grid = list(full)
+        best, rows = pruning.best_of(None, None, None, how, grid, "some", 5)
+        return best, rows, trainings.asked
+
+    return ask
+
+
+A, B, C = (0.1, 1.0), (0.2, 1.0), (0.1, 2.0)
+
+
+def test_the_best_pilot_is_taken(choose):
+    best, rows, asked = choose({A: 3.0, B: 2.0, C: 2.5}, {A: 1.0, B: 1.5, C: 1.2})
+    assert (best.lr, best.base_std, best.val_loss) == (0.2, 1.0, 1.5)  # by its pilot: what full ones give is not known
+    assert [(steps, point) for steps, point, _ in asked] == [(5, A), (5, B), (5, C), (50, B)]
+    assert len({label for _, _, label in asked}) == 4  # the names of checkpoints
+    table = pd.DataFrame(rows)
+    assert table["stage"].tolist() == ["grid"] * 3 + ["full"] * 2
+    assert table["val_loss"].tolist()[:3] == [3.0, 2.0, 2.5]
+    assert set(table.loc[table["stage"] == "full", "lr"]) == {0.2}
+
+
+def test_what_diverges_is_passed_over(choose):
+    best, rows, _ = choose({A: None, B: 2.0, C: 2.5}, {A: 1.0, B: 1.5, C: 1.2})
+    assert best.lr == 0.2
+    assert rows[0]["val_loss"] == math.inf
+    best, rows, asked = choose({A: 3.0, B: 2.0, C: 2.5}, {A: 1.0, B: None, C: 1.2})
+    assert (best.lr, best.base_std) == C
+    assert [point for steps, point, _ in asked if steps == 50] == [B, C]
+    assert {row["base_std"] for row in rows if row["stage"] == "full"} == {2.0}
+
+
+def test_one_point_needs_no_pilot(choose):
+    best, rows, asked = choose({}, {A: 1.0})
+    assert best.val_loss == 1.0
+    assert [steps for steps, _, _ in asked] == [50]
+    assert {row["stage"] for row in rows} == {"full"}
+
+
+@pytest.mark.parametrize(
+    ("pilots", "full"),
+    [({A: None, B: None}, {A: 1.0, B: 1.0}), ({A: 1.0, B: None}, {A: None, B: 1.0}), ({}, {A: None})],
+)
+def test_nothing_left_is_an_error(choose, pilots, full):
+    with pytest.raises(FloatingPointError, match="some: training diverged at every point of the grid"):
+        choose(pilots, full)
+
+
+def test_a_rate_at_which_training_breaks_down_is_passed_over(config):
+    study = gpt2_prune.study_of(config(lr=[1e30, 0.01], steps=4, pilot_steps=3))
+    source = study.source("tiny*0.25", "gpt2", 1.0)
+    best, rows = pruning.best_of(source, None, study.data, study.how, study.grid, "dense", 3)
+    assert best.lr == 0.01
+    assert rows[0]["val_loss"] == math.inf
+
+
+# ---------------------------------------------------------------- what is measured
+
+
+@pytest.fixture
+def ticket(config):
+    study = gpt2_prune.study_of(config(steps=5, lr=0.02))
+    source = study.source("tiny*0.25", "signed", 1.0)
+    return study, pruning.trained(source, study.search, study.data, study.how, study.grid[0], 5, "ticket")
+
+
+def test_loss_is_the_mean_log_probability_of_what_follows(config):
+    study = gpt2_prune.study_of(config(windows=40))
+    model = study.source("tiny*0.25", "gpt2", 1.0).build(0.1)
+    windows = torch.cat([study.data.validation] * 3)[:70]  # several pieces, the last a short one
+    with torch.no_grad():
+        probabilities = model(windows[:, :-1]).logits.double().softmax(-1)
+    picked = probabilities.gather(-1, windows[:, 1:, None])
+    assert pruning.val_loss(model, windows) == pytest.approx(-picked.log().mean().item(), rel=1e-6)
+
+
+def test_nonzero_counts_what_is_not_zero(ticket):
+    study, trained = ticket
+    plain = study.source("tiny*0.25", "gpt2", 1.0).build(0.1)
+    matrices = 4 * 12 * 36 * 36 + (256 + 16) * 36
+    assert pruning.nonzero(plain) == matrices + 9 * 36  # the tied head once, scales of normalisations, biases at 0
+    with torch.no_grad():
+        plain.transformer.wte.weight[3] = 0
+        plain.transformer.h[0].mlp.c_fc.bias[:5] = 1
+    assert pruning.nonzero(plain) == matrices + 9 * 36 - 36 + 5
+    under_masks = pruning.nonzero(trained.model)
+    assert under_masks == handle(trained.model).kept() + 9 * 36
+    unwrapped = slth.unwrap(trained.model)
+    assert under_masks == sum(int(p.count_nonzero()) for p in unwrapped.parameters()) == pruning.nonzero(unwrapped)
+
+
+def test_controls_change_what_they_say(ticket, monkeypatch):
+    _, trained = ticket
+    before = {name: w.clone() for name, w in effective(trained.model).items()}
+    seen = []
+
+    def look(model, windows):
+        seen.append({name: weight.clone() for name, weight in effective(model).items()})
+        return float(len(seen))
+
+    monkeypatch.setattr(pruning, "val_loss", look)
+    losses = pruning.control_losses(trained, gpt2_prune.Data(*[None] * 6), seed=0)
+    assert losses == {"shuffled": 1.0, "random_mask": 2.0, "redrawn_weights": 3.0}
+    shuffled, random_mask, redrawn = seen
+    for name, weight in before.items():
+        kept = weight != 0
+        for other in (shuffled[name] != 0, random_mask[name] != 0):
+            assert other.sum() == kept.sum()
+            assert 0.3 < (other & kept).sum() / kept.sum() < 0.7  # of a half, what chance would keep
+        assert not (shuffled[name] != 0).equal(random_mask[name] != 0)
+        both = kept & (shuffled[name] != 0)
+        assert weight[both].equal(shuffled[name][both])
+        assert (redrawn[name] != 0).equal(kept)
+        assert 0.3 < (redrawn[name] == weight)[kept].float().mean() < 0.7  # signs of one size: half agree
+
+
+def test_weights_under_a_random_mask_are_trained_and_no_other(ticket):
+    study, dense = ticket
+    source = study.source("tiny*0.25", "signed", 1.0)
+    model, fit = pruning.sparse_training(source, study.search, study.data, study.how, dense, "sparse")
+    start = study.search.wrap(source.build(dense.base_std))
+    controls.random_mask(start, study.how.seed + 1)
+    assert fit.last["val_loss"] == pruning.val_loss(model, study.data.validation)
+    masks, wanted = handle(model).masks(), handle(start).masks()
+    for name, weight in effective(model).items():
+        assert masks[name].equal(wanted[name])
+        assert (weight[~masks[name]] == 0).all()
+        assert (weight != effective(start)[name])[masks[name]].float().mean() > 0.5
+
+
+def test_a_loss_that_is_no_number_is_divergence(ticket, monkeypatch):
+    study, _ = ticket
+    monkeypatch.setattr(pruning, "val_loss", lambda model, windows: math.nan)
+    source = study.source("tiny*0.25", "gpt2", 1.0)
+    with pytest.raises(FloatingPointError, match="dense: the validation loss is nan"):
+        pruning.trained(source, None, study.data, study.how, study.grid[0], 5, "dense")
+
+
+def test_speed_is_that_of_the_steps_done_here(config):
+    how = pruning.training_of(config(steps=100, batch=2, length=5))
+    assert how.tokens_per_s(slth.search.Fit(seconds=2.0)) == 500.0
+    assert how.tokens_per_s(slth.search.Fit(seconds=2.0, resumed_at=80)) == 100.0
+    assert math.isnan(how.tokens_per_s(slth.search.Fit(seconds=0.0, resumed_at=100)))
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+@pytest.fixture
+def fits(monkeypatch):
+    """What slth.fit gives in this test, by label."""
+    seen, fit = {}, slth.fit
+
+    def noted(*args, **given):
+        seen[given["name"]] = fit(*args, **given)
+        return seen[given["name"]]
+
+    monkeypatch.setattr(pruning.slth, "fit", noted)
+    return seen
+
+
+def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path, config, fits):
+    given = config(lr=0.02, steps=60, checkpoints=str(tmp_path / "kept"))
+    updates = [f"{key}={value}" for key, value in given.items() if key in SMALL or key in ("data", "checkpoints")]
+    command = [sys.executable, str(SCRIPT), "-F", str(tmp_path / "killed"), "with", *updates]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=ALONE)
+    try:
+        while not list((tmp_path / "kept").glob("*ticket*.checkpoint")) and process.poll() is None:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        _, stderr = process.communicate()
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == -signal.SIGKILL, stderr
+    assert not (tmp_path / "killed" / "1" / "results.csv").exists()
+
+    resumed, _, folder = run(tmp_path / "resumed", given)
+    steps = {name.split()[1]: fit.resumed_at for name, fit in fits.items()}
+    assert steps["dense"] == 60
+    assert 0 < steps["ticket"] < 60
+    assert steps["sparse"] == 0
+    whole, _, other = run(tmp_path / "whole", config(lr=0.02, steps=60))
+    pd.testing.assert_frame_equal(resumed, whole, check_exact=True)
+    name = "ticket.safetensors"
+    assert (folder / name).read_bytes() == (other / name).read_bytes()
+
+    again, summary, _ = run(tmp_path / "again", given)  # all done before
+    pd.testing.assert_frame_equal(again, whole, check_exact=True)
+    assert summary["tokens_per_s"] is None
+
+
+def test_a_folder_of_checkpoints_belongs_to_one_config(tmp_path, config):
+    folder = str(tmp_path / "kept")
+    given = config(checkpoints=folder)
+    gpt2_prune.check(given)
+    pruning.claim_checkpoints(given, pruning.data_of(given))
+    gpt2_prune.check(json.loads(json.dumps(given)))
+    for changed, message in [
+        ({"keep": 0.3}, "keep=0.5, not 0.3"),
+        ({"windows": 9}, "windows=8, not 9"),
+        ({"lr": [0.001]}, r"lr=\[0.001, 0.02\], not \[0.001\]"),
+    ]:
+        with pytest.raises(lab.BadConfig, match=rf"^checkpoints='.*': must be another folder.*{message}$"):
+            gpt2_prune.check(given | changed)
+
+
+def test_a_folder_of_checkpoints_belongs_to_one_text(tmp_path, config):
+    (tmp_path / "a.txt").write_text(TEXT)
+    given = config(checkpoints=str(tmp_path / "kept"), data=str(tmp_path / "a.txt"))
+    gpt2_prune.check(given)
+    pruning.claim_checkpoints(given, pruning.data_of(given))
+    (tmp_path / "a.txt").write_text(TEXT.replace("cat", "dog"))
+    pruning._read.cache_clear()  # as in a new process
+    with pytest.raises(lab.BadConfig, match="its checkpoints are of text="):
+        gpt2_prune.check(given)
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", "{"])
+def test_a_damaged_claim_is_named(tmp_path, config, content):
+    (tmp_path / pruning.CLAIM).write_text(content)
+    with pytest.raises(lab.BadConfig, match=r"checkpoints\.json cannot be read"):
+        gpt2_prune.check(config(checkpoints=str(tmp_path)))
+
+
+# ---------------------------------------------------------------- what is refused
+
+SIZES = "must be one or several of tiny, mini, small, medium, or one of these times a width (mini*0.5)"
+REFUSED = [
+    ("keep=0", "keep=0: must be a finite number > 0.0 and <= 1.0"),
+    ("keep=1.2", "keep=1.2: must be a finite number > 0.0 and <= 1.0"),
+    ("keep=half", "keep='half': must be a finite number"),
+    ("size=huge", f"size='huge': {SIZES} (size='huge': must be one of"),
+    ("size=tiny*0.3", f"size='tiny*0.3': {SIZES} (width=0.3: must be"),
+    ("size=tiny*wide", f"size='tiny*wide': {SIZES} (could not convert"),
+    ("size=tiny*", f"size='tiny*': {SIZES}"),
+    ("size=[]", f"size=[]: {SIZES}"),
+    ("size=['tiny','tiny']", f"size=['tiny', 'tiny']: {SIZES}, none twice"),
+    ("lr=[]", "lr=[]: must be a number > 0 or a list of them, not empty"),
+    ("lr=[0.1,0.1]", "lr=[0.1, 0.1]: must be a number > 0 or a list of them, not empty, none twice"),
+    ("lr=fast", "lr='fast': must be a number > 0"),
+    ("base_std=-1", "base_std=-1: must be a number > 0"),
+    ("embedding_std=0", "embedding_std=0: must be a finite number > 0.0"),
+    ("position_std=x", "position_std='x': must be a finite number > 0.0"),
+    ("method=foo", "method='foo': must be one of edge_popup, iterand, biprop, frozen, bernoulli"),
+    ("policy=foo", "policy='foo': must be one of layer, global"),
+    ("schedule=foo", "schedule='foo': must be one of"),
+    ("masked=foo", "masked='foo': must be one of all, blocks"),
+    ("scores=foo", "scores='foo': must be one of"),
+    ("init=foo", "init='foo': must be one of gpt2, theory, signed"),
+    ("dense_init=foo", "dense_init='foo': must be one of gpt2, theory, signed"),
+    ("qk_scale=0", "qk_scale=0: must be theory, a number > 0, or a list of these"),
+    ("qk_scale=big", "qk_scale='big': must be theory, a number > 0, or a list of these"),
+    ("qk_scale=[]", "qk_scale=[]: must be theory, a number > 0, or a list of these, none twice"),
+    ("qk_scale=[1,1.0]", "qk_scale=[1, 1.0]: must be theory, a number > 0, or a list of these, none twice"),
+    ("steps=0", "steps=0: must be an int >= 1"),
+    ("steps=2.5", "steps=2.5: must be an int >= 1"),
+    ("pilot_steps=0", "pilot_steps=0: must be an int >= 1"),
+    ("batch=0", "batch=0: must be an int >= 1"),
+    ("every=0", "every=0: must be an int >= 1"),
+    ("windows=0", "windows=0: must be an int >= 1"),
+    ("length=1", "length=1: must be an int >= 2"),
+    ("length=101", "data='fine.txt': must be long enough for windows of length=101 (text of 100 tokens"),
+    ("warmup=1", "warmup=1: must be a finite number >= 0.0 and <= 0.9"),
+    ("clip=0", "clip=0: must be a finite number > 0.0"),
+    ("seed=-1", "seed=-1: must be an int >= 0"),
+    ("data=missing", "data='missing': must be a text that can be used (corpus 'path:missing' cannot be read"),
+    ("data=3", "data=3: must be a name"),
+    ("data=.", "data='.': must be a text that can be used (corpus 'path:.' cannot be read: Is a directory)"),
+    ("data=empty.txt", "data='empty.txt': must be a text that can be used (corpus 'path:empty.txt' is empty"),
+    ("data=latin.txt", "data='latin.txt': must be a text that can be used (corpus 'path:latin.txt' is not UTF-8"),
+    ("data=short.txt", "data='short.txt': must be long enough for windows of length=32 (text of 25 tokens"),
+    ("vocabulary=words", "vocabulary='words': must be one that can be had (vocabulary 'words': must be bytes"),
+    ("vocabulary=bpe:3", "vocabulary='bpe:3': must be one that can be had (size=3"),
+    ("vocabulary=8192", "vocabulary=8192: must be a name"),
+    ("checkpoints=3", "checkpoints=3: must be a folder, or None"),
+    ("checkpoints=fine.txt", "checkpoints=fine.txt: cannot write there (File exists); choose another"),
+    ("checkpoints=fine.txt/in", "checkpoints=fine.txt/in: cannot write there (Not a directory); choose another"),
+    ("device=tpu", "device='tpu': must be one of auto, cpu, cuda"),
+    ("keeep=0.5", "keeep=0.5: unknown key, did you mean keep?"),
+]
+if not torch.cuda.is_available():
+    REFUSED.append(("device=cuda", "device='cuda': must be auto or cpu: there is no CUDA device here"))
+
+
+@pytest.mark.parametrize(("update", "message"), REFUSED)
+def test_what_cannot_be_run_ends_with_one_line(update, message, tmp_path, monkeypatch, capsys):
+    files = {"empty.txt": b"\n", "latin.txt": b"\xe9t\xe9", "short.txt": b"x" * 500, "fine.txt": b"x" * 2000}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gpt2_prune.ex, "config_hooks", [])
+    monkeypatch.setattr(gpt2_prune.ex, "observers", [])
+    pruning._read.cache_clear()
+    updates = ["smoke", *([] if update.startswith("data=") else ["data=fine.txt"]), update]
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "with", *updates])
+    with pytest.raises(SystemExit) as stopped:
+        lab.launch(gpt2_prune.ex, gpt2_prune.check)
+    line = stopped.value.code  # text, which the interpreter prints before it ends with status 1
+    assert isinstance(line, str)
+    assert "\n" not in line
+    assert line.startswith(message), line
+    assert capsys.readouterr() == ("", "")
+    assert {path.name for path in tmp_path.iterdir()} == set(files)
+
+
+def test_a_program_that_is_refused(tmp_path):
+    command = [sys.executable, str(SCRIPT), "with", "keep=1.2"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert re.fullmatch(r"keep=1\.2: must be [^\n]*\n", done.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [None, "smoke", "sizes", "paper_figure7"])
+def test_the_configs_can_be_run(name, tmp_path):
+    (tmp_path / "long.txt").write_text(3 * TEXT)
+    given = dict(gpt2_prune.ex.configurations[0]())
+    given |= gpt2_prune.ex.named_configs[name]() if name else {}
+    gpt2_prune.check(given | {"data": str(tmp_path / "long.txt"), "vocabulary": "bytes"})

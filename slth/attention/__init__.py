@@ -6,6 +6,7 @@ options of the others; the "mha" of the table has the same weights and outputs.
 """
 
 from slth.attention.base import MIXING_INITS, Attention, KVCache, SoftmaxAttention, Support, rms_norm, rope
+from slth.attention.differential import DifferentialAttention
 from slth.attention.gqa import GroupedQueryAttention, MultiQueryAttention
 from slth.attention.gta import GroupedTiedAttention
 from slth.attention.kha import (
@@ -16,6 +17,8 @@ from slth.attention.kha import (
 )
 from slth.attention.mea import Compressed, MultiheadExplicitAttention
 from slth.attention.mha import MultiHeadAttention, attend, merged_attention
+from slth.attention.mhla import MultiHeadLinearAttention
+from slth.attention.talking_heads import TalkingHeadsAttention
 
 #: Every mechanism by name: a class (d_in, d_out, heads, hidden, **options).
 ATTENTIONS: dict[str, type[Attention]] = {
@@ -26,6 +29,9 @@ ATTENTIONS: dict[str, type[Attention]] = {
     "kha_linear": LinearKnockingHeads,
     "kha_mlp": MLPKnockingHeads,
     "mea": MultiheadExplicitAttention,
+    "talking_heads": TalkingHeadsAttention,
+    "differential": DifferentialAttention,
+    "mhla": MultiHeadLinearAttention,
 }
 
 #: What each of them can do, by name.
@@ -37,16 +43,19 @@ __all__ = [
     "SUPPORT",
     "Attention",
     "Compressed",
+    "DifferentialAttention",
     "GroupedQueryAttention",
     "GroupedTiedAttention",
     "KVCache",
     "LinearKnockingHeads",
     "MLPKnockingHeads",
     "MultiHeadAttention",
+    "MultiHeadLinearAttention",
     "MultiQueryAttention",
     "MultiheadExplicitAttention",
     "SoftmaxAttention",
     "Support",
+    "TalkingHeadsAttention",
     "TiedLinearKnockingHeads",
     "TiedMLPKnockingHeads",
     "attend",

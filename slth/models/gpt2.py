@@ -139,7 +139,7 @@ def recipes(
         if not 0 < std < math.inf:
             raise ValueError(f"{name}={std}: must be a finite number > 0")
     theory = math.sqrt(math.sqrt(config.n_embd // config.n_head))  # n^(1/4), rounded alike everywhere
-    qk = base_std * _number(qk_scale, theory) * (theory if init == "theory" else 1.0)
+    qk = base_std * numeric_scale(qk_scale, theory) * (theory if init == "theory" else 1.0)
     residual = base_std / (1.0 if init == "theory" else math.sqrt(2 * config.n_layer))
 
     stds = {"wte": {"wte": embedding_std}, "wpe": {"wpe": position_std}}
@@ -168,7 +168,8 @@ def _block(at: str, base: float, qk: float, residual: float) -> dict[str, dict[s
     }
 
 
-def _number(qk_scale: float | str, theory: float) -> float:
+def numeric_scale(qk_scale: float | str, theory: float) -> float:
+    """qk_scale as a number, `theory` where it says so. Raises ValueError unless that is finite and > 0."""
     if qk_scale == "theory":
         return theory
     if isinstance(qk_scale, str) or not 0 < qk_scale < math.inf:

@@ -1,0 +1,100 @@
+"""GPT-2 with another attention in its blocks: any of `slth.attention.ATTENTIONS` in the place of its own.
+
+    model = with_attention(gpt2.build(config, seed=0), "kha_linear", seed=0)
+
+The blocks' attentions lose their biases and gain what the mechanism has; everything else of the model stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GPT2LMHeadModel
+
+from slth.attention import ATTENTIONS, Attention
+from slth.models.gpt2 import INITS, numeric_scale
+from slth.recipes import Draw, Recipe, fill
+
+_PROJECTIONS = {
+    "query": "qk",
+    "key": "qk",
+    "key_rope": "qk",
+    "value": "base",
+    "key_value": "base",
+    "output": "residual",
+}
+
+
+class InGPT2(nn.Module):
+    """An attention where GPT-2's blocks expect theirs: (hidden states, ...) -> (output, None)."""
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.inner = attention
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        past_key_values: object = None,
+        attention_mask: torch.Tensor | None = None,
+        **_: object,
+    ) -> tuple[torch.Tensor, None]:
+        """X (batch, T, d) -> ((batch, T, d), None). Raises ValueError for a cache or a mask of padding."""
+        if past_key_values is not None:
+            raise ValueError("past_key_values: must be None, decode through the attention's own start and step")
+        if attention_mask is not None:
+            raise ValueError("attention_mask: must be None, windows of text without padding")
+        return self.inner(hidden_states), None
+
+
+def with_attention(
+    model: GPT2LMHeadModel,
+    attention: str,
+    *,
+    init: str = "gpt2",
+    base_std: float = 0.02,
+    qk_scale: float | str = 1.0,
+    hidden: int | None = None,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+) -> GPT2LMHeadModel:
+    """Put an attention, causal, into every block, in place; returns the model.
+
+    attention: a name of ATTENTIONS. Its projections start like GPT-2's own (`slth.models.gpt2.recipes`: init, base_std,
+    qk_scale, the output scaled as a residual projection), what mixes heads or features as its `mixing_init` says.
+    hidden: width of a head, d / heads where None. options: further arguments of the mechanism; length defaults to the
+    model's positions where it takes one. Raises ValueError for an unknown name and what the mechanism refuses.
+    """
+    if attention not in ATTENTIONS:
+        raise ValueError(f"attention={attention!r}: must be one of {', '.join(ATTENTIONS)}")
+    config = model.config
+    width = config.n_embd // config.n_head if hidden is None else hidden
+    given = dict(options or {})
+    if attention == "mhla":
+        given.setdefault("length", config.n_positions)
+    theory = math.sqrt(math.sqrt(width))
+    distribution, unit = INITS[init]
+    stds = {
+        "base": base_std,
+        "qk": base_std * numeric_scale(qk_scale, theory) * (theory if init == "theory" else 1.0),
+        "residual": base_std / (1.0 if init == "theory" else math.sqrt(2 * config.n_layer)),
+    }
+    made = [
+        ATTENTIONS[attention](
+            config.n_embd, config.n_embd, config.n_head, width, seed=seed, prefix=f"h.{i}.attn.", causal=True, **given
+        )
+        for i in range(config.n_layer)
+    ]
+    for i, (block, inner) in enumerate(zip(model.transformer.h, made, strict=True)):
+        drawn = {
+            name: Recipe((Draw(distribution, unit * stds[_PROJECTIONS[name]], seed, f"h.{i}.attn.{name}"),))
+            for name, _ in inner.named_parameters(recurse=False)
+            if name in _PROJECTIONS
+        }
+        fill(inner, drawn)
+        block.attn = InGPT2(inner)
+    return model

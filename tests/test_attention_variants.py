@@ -19,6 +19,7 @@ from slth.attention import (
     MIXING_INITS,
     SUPPORT,
     Attention,
+    DifferentialAttention,
     GroupedQueryAttention,
     GroupedTiedAttention,
     KVCache,
@@ -26,8 +27,10 @@ from slth.attention import (
     MLPKnockingHeads,
     MultiHeadAttention,
     MultiheadExplicitAttention,
+    MultiHeadLinearAttention,
     MultiQueryAttention,
     SoftmaxAttention,
+    TalkingHeadsAttention,
     TiedLinearKnockingHeads,
     TiedMLPKnockingHeads,
     merged_attention,
@@ -44,7 +47,7 @@ exactly = {"rtol": 1e-12, "atol": 1e-12}
 class Variant:
     """A way to build an attention; sizes by default such that no axis has length 1. mixing: its `mixing_init` tensors.
 
-    linear: whether it merges where rope and qk_norm are off.
+    drawn: weights whose distribution `init` does not say. linear: whether it merges where rope and qk_norm are off.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Variant:
     options: dict[str, Any] = field(default_factory=dict)
     mixing: tuple[str, ...] = ()
     linear: bool = True
+    drawn: tuple[str, ...] = ()
 
     def build(self, **more: Any) -> Attention:
         """A float64 module with random mixing, options that more says."""
@@ -67,6 +71,9 @@ class Variant:
 
 LINEAR = ("mix_query", "mix_key", "mix_value")
 MLP = ("mlp_up", "mlp_gate", "mlp_down")
+TALK = ("mix_logits", "mix_weights")
+LAMBDA = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
+BLOCKS = {"length": 9, "block": 4, "mixing_init": "identity_plus_random", "normalise": False}
 VARIANTS = [
     Variant("mha", GroupedQueryAttention),
     Variant("gqa", GroupedQueryAttention, {"kv_heads": 2}),
@@ -80,6 +87,9 @@ VARIANTS = [
     Variant("kha_mlp, tied", TiedMLPKnockingHeads, {"kv_heads": 2}, MLP, linear=False),
     Variant("mea", MultiheadExplicitAttention, {"kv_heads": 2, "components": 3}, LINEAR[1:], linear=False),
     Variant("mea, no norm", MultiheadExplicitAttention, {"norm": False}, LINEAR[1:]),
+    Variant("talking_heads", TalkingHeadsAttention, {"logit_heads": 3, "value_heads": 2}, TALK),
+    Variant("differential", DifferentialAttention, linear=False, drawn=LAMBDA),
+    Variant("mhla, no normaliser", MultiHeadLinearAttention, BLOCKS, linear=False, drawn=("mixing",)),
 ]
 every = pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 mixed = pytest.mark.parametrize("variant", [v for v in VARIANTS if v.mixing], ids=lambda variant: variant.name)
@@ -238,7 +248,7 @@ def test_weights_are_named_streams_and_widened(variant):
 def test_theory_widens_queries_and_keys_alone(variant):
     module = variant.build(init="theory", hidden=16)
     for name, weight in module.named_parameters():
-        if name in variant.mixing:
+        if name in variant.mixing + variant.drawn:
             continue
         wide = weight.shape[-1] ** 0.25 if name.startswith(("query", "key")) else 1.0
         assert wide * 0.8 < float(weight.detach().abs().max()) < wide
@@ -270,7 +280,7 @@ def test_mixing_starts(variant):
 @every
 def test_wrap_masks_each_weight_by_itself(variant):
     module = variant.build(causal=True)
-    names = [name for name, _ in module.named_parameters()]
+    names = [name for name, weight in module.named_parameters() if weight.dim() > 1]
     sizes = {name: weight.numel() for name, weight in module.named_parameters()}
     x = random_inputs(0, 2, T, 9)
     model = slth.wrap(module, keep=0.4, seed=0)

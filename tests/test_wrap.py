@@ -486,9 +486,9 @@ def described(module):
 @every_case
 def test_unwrapped_it_is_a_plain_module_with_zeros_in_place(case):
     module = case.build()
+    case.loss(module).backward()  # it was trained, say
     for parameter in list(module.parameters())[::2]:
         parameter.requires_grad_(False)
-    case.loss(module).backward()  # it was trained, say
     called = []
     list(module.modules())[-1].register_forward_hook(lambda *_: called.append(1))
     before = described(module)

@@ -63,7 +63,7 @@ ex.add_config(
     embedding_std=0.15,
     base_std=[0.04, 0.07],  # of the blocks: the grid of both sides, with
     position_std=[0.02, 0.12],  # of the positions, one for all or each with its base_std, and
-    lr=[0.002, 0.004],
+    lr=[0.003, 0.0045],
     pilot_steps=60,  # of training at every point of the grid, to choose the learning rate of each init
     steps=400,  # of each init at its own
     batch=16,  # windows

@@ -6,7 +6,6 @@ that depend on seed and step alone; both sides of a comparison get the best of t
 
 import contextlib
 import functools
-import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -164,14 +163,23 @@ def search_of(config: dict[str, Any]) -> Search:
 
 
 def floats_of(config: dict[str, Any], key: str) -> list[float]:
+    """config[key], one number > 0 or several, none twice, or BadConfig."""
+    values = _numbers_of(config, key)
+    if len(set(values)) < len(values):
+        raise BadConfig(key, config[key], "a number > 0 or a list of them, none twice")
+    return values
+
+
+def _numbers_of(config: dict[str, Any], key: str) -> list[float]:
     """config[key], one number > 0 or several, or BadConfig."""
     given = config[key] if isinstance(config[key], list | tuple) else [config[key]]
+    allowed = "a number > 0 or a list of them, not empty"
     try:
         values = [as_float({key: value}, key, above=0.0) for value in given]
     except BadConfig as error:
-        raise BadConfig(key, config[key], "a number > 0 or a list of them") from error
-    if not values or len(set(values)) < len(values):
-        raise BadConfig(key, config[key], "a number > 0 or a list of them, not empty, none twice")
+        raise BadConfig(key, config[key], allowed) from error
+    if not values:
+        raise BadConfig(key, config[key], allowed)
     return values
 
 
@@ -400,7 +408,7 @@ def best_of_stds(
     tried: list[tuple[Source, Trained, list[dict[str, Any]]]] = []
     for base_std, position_std in stds:
         there = replace(source, position_std=position_std)
-        name = f"{label} positions={position_std:g}" if len(stds) > 1 else label
+        name = f"{label} positions={position_std}" if len(stds) > 1 else label
         with contextlib.suppress(FloatingPointError):
             tried.append((there, *best_of(there, search, data, how, [(lr, base_std) for lr in lrs], name, pilot_steps)))
     if not tried:
@@ -416,27 +424,17 @@ def best_of_stds(
 
 def stds_of(config: dict[str, Any]) -> list[tuple[float, float]]:
     """The pairs (base_std, position_std) that both sides choose from, or BadConfig."""
-    base, position = (
-        config[key] if isinstance(config[key], list | tuple) else [config[key]] for key in ("base_std", "position_std")
-    )
-    for key, values in (("base_std", base), ("position_std", position)):
-        for value in values:
-            floats_of(config | {key: value}, key)
-    if not base or len(position) not in (1, len(base)):
-        raise BadConfig(
-            "position_std", config["position_std"], f"one number > 0, or {len(base)} of them as base_std has"
-        )
-    pairs = list(zip(base, list(position) * (len(base) if len(position) == 1 else 1), strict=True))
+    base, position = _numbers_of(config, "base_std"), _numbers_of(config, "position_std")
+    if len(position) == 1:
+        position *= len(base)
+    if len(position) != len(base):
+        allowed = f"one number > 0, or {len(base)} of them as base_std has"
+        raise BadConfig("position_std", config["position_std"], allowed)
+    pairs = list(zip(base, position, strict=True))
     if len(set(pairs)) < len(pairs):
-        raise BadConfig(
-            "base_std", config["base_std"], "a number > 0 or a list of them, no pair with position_std twice"
-        )
-    return [(float(b), float(q)) for b, q in pairs]
-
-
-def grid_of(config: dict[str, Any]) -> list[tuple[float, float]]:
-    """The points (lr, base_std) that both sides choose from."""
-    return list(itertools.product(floats_of(config, "lr"), floats_of(config, "base_std")))
+        allowed = "a number > 0 or a list of them, no pair with position_std twice"
+        raise BadConfig("base_std", config["base_std"], allowed)
+    return pairs
 
 
 # ---------------------------------------------------------------- controls

@@ -36,6 +36,7 @@ SMALL = {
     "length": 16,
     "lr": [0.001, 0.02],
     "base_std": 0.06,
+    "position_std": 0.02,
     "pilot_steps": 4,
     "steps": 30,
     "batch": 4,
@@ -73,8 +74,9 @@ def run(folder, config):
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory, config):
-    """A run with two learning rates and two scales of query and key."""
-    return run(tmp_path_factory.mktemp("stored"), config(qk_scale=[1.0, "theory"]))
+    """A run with two inits, two learning rates and two scales of query and key."""
+    inits = {"base_std": [0.06, 0.03], "position_std": [0.02, 0.1]}
+    return run(tmp_path_factory.mktemp("stored"), config(qk_scale=[1.0, "theory"], **inits))
 
 
 # ---------------------------------------------------------------- what a run leaves
@@ -107,14 +109,22 @@ def test_bytes_are_those_of_the_network(stored, config):
 
 def test_both_sides_choose_from_one_grid(stored):
     results, summary, _ = stored
-    pilots = results[results["stage"] == "grid"]
-    grid = {(point["lr"], point["base_std"]) for point in summary["grid"]}
-    assert grid == {(0.001, 0.06), (0.02, 0.06)}
-    for (run_name, scale), rows in pilots.groupby(["run", "qk_scale"]):
-        assert set(rows[["lr", "base_std"]].itertuples(index=False, name=None)) == grid
-        assert (rows["step"] == 4).all()
-        full = results[(results["run"] == run_name) & (results["qk_scale"] == scale) & (results["stage"] == "full")]
-        assert set(full["lr"]) == {rows.loc[rows["val_loss"].idxmin(), "lr"]}
+    grid = {(point["lr"], point["base_std"], point["position_std"]) for point in summary["grid"]}
+    assert grid == {(lr, *stds) for lr in (0.001, 0.02) for stds in ((0.06, 0.02), (0.03, 0.1))}
+    measured = results[results["val_loss"].notna() & (results["run"] != "sparse")]
+    for _, rows in measured.groupby(["run", "qk_scale"]):
+        pilots, ends = rows[rows["step"] == 4], rows[rows["step"] == 30]
+        assert set(pilots[["lr", "base_std", "position_std"]].itertuples(index=False, name=None)) == grid
+        best = pilots.loc[pilots.groupby("base_std")["val_loss"].idxmin()].set_index("base_std")["lr"]
+        assert ends.set_index("base_std")["lr"].to_dict() == best.to_dict()  # the best pilot of each init, in full
+        chosen = ends[ends["stage"] == "full"]
+        assert chosen["val_loss"].tolist() == [ends["val_loss"].min()]
+        assert set(rows.loc[rows["stage"] == "full", "base_std"]) == set(chosen["base_std"])
+    dense = summary["dense_point"]
+    sparse = results[results["run"] == "sparse"]
+    assert set(sparse[["lr", "base_std", "position_std"]].itertuples(index=False, name=None)) == {
+        (dense["lr"], dense["base_std"], dense["position_std"])
+    }
 
 
 def test_the_summary_is_what_was_measured(stored):
@@ -205,16 +215,36 @@ def test_no_gain_is_no_share():
 # ---------------------------------------------------------------- the grid
 
 
-def test_the_grid_is_all_pairs():
-    assert pruning.grid_of({"lr": [1e-3, 1e-2], "base_std": 0.1}) == [(1e-3, 0.1), (1e-2, 0.1)]
-    assert pruning.grid_of({"lr": [1, 2], "base_std": (3, 4)}) == [(1, 3), (1, 4), (2, 3), (2, 4)]
+@pytest.mark.parametrize(
+    ("base", "position", "pairs"),
+    [
+        (0.1, 0.2, [(0.1, 0.2)]),
+        ([0.1, 0.3], 0.2, [(0.1, 0.2), (0.3, 0.2)]),
+        ([0.1, 0.3], [0.2], [(0.1, 0.2), (0.3, 0.2)]),
+        ((0.1, 1), (0.2, 0.4), [(0.1, 0.2), (1.0, 0.4)]),
+        ([0.1, 0.1], [0.2, 0.4], [(0.1, 0.2), (0.1, 0.4)]),
+    ],
+)
+def test_inits_are_pairs(base, position, pairs, config):
+    assert pruning.stds_of({"base_std": base, "position_std": position}) == pairs
+    study = gpt2_prune.study_of(config(base_std=base, position_std=position, lr=[1, 2]))
+    assert study.grid == [(lr, *pair) for pair in pairs for lr in (1.0, 2.0)]
 
 
-@pytest.mark.parametrize("bad", [[], [0.1, 0.1], 0, -1.0, math.nan, math.inf, "0.1", None, True, [0.1, "x"], [[0.1]]])
+BAD = [[], 0, -1.0, math.nan, math.inf, "0.1", None, True, [0.1, "x"], [[0.1]]]
+
+
+@pytest.mark.parametrize("bad", [*BAD, [0.1, 0.1]])
 @pytest.mark.parametrize("key", ["lr", "base_std"])
-def test_a_bad_grid_is_named(key, bad):
+def test_a_bad_grid_is_named(key, bad, config):
     with pytest.raises(lab.BadConfig, match=f"^{key}="):
-        pruning.grid_of({"lr": 0.1, "base_std": 0.1, key: bad})
+        gpt2_prune.check(config(**{key: bad}))
+
+
+@pytest.mark.parametrize("bad", [*BAD, [0.1, 0.2, 0.3]])
+def test_bad_positions_are_named(bad, config):
+    with pytest.raises(lab.BadConfig, match=r"^position_std="):
+        gpt2_prune.check(config(base_std=[0.1, 0.2], position_std=bad))
 
 
 class Trainings:
@@ -287,10 +317,39 @@ def test_nothing_left_is_an_error(choose, pilots, full):
         choose(pilots, full)
 
 
+def test_the_best_init_is_the_one_that_ends_best(monkeypatch):
+    ends = {(1.0, 0.1): 2.0, (1.0, 0.2): 1.0, (2.0, 0.3): None, (3.0, 0.4): 1.5}
+    asked = []
+
+    def best_of(source, search, data, how, grid, label, pilot_steps):
+        asked.append((grid, label))
+        ((lr, base_std),) = grid
+        loss = ends[base_std, source.position_std]
+        if loss is None:
+            raise FloatingPointError("diverged")
+        fit = slth.search.Fit([{"step": 9, "val_loss": loss}])
+        rows = [{"stage": "grid", "val_loss": 7.0}, {"stage": "full", "val_loss": loss}]
+        return pruning.Trained(None, fit, lr, base_std, logit_std=0.1), rows
+
+    monkeypatch.setattr(pruning, "best_of", best_of)
+    start = pruning.Source(None, "gpt2", 0.1, 9.0, 1.0, 0)
+    source, best, rows = pruning.best_of_stds(start, None, None, None, list(ends), [0.1], "some", 5)
+    assert (source.position_std, best.base_std, best.val_loss) == (0.2, 1.0, 1.0)
+    assert [grid for grid, _ in asked] == [[(0.1, base_std)] for base_std, _ in ends]
+    assert len({label for _, label in asked}) == 4  # the names of checkpoints
+    full = [(row["position_std"], row["val_loss"]) for row in rows if row["stage"] == "full"]
+    assert full == [(0.2, 1.0)]
+    assert [row["position_std"] for row in rows] == [0.1, 0.1, 0.2, 0.2, 0.4, 0.4]
+    ends.update(dict.fromkeys(ends))
+    with pytest.raises(FloatingPointError, match="some: training diverged at every point of the grid"):
+        pruning.best_of_stds(start, None, None, None, list(ends), [0.1], "some", 5)
+
+
 def test_a_rate_at_which_training_breaks_down_is_passed_over(config):
     study = gpt2_prune.study_of(config(lr=[1e30, 0.01], steps=4, pilot_steps=3))
     source = study.source("tiny*0.25", "gpt2", 1.0)
-    best, rows = pruning.best_of(source, None, study.data, study.how, study.grid, "dense", 3)
+    grid = [(lr, 0.06) for lr in study.lrs]
+    best, rows = pruning.best_of(source, None, study.data, study.how, grid, "dense", 3)
     assert best.lr == 0.01
     assert rows[0]["val_loss"] == math.inf
 
@@ -302,7 +361,7 @@ def test_a_rate_at_which_training_breaks_down_is_passed_over(config):
 def ticket(config):
     study = gpt2_prune.study_of(config(steps=5, lr=0.02))
     source = study.source("tiny*0.25", "signed", 1.0)
-    return study, pruning.trained(source, study.search, study.data, study.how, study.grid[0], 5, "ticket")
+    return study, pruning.trained(source, study.search, study.data, study.how, (0.02, 0.06), 5, "ticket")
 
 
 def test_loss_is_the_mean_log_probability_of_what_follows(config):
@@ -374,7 +433,7 @@ def test_a_loss_that_is_no_number_is_divergence(ticket, monkeypatch):
     monkeypatch.setattr(pruning, "val_loss", lambda model, windows: math.nan)
     source = study.source("tiny*0.25", "gpt2", 1.0)
     with pytest.raises(FloatingPointError, match="dense: the validation loss is nan"):
-        pruning.trained(source, None, study.data, study.how, study.grid[0], 5, "dense")
+        pruning.trained(source, None, study.data, study.how, (0.02, 0.06), 5, "dense")
 
 
 def test_speed_is_that_of_the_steps_done_here(config):
@@ -478,11 +537,13 @@ REFUSED = [
     ("size=[]", f"size=[]: {SIZES}"),
     ("size=['tiny','tiny']", f"size=['tiny', 'tiny']: {SIZES}, none twice"),
     ("lr=[]", "lr=[]: must be a number > 0 or a list of them, not empty"),
-    ("lr=[0.1,0.1]", "lr=[0.1, 0.1]: must be a number > 0 or a list of them, not empty, none twice"),
+    ("lr=[0.1,0.1]", "lr=[0.1, 0.1]: must be a number > 0 or a list of them, none twice"),
     ("lr=fast", "lr='fast': must be a number > 0"),
     ("base_std=-1", "base_std=-1: must be a number > 0"),
     ("embedding_std=0", "embedding_std=0: must be a finite number > 0.0"),
-    ("position_std=x", "position_std='x': must be a finite number > 0.0"),
+    ("base_std=[0.1,0.1]", "base_std=[0.1, 0.1]: must be a number > 0 or a list of them, no pair with position_std"),
+    ("position_std=x", "position_std='x': must be a number > 0"),
+    ("position_std=[1,2,3]", "position_std=[1, 2, 3]: must be one number > 0, or 1 of them as base_std has"),
     ("method=foo", "method='foo': must be one of edge_popup, iterand, biprop, frozen, bernoulli"),
     ("policy=foo", "policy='foo': must be one of layer, global"),
     ("schedule=foo", "schedule='foo': must be one of"),

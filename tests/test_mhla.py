@@ -1,6 +1,8 @@
 """MHLA: blocks of tokens mixed by M_c, against the paper's sums token by token, in every form it can be computed."""
 
 import math
+import sys
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -12,6 +14,10 @@ from hypothesis import strategies as st
 import slth
 from slth.attention import MultiHeadLinearAttention, mhla
 from slth.attention.mhla import PHI, STARTS, locality
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+
+from benchmarks import linear_attention  # noqa: E402
 
 exactly = {"rtol": 1e-12, "atol": 1e-12}
 few = settings(max_examples=40)
@@ -406,3 +412,23 @@ def test_what_cannot_be_clipped():
 def test_phi_stands_between_query_and_key():
     with pytest.raises(ValueError, match="MultiHeadLinearAttention cannot be merged: phi acts on queries and keys"):
         build().merged()
+
+
+# ---------------------------------------------------------------- the benchmark
+
+
+def test_rows_of_the_benchmark_compare_and_follow_growth(monkeypatch):
+    first, second = linear_attention.rows([9, 5], d=4, block=2, rounds=2, seed=0)
+    assert [row["size"] for row in (first, second)] == ["T=5", "T=9"]
+    assert math.isnan(first["growth"])
+    assert second["growth"] == second["ours_s"] / first["ours_s"]
+    for row in (first, second):
+        assert row["ratio"] == row["peer_s"] / row["ours_s"]
+        assert 0 < row["error_ours"] < 1e-5
+    wrong = MultiHeadLinearAttention.double
+    monkeypatch.setattr(MultiHeadLinearAttention, "double", lambda self: wrong(self).requires_grad_(False).apply(halve))
+    assert linear_attention.rows([5], d=4, block=2, rounds=1, seed=0)[0]["error_ours"] > 1e-3
+
+
+def halve(module):
+    module.output.mul_(0.5)

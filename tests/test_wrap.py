@@ -41,6 +41,17 @@ def wrapped(case, **options):
     return wrap(case.build(), **{"keep": KEEP} | options)
 
 
+def compiles(test):
+    """The compiler meets parts of torch that warn."""
+    for message in (
+        "`torch.jit.script_method` is deprecated",
+        ".*autograd.function.Function.* should not be instantiated",
+        "The .grad attribute of a Tensor that is not a leaf Tensor is being accessed",
+    ):
+        test = pytest.mark.filterwarnings(f"ignore:{message}")(test)
+    return test
+
+
 def autocast():
     return torch.autocast("cpu", dtype=torch.bfloat16)
 
@@ -521,17 +532,6 @@ def test_an_unwrapped_module_can_be_pickled(case):
 # ---------------------------------------------------------------- compiled
 
 
-def compiles(test):
-    """The compiler meets parts of torch that warn."""
-    for message in (
-        "`torch.jit.script_method` is deprecated",
-        ".*autograd.function.Function.* should not be instantiated",
-        "The .grad attribute of a Tensor that is not a leaf Tensor is being accessed",
-    ):
-        test = pytest.mark.filterwarnings(f"ignore:{message}")(test)
-    return test
-
-
 #: What torch compiles piece by piece by itself: recurrent layers, and ours where a mask of tokens is checked.
 IN_PIECES = {"lstm", "lstm, bidirectional", "gru", "tied", "slth language model"}
 
@@ -670,6 +670,25 @@ def test_a_pattern_takes_all_that_is_fused():
     assert not any("[" in name for name in names)
     count, total = kept(model, *CASE["gpt2"].parts)
     assert count == count_kept(total, KEEP)
+
+
+@compiles
+@pytest.mark.parametrize("name", ["torch attention, packed", "slth feed-forward", "gpt2"])
+def test_of_equal_scores_the_first_in_the_group_are_kept(name):
+    case = CASE[name]
+    model = wrapped(case, policy="global")
+    with torch.no_grad():
+        for scores in handle(model).scores():
+            scores.fill_(-0.5)
+    masks, in_order = handle(model).masks(), []
+    for path, mask in masks.items():
+        in_order += [piece.flatten() for piece in shares(case, path, mask).values()]
+    kept = torch.cat(in_order)
+    assert kept.equal(torch.arange(len(kept)) < count_kept(len(kept), KEEP))
+    out = case.run(model)
+    assert out.equal(case.run(by_hand(case, masks)))
+    torch._dynamo.reset()
+    torch.testing.assert_close(case.run(torch.compile(model, backend="eager")), out)
 
 
 def test_keep_by_pattern_the_first_match_counts():

@@ -30,7 +30,7 @@ PHI: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "elu1": lambda x: elu(x) + 1.0,
 }
 STARTS = (*MIXING_INITS, "uniform")
-PIECE = 512  # tokens worked on at a time: what becomes of them stays in the caches, in memory that is used again
+PIECE = 1024  # tokens worked on at a time: what becomes of them stays in the caches, in memory that is used again
 
 
 def locality(blocks: int, *, causal: bool = False, floor: float = 0.0) -> torch.Tensor:

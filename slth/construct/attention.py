@@ -5,22 +5,26 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from slth.attention import MultiHeadAttention
-from slth.attention.mha import ROLES
-from slth.construct.certificate import Certificate, certificate
+from slth.construct.certificate import Certificate, Merged, certificate, spectral_norm
 from slth.construct.linear import SIDES, LinearTicket, Side, better_side, linear
+from slth.construct.subset_sum import BoolArray
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class AttentionTicket:
     """Masks that turn a random attention into a given one, and how well.
 
-    masks: role ("query", "key", "value", "output") -> bool tensor of the parameter's shape, True = kept.
+    masks: parameter name ("query", "key", "value", "output", or what a variant has) -> bool tensor of the parameter's
+    shape, True = kept.
     side: "input" or "output", which factor of value and output has the structural mask (for side="auto" the one taken).
     candidates_qk, candidates_vo: the fewest products that an entry's subset sum chose from.
     error_max_qk, error_max_vo, error_spectral_qk, error_spectral_vo: (heads,) float64, largest absolute entry and
@@ -48,7 +52,7 @@ class AttentionTicket:
         kept = sum(int(mask.sum()) for mask in self.masks.values())
         return kept / sum(mask.numel() for mask in self.masks.values())
 
-    def prune(self, source: MultiHeadAttention) -> None:
+    def prune(self, source: nn.Module) -> None:
         """Set the weights of source that are not kept to exactly 0, in place; the others keep every bit.
 
         Raises ValueError for a source of other shapes.
@@ -57,7 +61,7 @@ class AttentionTicket:
             if getattr(source, role).shape != mask.shape:
                 given = tuple(getattr(source, role).shape)
                 raise ValueError(f"source weight {role!r} of shape {given}: must be {tuple(mask.shape)}, the mask's")
-        _prune(source, self.masks)
+        prune(source, self.masks)
 
 
 def attention(
@@ -84,8 +88,7 @@ def attention(
     if side == "auto":
         side = better_side(target.d_in, target.d_out)
     _check_side(source, side)
-    if alpha is not None and not (math.isfinite(alpha) and alpha > 0):
-        raise ValueError(f"alpha={alpha}: must be a finite number > 0, the largest norm of an input token")
+    check_alpha(alpha)
     qk = query_key(target, source, threads=threads)
     return assemble(target, source, qk, value_output(target, source, side=side, threads=threads), alpha=alpha)
 
@@ -94,8 +97,8 @@ def attention(
 def query_key(target: MultiHeadAttention, source: MultiHeadAttention, *, threads: int | None = None) -> LinearTicket:
     """The half of :func:`attention` for W_Q W_K^T / sqrt(n_K) of each head; W_Q has the structural mask."""
     check(target, source)
-    wanted, _ = _double(target).merged()
-    factors = _double(source)
+    wanted, _ = double(target).merged()
+    factors = double(source)
     # the scale 1/sqrt(n_K) goes to the target, so that the candidates are exact products of two float32 weights
     scaled = wanted * (math.sqrt(source.hidden_qk) / factors.scale_qk)[:, None, None]
     return linear(scaled.numpy(), factors.query.numpy(), factors.key.mT.numpy(), threads=threads)
@@ -108,8 +111,8 @@ def value_output(
     """The half of :func:`attention` for W_V W_O of each head."""
     check(target, source)
     _check_side(source, side)
-    _, wanted = _double(target).merged()
-    factors = _double(source)
+    _, wanted = double(target).merged()
+    factors = double(source)
     scaled = wanted / factors.scale_vo[:, None, None]
     return linear(scaled.numpy(), factors.value.numpy(), factors.output.numpy(), side=side, threads=threads)
 
@@ -125,45 +128,88 @@ def assemble(
     length: int = 64,
 ) -> AttentionTicket:
     """Put the two halves of :func:`attention` together, measure and certify them (for inputs up to `length` tokens)."""
-    masks = _masks(qk, vo)
-    pruned = _double(source)
-    _prune(pruned, masks)
-    want, got = _double(target).merged(), pruned.merged()
-    d_qk, d_vo = (g - w for g, w in zip(got, want, strict=True))
+    masks = tensors(
+        {
+            "query": qk.mask_first,
+            "key": np.swapaxes(qk.mask_second, -1, -2),
+            "value": vo.mask_first,
+            "output": vo.mask_second,
+        }
+    )
+    pruned = double(source)
+    prune(pruned, masks)
+    return measured(double(target).merged(), pruned.merged(), masks, qk, vo, alpha=alpha, length=length)
+
+
+def measured(
+    want: Merged,
+    got: Merged,
+    masks: dict[str, torch.Tensor],
+    qk: LinearTicket,
+    vo: LinearTicket,
+    *,
+    alpha: float | None = None,
+    length: int = 64,
+) -> AttentionTicket:
+    """The ticket of a source from its masks and, float64, the target's merged matrices and those it has itself."""
     return AttentionTicket(
         masks=masks,
         side=vo.side,
         candidates_qk=qk.candidates,
         candidates_vo=vo.candidates,
-        error_max_qk=d_qk.abs().amax((-2, -1)),
-        error_max_vo=d_vo.abs().amax((-2, -1)),
-        error_spectral_qk=torch.linalg.matrix_norm(d_qk, ord=2),
-        error_spectral_vo=torch.linalg.matrix_norm(d_vo, ord=2),
         unreachable=int(qk.unreachable.sum() + vo.unreachable.sum()),
         entries=qk.unreachable.size + vo.unreachable.size,
-        certificate=certificate(want, got, alpha or math.sqrt(max(target.d_in, target.d_out)), length=length),
+        certificate=certificate(want, got, alpha or least_alpha(want), length=length),
         merged=got,
+        **achieved(want, got),
     )
 
 
-def _double(module: MultiHeadAttention) -> MultiHeadAttention:
+def achieved(want: Merged, got: Merged) -> dict[str, torch.Tensor]:
+    """The errors of an :class:`AttentionTicket`, by the names of its fields."""
+    d_qk, d_vo = (g - w for g, w in zip(got, want, strict=True))
+    return {
+        "error_max_qk": d_qk.abs().amax((-2, -1)),
+        "error_max_vo": d_vo.abs().amax((-2, -1)),
+        "error_spectral_qk": spectral_norm(d_qk),
+        "error_spectral_vo": spectral_norm(d_vo),
+    }
+
+
+def least_alpha(merged: Merged) -> float:
+    """The least norm of inputs that Theorem 9 allows to speak of: max(sqrt d_in, sqrt d_out)."""
+    return math.sqrt(max(merged[1].shape[-2:]))
+
+
+def double(module: Module) -> Module:
+    """A float64 copy."""
     return copy.deepcopy(module).double()
 
 
-def _masks(qk: LinearTicket, vo: LinearTicket) -> dict[str, torch.Tensor]:
-    masks = {
-        "query": qk.mask_first,
-        "key": np.swapaxes(qk.mask_second, -1, -2),
-        "value": vo.mask_first,
-        "output": vo.mask_second,
-    }
-    return {role: torch.from_numpy(np.ascontiguousarray(mask)) for role, mask in masks.items()}
+def tensors(masks: dict[str, BoolArray]) -> dict[str, torch.Tensor]:
+    """The same as tensors of their own."""
+    return {name: torch.from_numpy(np.ascontiguousarray(mask)) for name, mask in masks.items()}
 
 
-def _prune(module: MultiHeadAttention, masks: dict[str, torch.Tensor]) -> None:
-    with torch.no_grad():
-        for role, mask in masks.items():
-            getattr(module, role).masked_fill_(~mask, 0.0)
+@torch.no_grad()
+def prune(module: nn.Module, masks: dict[str, torch.Tensor]) -> None:
+    """Set the weights that masks, by parameter name, do not keep to exactly 0, in place."""
+    for name, mask in masks.items():
+        module.get_parameter(name).masked_fill_(~mask, 0.0)
+
+
+def check_alpha(alpha: float | None) -> None:
+    """Raise ValueError unless alpha is None or finite and > 0."""
+    if alpha is not None and not (math.isfinite(alpha) and alpha > 0):
+        raise ValueError(f"alpha={alpha}: must be a finite number > 0, the largest norm of an input token")
+
+
+def check_finite(target: nn.Module, source: nn.Module) -> None:
+    """Raise ValueError unless all weights of both are finite."""
+    for label, module in (("target", target), ("source", source)):
+        for name, weight in module.named_parameters():
+            if not torch.isfinite(weight).all():
+                raise ValueError(f"{label} weight {name!r} holds NaN or infinite values: all must be finite")
 
 
 def check(target: MultiHeadAttention, source: MultiHeadAttention) -> None:
@@ -174,10 +220,7 @@ def check(target: MultiHeadAttention, source: MultiHeadAttention) -> None:
             raise ValueError(f"{name}: target has {wanted}, source {given}; they must be equal")
     if source.hidden_qk < source.d_in:
         raise ValueError(f"hidden_qk={source.hidden_qk}: must be >= d_in={source.d_in}")
-    for label, module in (("target", target), ("source", source)):
-        for role in ROLES:
-            if not torch.isfinite(getattr(module, role)).all():
-                raise ValueError(f"{label} weight {role!r} holds NaN or infinite values: all must be finite")
+    check_finite(target, source)
 
 
 def _check_side(source: MultiHeadAttention, side: str) -> None:

@@ -86,7 +86,32 @@ def certificate(target: Merged, source: Merged, alpha: float, *, length: int = 6
     softmax = torch.minimum(_softmax_term(d_qk, vo_s, alpha), _softmax_term(d_qk, vo_t, alpha))
     values = _value_term(d_vo, alpha)
     rounding = _rounding_term((qk_t, qk_s), (vo_t, vo_s), alpha, length)
-    return Certificate(softmax + values + rounding, _lemma8(d_qk, vo_t, d_vo, alpha), softmax, values, alpha)
+    entries = alpha**2 * qk_t.shape[-1] * d_qk.abs().amax((-2, -1))  # by which the paper bounds the logits
+    return Certificate(softmax + values + rounding, _lemma8(entries, vo_t, d_vo, alpha), softmax, values, alpha)
+
+
+def logit_certificate(
+    moved: torch.Tensor,
+    target: torch.Tensor,
+    source: torch.Tensor,
+    alpha: float,
+    *,
+    logits: torch.Tensor,
+    outputs: torch.Tensor,
+    steps: float,
+) -> Certificate:
+    """Certify a source whose logits are no bilinear form of the inputs, from how far they may move.
+
+    moved (heads,): bounds m_h on the differences of the two logits of head h, for inputs of norm <= alpha; of the
+    bounds above only the two by total variation stand, heads added up and heads stacked. target, source
+    (heads, d_in, d_out): W_VO. logits, outputs (heads,): bounds on the sizes of what is rounded in each, in `steps`
+    roundings. All float64.
+    """
+    reach = 2.0 * alpha * torch.tanh(0.5 * moved)  # (heads,): |y_h|
+    softmax = torch.minimum(_total_variation(reach, target), _total_variation(reach, source))
+    values = _value_term(source - target, alpha)
+    bound = softmax + values + _rounding(steps, outputs, logits)
+    return Certificate(bound, _lemma8(moved, target, source - target, alpha), softmax, values, alpha)
 
 
 #: (W_QK (..., heads, d_in, d_in), the scale included, W_VO (..., heads, d_in, d_out))
@@ -119,6 +144,12 @@ def _softmax_term(d_qk: torch.Tensor, vo: torch.Tensor, alpha: float) -> torch.T
     ).amin(0)
 
 
+def _total_variation(moved: torch.Tensor, vo: torch.Tensor) -> torch.Tensor:
+    """The lesser of heads added up and heads stacked, for averages that moved by so much (..., heads)."""
+    added = (moved * spectral_norm(vo)).sum(-1)
+    return torch.minimum(added, spectral_norm(stacked(vo)) * torch.linalg.vector_norm(moved, dim=-1))
+
+
 def _aligned(d_qk: torch.Tensor, vo: torch.Tensor) -> torch.Tensor:
     """At least max_c |VO^T c| |D c| over unit c: the least lambda_max(t VO VO^T + D^T D / t) / 2 of a grid of t."""
     norm_vo, norm_d = spectral_norm(vo), spectral_norm(d_qk)
@@ -141,14 +172,16 @@ def _rounding_term(
         alpha**2 * (spectral_norm(qk[0]) + spectral_norm(qk[1])),
         alpha * (spectral_norm(vo[0]) + spectral_norm(vo[1])),
     )
-    steps = 16.0 * d_in + 2.0 * length
+    return _rounding(16.0 * d_in + 2.0 * length, outputs, logits)
+
+
+def _rounding(steps: float, outputs: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     return steps * torch.finfo(torch.float64).eps * (outputs * (1.0 + logits)).sum(-1)
 
 
-def _lemma8(d_qk: torch.Tensor, vo_t: torch.Tensor, d_vo: torch.Tensor, alpha: float) -> torch.Tensor:
-    """Sum of sqrt(d1) alpha (exp(2m) - 1) |VO_T,h| + d1 sqrt(d2) alpha |E_h|_max, m = alpha^2 d1 |D_h|_max."""
+def _lemma8(m: torch.Tensor, vo_t: torch.Tensor, d_vo: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Sum of sqrt(d1) alpha (exp(2m) - 1) |VO_T,h| + d1 sqrt(d2) alpha |E_h|_max, where logits differ by <= m."""
     d_in, d_out = d_vo.shape[-2:]
-    m = alpha**2 * d_in * d_qk.abs().amax((-2, -1))
     norm = spectral_norm(vo_t)
     softmax = math.sqrt(d_in) * alpha * torch.where(norm > 0, torch.expm1(2.0 * m) * norm, 0.0)  # not inf * 0
     values = d_in * math.sqrt(d_out) * alpha * d_vo.abs().amax((-2, -1))

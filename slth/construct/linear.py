@@ -41,6 +41,14 @@ def blocks(hidden: int, parts: int) -> list[slice]:
     return [slice(a, b) for a, b in itertools.pairwise(starts)]
 
 
+def structure(parts: int, hidden: int) -> BoolArray:
+    """The structural mask (parts, hidden) of :func:`linear`: each hidden unit listens to one part, as in `blocks`."""
+    mask = np.zeros((parts, hidden), np.bool_)
+    for part, units in zip(mask, blocks(hidden, parts), strict=True):
+        part[units] = True
+    return mask
+
+
 def better_side(d_in: int, d_out: int) -> Side:
     """The side that leaves more candidates per entry, hidden / d_in or hidden / d_out; input, the paper's, on a tie."""
     return "output" if d_out < d_in else "input"

@@ -122,13 +122,14 @@ def recipes(
     init      distribution    value, `c_fc`        query, key                                 both `c_proj`
     ========  ==============  ===================  =========================================  ========================
     gpt2      normal          base_std             base_std * qk_scale                        base_std / sqrt(2 layers)
-    signed    +- a constant   base_std             base_std * qk_scale                        base_std / sqrt(2 layers)
+    signed    +- a constant   base_std             base_std * qk_scale                        base_std
     theory    uniform         base_std             base_std * qk_scale * n^(1/4)              base_std
     ========  ==============  ===================  =========================================  ========================
 
     Sources: gpt2 Radford et al. 2019; theory arXiv 2511.04217, Theorem 3: U[-n^(1/4), n^(1/4)] for query and key and
     U[-1, 1] for all else, here times the base scale sqrt(3) base_std that gives a weight of U[-1, 1] the standard
-    deviation base_std; signed Ramanujan et al. 2020, one bit a weight. qk_scale is a number > 0 or "theory", n^(1/4)
+    deviation base_std; signed Ramanujan et al. 2020, one bit a weight, all
+    of one size, as a mask cannot make the smaller ones larger. qk_scale is a number > 0 or "theory", n^(1/4)
     (arXiv 2511.04217, Figure 8). Raises ValueError for an unknown init, and a standard deviation or qk_scale that is
     not finite and > 0.
     """
@@ -140,7 +141,7 @@ def recipes(
             raise ValueError(f"{name}={std}: must be a finite number > 0")
     theory = math.sqrt(math.sqrt(config.n_embd // config.n_head))  # n^(1/4), rounded alike everywhere
     qk = base_std * numeric_scale(qk_scale, theory) * (theory if init == "theory" else 1.0)
-    residual = base_std / (1.0 if init == "theory" else math.sqrt(2 * config.n_layer))
+    residual = base_std * residual_scale(init, config.n_layer)
 
     stds = {"wte": {"wte": embedding_std}, "wpe": {"wpe": position_std}}
     for i in range(config.n_layer):
@@ -156,6 +157,11 @@ def recipes(
         )
         for path, parts in stds.items()
     }
+
+
+def residual_scale(init: str, layers: int) -> float:
+    """What an init scales the projections into the residual stream by: 1 / sqrt(2 layers) as GPT-2 does, or 1."""
+    return 1.0 / math.sqrt(2 * layers) if init == "gpt2" else 1.0
 
 
 def _block(at: str, base: float, qk: float, residual: float) -> dict[str, dict[str, float]]:

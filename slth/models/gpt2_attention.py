@@ -16,7 +16,7 @@ from torch import nn
 from transformers import GPT2LMHeadModel
 
 from slth.attention import ATTENTIONS, Attention
-from slth.models.gpt2 import INITS, numeric_scale
+from slth.models.gpt2 import INITS, numeric_scale, residual_scale
 from slth.recipes import Draw, Recipe, fill
 
 _PROJECTIONS = {
@@ -81,7 +81,7 @@ def with_attention(
     stds = {
         "base": base_std,
         "qk": base_std * numeric_scale(qk_scale, theory) * (theory if init == "theory" else 1.0),
-        "residual": base_std / (1.0 if init == "theory" else math.sqrt(2 * config.n_layer)),
+        "residual": base_std * residual_scale(init, config.n_layer),
     }
     made = [
         ATTENTIONS[attention](

@@ -21,6 +21,13 @@ from slth.plots.errors import (
     overlay,
 )
 from slth.plots.hidden import HIDDEN_COLUMNS, error_against_block, gap_against_candidates
+from slth.plots.mixing import (
+    MIXING_COLUMNS,
+    difference_to_mha,
+    error_by_variant,
+    loss_by_variant,
+    mixing_figures,
+)
 from slth.plots.pruning import PRUNING_COLUMNS, loss_against_parameters, loss_against_steps
 from slth.plots.qk_scale import QK_SCALE_COLUMNS, loss_against_qk_scale
 from slth.plots.speed import SPEED_COLUMNS, speed
@@ -35,6 +42,7 @@ __all__ = [
     "LOOKS",
     "MEAN",
     "MEDIAN",
+    "MIXING_COLUMNS",
     "PRUNING_COLUMNS",
     "QK_SCALE_COLUMNS",
     "SIDES",
@@ -44,15 +52,19 @@ __all__ = [
     "Fit",
     "Look",
     "constant",
+    "difference_to_mha",
     "error_against_block",
     "error_against_depth",
     "error_against_length",
     "error_against_width",
+    "error_by_variant",
     "figures",
     "gap_against_candidates",
     "loss_against_parameters",
     "loss_against_qk_scale",
     "loss_against_steps",
+    "loss_by_variant",
+    "mixing_figures",
     "overlay",
     "speed",
 ]
@@ -83,4 +95,6 @@ def figures(table: pd.DataFrame, fits: Mapping[str, Fit] | None = None) -> dict[
         drawn["loss_vs_qk_scale"] = loss_against_qk_scale(table)
     if set(table.columns) >= CONSTANT_COLUMNS:
         drawn["constant"] = constant(table)
+    if set(table.columns) >= MIXING_COLUMNS:
+        drawn |= mixing_figures(table)
     return drawn

@@ -1,0 +1,238 @@
+"""Tickets that survive RoPE and QK-norm: every projection by itself, through a matrix that all heads share.
+
+Where queries and keys are turned by their positions or normalised, W_Q and W_K do not merge, and each has to be met by
+itself. Linear knocking heads (arXiv 2510.23052) with a `shared_width` n have two factors for each, a projection
+(d_in, n) and T (n, hidden), with nothing between them. T, which all heads share, gets the structure: each of its n
+inputs feeds one of the hidden features. Every entry of W_Q and W_K is then a subset sum of its own over n / hidden
+candidates, solved for by the mask of each head's own projection; hidden is the target's, and d_in does not enter.
+
+Between values and output there is nothing, so W_V W_O is one matrix: T and the output projection together let each of n
+units feed one output coordinate, and the sums are solved for by the mask of the values, over n / d_out candidates.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from slth.attention import Attention, GroupedQueryAttention, LinearKnockingHeads, MultiHeadAttention
+from slth.attention.base import NORM_EPS, repeat_heads
+from slth.construct.attention import (
+    AttentionTicket,
+    achieved,
+    check_alpha,
+    check_finite,
+    double,
+    least_alpha,
+    prune,
+    tensors,
+)
+from slth.construct.certificate import Certificate, Merged, certificate, logit_certificate, spectral_norm
+from slth.construct.linear import LinearTicket, blocks, linear, structure
+
+
+@dataclass(frozen=True)
+class ProjectionTicket(AttentionTicket):
+    """A ticket whose queries and keys are each met by themselves.
+
+    error_max_query, error_max_key: (heads,) float64, largest absolute entry of source minus target. candidates_qk are
+    those of an entry of either. Merged matrices, and errors of W_QK, are those of equal positions, before any norm.
+    """
+
+    error_max_query: torch.Tensor
+    error_max_key: torch.Tensor
+
+
+def is_rectangular(source: Attention | MultiHeadAttention) -> bool:
+    """Whether it has knocking heads whose T are not square."""
+    mixing = (weight for name, weight in source.named_parameters() if name.startswith("mix_"))
+    return isinstance(source, LinearKnockingHeads) and any(weight.shape[0] != weight.shape[1] for weight in mixing)
+
+
+@torch.no_grad()
+def projections(
+    target: Attention | MultiHeadAttention,
+    source: Attention,
+    *,
+    alpha: float | None = None,
+    threads: int | None = None,
+) -> ProjectionTicket:
+    """Find masks under which every projection of source, linear knocking heads with a shared_width, is target's own.
+
+    target: grouped-query attention or linear knocking heads, or a :class:`slth.attention.MultiHeadAttention`, of the
+    same d_in, d_out, heads, hidden, rope and qk_norm. The certificate is that of the merged matrices where neither rope
+    nor qk_norm is there; with rope it bounds the logits by alpha^2 |W_Q| |W_K| for every pair of positions, and with
+    qk_norm by the norm's largest slope, which makes it loose: a query may be as short as its eps. Neither module is
+    changed. In float64.
+
+    Raises ValueError for a target or source of another kind; where they differ; for kv_heads other than heads and a mix
+    other than "qkv" (some projection then has no second factor, or serves several heads); for hidden < d_out or
+    shared_width < hidden; for a constant identity in T, which would feed features beyond the structure; for weights
+    that are not finite; and for alpha <= 0.
+    """
+    check_alpha(alpha)
+    source = _check_source(source)
+    _check_target(target, source)
+    check_finite(target, source)
+    wanted = _Projections.of(double(target))
+    masks = _structure(source)
+    pruned = double(source)
+    prune(pruned, masks)
+    found = _solve(wanted, pruned, threads)
+    masks |= tensors({role: ticket.mask_first for role, ticket in found.items()})
+    prune(pruned, masks)
+    got = _Projections.of(pruned)
+    alpha = alpha or least_alpha(wanted.merged())
+    return ProjectionTicket(
+        masks=masks,
+        side="output",
+        candidates_qk=min(found["query"].candidates, found["key"].candidates),
+        candidates_vo=found["value"].candidates,
+        unreachable=sum(int(ticket.unreachable.sum()) for ticket in found.values()),
+        entries=sum(ticket.unreachable.size for ticket in found.values()),
+        certificate=_certificate(wanted, got, pruned, alpha),
+        merged=got.merged(),
+        error_max_query=(got.query - wanted.query).abs().amax((-2, -1)),
+        error_max_key=(got.key - wanted.key).abs().amax((-2, -1)),
+        **achieved(wanted.merged(), got.merged()),
+    )
+
+
+@dataclass(frozen=True)
+class _Projections:
+    """What is to be met: query and key (heads, d_in, hidden) and W_VO (heads, d_in, d_out), float64."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    vo: torch.Tensor
+
+    @staticmethod
+    def of(module: Attention | MultiHeadAttention) -> _Projections:
+        """Those of a module in float64, the scales of a MultiHeadAttention included."""
+        if isinstance(module, MultiHeadAttention):
+            return _Projections(module.query * module.scale_qk[:, None, None], module.key, module.merged()[1])
+        plain = module.absorb() if isinstance(module, LinearKnockingHeads) else module
+        assert isinstance(plain, GroupedQueryAttention)
+        key, value = (repeat_heads(weight, plain.heads) for weight in (plain.key, plain.value))
+        return _Projections(plain.query, key.expand_as(plain.query), value @ plain.output)
+
+    def merged(self) -> Merged:
+        """(W_QK at equal positions and before any norm, W_VO)."""
+        return self.query @ self.key.mT / math.sqrt(self.query.shape[-1]), self.vo
+
+
+def _structure(source: LinearKnockingHeads) -> dict[str, torch.Tensor]:
+    """The masks of all parameters but the query, key and value projections, for which sums are solved."""
+    width, hidden = source.get_parameter("mix_query").shape
+    by_feature = structure(hidden, width).T  # (n, hidden): which of n feed a feature
+    by_output = np.zeros((width, hidden), np.bool_)  # the same, n split over the outputs first
+    for units, features in zip(blocks(width, source.d_out), blocks(hidden, source.d_out), strict=True):
+        by_output[units, features] = structure(features.stop - features.start, units.stop - units.start).T
+    output = np.broadcast_to(structure(source.d_out, hidden).T, source.output.shape)
+    return tensors({"mix_query": by_feature, "mix_key": by_feature, "mix_value": by_output, "output": output})
+
+
+def _solve(wanted: _Projections, pruned: LinearKnockingHeads, threads: int | None) -> dict[str, LinearTicket]:
+    """The subset sums of queries, keys and values of a source that has its structure."""
+    mixing = {role: pruned.get_parameter(f"mix_{role}") for role in ("query", "key", "value")}
+    seconds = {
+        "query": mixing["query"].expand(pruned.heads, -1, -1),  # (heads, n, hidden)
+        "key": mixing["key"].expand(pruned.heads, -1, -1),
+        "value": mixing["value"] @ pruned.output,  # (heads, n, d_out)
+    }
+    targets = {"query": wanted.query, "key": wanted.key, "value": wanted.vo}
+    return {
+        role: linear(
+            targets[role].numpy(),
+            pruned.get_parameter(role).numpy(),
+            second.numpy(),
+            side="output",
+            threads=threads,
+        )
+        for role, second in seconds.items()
+    }
+
+
+# ---------------------------------------------------------------- the certificate
+
+
+def _certificate(
+    wanted: _Projections, got: _Projections, pruned: LinearKnockingHeads, alpha: float, length: int = 64
+) -> Certificate:
+    """The merged matrices' own, or from bounds on the logits where rope or qk_norm stands between the factors."""
+    if not pruned.obstacles():
+        return certificate(wanted.merged(), got.merged(), alpha, length=length)
+    sizes = {  # of what is added up on the way, at least that of the result
+        role: alpha * spectral_norm(pruned.get_parameter(role)) * spectral_norm(pruned.get_parameter(f"mix_{role}"))
+        for role in ("query", "key", "value")
+    }
+    query, key = sizes["query"] + alpha * spectral_norm(wanted.query), sizes["key"] + alpha * spectral_norm(wanted.key)
+    return logit_certificate(
+        _moved(wanted, got, alpha, norm=pruned.qk_norm),
+        wanted.vo,
+        got.vo,
+        alpha,
+        logits=(query + key) / math.sqrt(NORM_EPS) if pruned.qk_norm else query * key / math.sqrt(pruned.hidden),
+        outputs=sizes["value"] * spectral_norm(pruned.output) + alpha * spectral_norm(wanted.vo),
+        steps=16.0 * (pruned.d_in + len(pruned.get_parameter("mix_query"))) + 2.0 * length,
+    )
+
+
+def _moved(wanted: _Projections, got: _Projections, alpha: float, *, norm: bool) -> torch.Tensor:
+    """Bounds (heads,) on how far the logits of source and target lie apart, at any positions: turning keeps norms.
+
+    Without a norm, <q', k'> - <q, k> = <q' - q, k'> + <q, k' - k>, or the same with source and target exchanged. A norm
+    N(q) = q / (|q|^2 / n + eps)^(1/2) has slope at most eps^(-1/2) and |N| <= sqrt n, with n = hidden.
+    """
+    hidden = wanted.query.shape[-1]
+    query, key = (spectral_norm(a - b) for a, b in ((wanted.query, got.query), (wanted.key, got.key)))
+    if norm:
+        far = 2.0 * math.sqrt(hidden)  # two vectors of norm sqrt n, and two logits of at most sqrt n
+        slope = alpha / math.sqrt(NORM_EPS)
+        return ((slope * query).clamp_max(far) + (slope * key).clamp_max(far)).clamp_max(far)
+    one = query * spectral_norm(got.key) + spectral_norm(wanted.query) * key
+    two = query * spectral_norm(wanted.key) + spectral_norm(got.query) * key
+    return alpha**2 * torch.minimum(one, two) / math.sqrt(hidden)
+
+
+# ---------------------------------------------------------------- what cannot be
+
+
+def _check_source(source: Attention) -> LinearKnockingHeads:
+    """The source. Raises ValueError unless each of its projections is a product of two, the first a head's own."""
+    if not isinstance(source, LinearKnockingHeads) or not is_rectangular(source):
+        raise ValueError(f"source is {type(source).__name__}: must be linear knocking heads with a shared_width")
+    if source.mix != "qkv":
+        raise ValueError(f"mix={source.mix!r}: must be 'qkv', a projection needs two factors to be met by itself")
+    if source.kv_heads != source.heads:
+        raise ValueError(f"kv_heads={source.kv_heads}: must be heads={source.heads}, each head's own are solved for")
+    width, hidden = source.get_parameter("mix_query").shape
+    if hidden < source.d_out:
+        raise ValueError(f"hidden={hidden}: must be >= d_out={source.d_out}, outputs that each need a feature")
+    if width < hidden:
+        raise ValueError(f"shared_width={width}: must be >= hidden={hidden}, features that each need a unit")
+    if any(name.endswith("_start") for name, _ in source.named_buffers()):
+        raise ValueError("mixing_init='identity_plus_random': its identity cannot be pruned to the structure of T")
+    return source
+
+
+def _check_target(target: Attention | MultiHeadAttention, source: LinearKnockingHeads) -> None:
+    """Raise ValueError unless target has the projections that source would have."""
+    for name, wanted in _sizes(target).items():
+        if wanted != getattr(source, name):
+            raise ValueError(f"{name}: target has {wanted}, source {getattr(source, name)}; they must be equal")
+
+
+def _sizes(target: Attention | MultiHeadAttention) -> dict[str, int]:
+    """What of a target the source must have alike. Raises ValueError for one without projections to be met."""
+    names = ("d_in", "d_out", "heads", "hidden", "rope", "qk_norm")
+    if isinstance(target, MultiHeadAttention):
+        own: dict[str, int] = {"hidden": target.hidden_qk, "rope": False, "qk_norm": False}
+        return {name: getattr(target, name) for name in names[:3]} | own
+    if not isinstance(target, GroupedQueryAttention) or target.obstacles() != Attention.obstacles(target):
+        kinds = "multi-head or grouped-query attention, or linear knocking heads"
+        raise ValueError(f"target is {type(target).__name__}: must be {kinds}, which have such projections")
+    return {name: getattr(target, name) for name in names}

@@ -1,0 +1,175 @@
+"""Tickets in attentions whose heads share: Theorem 9 of arXiv 2511.04217 beyond multi-head attention.
+
+Theorem 9 prunes one factor of each merged matrix by structure (a hidden unit listens to one input coordinate) and
+solves subset sums for the other. The structure depends on sizes alone, so all heads want the same of it, and a factor
+that they share may have it, as long as the other factor is each head's own. Here keys and values have the structure,
+queries and outputs the sums. Nothing is asked of the width that Theorem 9 does not ask: its bound on the failures is a
+sum over all entries of all heads, whatever these share.
+
+* Grouped and multi-query attention: keys and values serve several heads.
+* Grouped-tied attention: key and value are one projection, and have one structure.
+* Linear knocking heads: each T keeps its diagonal, which makes the candidates products of 3 or 4 factors.
+* Explicit attention (MEA): all components have the structure, hence their mixtures, whose tensors stay as they are.
+
+Knocking heads with a `shared_width` go another way, see `slth.construct.projections`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from slth.attention import (
+    Attention,
+    DifferentialAttention,
+    GroupedQueryAttention,
+    GroupedTiedAttention,
+    MultiHeadAttention,
+    MultiheadExplicitAttention,
+    SoftmaxAttention,
+    TalkingHeadsAttention,
+    TiedLinearKnockingHeads,
+)
+from slth.construct.attention import (
+    AttentionTicket,
+    check_alpha,
+    check_finite,
+    double,
+    measured,
+    prune,
+    tensors,
+)
+from slth.construct.linear import SIDES, Side, better_side, linear, structure
+from slth.construct.projections import is_rectangular, projections
+
+Target = MultiHeadAttention | Attention
+
+#: What stands in the way where merged matrices alone would not tell.
+_NOT_BY_HEAD: dict[type[Attention], str] = {
+    TalkingHeadsAttention: "the logits and weights of several heads are mixed, so no factor is one head's own",
+    DifferentialAttention: "two softmax maps share the values and outputs of a head, so no factor is one map's own",
+}
+
+
+@torch.no_grad()
+def variant(
+    target: Target,
+    source: Attention,
+    *,
+    side: Side | Literal["auto"] = "auto",
+    alpha: float | None = None,
+    threads: int | None = None,
+) -> AttentionTicket:
+    """Find masks under which source, an attention of `slth.attention.ATTENTIONS`, computes what target computes.
+
+    target: a :class:`slth.attention.MultiHeadAttention`, or any other that merges, with as many heads (as merged
+    matrices) and the same d_in and d_out. Each entry of its merged matrices is one subset sum, with hidden / d_in
+    candidates for W_Q W_K^T and for W_V W_O the same (side="input") or, where each head has values of its own, hidden /
+    d_out (side="output", which solves for values and gives outputs the structure); "auto" takes what leaves more. alpha
+    as for :func:`slth.construct.attention`, errors and certificate too; they hold for one attention mask on both, the
+    causal one included. Masks are under the source's parameter names, mixing tensors among them. Neither module is
+    changed. A source with a shared_width gives a :class:`slth.construct.projections.ProjectionTicket`.
+
+    Raises ValueError for a source that cannot hold a ticket, which says what stands in the way; where target and source
+    differ in d_in, d_out or heads; for hidden too small; weights that are not finite; a side that is none or cannot be
+    taken; and alpha <= 0.
+    """
+    if side not in (*SIDES, "auto"):
+        raise ValueError(f"side={side!r}: must be one of {', '.join(SIDES)} or auto")
+    check_alpha(alpha)
+    if is_rectangular(source):
+        if side == "input":
+            raise ValueError("side='input': must be output or auto with a shared_width, where values are solved for")
+        return projections(target, source, alpha=alpha, threads=threads)
+    _check_source(source)
+    side = _side(source, side)
+    wanted = double(target).merged()
+    _check_sizes(wanted, source, side)
+    check_finite(target, source)
+    return _solve(wanted, source, side, alpha, threads)
+
+
+def _solve(
+    wanted: tuple[torch.Tensor, torch.Tensor],
+    source: Attention,
+    side: Side,
+    alpha: float | None,
+    threads: int | None,
+) -> AttentionTicket:
+    solved = "output" if side == "input" else "value"
+    masks = _structure(source, solved=("query", solved))
+    pruned = double(source)
+    prune(pruned, masks)
+    query, key, value, output = (factor.numpy() for factor in _factors(pruned))
+    qk = linear(wanted[0].numpy(), query, key.swapaxes(-1, -2), side="output", threads=threads)
+    vo = linear(wanted[1].numpy(), value, output, side=side, threads=threads)
+    masks |= tensors({"query": qk.mask_first, solved: vo.mask_second if side == "input" else vo.mask_first})
+    prune(pruned, masks)
+    return measured(wanted, pruned.merged(), masks, qk, vo, alpha=alpha)
+
+
+def _factors(source: Attention) -> tuple[torch.Tensor, ...]:
+    """Query, key, value (heads, d_in, hidden) and output (heads, hidden, d_out) as the merged matrices have them."""
+    assert isinstance(source, SoftmaxAttention)
+    x = torch.eye(source.d_in, dtype=source.output.dtype)[None]  # every map is linear in x
+    positions = torch.zeros(source.d_in, dtype=torch.long)
+    key, value = source._keys_values(source._stored(x, positions))
+    query = source._queries(x, positions)
+    return query, key.expand_as(query), value.expand_as(query), source.output
+
+
+def _structure(source: Attention, solved: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """The masks, by name, of all parameters but those that sums are solved for."""
+    masks = {}
+    for name, weight in source.named_parameters():
+        if name in solved:
+            continue
+        if not name.startswith("mix_"):
+            parts = source.d_out if name == "output" else source.d_in
+            mask = torch.from_numpy(structure(parts, source.hidden))  # (parts, hidden)
+            mask = mask.mT if name == "output" else mask
+        elif isinstance(source, MultiheadExplicitAttention):
+            mask = torch.ones(weight.shape, dtype=torch.bool)
+        else:
+            mask = torch.eye(source.hidden, dtype=torch.bool)
+        masks[name] = mask.expand_as(weight).clone()
+    return masks
+
+
+# ---------------------------------------------------------------- what cannot be
+
+
+def _check_source(source: Attention) -> None:
+    """Raise ValueError unless the source is one of those that this file says how to prune."""
+    name = type(source).__name__
+    if isinstance(source, MultiHeadAttention):
+        raise ValueError(f"source is a {name}: slth.construct.attention is what finds tickets in it")
+    in_the_way = source.obstacles() + [what for kind, what in _NOT_BY_HEAD.items() if isinstance(source, kind)]
+    if isinstance(source, TiedLinearKnockingHeads) and source.query.shape[-1] != source.hidden:
+        in_the_way.append("T is not square with a shared_width, and keys are tied to values")
+    if in_the_way:
+        raise ValueError(f"no ticket can be constructed in {name}: {'; '.join(in_the_way)}")
+    if not isinstance(source, GroupedQueryAttention | GroupedTiedAttention | MultiheadExplicitAttention):
+        raise ValueError(f"no ticket can be constructed in {name}: there is no construction for it")
+
+
+def _side(source: Attention, side: str) -> Side:
+    """The side to take. Raises ValueError for "output" where heads share values."""
+    own = isinstance(source, GroupedQueryAttention) and source.kv_heads == source.heads
+    if side == "output" and not own:
+        raise ValueError(f"side='output': would solve for values, which several heads of {type(source).__name__} share")
+    if side == "auto":
+        return better_side(source.d_in, source.d_out) if own else "input"
+    return "output" if side == "output" else "input"
+
+
+def _check_sizes(wanted: tuple[torch.Tensor, torch.Tensor], source: Attention, side: Side) -> None:
+    """Raise ValueError unless merged matrices (heads, d_in, .), (., ., d_out) fit a source that is wide enough."""
+    sizes = dict(zip(("heads", "d_in", "d_out"), wanted[1].shape, strict=True))
+    for name, size in sizes.items():
+        if getattr(source, name) != size:
+            raise ValueError(f"{name}: target has {size}, source {getattr(source, name)}; they must be equal")
+    for name in ("d_in", "d_out") if side == "output" else ("d_in",):
+        if source.hidden < sizes[name]:
+            raise ValueError(f"hidden={source.hidden}: must be >= {name}={sizes[name]}")

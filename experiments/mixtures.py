@@ -407,7 +407,10 @@ def measure_ticket(study: Study, job: Job) -> dict[str, Any]:
 
 def measure_dense(study: Study, job: Job) -> dict[str, Any]:
     """The validation loss of a variant whose weights are trained, and what its attention matrices have become."""
+    model, width = network(study, job.variant, job.seed, ticket=False)
+    size = {"width": width, "parameters": parameters(model)}
     model, found = trained(study, job, lambda: network(study, job.variant, job.seed, ticket=False)[0], None)
+    found |= size
     if study.config["matrices"] and job.variant in MATRICES:
         found["matrix"] = trained_matrices(model, study.data.validation[:4])
     return found
@@ -632,7 +635,9 @@ def table_of(study: Study, done: dict[Job, dict[str, Any]]) -> pd.DataFrame:
         elif job.what == "matrix":
             rows.append({"what": "matrix", "where": "random, not causal"} | row | found)
         elif "matrix" in found:
-            rows.append({"what": "matrix", "where": "trained, causal"} | row | _at(study) | found["matrix"])
+            rows.append(
+                {"what": "matrix", "where": "trained, causal"} | row | _at(study) | found["matrix"] | _size(found)
+            )
     columns = ["what", "variant", "keep", "hidden", "length", "seed", "error", "error_construct", "val_loss"]
     columns += ["val_loss_dense", "parameters", "seconds_per_step"]
     table = pd.DataFrame(rows)
@@ -641,6 +646,10 @@ def table_of(study: Study, done: dict[Job, dict[str, Any]]) -> pd.DataFrame:
 
 def _at(study: Study) -> dict[str, int]:
     return {"hidden": study.model.n_embd // study.heads, "length": study.how.length}
+
+
+def _size(found: dict[str, Any]) -> dict[str, int]:
+    return {key: found[key] for key in ("width", "parameters")}
 
 
 def _of_dense(found: dict[str, Any]) -> dict[str, Any]:

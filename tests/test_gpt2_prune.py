@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -459,28 +458,34 @@ def fits(monkeypatch):
     return seen
 
 
+KILLED_AFTER_SOME_STEPS = """
+import os, signal, sys
+sys.path.insert(0, sys.argv.pop(1))
+import gpt2_prune, lab, pruning
+steps, draw = iter(range(int(sys.argv.pop(1)))), pruning.texts.batch
+def batch(*args, **given):
+    if next(steps, None) is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return draw(*args, **given)
+pruning.texts.batch = batch
+lab.launch(gpt2_prune.ex, gpt2_prune.check)
+"""
+
+
 def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path, config, fits):
-    given = config(lr=0.02, steps=60, checkpoints=str(tmp_path / "kept"))
+    given = config(checkpoints=str(tmp_path / "kept"))
     updates = [f"{key}={value}" for key, value in given.items() if key in SMALL or key in ("data", "checkpoints")]
-    command = [sys.executable, str(SCRIPT), "-F", str(tmp_path / "killed"), "with", *updates]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=ALONE)
-    try:
-        while not list((tmp_path / "kept").glob("*ticket*.checkpoint")) and process.poll() is None:
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        _, stderr = process.communicate()
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == -signal.SIGKILL, stderr
+    steps = 2 * 4 + 30 + 2 * 4 + 17  # two pilots and a dense training, two pilots and half a ticket
+    arguments = [str(EXPERIMENTS), str(steps), "-F", str(tmp_path / "killed"), "with", *updates]
+    command = [sys.executable, "-c", KILLED_AFTER_SOME_STEPS, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=ALONE)
+    assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (tmp_path / "killed" / "1" / "results.csv").exists()
 
     resumed, _, folder = run(tmp_path / "resumed", given)
-    steps = {name.split()[1]: fit.resumed_at for name, fit in fits.items()}
-    assert steps["dense"] == 60
-    assert 0 < steps["ticket"] < 60
-    assert steps["sparse"] == 0
-    whole, _, other = run(tmp_path / "whole", config(lr=0.02, steps=60))
+    starts = [fit.resumed_at for fit in fits.values()]
+    assert starts == [4, 4, 30, 4, 4, 15, 0]  # of 30 steps every third is kept
+    whole, _, other = run(tmp_path / "whole", config())
     pd.testing.assert_frame_equal(resumed, whole, check_exact=True)
     name = "ticket.safetensors"
     assert (folder / name).read_bytes() == (other / name).read_bytes()

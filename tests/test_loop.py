@@ -85,6 +85,19 @@ def test_rows_are_losses_and_evaluations():
     assert not model.training
 
 
+def test_the_last_evaluation_is_of_the_final_keep():
+
+    def shown(model):
+        return sum(int(mask.sum()) for mask in handle(model).masks().values())
+
+    model, seen = wrapped(keep=0.2), []
+    fit(
+        model, method=EdgePopup(schedule="linear", arrival=1.0), every=1, evaluate=lambda m: seen.append(shown(m)) or {}
+    )
+    assert seen == sorted(seen, reverse=True)
+    assert seen[-2] > seen[-1] == shown(model) == handle(model).kept() == 192
+
+
 def test_rows_of_losses_are_at_most_a_hundred_or_so():
     result = slth.fit(net(), batches, loss, 250, progress=False)
     assert [row["step"] for row in result.rows] == list(range(2, 251, 2))

@@ -17,10 +17,11 @@ from slth.attention.mhla import PHI, STARTS, locality
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
-from benchmarks import linear_attention  # noqa: E402
+from benchmarks import linear_attention
 
 exactly = {"rtol": 1e-12, "atol": 1e-12}
 few = settings(max_examples=40)
+FORMS = [{}, {"normalise": False}, {"normalise": False, "rope": True}]
 
 
 def build(*, mixing=None, **options):
@@ -90,6 +91,16 @@ def test_chunks_are_the_quadratic_form(problem, piece):
     assert torch.allclose(out, module.reference(x), **exactly)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("form", FORMS)
+def test_pieces_know_where_they_stand(form, causal):
+    module = build(length=23, block=2, causal=causal, **form)
+    x = random_inputs(0, 2, 23, 5)
+    for piece in (1, 4, 7, 22, 100):
+        with mock.patch.object(mhla, "PIECE", piece):
+            assert torch.allclose(module(x), module.reference(x), **exactly)
+
+
 @given(problems(causal=True), st.lists(st.integers(1, 5), min_size=12, max_size=12))
 @few
 def test_streaming_is_batch(problem, sizes):
@@ -125,7 +136,7 @@ def test_causal_outputs_do_not_know_the_future(problem, data):
 
 
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("form", [{}, {"normalise": False}, {"normalise": False, "rope": True}])
+@pytest.mark.parametrize("form", FORMS)
 def test_gradients(causal, form):
     module = build(d_in=2, d_out=2, hidden=2, length=5, block=2, phi="elu1", causal=causal, **form)
     names, values = zip(*module.named_parameters(), strict=True)

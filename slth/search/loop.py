@@ -139,8 +139,6 @@ def fit(
                 result.rows.append({"step": done} | _evaluated(model, evaluate))
             if path and (done % save_every == 0 or done == steps):
                 checkpoints.save(path, model, built, identity, {"step": done, "rows": result.rows})
-    if search:
-        search.finish(model)
     model.eval()
     result.seconds = time.perf_counter() - started
     return result

@@ -25,7 +25,8 @@ C            constant,   the universal constant of the subset-sum theorem; its v
 
 The length T of the sequence appears in none of the bounds.
 
-One file a subject, in the paper's order: linear layers, feed-forward networks, softmax, attention, transformers.
+One file a subject, in the paper's order: linear layers, feed-forward networks, softmax, attention, transformers. After
+them, and not in the paper, attentions whose heads share.
 """
 
 from slth.theory.attention import (
@@ -61,6 +62,21 @@ from slth.theory.transformer import (
     theorem14_failure,
     theorem14_hidden,
 )
+from slth.theory.variants import (
+    chain_constant,
+    chain_hidden,
+    explicit_hidden,
+    explicit_rank,
+    grouped_hidden,
+    knocking_hidden,
+    normal_part,
+    product_density,
+    projection_accuracy,
+    projection_width,
+    talking_rank,
+    tied_hidden,
+    uniform_part,
+)
 
 __all__ = [
     "MEASURED_CONSTANT",
@@ -70,7 +86,13 @@ __all__ = [
     "Theorem9Hidden",
     "Theorem11Budget",
     "Theorem14Block",
+    "chain_constant",
+    "chain_hidden",
     "exp_softmax",
+    "explicit_hidden",
+    "explicit_rank",
+    "grouped_hidden",
+    "knocking_hidden",
     "lemma2_accuracy",
     "lemma2_hidden",
     "lemma5_softmax",
@@ -79,8 +101,13 @@ __all__ = [
     "lemma8_softmax",
     "lemma12_attention",
     "lemma13_block",
+    "normal_part",
+    "product_density",
+    "projection_accuracy",
+    "projection_width",
     "reachable_epsilon",
     "required_hidden",
+    "talking_rank",
     "tanh_attention",
     "tanh_block",
     "tanh_softmax",
@@ -95,4 +122,6 @@ __all__ = [
     "theorem14_budget",
     "theorem14_failure",
     "theorem14_hidden",
+    "tied_hidden",
+    "uniform_part",
 ]

@@ -1,0 +1,504 @@
+"""Attentions side by side: equal sizes, what is measured, what is said of it, what is drawn, cut runs, refusals."""
+
+import itertools
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sacred.observers import FileStorageObserver
+from scipy import stats
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+
+import lab  # noqa: E402
+import mixing  # noqa: E402
+import mixtures  # noqa: E402
+import pruning  # noqa: E402
+
+import slth  # noqa: E402
+from slth import plots  # noqa: E402
+from slth.attention import ATTENTIONS  # noqa: E402
+from slth.models import gpt2  # noqa: E402
+from slth.models.gpt2_attention import with_attention  # noqa: E402
+from slth.plots.mixing import SHORT  # noqa: E402
+
+TEXT = "".join(f"the cat number {i} sat on the mat and {i * i % 97} dogs ran away\n" for i in range(400))
+SMALL = {"variants": ["kha_linear", "mhla"], "seeds": 2, "hidden": [8, 16], "lengths": [8], "block": 4, "steps": 3}
+SMALL |= {"error_steps": 3, "error_batch": 4, "size": "tiny*0.25", "length": 16, "keep": [0.3, 0.5], "batch": 2}
+SMALL |= {"windows": 4, "spikes": True, "spike_lrs": [0.01], "lr": 0.01}
+COLUMNS = ["variant", "keep", "hidden", "length", "seed", "error", "val_loss", "val_loss_dense", "parameters"]
+COLUMNS += ["seconds_per_step"]  # others rely on these
+TIMES = ["seconds_per_step", "seconds_per_step_dense"]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "cats.txt"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(text):
+    """The default config made small, with changes."""
+    return lambda **changed: dict(mixing.ex.configurations[0]()) | SMALL | {"data": str(text)} | changed
+
+
+@pytest.fixture(scope="module")
+def study(config):
+    return mixtures.study_of(config())
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory, config):
+    """A run: (measurements, summary, its folder)."""
+    folder = tmp_path_factory.mktemp("stored")
+    mixing.ex.observers[:] = [FileStorageObserver(folder)]
+    try:
+        mixing.ex.run(config_updates=config())
+    finally:
+        mixing.ex.observers[:] = []
+    results, summary, _ = lab.load_run(folder / "1")
+    return results, summary, folder / "1"
+
+
+# ---------------------------------------------------------------- a run
+
+
+def test_files_and_rows(stored):
+    results, summary, folder = stored
+    figures = {"loss_vs_keep", "difference_to_mha", "error_vs_width_by_variant"}
+    assert {f"{name}.png" for name in figures} <= {path.name for path in folder.iterdir()}
+    assert plots.figures(results).keys() == figures
+    assert set(COLUMNS) <= set(results.columns)
+    variants, seeds = ["mha", "kha_linear", "mhla"], [0, 1]
+    for what, wanted in (
+        ("error", itertools.product(variants, [0.5], [8, 16], [8], seeds)),
+        ("loss", itertools.product(variants, [0.3, 0.5], [9], [16], seeds)),
+    ):
+        rows = results[results["what"] == what]
+        points = rows[["variant", "keep", "hidden", "length", "seed"]].itertuples(index=False, name=None)
+        assert sorted(points) == sorted(wanted)
+        measured = ["error"] if what == "error" else ["val_loss", "val_loss_dense", "seconds_per_step"]
+        assert np.isfinite(rows[[*measured, "parameters"]]).all(axis=None)
+    matrices = results[results["what"] == "matrix"].groupby(["where", "variant"])["rank"].count()
+    assert matrices.unstack().loc[:, ["mha", "mhla", "linear"]].to_numpy().tolist() == [[2, 2, 2], [2, 2, 2]]
+    assert set(results.loc[results["what"] == "spikes", "variant"]) == {"mha", "kha_linear"}
+    assert summary["variants"].keys() == set(variants)
+
+
+def test_the_summary_is_what_was_measured(stored):
+    results, summary, _ = stored
+    losses = results[results["what"] == "loss"].pivot(index=["seed", "keep"], columns="variant", values="val_loss")
+    for name, found in summary["variants"].items():
+        differences = (losses[name] - losses["mha"]).groupby("seed").mean()
+        assert found["differences"] == pytest.approx(differences.tolist())
+        assert found["difference"] == pytest.approx(differences.mean())
+        assert found["difference_low"] <= found["difference"] <= found["difference_high"]
+        for keep, of_keep in found["by_keep"].items():
+            one = (losses[name] - losses["mha"]).xs(float(keep), level="keep")
+            assert of_keep["difference"] == pytest.approx(one.mean())
+            rows = results[(results["variant"] == name) & (results["what"] == "loss")]
+            rows = rows[rows["keep"] == float(keep)].set_index("seed")
+            assert rows["difference"].tolist() == pytest.approx(one.tolist())
+            assert set(rows["difference_low"]) == {of_keep["difference_low"]}
+        assert found["verdict"] == "cannot tell"  # of two seeds
+    assert summary["variants"]["mha"]["differences"] == [0.0, 0.0]
+    assert summary["conclusive"] is False
+    below = summary["val_loss_bigram"] - losses["mha"].max()
+    assert summary["mha_below_bigram"] == pytest.approx(below)
+    assert "too short or too few" in summary["verdicts"][0]
+    assert len(summary["verdicts"]) == 3
+    spikes = results[results["what"] == "spikes"].groupby("variant", sort=False)["spikes"].sum()
+    assert [(one["variant"], one["spikes"]) for one in summary["spikes"]] == list(spikes.items())
+
+
+def test_a_loss_is_that_of_a_plain_training(stored, config):
+    results, _, _ = stored
+    small = gpt2.config("tiny", width=0.25, vocabulary=256, length=16)
+    small.n_head = 4
+    stds = {"base_std": 0.07, "embedding_std": 0.15, "position_std": 0.12}
+    model = gpt2.build(small, init="signed", seed=1, **stds)
+    options = {"mixing_init": "identity_plus_random"}
+    row = results[(results["what"] == "loss") & (results["variant"] == "kha_linear") & (results["seed"] == 1)]
+    row = row[row["keep"] == 0.3].iloc[0]
+    width = int(row["width"])
+    with_attention(model, "kha_linear", init="signed", base_std=0.07, hidden=width, seed=1, options=options)
+    assert sum(p.numel() for p in model.parameters()) == row["parameters"]
+    slth.wrap(model, keep=0.3, seed=1)
+    data = pruning.data_of(config())
+    how = replace(pruning.training_of(config(every=3)), seed=1)
+    pruning.train(model, data, how, 0.01, 3, "plain")
+    assert pruning.val_loss(model, data.validation) == row["val_loss"]
+
+
+def test_an_error_is_that_of_a_plain_search(stored, study):
+    results, _, _ = stored
+    job = mixtures.Job("error", "mhla", 1, hidden=8, length=8)
+    row = results[(results["what"] == "error") & (results["variant"] == "mhla") & (results["seed"] == 1)]
+    row = row[row["hidden"] == 8].iloc[0]
+    assert mixtures.measure_error(study, job)["error"] == row["error"]
+    target = mixtures.target_of(study, 1)
+    options = {"length": 8, "block": 4, "mixing_init": "identity_plus_random"}
+    source = ATTENTIONS["mhla"](8, 8, 4, int(row["width"]), init="kaiming_normal", seed=1, **options)
+    assert sum(p.numel() for p in source.parameters()) == row["parameters"]
+    training, validation, test = (
+        mixtures.examples(target, count, job, split)
+        for count, split in ((1024, "training"), (64, "validation"), (128, "test"))
+    )
+    drawn = {name: weight.detach().clone() for name, weight in source.named_parameters()}
+    mixtures.learn(source, training, validation, study.learning, 1)
+    for name, weight in source.named_parameters():  # a ticket: what is left is as it was drawn
+        kept = weight != 0
+        assert torch.equal(weight[kept], drawn[name][kept])
+        assert int(kept.sum()) == math.floor(0.5 * weight.numel() + 0.5)
+    with torch.no_grad():
+        error = (source(test.inputs) - test.outputs).square().sum() / test.outputs.square().sum()
+    assert float(error) == row["error"]
+
+
+# ---------------------------------------------------------------- equal size
+
+
+@pytest.mark.parametrize("variant", ATTENTIONS)
+def test_no_other_width_is_nearer_to_the_parameters_of_mha(study, variant):
+    d, hidden, length = 12, 6, 16
+
+    def count(name, width):
+        options = mixtures.options_of(study, name, length, "natural")
+        module = mixtures.attention_of(name)(d, d, 4, width, causal=True, **options)
+        return sum(p.numel() for p in module.parameters())
+
+    wanted = 4 * 4 * d * hidden
+    assert count("mha", hidden) == wanted
+    widths = range(2, 20, 2) if variant == "differential" else range(1, 20)
+    off = {width: abs(count(variant, width) - wanted) for width in widths}
+    chosen = mixtures.width_of(study, variant, d, hidden, length)
+    assert off[chosen] == min(off.values())
+    assert variant != "mha" or chosen == hidden
+
+
+def test_compute_is_counted_and_matched(config):
+    d, hidden, length = 12, 6, 16
+    module = ATTENTIONS["mha"](d, d, 4, hidden, causal=True)
+    products = length * 4 * 4 * d * hidden + 2 * length**2 * 4 * hidden
+    assert mixtures.multiply_adds(module, length) == products
+    study = mixtures.study_of(config(equal="compute"))
+    assert mixtures.width_of(study, "mha", d, hidden, length) == hidden
+    # with one key and value head of four, 2.5 projections of 4 are left, and as much attention
+    assert mixtures.width_of(study, "mqa", d, hidden, length) == round(hidden * (4 * d + 32) / (2.5 * d + 32))
+
+
+# ---------------------------------------------------------------- what is said
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=7), st.floats(-3, 3))
+@settings(max_examples=25)
+def test_intervals_move_with_the_differences(values, shift):
+    found, moved = (mixtures.compared(pd.Series(v), 3) for v in (values, [v + shift for v in values]))
+    for key in ("difference", "difference_low", "difference_high", "student_low", "student_high"):
+        assert moved[key] == pytest.approx(found[key] + shift, abs=1e-9)
+    assert min(values) - 1e-12 <= found["difference_low"] <= found["difference_high"] <= max(values) + 1e-12
+    half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
+    assert found["student_high"] - found["difference"] == pytest.approx(half, abs=1e-9)
+
+
+def test_the_interval_is_that_of_the_bootstrap():
+    values = np.array([-0.3, 0.1, 0.25, 0.4, 0.05, -0.15])
+    peer = stats.bootstrap(
+        (values,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    assert mixtures.bootstrap(values, seed=0) == pytest.approx((peer.low, peer.high), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ([-0.1, -0.11, -0.09, -0.1, -0.12], "better"),
+        ([0.1, 0.11, 0.09, 0.1, 0.12], "worse"),
+        ([-0.1, -0.11, -0.09, -0.1], "cannot tell"),  # four seeds
+        ([-0.1, -0.4, -0.01, -0.02, -0.01], "cannot tell"),  # below 0 all, which Student's interval is not
+        ([0.1, -0.11, 0.09, -0.1, 0.02], "cannot tell"),
+        ([0.0] * 5, "cannot tell"),
+        ([-math.inf, -0.1, -0.1, -0.1, -0.1], "cannot tell"),
+        ([math.nan] * 5, "cannot tell"),
+        ([-0.5], "cannot tell"),
+    ],
+)
+def test_verdicts(values, verdict):
+    assert mixtures.compared(pd.Series(values), 0)["verdict"] == verdict
+
+
+def make_table(seeds=5, below=0.4, variants=tuple(ATTENTIONS)):
+    """Losses and errors in which every variant is worse than the one before, seeds far apart; differences as said."""
+    index = pd.MultiIndex.from_product([variants, (0.3, 0.5), range(seeds)], names=["variant", "keep", "seed"])
+    losses = index.to_frame(index=False).assign(what="loss", hidden=18, length=64)
+    losses["difference"] = losses["variant"].map({name: 0.01 * i for i, name in enumerate(variants)})
+    losses["difference"] += 0.001 * (losses["seed"] - (seeds - 1) / 2) * (losses["variant"] != "mha")
+    losses["val_loss"] = 2.0 - losses["keep"] + 0.1 * losses["seed"] + losses["difference"]
+    losses["val_loss_dense"] = losses["val_loss"] - 0.2
+    losses["below_bigram"] = below
+    losses["below_bigram_dense"] = below + 0.2
+    means = losses.groupby(["variant", "keep"])["difference"].transform("mean")
+    losses = losses.assign(difference_low=means - 0.001, difference_high=means + 0.001)
+    losses["conclusive"] = mixtures.conclusive(losses, seeds)
+    index = pd.MultiIndex.from_product(
+        [variants, (8, 16, 32), (16, 64), range(seeds)], names=["variant", "hidden", "length", "seed"]
+    )
+    errors = index.to_frame(index=False).assign(what="error", keep=0.5)
+    errors["error"] = 2.0 ** (-errors["hidden"] / 8 + errors["seed"])
+    errors["error_construct"] = np.where(errors["variant"] == "kha_mlp", math.nan, errors["error"] ** 2)
+    return pd.concat([losses, errors], ignore_index=True)
+
+
+@pytest.mark.parametrize(("seeds", "below", "wanted"), [(5, 0.3, True), (4, 0.3, False), (5, 0.29, False)])
+def test_conclusions_need_seeds_and_training(seeds, below, wanted):
+    table = make_table(seeds, below)
+    assert mixtures.conclusive(table, seeds) is wanted
+    for draw in (plots.loss_by_variant, plots.difference_to_mha):
+        figure = draw(table)
+        words = [axes.get_title() for axes in figure.axes] + [figure.get_suptitle()]
+        assert any(SHORT in text for text in words) is not wanted
+
+
+# ---------------------------------------------------------------- spikes and matrices
+
+
+@given(st.integers(0, 6), st.floats(1.0, 50.0), st.floats(-5, 5))
+@settings(max_examples=30)
+def test_spikes_are_counted(count, height, level):
+    losses = [level + 3.0 / (1 + step) for step in range(25 + 10 * count)]
+    smooth = mixtures.count_spikes(losses)
+    for spike in range(count):
+        losses[24 + 10 * spike] += height
+        losses[25 + 10 * spike] += height / 1.5  # a neighbour that belongs to it
+    assert smooth == 0
+    assert mixtures.count_spikes(losses) == count
+
+
+def test_a_loss_that_is_no_number_is_a_spike():
+    assert mixtures.count_spikes([2.0] * 30 + [math.nan]) == 1
+    assert mixtures.count_spikes([2.0] * 19 + [9.0]) == 0  # too early to know
+
+
+def test_rank_and_entropy():
+    same, alike = torch.eye(6), torch.full((2, 6, 6), 1 / 6)
+    assert mixtures.statistics(same) == pytest.approx({"rank": 6.0, "effective_rank": 6.0, "entropy": 0.0})
+    assert mixtures.statistics(alike) == pytest.approx({"rank": 1, "effective_rank": 1, "entropy": math.log(6)})
+    faint = torch.diag(torch.tensor([1.0, 1.0, 1e-4]))
+    assert mixtures.statistics(faint)["rank"] == 2
+
+
+@pytest.mark.parametrize("variant", mixtures.MATRICES)
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_matrix_is_what_tokens_attend_with(study, variant, causal):
+    options = mixtures.options_of(study, variant, 16, "natural")
+    module = mixtures.attention_of(variant)(6, 6, 2, 3, causal=causal, dtype=torch.float64, **options)
+    x = slth.inits.normal((3, 16, 6), 1.0, seed=0, name="x").double()
+    heads = mixtures.matrix_of(module, x) @ (x.unsqueeze(-3) @ module.value) @ module.output
+    assert torch.allclose(heads.sum(-3), module(x), atol=1e-12)
+
+
+def test_linear_attention_stays_linear_and_mhla_positive(study):
+    for variant in (mixtures.LINEAR, "mhla"):
+        model, _ = mixtures.network(study, variant, 0, ticket=False)
+        start = [inner.mixing.detach().clone() for inner in mixtures.attentions(model)]
+        pruning.train(model, study.data, study.how, 0.05, 3, variant)
+        for before, inner in zip(start, mixtures.attentions(model), strict=True):
+            if variant == "mhla":
+                inner(torch.zeros(1, 4, 36))
+                assert not torch.equal(before, inner.mixing)
+                assert 0 < float(inner.mixing.min()) <= float(inner.mixing.max()) <= 1
+            else:
+                assert torch.equal(inner.mixing, torch.ones_like(inner.mixing))
+
+
+def test_constructions_are_there_where_the_theory_has_them(study):
+    narrow = replace(study, d=2)
+    target = mixtures.target_of(narrow, 0)
+    found = {}
+    for variant, hidden in itertools.product(ATTENTIONS, (8, 32)):
+        job = mixtures.Job("error", variant, 0, hidden=hidden, length=8)
+        test = mixtures.examples(target, 16, job, "test")
+        width = mixtures.width_of(narrow, variant, 2, hidden, 8)
+        found[variant, hidden] = mixtures.constructed_error(narrow, job, width, target, test)
+    for variant in ("mha", "gqa", "mqa", "gta", "kha_linear", "mea"):
+        assert found[variant, 32] < 0.1 * found[variant, 8]
+    for variant in ("kha_mlp", "talking_heads", "differential", "mhla"):
+        assert math.isnan(found[variant, 32])
+
+
+# ---------------------------------------------------------------- being cut
+
+
+def test_a_run_that_was_cut_goes_on(tmp_path, config, monkeypatch, stored):
+    folder = tmp_path / "kept"
+    given = config(checkpoints=str(folder))
+    mixtures.check(given)
+    study = mixtures.study_of(given)
+    mixtures.claim(study)
+    done = []
+
+    def cut(study, job):
+        if len(done) == 10:
+            raise KeyboardInterrupt
+        done.append(job)
+        return measures[job.what](study, job)
+
+    measures = dict(mixtures.MEASURES)
+    monkeypatch.setattr(mixtures, "MEASURES", dict.fromkeys(measures, cut))
+    with pytest.raises(KeyboardInterrupt):
+        mixtures.measure(study)
+    assert len(list(folder.glob("*.json"))) == 10 + 1  # and what the folder is of
+    first = list(done)
+    monkeypatch.setattr(
+        mixtures, "MEASURES", {k: lambda s, j, f=f: done.append(j) or f(s, j) for k, f in measures.items()}
+    )
+    done.clear()
+    mixtures.check(given | {"processes": 2})
+    table = mixtures.measure(study)
+    assert not set(first) & set(done)
+    assert set(first) | set(done) == set(study.jobs)
+    assert not list(folder.glob("*.checkpoint"))
+    whole, _, _ = stored
+    pd.testing.assert_frame_equal(
+        table.drop(columns=TIMES), whole.drop(columns=TIMES), check_dtype=False, check_exact=True
+    )
+    with pytest.raises(lab.BadConfig) as caught:
+        mixtures.check(given | {"steps": 4})
+    assert caught.value.key == "checkpoints"
+
+
+@pytest.mark.slow
+def test_processes_change_nothing(config, stored):
+    whole, _, _ = stored
+    table = mixtures.measure(mixtures.study_of(config(processes=2)))
+    pd.testing.assert_frame_equal(
+        table.drop(columns=TIMES), whole.drop(columns=TIMES), check_dtype=False, check_exact=True
+    )
+
+
+def test_a_training_that_diverges_is_a_row(config):
+    given = config(dense_lr=1e30, spike_lrs=1e30, errors=False, matrices=False, variants="mea", keep=0.5)
+    study = mixtures.study_of(given)
+    table = mixtures.measure(study)
+    losses = table[table["what"] == "loss"]
+    assert (losses["val_loss_dense"] == math.inf).all()
+    assert np.isfinite(losses["val_loss"]).all()  # masks know no size of a step
+    assert table.loc[table["what"] == "spikes", "diverged"].all()
+    summary = lab.plain(mixtures.summarise(study, table))
+    assert summary["variants"]["mea"]["dense"]["verdict"] == "cannot tell"
+    lab.render(plots.mixing_figures(table))
+
+
+def test_the_best_rate_is_taken(config, monkeypatch):
+    study = mixtures.study_of(config(lr=[0.1, 0.2, 0.3], pilot_steps=2))
+    asked = []
+
+    def train(model, data, how, lr, steps, label, method):
+        asked.append((lr, steps, how.seed, label))
+        return pruning.Fit([{"step": steps, "val_loss": abs(lr - 0.2)}], seconds=1.0)
+
+    monkeypatch.setattr(mixtures, "train", train)
+    found = mixtures.measure_ticket(study, mixtures.Job("ticket", "mha", 1, keep=0.5))
+    assert found["lr"] == 0.2
+    assert [call[:3] for call in asked] == [(0.1, 2, 1), (0.2, 2, 1), (0.3, 2, 1), (0.2, 3, 1)]
+    assert len({label for *_, label in asked}) == 4  # the names of checkpoints
+
+
+# ---------------------------------------------------------------- the config
+
+
+@pytest.mark.parametrize(
+    ("changed", "key"),
+    [
+        ({"variants": "foo"}, "variants"),
+        ({"variants": ["mea", "foo"]}, "variants"),
+        ({"variants": 3}, "variants"),
+        ({"kv_heads": 3}, "kv_heads"),
+        ({"heads": 5}, "heads"),
+        ({"heads": 36, "kv_heads": 1}, "heads"),
+        ({"equal": "time"}, "equal"),
+        ({"errors": False, "losses": False, "matrices": False, "spikes": False}, "errors"),
+        ({"spikes": "yes"}, "spikes"),
+        ({"mixing_init": "zeros"}, "mixing_init"),
+        ({"dense_init": "foo"}, "dense_init"),
+        ({"source_init": "foo"}, "source_init"),
+        ({"base_std": 0}, "base_std"),
+        ({"target_norm": -1.0}, "target_norm"),
+        ({"keep": [0.5, 1.5]}, "keep"),
+        ({"error_keep": 0}, "error_keep"),
+        ({"error_steps": 0}, "error_steps"),
+        ({"hidden": []}, "hidden"),
+        ({"lengths": [1]}, "lengths"),
+        ({"seeds": 0}, "seeds"),
+        ({"processes": 0}, "processes"),
+        ({"spike_lrs": []}, "spike_lrs"),
+        ({"lr": 0}, "lr"),
+        ({"size": ["tiny", "mini"]}, "size"),
+        ({"data": "missing"}, "data"),
+        ({"checkpoints": 1}, "checkpoints"),
+    ],
+)
+def test_a_bad_value_is_named(config, changed, key):
+    with pytest.raises(lab.BadConfig) as caught:
+        mixtures.check(config(**changed))
+    assert caught.value.key == key
+
+
+def test_an_unknown_variant_is_named(config):
+    with pytest.raises(lab.BadConfig, match=r"variants='foo': must be all, or one or several of mha, gqa, .*, mhla"):
+        mixtures.check(config(variants=["mea", "foo"]))
+
+
+@pytest.mark.parametrize("name", [None, "smoke", "quick", "full"])
+def test_the_configs_can_be_run(name, text):
+    changed = mixing.ex.named_configs[name]() if name else {}
+    mixtures.check(mixing.ex.configurations[0]() | changed | {"data": str(text)})
+
+
+# ---------------------------------------------------------------- the figures
+
+
+def test_the_figures_show_the_table():
+    table = make_table()
+    losses = table[table["what"] == "loss"]
+    (axes,) = plots.loss_by_variant(table).axes
+    for name in ATTENTIONS:
+        own = losses[losses["variant"] == name]
+        wanted = own.groupby("keep")["val_loss"].mean().to_numpy()
+        assert any(np.array_equal(line.get_ydata(), wanted) for line in axes.get_lines())
+    panels = plots.difference_to_mha(table).axes
+    assert [axes.get_title() for axes in panels] == ["keep 0.3", "keep 0.5"]
+    assert [label.get_text() for label in panels[0].get_yticklabels()] == list(ATTENTIONS)[1:]
+    bars = [line.get_xdata() for line in panels[0].get_lines() if len(line.get_xdata()) == 2][1:]
+    at = losses[losses["keep"] == 0.3].groupby("variant", sort=False)[["difference_low", "difference_high"]].first()
+    assert np.allclose(bars, at.to_numpy()[1:])
+    panels = plots.error_by_variant(table).axes
+    assert [axes.get_title() for axes in panels] == ["learned, $T$ = 16", "learned, $T$ = 64", "constructed, $T$ = 16"]
+    assert [len(axes.get_lines()) for axes in panels] == [10, 10, 9]
+    medians = table[table["length"] == 64].groupby(["variant", "hidden"])["error"].median()["gta"]
+    assert any(
+        np.array_equal(line.get_ydata(), medians) for line in panels[1].get_lines() if len(line.get_xdata()) == 3
+    )
+
+
+def test_series_can_be_told_apart_in_grey():
+    looks = plots.mixing.looks_of(ATTENTIONS)
+    assert len({(look.marker, str(kind)) for look, kind in looks.values()}) == len(ATTENTIONS)
+
+
+@pytest.mark.parametrize("draw", [plots.loss_by_variant, plots.difference_to_mha, plots.error_by_variant])
+def test_a_table_without_what_is_drawn_is_refused(draw):
+    with pytest.raises(ValueError, match="lacks the columns"):
+        draw(pd.DataFrame({"variant": ["mha"]}))
+    with pytest.raises(ValueError, match="no rows with what="):
+        draw(make_table().assign(what="matrix"))

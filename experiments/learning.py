@@ -23,7 +23,7 @@ from torch import nn
 import slth
 from slth.attention import MultiHeadAttention
 from slth.attention.mha import ROLES
-from slth.wrap import handle
+from slth.wrapping import handle
 
 EVERY = 5  # steps from one look at the validation inputs to the next
 

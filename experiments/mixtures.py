@@ -53,7 +53,7 @@ from slth.construct import variants as construct
 from slth.models import gpt2
 from slth.models.gpt2_attention import InGPT2, with_attention
 from slth.tasks import text as texts
-from slth.wrap import handle
+from slth.wrapping import handle
 
 BASE = "mha"  # what all are compared with
 LINEAR = "linear"  # MHLA whose M_c stays 1 everywhere: plain linear attention

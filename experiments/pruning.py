@@ -23,7 +23,7 @@ from slth import masks
 from slth.models import gpt2
 from slth.search import Bernoulli, Biprop, EdgePopup, Fit, Frozen, IteRand, controls
 from slth.tasks import text as texts
-from slth.wrap import SCORES, effective, handle
+from slth.wrapping import SCORES, effective, handle
 
 METHODS = {
     "edge_popup": EdgePopup,

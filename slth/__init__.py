@@ -1,8 +1,28 @@
 """Strong lottery tickets in attention: find, build, check, ship and compare them."""
 
-from slth.search import fit
-from slth.ticket import Ticket, TicketError
-from slth.wrap import handle, unwrap, wrap
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from slth.search import fit
+    from slth.ticket import Ticket, TicketError
+    from slth.wrapping import handle, unwrap, wrap
 
 __version__ = "0.1.0"
 __all__ = ["Ticket", "TicketError", "fit", "handle", "unwrap", "wrap"]
+
+# where each name lives: loaded when it is asked for, so that figures can be drawn without torch
+_HOMES = {
+    "Ticket": "slth.ticket",
+    "TicketError": "slth.ticket",
+    "fit": "slth.search",
+    "handle": "slth.wrapping",
+    "unwrap": "slth.wrapping",
+    "wrap": "slth.wrapping",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'slth' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -8,7 +8,7 @@ from torch import nn
 import slth
 from slth import inits
 from slth.search import Bernoulli, Biprop, EdgePopup, Frozen, IteRand
-from slth.wrap import handle
+from slth.wrapping import handle
 
 STEPS = 150
 METHODS = {

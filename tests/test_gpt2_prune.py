@@ -25,7 +25,7 @@ import slth  # noqa: E402
 from slth import plots  # noqa: E402
 from slth.models import gpt2  # noqa: E402
 from slth.search import controls  # noqa: E402
-from slth.wrap import effective, handle  # noqa: E402
+from slth.wrapping import effective, handle  # noqa: E402
 
 SCRIPT = EXPERIMENTS / "gpt2_prune.py"
 ALONE = os.environ | {"OMP_NUM_THREADS": "1"}  # as in the other tests: see conftest.py

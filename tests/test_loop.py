@@ -24,7 +24,7 @@ import slth
 from slth import Ticket, files
 from slth.search import Biprop, CheckpointError, EdgePopup, Frozen, IteRand, controls
 from slth.threads import one_torch_thread
-from slth.wrap import handle
+from slth.wrapping import handle
 
 STEPS, SAVE_EVERY = 24, 5
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)

@@ -15,7 +15,7 @@ import slth
 from slth import inits, masks
 from slth.recipes import recipe_of
 from slth.search import Bernoulli, Biprop, EdgePopup, Frozen, IteRand, controls
-from slth.wrap import effective, handle, random_weight, unwrap
+from slth.wrapping import effective, handle, random_weight, unwrap
 
 PATHS = ("0.weight", "3.weight")
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)

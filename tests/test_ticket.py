@@ -23,7 +23,7 @@ from slth.models import gpt2
 from slth.search import Biprop, EdgePopup, Frozen, IteRand, controls
 from slth.threads import one_torch_thread
 from slth.ticket.__main__ import main
-from slth.wrap import handle, unwrap
+from slth.wrapping import handle, unwrap
 
 CASE = {case.name: case for case in CASES}
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)

@@ -24,7 +24,7 @@ import slth
 from slth import inits
 from slth.masks import count_kept
 from slth.recipes import recipe_of
-from slth.wrap import effective, handle, random_weight, unwrap, wrap
+from slth.wrapping import effective, handle, random_weight, unwrap, wrap
 
 KEEP = 0.3
 CASE = {case.name: case for case in CASES}

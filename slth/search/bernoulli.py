@@ -10,7 +10,7 @@ from torch import nn
 
 from slth import inits
 from slth.search.edge_popup import EdgePopup
-from slth.wrap import Masked, handle
+from slth.wrapping import Masked, handle
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from slth.search.edge_popup import EdgePopup
-from slth.wrap import Masked, handle, straight_through
+from slth.wrapping import Masked, handle, straight_through
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from slth import inits, recipes
-from slth.wrap import Wrapped, fixed, handle, random_weight, root
+from slth.wrapping import Wrapped, fixed, handle, random_weight, root
 
 
 def random_mask(model: nn.Module, seed: int) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from slth import masks
-from slth.wrap import handle, straight_through
+from slth.wrapping import handle, straight_through
 
 
 @dataclass(frozen=True, kw_only=True)

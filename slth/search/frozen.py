@@ -11,7 +11,7 @@ from torch import nn
 from slth import masks
 from slth.freezing import Freezing
 from slth.search.edge_popup import EdgePopup
-from slth.wrap import Group, Wrapped, handle
+from slth.wrapping import Group, Wrapped, handle
 
 
 @dataclass(frozen=True, kw_only=True)

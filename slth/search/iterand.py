@@ -9,7 +9,7 @@ from torch import nn
 
 from slth import inits, recipes
 from slth.search.edge_popup import EdgePopup
-from slth.wrap import Masked, handle, random_weight, root
+from slth.wrapping import Masked, handle, random_weight, root
 
 _MOST = 255  # generations: they are held in a byte a weight
 

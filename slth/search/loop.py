@@ -22,7 +22,7 @@ from tqdm import tqdm
 from slth import files, inits
 from slth.search import checkpoint as checkpoints
 from slth.search.edge_popup import EdgePopup
-from slth.wrap import Group, handle, root
+from slth.wrapping import Group, handle, root
 
 Batch = TypeVar("Batch")
 #: parameters -> optimiser, its learning rate the highest of the run.

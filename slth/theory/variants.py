@@ -6,15 +6,16 @@ Sharing. The proof of Theorem 9 adds up, over all entries of all heads, the prob
 never asks that entries be independent, so heads may share whichever factor is pruned by structure: its structure is the
 same for all. The other factor has to be each head's own.
 
-Chains. A T that keeps its diagonal makes a candidate a product of L factors instead of two. What the subset-sum theorem
-asks of a candidate's density (Lueker 1998, Corollary 3.3) is a part that is uniform on [-1/2, 1/2]. If the part has mass
-p, then of n candidates at least n p / 2 come from it but for a probability of exp(-n p / 8); so n = C log(1 / accuracy)
-candidates are enough for a C that is proportional to 1 / p.
+Chains. A T that keeps its diagonal makes a candidate a product of L factors instead of two. What the subset-sum
+theorem asks of a candidate's density (Lueker 1998, Corollary 3.3) is a part that is uniform on [-1/2, 1/2]. If the part
+has mass p, then of n candidates at least n p / 2 come from it but for a probability of exp(-n p / 8); so
+n = C log(1 / accuracy) candidates are enough for a C that is proportional to 1 / p.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 
 from scipy.special import exp1
 
@@ -79,7 +80,9 @@ def normal_part(std: float) -> float:
         ValueError: std is out of its range.
     """
     check_positive("std", std)
-    return float(exp1(1 / (8 * std**2))) / (2 * math.sqrt(2 * math.pi) * std)
+    inverse = 1 / std
+    mean = exp1(max(inverse * inverse / 8, sys.float_info.min)) * inverse
+    return float(mean) / (2 * math.sqrt(2 * math.pi))
 
 
 def chain_constant(factors: int, constant: Constant) -> float:
@@ -179,11 +182,15 @@ def explicit_hidden(
 ) -> int:
     """Hidden dimension per head of explicit attention without its norm, of many components: Theorem 9's at another C.
 
-    norm: of each column of the mixing tensors, finite and > 0; it makes C uniform_part(2) / normal_part(norm / sqrt(3))
-    times as large, 1.4 at norm 1. Others and errors as for :func:`grouped_hidden`.
+    norm: of each column of the mixing tensors, finite and > 0, and some 1/50 at least; it makes C
+    uniform_part(2) / normal_part(norm / sqrt(3)) times as large, 1.3 at norm 1. Others and errors as for
+    :func:`grouped_hidden`.
     """
     check_positive("norm", norm)
-    factor = uniform_part(2) / normal_part(norm / math.sqrt(3))
+    part = normal_part(norm / math.sqrt(3))
+    if part < sys.float_info.min:
+        raise ValueError(f"norm={norm}: must not be so small that no key is as large as 1/2")
+    factor = uniform_part(2) / part
     return grouped_hidden(d_in, d_out, heads, alpha, epsilon, constant_of("constant", constant) * factor)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from slth.recipes import of_generations, recipe_of
 from slth.targets import Part
 from slth.ticket.record import Plain, TicketError, Weight
-from slth.wrap import Masked, Wrapped, random_weight
+from slth.wrapping import Masked, Wrapped, random_weight
 
 
 def weight_of(module: nn.Module, path: str, masked: Masked, mask: torch.Tensor, value: torch.Tensor) -> Weight:

@@ -14,7 +14,7 @@ from slth.recipes import of_generations
 from slth.ticket import packing
 from slth.ticket.making import digest_of, name_of, others, plain_of, signs, tensors_of, weight_of
 from slth.ticket.record import Plain, TicketError, Weight
-from slth.wrap import effective, handle, root
+from slth.wrapping import effective, handle, root
 
 KIND, VERSION = "ticket", 1
 

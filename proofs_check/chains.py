@@ -1,0 +1,159 @@
+"""Lemma 7 for chains: a matrix hidden in two random ones with random diagonals between them, as linear KHA has them.
+
+Claim. The product of L numbers U[-1, 1] has the density (-ln |x|)^(L-1) / (2 (L-1)!), which is least on [-1/2, 1/2] at
+its ends; the part that is uniform there has mass .347, .120, .028 for L = 2, 3, 4. With C in proportion to one over that
+mass, n >= d1 C log(d1 d2 / eps) hidden units are enough for Lemma 7 where L - 2 diagonals U[-1, 1] stand between the
+factors. The same with one factor normal instead, as explicit attention (MEA) has it in the limit of many components.
+
+Densities are compared with shares of draws, by the bound of Dvoretzky, Kiefer, Wolfowitz and Massart, and the uniform
+part with the density itself. Sources are pruned twice: first all but the ENOUGH units of a block whose first factors
+and diagonals are largest in product (units that are wider sources' surplus), then by the subset sums.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from proofs_check import draws
+from proofs_check.check import Check, Control, Statement, exists, missing
+from proofs_check.sources import ENOUGH
+from slth import theory
+from slth.construct import linear
+from slth.construct.linear import blocks
+
+
+class Case(NamedTuple):
+    """A setting: d1, d2, eps."""
+
+    d_in: int
+    d_out: int
+    epsilon: float
+
+
+SHARES = 20_000  # draws of a product that are compared with its density
+DRAWN = (Case(2, 2, 0.3), Case(2, 1, 0.3))
+SOURCES = 40
+MANY = 16  # uniform numbers that make a normal one
+DELTA = 1e-9  # probability by which a share may lie beyond its bound
+Density = Callable[[float], float]
+
+
+def check(share: float = 1.0) -> Statement:
+    """Put the claim to the test. Sources and draws do not depend on share: confidence bounds need them all."""
+    one = DRAWN[0]
+    drawn = {(case, factors): trial(case, factors) for case in DRAWN for factors in (3, 4)}
+    return Statement(
+        "Lemma 7 for chains (linear KHA, MEA)",
+        (
+            *(Check(f"density of {n} factors", SHARES, off_shares(n, n)) for n in (1, 2, 3, 4)),
+            *(Check(f"uniform part of {n} factors", 999, off_part(n)) for n in (2, 3, 4)),
+            Check("uniform part of a normal factor", SHARES, off_normal_part()),
+            *(
+                exists(f"sources, L={n}, d1={case.d_in}, d2={case.d_out}, eps={case.epsilon}", ratios, case.epsilon)
+                for (case, n), ratios in drawn.items()
+            ),
+        ),
+        (
+            Control("the density of 3 factors for 2", off_shares(3, 2)),
+            Control("the density of 3 factors for 4", off_shares(3, 4)),
+            Control("a part that is uniform on [-3/4, 3/4]", off_part(3, reach=0.75)),
+            Control("the part of 2 factors for 3", off_part(3, mass=theory.uniform_part(2))),
+            Control("the part of a normal factor, halved", 2 * off_normal_part()),
+            missing("4 factors at the width of 2", trial(one, 4, constant_for=2), one.epsilon),
+            missing("one bit of the second mask flipped", trial(one, 3, flip=True), one.epsilon),
+            missing("the diagonal of T and all beside it", trial(one, 3, dense=True), one.epsilon),
+        ),
+    )
+
+
+# densities
+
+
+def products(factors: int) -> torch.Tensor:
+    """Products of U[-1, 1], (SHARES,) float64."""
+    return draws.uniform(f"chains/products/{factors}", factors, SHARES).prod(0)
+
+
+def off_shares(drawn: int, claimed: int) -> float:
+    """Largest distance of the share of products with |x| below a bound from the density's integral, over the DKWM bound.
+
+    |x| is below exp(-t) where a Gamma variable is above t: the integral is exp(-t) times the sum of t^k / k!, k < L.
+    """
+    size = products(drawn).abs().sort().values
+    t = -size.log()
+    integral = size * sum(t**k / math.factorial(k) for k in range(claimed))
+    above = torch.arange(1, SHARES + 1) / SHARES - integral
+    distance = torch.maximum(above, 1 / SHARES - above).max().item()
+    return distance / math.sqrt(math.log(2 / DELTA) / (2 * SHARES))
+
+
+def off_part(factors: int, *, reach: float = 0.5, mass: float | None = None) -> float:
+    """Mass of a part uniform on [-reach, reach], by default the theory's, over the most that the density has room for.
+
+    The most is found on a grid, from the products' integral over its cells: cells are narrow, and the density falls.
+    """
+    mass = theory.uniform_part(factors) if mass is None else mass
+    points = [reach * i / 999 for i in range(1, 1000)]
+    return mass / (2 * reach) / min(theory.product_density(x, factors) for x in points)
+
+
+def off_normal_part() -> float:
+    """Uniform part of U[-1, 1] times a sum of many over the share of draws near the ends of [-1/2, 1/2], and its spread.
+
+    The density is least at the ends: the share within 1/20 beyond them, over the length, is below it.
+    """
+    key = draws.uniform("chains/normal", MANY, SHARES).sum(0) / math.sqrt(MANY)
+    query = draws.uniform("chains/normal/query", SHARES)
+    size = (key * query).abs()
+    found = ((size > 0.5) & (size < 0.55)).double().mean().item()
+    spread = math.sqrt(math.log(1 / DELTA) / (2 * SHARES))
+    return theory.normal_part(1 / math.sqrt(3)) / ((found + spread) / 0.1)
+
+
+# sources
+
+
+def trial(
+    case: Case, factors: int, *, constant_for: int | None = None, flip: bool = False, dense: bool = False
+) -> list[float]:
+    """Largest error of an entry over what is allowed, of each source.
+
+    Every other target is a corner, all |w| = 1. constant_for: the number of factors that the width is meant for. flip:
+    whether one kept weight is pruned after all. dense: whether the last diagonal is a full matrix.
+    """
+    asked = theory.chain_hidden(*case, factors=constant_for or factors, constant="measured")
+    ratios = []
+    for i in range(SOURCES):
+        name = f"chains/{case}/{factors}/{i}"
+        first = draws.uniform(f"{name}/first", case.d_in, asked)
+        diagonals = draws.uniform(f"{name}/diagonals", factors - 2, asked)
+        second = draws.uniform(f"{name}/second", asked, case.d_out)
+        kept = largest(first * diagonals.prod(0), ENOUGH)
+        first, diagonals, second = first[:, kept], diagonals[:, kept], second[kept]
+        wanted = draws.uniform(f"{name}/target", case.d_in, case.d_out)
+        wanted = wanted.sign() if i % 2 else wanted
+        chain = first * diagonals.prod(0)
+        found = linear(wanted.numpy(), chain.numpy(), second.numpy(), threads=1)
+        second = second * torch.from_numpy(found.mask_second)
+        if flip:
+            draws.prune_largest(second)
+        first = first * torch.from_numpy(found.mask_first)
+        mixing = torch.diag(diagonals.prod(0))
+        if dense:
+            mixing = mixing + draws.uniform(f"{name}/beside", *mixing.shape) * (1 - torch.eye(len(mixing)))
+        error = (first @ mixing @ second - wanted).abs().max().item()
+        ratios.append(error / theory.lemma7_accuracy(*case))
+    return ratios
+
+
+def largest(chain: torch.Tensor, most: int) -> torch.Tensor:
+    """Indices of the `most` units with the largest products in each block of chain (d1, n), in order, for d1 blocks."""
+    parts = list(blocks(chain.shape[1], len(chain)))
+    size = min(most, *(part.stop - part.start for part in parts))
+    best = (row[part].abs().topk(size).indices.sort().values + part.start for row, part in zip(chain, parts, strict=True))
+    return torch.tensor(list(itertools.chain.from_iterable(indices.tolist() for indices in best)))

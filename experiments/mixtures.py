@@ -41,10 +41,10 @@ from pruning import (
     train,
     training_of,
 )
-from scipy import stats
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from verdicts import BASE, MARGIN, caveat, in_words, of_variant, spike_counts, with_differences
 
 import slth
 from slth import inits
@@ -55,16 +55,12 @@ from slth.models.gpt2_attention import InGPT2, with_attention
 from slth.tasks import text as texts
 from slth.wrapping import handle
 
-BASE = "mha"  # what all are compared with
 LINEAR = "linear"  # MHLA whose M_c stays 1 everywhere: plain linear attention
 SPIKES = (BASE, "kha_linear", "kha_mlp", "mea")
 NORMED = ("mea", "differential")  # whose heads have a norm that can be left out
 MATRICES = (BASE, "mhla", LINEAR)
 EQUAL = ("parameters", "compute")
 TRAINING, VALIDATION, TEST = 1024, 64, 128  # inputs that scores are trained, masks are chosen and errors measured on
-MARGIN = 0.3  # nat below the bigram model's loss, from where MHA counts as trained
-ENOUGH = 5  # paired seeds that a conclusion needs
-DRAWS = 10_000  # of the bootstrap
 WINDOW, JUMP, SPREADS = 20, 0.2, 6.0  # of what a spike is
 SPIKE = (
     f"a training loss that is above the median of the {WINDOW} before it by more than {JUMP} nat and by more than "
@@ -351,6 +347,8 @@ def constructed_error(study: Study, job: Job, width: int, target: MultiHeadAtten
         options |= {"norm": False}
     source = attention_of(job.variant)(study.d, study.d, study.heads, width, seed=job.seed, **options).double()
     target = copy.deepcopy(target).double()
+    for weight in (target.value, target.output):  # theory wants W_VO of norm 1, and relative errors know no scale
+        weight.div_(study.config["target_norm"])
     try:
         ticket = construct.variant(target, source)
     except ValueError:
@@ -635,21 +633,17 @@ def table_of(study: Study, done: dict[Job, dict[str, Any]]) -> pd.DataFrame:
         elif job.what == "matrix":
             rows.append({"what": "matrix", "where": "random, not causal"} | row | found)
         elif "matrix" in found:
-            rows.append(
-                {"what": "matrix", "where": "trained, causal"} | row | _at(study) | found["matrix"] | _size(found)
-            )
+            row |= _at(study) | {name: found[name] for name in ("width", "parameters")}
+            rows.append({"what": "matrix", "where": "trained, causal"} | row | found["matrix"])
     columns = ["what", "variant", "keep", "hidden", "length", "seed", "error", "error_construct", "val_loss"]
     columns += ["val_loss_dense", "parameters", "seconds_per_step"]
     table = pd.DataFrame(rows)
-    return with_differences(table.reindex(columns=[*columns, *table.columns.difference(columns, sort=False)]), study)
+    table = table.reindex(columns=[*columns, *table.columns.difference(columns, sort=False)])
+    return with_differences(table, study.data.bigram, study.config["seed"])
 
 
 def _at(study: Study) -> dict[str, int]:
     return {"hidden": study.model.n_embd // study.heads, "length": study.how.length}
-
-
-def _size(found: dict[str, Any]) -> dict[str, int]:
-    return {key: found[key] for key in ("width", "parameters")}
 
 
 def _of_dense(found: dict[str, Any]) -> dict[str, Any]:
@@ -659,73 +653,11 @@ def _of_dense(found: dict[str, Any]) -> dict[str, Any]:
 # ---------------------------------------------------------------- what it shows
 
 
-def with_differences(table: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """With the columns below_bigram, difference (to MHA of the same keep and seed), its mean's interval, conclusive."""
-    losses = table[table["what"] == "loss"]
-    if losses.empty:
-        return table
-    table["below_bigram"] = study.data.bigram - table["val_loss"]
-    table["below_bigram_dense"] = study.data.bigram - table["val_loss_dense"]
-    for (keep, variant), rows in losses.groupby(["keep", "variant"], sort=False):
-        difference = paired(losses[losses["keep"] == keep], "val_loss")[variant]
-        found = compared(difference, study.config["seed"])
-        table.loc[rows.index, "difference"] = rows["seed"].map(difference)
-        for bound in ("low", "high"):
-            table.loc[rows.index, f"difference_{bound}"] = found[f"difference_{bound}"]
-    table.loc[losses.index, "conclusive"] = conclusive(table, len(study.seeds))
-    return table
-
-
-def conclusive(table: pd.DataFrame, seeds: int) -> bool:
-    """Whether there are ENOUGH seeds, and MHA is below the bigram model by MARGIN in each run, ticket and dense."""
-    base = table[(table["what"] == "loss") & (table["variant"] == BASE)]
-    return seeds >= ENOUGH and bool((base[["below_bigram", "below_bigram_dense"]] >= MARGIN).all(axis=None))
-
-
-def paired(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """A column less that of MHA: (seeds, variants), means over all else that the rows differ in."""
-    values = rows.groupby(["seed", "variant"], sort=False)[column].mean().unstack()
-    return values.sub(values[BASE], axis=0)
-
-
-def compared(differences: "pd.Series[float]", seed: int) -> dict[str, Any]:
-    """Differences by seed, their mean, its 95 % intervals, and a verdict.
-
-    difference_low, difference_high: percentiles of the bootstrap. With few seeds these are too narrow; so "better" and
-    "worse" need ENOUGH seeds, and Student's interval to leave 0 out as well.
-    """
-    values = differences.to_numpy(dtype=float)
-    count, mean = len(values), float(np.mean(values))
-    found = {"difference": mean, "difference_low": -math.inf, "difference_high": math.inf}
-    found |= {"student_low": -math.inf, "student_high": math.inf}
-    if count > 1 and np.isfinite(values).all():
-        half = float(stats.t.ppf(0.975, count - 1)) * float(np.std(values, ddof=1)) / math.sqrt(count)
-        low, high = bootstrap(values, seed)
-        found |= {"difference_low": low, "difference_high": high}
-        found |= {"student_low": mean - half, "student_high": mean + half}
-    verdict = "cannot tell"
-    if count < ENOUGH:
-        pass
-    elif max(found["difference_high"], found["student_high"]) < 0:
-        verdict = "better"
-    elif min(found["difference_low"], found["student_low"]) > 0:
-        verdict = "worse"
-    return found | {"differences": values.tolist(), "verdict": verdict}
-
-
-def bootstrap(values: np.ndarray, seed: int) -> tuple[float, float]:
-    """Percentiles 2.5 and 97.5 of the means of DRAWS samples, drawn with replacement."""
-    dice = inits.uniform((DRAWS, len(values)), 1.0, seed=seed, name="mixing/bootstrap").double().numpy()
-    drawn = values[((dice + 1.0) / 2.0 * len(values)).astype(int)]
-    low, high = np.quantile(drawn.mean(axis=1), [0.025, 0.975])
-    return float(low), float(high)
-
-
 def summarise(study: Study, table: pd.DataFrame) -> dict[str, Any]:
     """What the measurements say, in numbers and words, and where they come from."""
     losses, errors = (table[table["what"] == what] for what in ("loss", "error"))
     summary: dict[str, Any] = {
-        "variants": {name: _of_variant(study, name, losses, errors) for name in study.variants},
+        "variants": {name: of_variant(name, losses, errors, study.config["seed"]) for name in study.variants},
         "seeds": list(study.seeds),
         "steps": study.how.steps,
         "equal": study.config["equal"],
@@ -745,72 +677,11 @@ def summarise(study: Study, table: pd.DataFrame) -> dict[str, Any]:
             "runs_below_bigram_dense": f"{int(beaten['below_bigram_dense'].sum())} of {len(beaten)}, dense",
             "verdicts": [in_words(name, one, summary) for name, one in summary["variants"].items() if name != BASE],
         }
-        summary["verdicts"] = [_caveat(summary), *summary["verdicts"]]
+        summary["verdicts"] = [caveat(summary), *summary["verdicts"]]
     if study.config["spikes"]:
-        summary |= {"spike": SPIKE, "spikes": _counts(table[table["what"] == "spikes"])}
+        summary |= {"spike": SPIKE, "spikes": spike_counts(table[table["what"] == "spikes"])}
     if study.config["matrices"]:
         matrices = table[table["what"] == "matrix"].groupby(["where", "length", "variant"])
         means = matrices[["rank", "effective_rank", "entropy"]].mean().reset_index()
         summary["matrices"] = means.to_dict("records")
     return summary
-
-
-def _of_variant(study: Study, name: str, losses: pd.DataFrame, errors: pd.DataFrame) -> dict[str, Any]:
-    """One variant beside MHA; differences below 0 are to its favour."""
-    found: dict[str, Any] = {}
-    seed = study.config["seed"]
-    if len(losses):
-        own = losses[losses["variant"] == name]
-        gaps = losses.assign(gap=losses["val_loss"] - losses["val_loss_dense"])
-        found |= compared(paired(losses, "val_loss")[name], seed)
-        found |= {
-            "val_loss": float(own["val_loss"].mean()),
-            "val_loss_dense": float(own["val_loss_dense"].mean()),
-            "dense": compared(paired(losses, "val_loss_dense")[name], seed),
-            "gap_to_dense": compared(paired(gaps, "gap")[name], seed),
-            "by_keep": {
-                str(keep): compared(paired(rows, "val_loss")[name], seed) for keep, rows in losses.groupby("keep")
-            },
-            "width": int(own["width"].iloc[0]),
-            "parameters": int(own["parameters"].iloc[0]),
-            "seconds_per_step": float(own["seconds_per_step"].mean()),
-            "seconds_per_step_dense": float(own["seconds_per_step_dense"].mean()),
-        }
-    if len(errors):
-        own = errors[errors["variant"] == name]
-        logs = errors.assign(log2_error=np.log2(errors["error"]))
-        found["log2_error"] = compared(paired(logs, "log2_error")[name], seed)
-        found["error"] = float(own["error"].median())
-        found["by_hidden"] = [
-            {"hidden": int(at), "width": int(rows["width"].iloc[0]), "parameters": int(rows["parameters"].iloc[0])}
-            for at, rows in own.groupby("hidden")
-        ]
-    return found
-
-
-def _counts(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Spikes and trainings that diverged by variant and learning rate, over the seeds."""
-    counts = rows.groupby(["variant", "lr"], sort=False)
-    found = counts.agg(spikes=("spikes", "sum"), diverged=("diverged", "sum"), train_loss=("train_loss", "mean"))
-    return found.reset_index().to_dict("records")
-
-
-def in_words(name: str, found: dict[str, Any], summary: dict[str, Any]) -> str:
-    """One line for people."""
-    seeds = len(found["differences"])
-    spread = f"{found['difference_low']:+.3f} to {found['difference_high']:+.3f} with 95 %, {seeds} paired seeds"
-    if seeds == 1:
-        spread = "one seed, which has no spread"
-    words = {"better": "better tickets than MHA", "worse": "worse tickets than MHA", "cannot tell": "cannot tell"}
-    dense = found["dense"]
-    return (
-        f"{name}: {words[found['verdict']]}: {found['difference']:+.3f} nat ({spread}); trained densely "
-        f"{dense['difference']:+.3f} ({dense['verdict']})"
-    )
-
-
-def _caveat(summary: dict[str, Any]) -> str:
-    """What the verdicts are worth."""
-    below = f"MHA is below the bigram model by at least {summary['mha_below_bigram']:.3f} nat as a ticket and "
-    below += f"{summary['mha_below_bigram_dense']:.3f} trained densely, with {len(summary['seeds'])} seeds"
-    return below + ("" if summary["conclusive"] else ": too short or too few for conclusions")

@@ -451,7 +451,10 @@ def sparse_training(
 
 
 def control_losses(ticket: Trained, data: Data, seed: int) -> dict[str, float]:
-    """Validation losses of the ticket's own mask shuffled, on other weights, and of a random mask; the ticket stays."""
+    """Validation losses of the ticket's own mask shuffled, of a random mask, and of its mask on other weights.
+
+    ticket.model is left with the last of these: its own mask, other weights.
+    """
     wrapped = handle(ticket.model)
     mask = wrapped.masks()
     losses = {}

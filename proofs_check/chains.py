@@ -1,20 +1,19 @@
 """Lemma 7 for chains: a matrix hidden in two random ones with random diagonals between them, as linear KHA has them.
 
-Claim. The product of L numbers U[-1, 1] has the density (-ln |x|)^(L-1) / (2 (L-1)!), which is least on [-1/2, 1/2] at
-its ends; the part that is uniform there has mass .347, .120, .028 for L = 2, 3, 4. With C in proportion to one over that
-mass, n >= d1 C log(d1 d2 / eps) hidden units are enough for Lemma 7 where L - 2 diagonals U[-1, 1] stand between the
-factors. The same with one factor normal instead, as explicit attention (MEA) has it in the limit of many components.
+Claim. The product of L numbers U[-1, 1] has the density (-ln |x|)^(L-1) / (2 (L-1)!), which is least on [-1/2, 1/2]
+at its ends; the part that is uniform there has mass .347, .120, .028 for L = 2, 3, 4. With C in proportion to one over
+that mass, n >= d1 C log(d1 d2 / eps) hidden units are enough for Lemma 7 where L - 2 diagonals U[-1, 1] stand between
+the factors. U[-1, 1] times a normal number, which explicit attention (MEA) has in the limit of many components, has a
+uniform part too, by another formula.
 
-Densities are compared with shares of draws, by the bound of Dvoretzky, Kiefer, Wolfowitz and Massart, and the uniform
-part with the density itself. Sources are pruned twice: first all but the ENOUGH units of a block whose first factors
-and diagonals are largest in product (units that are wider sources' surplus), then by the subset sums.
+Integrals of densities are compared with shares of draws, by the bound of Dvoretzky, Kiefer, Wolfowitz and Massart, and
+uniform parts with these integrals. Sources are pruned twice: first the surplus, all but those ENOUGH units of a block
+whose first factor and diagonals have the largest product, then by the subset sums.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -36,11 +35,11 @@ class Case(NamedTuple):
 
 
 SHARES = 20_000  # draws of a product that are compared with its density
+CELLS = 999  # into which the uniform part is cut
 DRAWN = (Case(2, 2, 0.3), Case(2, 1, 0.3))
 SOURCES = 40
 MANY = 16  # uniform numbers that make a normal one
 DELTA = 1e-9  # probability by which a share may lie beyond its bound
-Density = Callable[[float], float]
 
 
 def check(share: float = 1.0) -> Statement:
@@ -51,8 +50,8 @@ def check(share: float = 1.0) -> Statement:
         "Lemma 7 for chains (linear KHA, MEA)",
         (
             *(Check(f"density of {n} factors", SHARES, off_shares(n, n)) for n in (1, 2, 3, 4)),
-            *(Check(f"uniform part of {n} factors", 999, off_part(n)) for n in (2, 3, 4)),
-            Check("uniform part of a normal factor", SHARES, off_normal_part()),
+            *(Check(f"uniform part of {n} factors", CELLS, off_part(n)) for n in (2, 3, 4)),
+            Check("uniform part of a normal factor", SHARES, off_normal_part(1.0)),
             *(
                 exists(f"sources, L={n}, d1={case.d_in}, d2={case.d_out}, eps={case.epsilon}", ratios, case.epsilon)
                 for (case, n), ratios in drawn.items()
@@ -63,7 +62,7 @@ def check(share: float = 1.0) -> Statement:
             Control("the density of 3 factors for 4", off_shares(3, 4)),
             Control("a part that is uniform on [-3/4, 3/4]", off_part(3, reach=0.75)),
             Control("the part of 2 factors for 3", off_part(3, mass=theory.uniform_part(2))),
-            Control("the part of a normal factor, halved", 2 * off_normal_part()),
+            Control("the part of a normal factor, halved", off_normal_part(0.5)),
             missing("4 factors at the width of 2", trial(one, 4, constant_for=2), one.epsilon),
             missing("one bit of the second mask flipped", trial(one, 3, flip=True), one.epsilon),
             missing("the diagonal of T and all beside it", trial(one, 3, dense=True), one.epsilon),
@@ -79,40 +78,41 @@ def products(factors: int) -> torch.Tensor:
     return draws.uniform(f"chains/products/{factors}", factors, SHARES).prod(0)
 
 
-def off_shares(drawn: int, claimed: int) -> float:
-    """Largest distance of the share of products with |x| below a bound from the density's integral, over the DKWM bound.
+def integral(size: torch.Tensor, factors: int) -> torch.Tensor:
+    """Probability that a product is no larger than size, in (0, 1]: size times the sum over k < L of (-ln size)^k / k!.
 
-    |x| is below exp(-t) where a Gamma variable is above t: the integral is exp(-t) times the sum of t^k / k!, k < L.
+    -ln |x| is a Gamma variable.
     """
+    return size * torch.stack([(-size.log()) ** k / math.factorial(k) for k in range(factors)]).sum(0)
+
+
+def off_shares(drawn: int, claimed: int) -> float:
+    """Largest distance of shares of draws from the integral of a density, over what the DKWM bound allows."""
     size = products(drawn).abs().sort().values
-    t = -size.log()
-    integral = size * sum(t**k / math.factorial(k) for k in range(claimed))
-    above = torch.arange(1, SHARES + 1) / SHARES - integral
+    above = torch.arange(1, SHARES + 1) / SHARES - integral(size, claimed)
     distance = torch.maximum(above, 1 / SHARES - above).max().item()
     return distance / math.sqrt(math.log(2 / DELTA) / (2 * SHARES))
 
 
 def off_part(factors: int, *, reach: float = 0.5, mass: float | None = None) -> float:
-    """Mass of a part uniform on [-reach, reach], by default the theory's, over the most that the density has room for.
+    """Mass of a part that is uniform on [-reach, reach], by default the theory's, over what the density has room for.
 
-    The most is found on a grid, from the products' integral over its cells: cells are narrow, and the density falls.
+    That is CELLS times the probability of the least likely of the cells that the interval is cut into.
     """
     mass = theory.uniform_part(factors) if mass is None else mass
-    points = [reach * i / 999 for i in range(1, 1000)]
-    return mass / (2 * reach) / min(theory.product_density(x, factors) for x in points)
+    ends = torch.linspace(1e-12, reach, CELLS + 1, dtype=torch.float64)
+    return mass / (CELLS * integral(ends, factors).diff().min().item())
 
 
-def off_normal_part() -> float:
-    """Uniform part of U[-1, 1] times a sum of many over the share of draws near the ends of [-1/2, 1/2], and its spread.
+def off_normal_part(times: float) -> float:
+    """Distance of the theory's part, times a factor, from draws of a sum of many, over Hoeffding's bound.
 
-    The density is least at the ends: the share within 1/20 beyond them, over the length, is below it.
+    Given a key k, U[-1, 1] times k has the density 1 / (2 |k|) at 1/2 where |k| is larger than that, else 0.
     """
-    key = draws.uniform("chains/normal", MANY, SHARES).sum(0) / math.sqrt(MANY)
-    query = draws.uniform("chains/normal/query", SHARES)
-    size = (key * query).abs()
-    found = ((size > 0.5) & (size < 0.55)).double().mean().item()
-    spread = math.sqrt(math.log(1 / DELTA) / (2 * SHARES))
-    return theory.normal_part(1 / math.sqrt(3)) / ((found + spread) / 0.1)
+    key = draws.uniform("chains/normal", MANY, SHARES).sum(0).abs() / math.sqrt(MANY)
+    found = torch.where(key > 0.5, 0.5 / key, 0.0).mean().item()
+    distance = abs(found - times * theory.normal_part(1 / math.sqrt(3)))
+    return distance / math.sqrt(math.log(2 / DELTA) / (2 * SHARES))
 
 
 # sources
@@ -153,7 +153,8 @@ def trial(
 
 def largest(chain: torch.Tensor, most: int) -> torch.Tensor:
     """Indices of the `most` units with the largest products in each block of chain (d1, n), in order, for d1 blocks."""
-    parts = list(blocks(chain.shape[1], len(chain)))
-    size = min(most, *(part.stop - part.start for part in parts))
-    best = (row[part].abs().topk(size).indices.sort().values + part.start for row, part in zip(chain, parts, strict=True))
-    return torch.tensor(list(itertools.chain.from_iterable(indices.tolist() for indices in best)))
+    kept = []
+    for row, part in zip(chain.abs(), blocks(chain.shape[1], len(chain)), strict=True):
+        units = row[part]
+        kept.append(part.start + units.topk(min(most, chain.shape[1] // len(chain))).indices.sort().values)
+    return torch.cat(kept)

@@ -113,6 +113,14 @@ def recipe_of(module: nn.Module, path: str) -> Recipe | None:
     return memory.get(name)
 
 
+def required(module: nn.Module, path: str) -> Recipe:
+    """As :func:`recipe_of`. Raises ValueError where that is None."""
+    recipe = recipe_of(module, path)
+    if recipe is None:
+        raise ValueError(f"{path}: its weights did not come from slth.inits; wrap with weights=... to redraw them")
+    return recipe
+
+
 def _owner(module: nn.Module, path: str) -> tuple[nn.Module, str]:
     prefix, _, name = path.rpartition(".")
     return module.get_submodule(prefix), name

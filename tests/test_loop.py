@@ -241,6 +241,8 @@ def test_a_bar_where_somebody_does(monkeypatch, capfd):
         ({"lr": 0.0}, "lr=0.0: must be a finite number > 0"),
         ({"lr": math.inf}, "lr=inf"),
         ({"lr": math.nan}, "lr=nan"),
+        ({"lr": "0.1"}, "lr='0.1'"),
+        ({"lr": True}, "lr=True"),
         ({"clip": 0.0}, "clip=0.0"),
         ({"warmup": 1.0}, r"warmup=1.0: must be in \[0, 1\)"),
         ({"warmup": -0.1}, "warmup=-0.1"),
@@ -252,6 +254,14 @@ def test_values_out_of_range_are_named(options, match):
     with pytest.raises(ValueError, match=match):
         fit(model, until(0), **options)
     assert_same(before, state(model))
+
+
+@pytest.mark.parametrize("method", [EdgePopup(), Frozen(pruned=0.2, locked=0.2), None])
+def test_scores_that_are_no_numbers_are_refused_before_a_step(method):
+    model = wrapped()
+    handle(model).weights["3.weight"].scores.data[0, 0] = math.nan
+    with pytest.raises(ValueError, match=r"3\.weight: scores hold NaN"):
+        fit(model, until(0), method=method)
 
 
 def test_there_must_be_something_to_train():

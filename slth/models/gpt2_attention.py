@@ -67,10 +67,15 @@ def with_attention(
     attention: a name of ATTENTIONS. Its projections start like GPT-2's own (`slth.models.gpt2.recipes`: init, base_std,
     qk_scale, the output scaled as a residual projection), what mixes heads or features as its `mixing_init` says.
     hidden: width of a head, d / heads where None. options: further arguments of the mechanism; length defaults to the
-    model's positions where it takes one. Raises ValueError for an unknown name and what the mechanism refuses.
+    model's positions where it takes one. Raises ValueError for an unknown attention or init, a base_std or qk_scale
+    that is not finite and > 0, and what the mechanism refuses.
     """
     if attention not in ATTENTIONS:
         raise ValueError(f"attention={attention!r}: must be one of {', '.join(ATTENTIONS)}")
+    if init not in INITS:
+        raise ValueError(f"init={init!r}: must be one of {', '.join(INITS)}")
+    if not 0 < base_std < math.inf:
+        raise ValueError(f"base_std={base_std}: must be a finite number > 0")
     config = model.config
     width = config.n_embd // config.n_head if hidden is None else hidden
     given = dict(options or {})

@@ -6,6 +6,7 @@ be printed in grey.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -70,8 +71,10 @@ __all__ = [
 ]
 
 
-def figures(table: pd.DataFrame, fits: Mapping[str, Fit] | None = None) -> dict[str, Figure]:
-    """Every figure that the table has the columns and rows for, by the name of its file; `fits` as below."""
+def figures(
+    table: pd.DataFrame, fits: Mapping[str, Fit] | None = None, summary: Mapping[str, Any] | None = None
+) -> dict[str, Figure]:
+    """Every figure that the table has the columns and rows for, by its file's name; `fits` and `summary` as there."""
     drawn = {}
     if set(table.columns) >= ERROR_COLUMNS:
         widths, lengths = table["hidden"].nunique(), table["length"].nunique()
@@ -88,9 +91,9 @@ def figures(table: pd.DataFrame, fits: Mapping[str, Fit] | None = None) -> dict[
         if table["candidates"].nunique() > 1:
             drawn["gap_vs_candidates"] = gap_against_candidates(table)
     if set(table.columns) >= PRUNING_COLUMNS:
-        drawn["loss"] = loss_against_steps(table)
+        drawn["loss"] = loss_against_steps(table, summary)
         if len(table.loc[table["run"] == "ticket", ["size", "qk_scale"]].drop_duplicates()) > 1:
-            drawn["loss_vs_parameters"] = loss_against_parameters(table)
+            drawn["loss_vs_parameters"] = loss_against_parameters(table, summary)
     if set(table.columns) >= QK_SCALE_COLUMNS:
         drawn["loss_vs_qk_scale"] = loss_against_qk_scale(table)
     if set(table.columns) >= CONSTANT_COLUMNS:

@@ -82,11 +82,5 @@ def _draw_levels(axes: Axes, summary: Mapping[str, Any], top: float) -> None:
         place = axes.get_yaxis_transform()
         axes.annotate(name, (0.01, value), xycoords=place, xytext=(0, 2), textcoords="offset points", fontsize=8)
     if high:
-        axes.annotate(
-            "above the axis: " + ", ".join(high),
-            (0.01, 1.0),
-            xycoords="axes fraction",
-            fontsize=8,
-            color=GREY,
-            va="bottom",
-        )
+        words = "above the axis:\n" + "\n".join(high)
+        axes.annotate(words, (0.01, 0.01), xycoords="axes fraction", fontsize=8, color=GREY, va="bottom")

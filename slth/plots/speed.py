@@ -75,7 +75,7 @@ def _seconds_by_scores(axes: Axes, rows: pd.DataFrame) -> None:
     sizes = sorted(rows["scores"].unique())
     axes.set_xticks(sizes, [f"{n / 1e6:.3g}M" for n in sizes])
     axes.xaxis.set_minor_locator(NullLocator())
-    legend_below(axes, axes.get_legend_handles_labels()[0], columns=3)
+    legend_below(axes, axes.get_legend_handles_labels()[0], columns=2)
 
 
 def _timed(axes: Axes, rows: pd.DataFrame, against: str, label: str, column: str, look: Look) -> None:
@@ -88,7 +88,8 @@ def _ratios(axes: Axes, rows: pd.DataFrame) -> None:
     axes.set_xscale("log")
     places = range(len(rows))
     axes.barh(places, rows["ratio"] - 1, left=1, color=LOOKS[0].color, height=0.4, label="measured")
-    axes.plot(rows["ideal"].astype(float), places, label="ideal", **properties_of(LOOKS[1], IDEAL))
+    if rows["ideal"].notna().any():
+        axes.plot(rows["ideal"].astype(float), places, label="ideal", **properties_of(LOOKS[1], IDEAL))
     axes.axvline(1, color=GREY, linewidth=0.8)
     axes.use_sticky_edges = False
     axes.set_yticks(

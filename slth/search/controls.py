@@ -40,12 +40,8 @@ def shuffled_mask(model: nn.Module, seed: int) -> None:
 def redrawn_weights(model: nn.Module, seed: int) -> None:
     """The same mask on weights from another seed. Raises ValueError for weights not known to come from `slth.inits`."""
     wrapped, module = handle(model), root(model)
-    found = {path: recipes.recipe_of(module, path) for path in wrapped.weights}
+    found = {path: recipes.required(module, path) for path in wrapped.weights}
     for path, recipe in found.items():
-        if recipe is None:
-            raise ValueError(f"{path}: its weights did not come from slth.inits; wrap with weights=... to redraw them")
-    for path, recipe in found.items():
-        assert recipe is not None
         redrawn, weight, generation = recipe.redrawn(seed), random_weight(model, path), wrapped.weights[path].generation
         weight.copy_(redrawn.tensor(weight.shape, weight.device))
         if generation is not None:

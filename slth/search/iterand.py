@@ -37,7 +37,7 @@ class IteRand(EdgePopup):
     def start(self, model: nn.Module) -> None:
         """Prepare. Raises ValueError for a weight that is not known to come from `slth.inits`."""
         for path in handle(model).weights:
-            _recipe(model, path)
+            recipes.required(root(model), path)
         super().start(model)
         for masked in handle(model).weights.values():
             if masked.generation is None:
@@ -68,11 +68,4 @@ class IteRand(EdgePopup):
 def _write(model: nn.Module, path: str, masked: Masked) -> None:
     assert masked.generation is not None
     weight = random_weight(model, path)
-    weight.copy_(recipes.of_generations(_recipe(model, path), masked.generation))
-
-
-def _recipe(model: nn.Module, path: str) -> recipes.Recipe:
-    recipe = recipes.recipe_of(root(model), path)
-    if recipe is None:
-        raise ValueError(f"{path}: its weights did not come from slth.inits; wrap with weights=... to redraw them")
-    return recipe
+    weight.copy_(recipes.of_generations(recipes.required(root(model), path), masked.generation))

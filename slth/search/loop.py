@@ -89,12 +89,16 @@ def fit(
         progress: show a bar, where standard error is a terminal; name: its label.
 
     Raises ValueError for values outside the above, a model with a method but no scores to train, one without anything
-    to train; CheckpointError, with nothing changed, for a checkpoint that is damaged or of another search; OSError
-    where it cannot be read or written; FloatingPointError where the loss or its gradient is not finite.
+    to train, scores that hold NaN; CheckpointError, with nothing changed, for a checkpoint that is damaged or of
+    another search; OSError where it cannot be read or written; FloatingPointError where the loss or its gradient is not
+    finite.
     """
     started = time.perf_counter()
     _check(steps, lr, warmup, clip, every, save_every)
     search = _search(model, method)
+    if search:
+        handle(model).changed()
+        handle(model).refresh()  # which refuses NaN, before a batch is drawn
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError(f"{type(root(model)).__name__}: nothing to train, no parameter has requires_grad")
@@ -250,7 +254,7 @@ def _check(steps: int, lr: float, warmup: float, clip: float | None, every: int,
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name}={value!r}: must be an int >= {least}")
     for name, number in (("lr", lr), ("clip", 1.0 if clip is None else clip)):
-        if not (math.isfinite(number) and number > 0):
+        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
             raise ValueError(f"{name}={number!r}: must be a finite number > 0")
     if not 0 <= warmup < 1:
         raise ValueError(f"warmup={warmup!r}: must be in [0, 1), a share of the steps")

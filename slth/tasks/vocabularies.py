@@ -17,6 +17,7 @@ import numpy.typing as npt
 import tokenizers
 import torch
 
+from slth import files
 from slth.tasks.corpora import Corpus
 
 _PIECE = 1 << 16  # bytes: a text is cut into pieces of at most this size where BPE works on it
@@ -91,7 +92,7 @@ class BPE:
         if kept is None:
             _check_writable(folder)
             kept = _trained(corpus.data, size)
-            _write(path, kept.to_str())
+            files.write(path, kept.to_str().encode())
         return cls(kept)
 
     def __len__(self) -> int:
@@ -209,10 +210,3 @@ def _check_writable(folder: Path) -> None:
         reason = error.strerror
     if reason:
         raise ValueError(f"cache={str(folder)!r}: must be a folder that can be written ({reason})")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)

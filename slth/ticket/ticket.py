@@ -83,7 +83,10 @@ class Ticket:
             raise TicketError(f"{os.fspath(path)}: {error}") from error
 
     def masks(self) -> dict[str, torch.Tensor]:
-        """The masks by parameter name, bool, of the weights' shapes. Raises TicketError where the file's do not fit."""
+        """The masks by parameter name, bool, of the weights' shapes. Raises TicketError where the file's do not fit.
+
+        Takes the memory that the file asks for: of a file that nobody vouches for, `apply` compares the shapes first.
+        """
         with packing.refusing():
             return packing.masks_of(self.weights, self.tensors)
 

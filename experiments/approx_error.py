@@ -67,7 +67,7 @@ ex.add_named_config(
 ex.add_named_config(
     "learned",
     method="edge_popup",
-    hidden=[4, 8, 12, 16, 24, 32, 48, 64],
+    hidden=[4, 8, 16, 24, 40, 64],
     lengths=[4, 16, 64, 256],
     sources=10,
     samples=[64, 64, 64, 16],

@@ -234,7 +234,7 @@ def _learned(
     found = Series("edge_popup", FREE, [], [])
     for number in progress(range(max(study.sources)), f"hidden={hidden}: learn"):
         source = make_source(study, hidden, number).requires_grad_(False)
-        learning.learn(source, train, validation, study.search, seed=source_seed(study, number))
+        learning.learn(source, train, validation, study.search)
         merged = source.double().merged()
         bound = certificate(wanted, merged, study.alpha, length=max(study.lengths) + 1)
         kept = torch.cat([weight.flatten() != 0 for weight in source.parameters()])

@@ -10,7 +10,7 @@ arXiv 2511.04217). A folder `checkpoints` lets a run that was cut go on.
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import lab
@@ -170,17 +170,17 @@ def measure(study: Study) -> tuple[pd.DataFrame, list[dict[str, Any]], bytes]:
         )
         rows += [{"size": size, "run": "dense", "qk_scale": 1.0, "nonzero": nonzero(dense.model)} | row for row in made]
         for qk_scale in study.qk_scales:
-            outcome, made, file = prune(study, size, qk_scale, dense, plain.position_std)
+            outcome, made, file = prune(study, size, qk_scale, dense, plain)
             rows += made
             found.append(outcome)
             first = first or file
     return pd.DataFrame(rows), found, first
 
 
-def prune(study: Study, size: str, qk_scale: float | str, dense: Trained, position_std: float):
+def prune(study: Study, size: str, qk_scale: float | str, dense: Trained, plain: Source):
     """The ticket of one source and its controls: (what came of it, measurements, the ticket as a file).
 
-    position_std: that of the dense network, whose point of the grid the weights trained under a random mask get, too.
+    plain: the dense network's source, from which weights are also trained under a random mask, at its point.
     """
     source, search, data, how = study.source(size, study.config["init"], qk_scale), study.search, study.data, study.how
     label = f"{size} ticket" + (f" qk={qk_scale}" if len(study.qk_scales) > 1 else "")
@@ -193,9 +193,8 @@ def prune(study: Study, size: str, qk_scale: float | str, dense: Trained, positi
     if val_loss(rebuilt, data.validation) != before:
         raise AssertionError("the ticket gives another loss than the network it was taken from")
     losses = control_losses(ticket, data, how.seed)
-    alike = replace(source, position_std=position_std)
-    sparse, fit = sparse_training(alike, search, data, how, dense, label.replace("ticket", "sparse"))
-    point = {"lr": dense.lr, "base_std": dense.base_std, "position_std": position_std, "stage": "full"}
+    sparse, fit = sparse_training(plain, search, data, how, dense, label.replace("ticket", "sparse"))
+    point = {"lr": dense.lr, "base_std": dense.base_std, "position_std": plain.position_std, "stage": "full"}
     rows += [
         {"size": size, "run": "sparse", "qk_scale": qk_scale, "nonzero": nonzero(sparse)} | point | row
         for row in fit.rows
@@ -212,7 +211,7 @@ def prune(study: Study, size: str, qk_scale: float | str, dense: Trained, positi
         "recovered": recovered(data.unigram, dense.val_loss, ticket.val_loss),
         "recovered_shuffled": recovered(data.unigram, dense.val_loss, losses["shuffled"]),
         "ticket_point": {"lr": ticket.lr, "base_std": ticket.base_std, "position_std": source.position_std},
-        "dense_point": {"lr": dense.lr, "base_std": dense.base_std, "position_std": position_std},
+        "dense_point": {"lr": dense.lr, "base_std": dense.base_std, "position_std": plain.position_std},
         "logit_std_at_init_ticket": ticket.logit_std,
         "logit_std_at_init_dense": dense.logit_std,
         "nonzero_ticket": left,

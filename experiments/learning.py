@@ -65,12 +65,13 @@ def relative_error(model: nn.Module, examples: Examples) -> torch.Tensor:
     return (model(examples.inputs) - examples.outputs).square().sum() / examples.outputs.square().sum()
 
 
-def learn(source: MultiHeadAttention, train: Examples, validation: Examples, search: Search, *, seed: int) -> float:
+def learn(source: MultiHeadAttention, train: Examples, validation: Examples, search: Search) -> float:
     """Prune a float32 source, in place, by the mask that edge-popup finds; returns its relative_error on validation.
 
     Pruned weights are exactly 0, the others keep every bit. Source: Ramanujan et al. 2020, arXiv 1911.13299.
     """
-    slth.wrap(source, keep=search.keep, targets=ROLES, seed=seed)  # by name: output with d_out=1 looks like a vector
+    # targets by name: an output for d_out=1 looks like a vector
+    slth.wrap(source, keep=search.keep, targets=ROLES, scores="magnitude")
     best = _Best(validation)
     slth.fit(
         source,

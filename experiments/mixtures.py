@@ -15,6 +15,8 @@ import itertools
 import json
 import math
 import multiprocessing
+import os
+import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -584,8 +586,17 @@ def _on_processes(study: Study, jobs: list[Job]) -> Iterator[dict[str, Any]]:
 def _begin(config: dict[str, Any]) -> None:
     """Read the config in a process of its own."""
     global _study
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _study = study_of(config)
+
+
+def _end_with_parent() -> None:
+    """A run that was cut leaves no process behind."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
 
 
 def _done_here(job: Job) -> dict[str, Any]:

@@ -51,7 +51,8 @@ def plot(_config: dict[str, Any]) -> None:
     lab.require_writable(out, "out", "choose another with out=DIR")
     figures = overlays(runs)
     for name, (table, summary, _) in zip(prefixes(list(runs)), runs.values(), strict=True):
-        figures |= {name + figure: drawn for figure, drawn in plots.figures(table, summary.get("fits"), summary).items()}
+        drawn = plots.figures(table, summary.get("fits"), summary)
+        figures |= {name + figure: one for figure, one in drawn.items()}
     if not figures:
         raise lab.BadConfig("runs", _config["runs"], "runs with a table that there is a figure for")
     lab.write(out, lab.render(figures))

@@ -204,6 +204,10 @@ def sizes_of(config: dict[str, Any], vocabulary: int) -> dict[str, gpt2.GPT2Conf
         size, times, width = str(name).partition("*")
         try:
             factor = float(width) if times else 1.0
+            if size in gpt2.SIZES and config["length"] > gpt2.SIZES[size].length:
+                raise BadConfig(
+                    "length", config["length"], f"at most {gpt2.SIZES[size].length}, the positions of {size}"
+                )
             sizes[name] = gpt2.config(size, width=factor, vocabulary=vocabulary, length=config["length"])
         except ValueError as error:
             raise BadConfig("size", config["size"], f"{allowed} ({error})") from error
@@ -443,7 +447,7 @@ def stds_of(config: dict[str, Any]) -> list[tuple[float, float]]:
 def sparse_training(
     source: Source, search: Search, data: Data, how: Training, dense: Trained, label: str
 ) -> tuple[nn.Module, Fit]:
-    """Weights trained under a random mask of the ticket's keep, at the dense side's point of the grid."""
+    """Weights trained under a random mask of the ticket's keep: the dense network's, at its point of the grid."""
     model = search.wrap(source.build(dense.base_std))
     controls.random_mask(model, how.seed + 1)
     controls.train_weights(model)

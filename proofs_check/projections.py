@@ -2,9 +2,9 @@
 
 Claim. Target with H heads of width m, W_Q and W_K of spectral norm <= 1; source x W_Q T, projections (d1 x n) of each
 head and T (n x m) for all, entries U[-1, 1]. If n >= m C log(8 H d1 max(3 alpha^3, m) / eps), then with probability
->= 1 - eps/4 masks exist for which every entry of every W_Q and W_K errs by at most eps / (8 H d1 max(3 alpha^3, m)). And
-then logits of inputs of norm <= alpha, at any two positions, err by at most eps / (8 H alpha sqrt(d1)), which is what
-Theorem 9 allows them. m takes the place of d1 in front of the logarithm.
+>= 1 - eps/4 masks exist for which every entry of every W_Q and W_K errs by at most eps / (8 H d1 max(3 alpha^3, m)).
+And then logits of inputs of norm <= alpha, at any two positions, err by at most eps / (8 H alpha sqrt(d1)), which is
+what Theorem 9 allows them. m takes the place of d1 in front of the logarithm.
 
 Two parts are put to the test. Given W_Q and W_K that err by no more than that in every entry, a search over inputs,
 weights, errors and positions finds logits off by two thirds of what is allowed, so the control takes a half. And random
@@ -47,7 +47,7 @@ GIVEN = [
     Case(3, 2, 2, 4, 4.0, 0.1),
     Case(2, 2, 2, 16, math.sqrt(2), 0.01),
 ]
-DRAWN = [Case(2, 2, 1, 2, math.sqrt(2), 0.4), Case(2, 2, 2, 4, math.sqrt(2), 0.4)]
+DRAWN = [Case(2, 2, 1, 2, math.sqrt(2), 0.4), Case(2, 4, 2, 4, 2.0, 0.4)]
 SOURCES = 50  # random ones of each setting, for a control half as many
 Spoil = Callable[[LinearKnockingHeads], None]
 
@@ -112,7 +112,7 @@ def worst_given(case: Case, cases: int, *, times: float = 1.0) -> float:
 
 @torch.no_grad()
 def pair(case: Case, i: int, width: float) -> tuple[GroupedQueryAttention, LinearKnockingHeads]:
-    """The i-th target, every factor of norm 1, and its random source, every factor U[-1, 1]."""
+    """The i-th target, every factor of norm 1, and its random source, every factor U[-1, 1]. W_VO is a unit matrix."""
     options = {"rope": True, "dtype": torch.float64}
     sizes = (case.d_in, case.d_out, case.heads, case.hidden)
     target = GroupedQueryAttention(*sizes, seed=2 * i, **options)
@@ -121,6 +121,8 @@ def pair(case: Case, i: int, width: float) -> tuple[GroupedQueryAttention, Linea
     source = LinearKnockingHeads(*sizes, shared_width=n, seed=2 * i + 1, **options)
     for name, weight in source.named_parameters():
         weight.copy_(draws.uniform(f"projections/{case}/{i}/{name}", *weight.shape))
+    for weight in (target.value, target.output):
+        weight.copy_(torch.eye(*weight.shape[1:]).expand_as(weight))
     return draws.at_norm_one(target), source.requires_grad_(False)
 
 

@@ -22,7 +22,24 @@ _HOMES = {
 }
 
 
+_ROOMS = (
+    "attention",
+    "construct",
+    "inits",
+    "masks",
+    "models",
+    "plots",
+    "recipes",
+    "search",
+    "tasks",
+    "theory",
+    "ticket",
+)
+
+
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"slth.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'slth' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -29,6 +29,12 @@ from slth.freezing import Freezing
 from slth.targets import Part, Target
 
 _HANDLE = "_slth_wrapped"
+_AROUND = {  # what is put around a module, and the name of the module in there
+    "DistributedDataParallel": "module",
+    "DataParallel": "module",
+    "FullyShardedDataParallel": "_fsdp_wrapped_module",
+    "OptimizedModule": "_orig_mod",
+}
 
 #: How scores start, from the weight's fan-in. "kaiming_uniform": U[-1/sqrt(fan_in), 1/sqrt(fan_in)] (Ramanujan et al.
 #: 2020); "magnitude": |weight|, so that the first mask keeps the largest; "constant": all equal, ties by index.
@@ -96,10 +102,12 @@ class Masked(nn.Module):
 
     `scores` float32 of the weight's shape. `gate` says how mask and weight meet; searches put in their own. `free`, if
     any, is bool of the weight's shape: scores elsewhere have no gradient; `freezing` says how it was drawn.
-    `generation`, if any, is uint8 of the weight's shape: how often each weight was drawn anew.
+    `generation`, if any, is uint8 of the weight's shape: how often each weight was drawn anew. `keep` is float64: that
+    of each part's group, so that a state_dict holds all that its masks follow from.
     """
 
     scores: nn.Parameter
+    keep: torch.Tensor
     free: torch.Tensor | None
     generation: torch.Tensor | None
     threshold: torch.Tensor
@@ -117,6 +125,7 @@ class Masked(nn.Module):
         self._seen: dict[tuple[bool, bool], torch.Tensor] = {}  # what this forward pass has made
         self.register_buffer("free", None)
         self.register_buffer("generation", None)
+        self.register_buffer("keep", torch.ones(len(parts), dtype=torch.float64, device=scores.device))
         # the cuts once more, as tensors, for graphs that must not be built anew when they move
         device = scores.device
         self.register_buffer("threshold", torch.full((len(parts),), -1.0, device=device), persistent=False)
@@ -139,6 +148,17 @@ class Masked(nn.Module):
     def forget(self) -> None:
         """Drop what the last forward pass has made."""
         self._seen.clear()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """What a search has added comes with a state_dict, and its keep holds from then on."""
+        for name in ("free", "generation"):
+            if getattr(self, name) is None and prefix + name in state_dict:
+                setattr(self, name, torch.zeros_like(state_dict[prefix + name], device=self.scores.device))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        for group in self.wrapped.groups if self.wrapped else ():
+            for masked, i in group.members:
+                if masked is self:
+                    group.keep = group.current = float(self.keep[i])
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Masked:
         """Scores go with the module to another device, yet are float32 whatever the weights become."""
@@ -197,6 +217,12 @@ class Group:
     selector: masks.Selector = field(default_factory=masks.Selector)
     seen: tuple[object, ...] = ()
     held: list[nn.Parameter] = field(default_factory=list)  # the scores of `seen`: no others can have their ids
+
+    def set_keep(self, keep: float) -> None:
+        """Keep this share from now on."""
+        self.keep = self.current = keep
+        for masked, i in self.members:
+            masked.keep[i] = keep
 
     def refresh(self) -> None:
         """Cut anew where scores or keep have changed. Raises ValueError for scores that hold NaN."""
@@ -284,7 +310,7 @@ class Wrapped:
         for path, mask in given.items():
             self.weights[path].scores.copy_(mask)
         for group, (kept, total) in zip(self.groups, counts, strict=True):
-            group.keep = group.current = kept / total
+            group.set_keep(kept / total)
         self.refresh()
 
     @staticmethod
@@ -354,7 +380,9 @@ def wrap(
         fan_in = target.fan(target.parts[0], 1.0).fan_in
         start = SCORES[scores](target.parameter.detach(), fan_in, seed, f"scores/{target.path}")
         weights_of[target.path] = Masked(start, target.parts, target.path)
-    groups = [Group(name, share, [(weights_of[p], i) for p, i in parts], share) for name, share, parts in members]
+    groups = [Group(name, share, [(weights_of[p], i) for p, i in parts]) for name, share, parts in members]
+    for group in groups:
+        group.set_keep(group.keep)
     wrapped = Wrapped(module, found, weights_of, groups)
     wrapped.refresh()
     _attach(module, found, wrapped)
@@ -414,10 +442,10 @@ def handle(module: nn.Module) -> Wrapped:
 
 
 def root(module: nn.Module) -> nn.Module:
-    """The module itself, without what DDP and torch.compile put around it."""
+    """The module itself, without what data parallelism and torch.compile put around it."""
     while _HANDLE not in module.__dict__:
-        inner = module.__dict__.get("_orig_mod") or module._modules.get("_orig_mod") or module._modules.get("module")
-        if not isinstance(inner, nn.Module):
+        inner = module._modules.get(_AROUND.get(type(module).__name__, ""))
+        if inner is None:
             break
         module = inner
     return module

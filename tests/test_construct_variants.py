@@ -176,7 +176,7 @@ def test_shared_factors_have_the_structure_and_each_heads_own_the_sums(source):
 
 
 def chains(module):
-    """Candidates of every entry, written from the formulas: W_QK (heads, d_in, d_in, n), W_VO (heads, d_in, d_out, n)."""
+    """Candidates of every entry, from the formulas: of W_QK (heads, d_in, d_in, n), of W_VO (heads, d_in, d_out, n)."""
     heads, n = module.heads, module.hidden
     key, value = (of(module, "key_value" if hasattr(module, "key_value") else role) for role in ("key", "value"))
     scale = {role: np.ones(n) for role in ("query", "key", "value")}
@@ -197,7 +197,7 @@ def chains(module):
 
 
 def least_errors(candidates, wanted, units):
-    """Best |sum - wanted| for each entry of a matrix (heads, a, b), where units[i] or units[j] are those of an entry."""
+    """Least |sum - wanted| for each entry of a matrix (heads, a, b); units(head, i, j) are those of an entry."""
     found = np.empty(wanted.shape)
     for at in np.ndindex(*wanted.shape):
         own = candidates[at][units(*at)]
@@ -328,7 +328,7 @@ def test_pruned_source_is_as_near_to_the_target_as_certified(source):
 
 @each_rectangular
 def test_a_certificate_of_projections_holds_for_the_worst_tokens_of_many(source):
-    """Few candidates, so that errors are large; tokens of the largest norm allowed, pairs, which softmax tells apart."""
+    """Few candidates, so that errors are large; pairs of tokens, of the largest norm allowed."""
     source = replace(source, options=source.options | {"shared_width": 8})
     for seed in range(3):
         target, module = pair(source, seed=seed)

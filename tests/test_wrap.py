@@ -951,3 +951,36 @@ def test_only_what_is_wrapped_has_masks():
 def test_the_package_offers_it():
     assert slth.wrap is wrap
     assert slth.unwrap is unwrap
+
+
+# ---------------------------------------------------------------- what a state_dict brings along
+
+
+def small():
+    return wrap(nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4)), keep=0.5, weights="signed_constant")
+
+
+def test_a_state_dict_brings_its_keep():
+    model, other = small(), small()
+    wanted = {
+        path: torch.arange(mask.numel()).reshape(mask.shape) % 3 == 0 for path, mask in handle(model).masks().items()
+    }
+    handle(model).set_masks(wanted)
+    other.load_state_dict(model.state_dict())
+    for path, mask in handle(other).masks().items():
+        assert torch.equal(mask, wanted[path])
+
+
+@pytest.mark.parametrize("method", [slth.search.Frozen(), slth.search.IteRand(every=2)], ids=["frozen", "iterand"])
+def test_a_state_dict_brings_what_a_search_has_added(method):
+    model, other, x = small(), small(), torch.ones(2, 8)
+    slth.fit(model, lambda step: x, lambda m, batch: m(batch).square().mean(), 10, method=method)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(x), model(x))
+
+
+def test_a_child_named_module_is_no_wrapper():
+    parent = nn.Module()
+    parent.module, parent.head = small(), nn.Linear(4, 4)
+    with pytest.raises(ValueError, match="not wrapped"):
+        handle(parent)

@@ -120,11 +120,11 @@ def difference_to_mha(table: pd.DataFrame) -> Figure:
 
 
 def _difference(axes: Axes, line: int, rows: pd.DataFrame) -> None:
-    """One variant on its line, dark where the interval leaves 0 out."""
+    """One variant on its line, dark where the interval leaves 0 out and the runs allow a conclusion."""
     first = rows.iloc[0]
     low, mean, high = first["difference_low"], rows["difference"].mean(), first["difference_high"]
     finite = pd.Series([low, high]).abs().max() < float("inf")
-    decided = finite and not low <= 0 <= high
+    decided = finite and bool(first["conclusive"]) and not low <= 0 <= high
     color = LOOKS[0].color if decided else GREY
     axes.scatter(rows["difference"], [line] * len(rows), s=14, color=LOOKS[0].color, alpha=0.35, linewidths=0)
     if finite:
@@ -163,7 +163,7 @@ def error_by_variant(table: pd.DataFrame) -> Figure:
             draw_line(axes, own.groupby("hidden")[column].median(), *looks[str(name)])
         widths = sorted(rows["hidden"].unique())
         axes.set_xticks(widths, [f"{width:g}" for width in widths])
-        axes.minorticks_off()
+        axes.xaxis.minorticks_off()
         axes.set(xlabel="width $n$ of a head of the MHA that is as large", title=title)
     panels[0].set_ylabel("squared error, as a share of the target's\n(median over seeds)")
     keys = [legend_key(name, *look) for name, look in looks.items()]

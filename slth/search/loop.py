@@ -118,6 +118,8 @@ def fit(
         result.resumed_at, result.rows = rest["step"], rest["rows"]
         if search:
             search.restore(model)
+    elif path:  # what cannot be written is better known now
+        checkpoints.save(path, model, built, identity, {"step": 0, "rows": []})
     save_every = save_every or max(1, steps // 10)
     bar = tqdm(total=steps, initial=result.resumed_at, desc=name, disable=None if progress else True, leave=False)
     feed = _Feed(batches, seed)

@@ -101,7 +101,7 @@ def chain_constant(factors: int, constant: Constant) -> float:
     check_count("factors", factors)
     if factors < 2:
         raise ValueError(f"factors={factors}: must be an int >= 2")
-    return constant_of("constant", constant) * uniform_part(2) / uniform_part(factors)
+    return constant_of("constant", constant) * (uniform_part(2) / uniform_part(factors))
 
 
 def chain_hidden(d_in: int, d_out: int, epsilon: float, factors: int, constant: Constant) -> int:

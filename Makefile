@@ -22,8 +22,8 @@ help: ## list the commands
 run: $(RUN) ## measure the error against the width and draw it; ARGS="with hidden=32" is passed on
 	$(BIN)/python experiments/approx_error.py $(ARGS)
 
-test: $(DEV) ## run the tests; ARGS="-k certificate" or ARGS="-n 2" is passed on
-	$(BIN)/pytest $(ARGS)
+test: $(DEV) ## run the tests on two cores; ARGS="-k certificate" or ARGS="-n 0" is passed on
+	$(BIN)/pytest -n 2 $(ARGS)
 
 lint: $(DEV) ## check the style
 	$(BIN)/ruff check

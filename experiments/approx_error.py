@@ -45,7 +45,7 @@ ex.add_config(
     batch=64,  # edge_popup: inputs a step
     seed=0,
 )
-ex.add_named_config("smoke", hidden=[4, 8, 12, 16], sources=5, samples=8, steps=20)
+ex.add_named_config("smoke", hidden=[4, 8, 12, 16], sources=5, samples=8, steps=20, lr=0.3)
 ex.add_named_config("paper_width", hidden=[2, 4, 6, 8, 12, 16, 20, 30, 40, 60, 80, 100], lengths=4)
 ex.add_named_config(
     "paper_length",

@@ -607,10 +607,10 @@ MOMENTS = {
     "last batch": (lambda: killed_at_batch(355), 20),
     "first write, torn": (lambda: killed_at_write(0, "torn"), 0),
     "first write, written": (lambda: killed_at_write(0, "written"), 0),
-    "first write, replaced": (lambda: killed_at_write(0, "replaced"), 5),
-    "third write, torn": (lambda: killed_at_write(2, "torn"), 10),
-    "third write, written": (lambda: killed_at_write(2, "written"), 10),
-    "last write, replaced": (lambda: killed_at_write(4, "replaced"), 24),
+    "first write, replaced": (lambda: killed_at_write(0, "replaced"), 0),
+    "third write, torn": (lambda: killed_at_write(2, "torn"), 5),
+    "third write, written": (lambda: killed_at_write(2, "written"), 5),
+    "last write, replaced": (lambda: killed_at_write(5, "replaced"), 24),
 }
 
 

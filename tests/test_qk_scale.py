@@ -251,7 +251,7 @@ def test_theory_is_the_fourth_root_of_a_heads_width(config):
         ({"size": ["tiny", "mini"]}, "size"),
         ({"size": "tiny*0.3"}, "size"),
         ({"data": "missing"}, "data"),
-        ({"length": 10_000}, "data"),
+        ({"length": 10_000}, "length"),
         ({"checkpoints": 1}, "checkpoints"),
     ],
 )

@@ -26,7 +26,7 @@ sys.path.insert(0, str(EXPERIMENTS))
 
 import lab  # noqa: E402
 import speed  # noqa: E402
-from benchmarks import attention_routes, peers, selection, subset_sums, timing  # noqa: E402
+from benchmarks import attention_routes, peers, selection, subset_sums, timing, training_step  # noqa: E402
 
 COLUMNS = ["what", "size", "ours_s", "peer", "peer_s", "ratio", "error_ours", "error_peer"]  # others rely on these
 CONFIG = {
@@ -36,6 +36,7 @@ CONFIG = {
     "time_limit": 20.0,
     "routes": [[2, 8, 5, 2]],
     "scores": [500, 700],
+    "blocks": [[1, 64, 1, 8]],
     "rounds": 3,
     "threads": 1,
     "seed": 0,
@@ -237,7 +238,7 @@ def test_benchmarks_do_without_sacred():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("speed")
-    words = ["candidates=[4,6]", "batch=10", "routes=[[2,8,5,2]]", "scores=500", "rounds=2", "threads=1"]
+    words = ["candidates=[4,6]", "batch=10", "routes=[[2,8,5,2]]", "scores=500", "blocks=[[1,64,1,8]]", "rounds=2", "threads=1"]
     command = [sys.executable, str(EXPERIMENTS / "speed.py"), "with", *words]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -248,8 +249,8 @@ def run(tmp_path_factory):
 def test_a_run_leaves_its_table_summary_and_figure(run):
     (table, summary, _), files = run
     assert list(table.columns[:8]) == COLUMNS
-    assert set(table["peer"]) == {*peers.installed(), "direct", *selection.PEERS}
-    assert len(table) == 2 * len(peers.installed()) + 1 + len(selection.PEERS)
+    assert set(table["peer"]) == {*peers.installed(), "direct", *selection.PEERS, "dense", *training_step.SELECTIONS}
+    assert len(table) == 2 * len(peers.installed()) + 1 + len(selection.PEERS) + 1 + len(training_step.SELECTIONS)
     np.testing.assert_array_equal(table["ratio"], table["peer_s"] / table["ours_s"])
     assert (table["worse"].dropna() == 0).all()
     assert {"speed.png", "speed.svg"} <= files
@@ -334,6 +335,8 @@ def test_counts_stay_whole_numbers_beside_rows_that_have_none():
         {"routes": 5},
         {"routes": "abcd"},
         {"routes": [[2, 8, 5]]},
+        {"blocks": [[1, 60, 1, 8]]},
+        {"blocks": [[1, 64, 1]]},
         {"routes": [[2, 8, 0, 2]]},
         {"rounds": 0},
         {"threads": 0},

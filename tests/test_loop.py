@@ -701,3 +701,9 @@ def test_a_killed_search_ends_as_if_it_had_not_been(tmp_path, kill):
 def as_a_process(kill, folder):
     with one_torch_thread():
         globals()[kill](Path(folder))
+
+
+@pytest.mark.parametrize("method", ["iterand", slth.search.IteRand])
+def test_a_method_is_a_search(method):
+    with pytest.raises(ValueError, match=r"method=.*: must be a search"):
+        slth.fit(wrapped(), lambda step: None, lambda m, batch: m, 5, method=method)

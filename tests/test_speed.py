@@ -238,7 +238,15 @@ def test_benchmarks_do_without_sacred():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("speed")
-    words = ["candidates=[4,6]", "batch=10", "routes=[[2,8,5,2]]", "scores=500", "blocks=[[1,64,1,8]]", "rounds=2", "threads=1"]
+    words = [
+        "candidates=[4,6]",
+        "batch=10",
+        "routes=[[2,8,5,2]]",
+        "scores=500",
+        "blocks=[[1,64,1,8]]",
+        "rounds=2",
+        "threads=1",
+    ]
     command = [sys.executable, str(EXPERIMENTS / "speed.py"), "with", *words]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

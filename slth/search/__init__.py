@@ -1,5 +1,6 @@
 """Masks by learning: every weight has a score, the best `keep` share is the mask, and only scores are trained."""
 
+from slth.search import controls
 from slth.search.bernoulli import Bernoulli
 from slth.search.biprop import Biprop
 from slth.search.checkpoint import CheckpointError
@@ -8,4 +9,4 @@ from slth.search.frozen import Frozen
 from slth.search.iterand import IteRand
 from slth.search.loop import Fit, fit
 
-__all__ = ["Bernoulli", "Biprop", "CheckpointError", "EdgePopup", "Fit", "Frozen", "IteRand", "fit"]
+__all__ = ["Bernoulli", "Biprop", "CheckpointError", "EdgePopup", "Fit", "Frozen", "IteRand", "controls", "fit"]

@@ -234,6 +234,8 @@ def _groups(model: nn.Module) -> list[Group]:
 
 
 def _search(model: nn.Module, method: EdgePopup | None) -> EdgePopup | None:
+    if method is not None and not isinstance(method, EdgePopup):
+        raise ValueError(f"method={method!r}: must be a search, as slth.search.IteRand()")
     if any(masked.scores.requires_grad for group in _groups(model) for masked, _ in group.members):
         return method or EdgePopup()
     if method is not None:

@@ -159,7 +159,7 @@ def study_of(config: dict[str, Any]) -> Study:
     as_choice(config, "source_init", tuple(inits.INITS))
     for key in ("embedding_std", "base_std", "dense_base_std", "position_std", "dense_position_std", "target_norm"):
         as_float(config, key, above=0.0)
-    for key in ("target_hidden", "block", "processes", "pilot_steps"):
+    for key in ("target_hidden", "block", "processes", "pilot_steps", "spike_steps"):
         as_int(config, key, 1)
     lrs = {"ticket": floats_of(config, "lr"), "dense": floats_of(config, "dense_lr")}
     model_of(config, heads, 256)  # before a text is read
@@ -462,7 +462,7 @@ def measure_spikes(study: Study, job: Job) -> dict[str, Any]:
             model.to(how.device),
             batches,
             loss,
-            how.steps,
+            study.config["spike_steps"],
             lr=job.lr,
             warmup=how.warmup,
             clip=how.clip,

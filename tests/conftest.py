@@ -1,5 +1,9 @@
 """Settings for all tests."""
 
+import os
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run on the CPU; Triton reads it when it is imported
+
 import pytest
 from hypothesis import settings
 

@@ -1,0 +1,69 @@
+"""What the kernels are given beside tensors: masks by threshold and by blocks, and the checks that all share."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class Threshold(NamedTuple):
+    """Where scores are cut: kept are |score| > value, and |score| == value at a row-major index <= last_tie.
+
+    value: float32 without axes, last_tie: int64 without axes (-1: no ties are kept), on the scores' device.
+    """
+
+    value: torch.Tensor
+    last_tie: torch.Tensor
+
+
+class BlockMask(NamedTuple):
+    """An attention mask in square blocks: query i attends to key j where blocks[..., i // size, j // size].
+
+    blocks: bool (..., ceil(T / size), ceil(S / size)), broadcastable over batch and heads; size: a power of two >= 16.
+    """
+
+    blocks: torch.Tensor
+    size: int
+
+    def dense(self, queries: int, keys: int) -> torch.Tensor:
+        """The mask entry by entry: bool (..., queries, keys)."""
+        rows = self.blocks.repeat_interleave(self.size, dim=-2)[..., :queries, :]
+        return rows.repeat_interleave(self.size, dim=-1)[..., :keys]
+
+
+#: (scores float32 of the weight's shape, the threshold: a Threshold, a number or a float32 tensor without axes)
+Scored = tuple[torch.Tensor, Threshold | torch.Tensor | float]
+
+
+def as_threshold(given: Threshold | torch.Tensor | float, device: torch.device) -> Threshold:
+    """A threshold as two tensors on a device; without ties where none are given."""
+    if isinstance(given, Threshold):
+        return given
+    value = torch.as_tensor(given, dtype=torch.float32, device=device)
+    if value.dim():
+        raise ValueError(f"threshold of shape {tuple(value.shape)}: must have no axes")
+    return Threshold(value, torch.full((), -1, dtype=torch.int64, device=device))
+
+
+def check_floats(**tensors: torch.Tensor | None) -> None:
+    """Raise ValueError unless all are of one dtype, float32, float16 or bfloat16 (float64 too), and on one device."""
+    given = {name: t for name, t in tensors.items() if t is not None}
+    (first, base), *rest = given.items()
+    if base.dtype not in (*FLOATS, torch.float64):
+        allowed = ", ".join(str(d) for d in FLOATS)
+        raise ValueError(f"{first} of dtype {base.dtype}: must be one of {allowed} (float64: the reference alone)")
+    for name, t in rest:
+        if t.dtype != base.dtype:
+            raise ValueError(f"{name} of dtype {t.dtype}: must be {base.dtype} as {first} is")
+        check_device(**{first: base, name: t})
+
+
+def check_device(**tensors: torch.Tensor) -> None:
+    """Raise ValueError unless all are on one device."""
+    (first, base), *rest = tensors.items()
+    for name, t in rest:
+        if t.device != base.device:
+            raise ValueError(f"{name} on {t.device}: must be on {base.device} as {first} is")

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from slth import files, inits
 from slth.search import checkpoint as checkpoints
+from slth.search import parallel
 from slth.search.edge_popup import EdgePopup
 from slth.wrapping import Group, handle, root
 
@@ -83,10 +84,14 @@ def fit(
         evaluate: model -> numbers by name; called without gradients in eval mode after every `every` steps (0: only at
             the end).
         checkpoint: a file to save to after every `save_every` steps (0: ten times a run) and at the end. Where it
-            exists the run goes on from it, bit for bit; the model must then be as it was before the first step. For
-            one process alone.
+            exists the run goes on from it, bit for bit; the model must then be as it was before the first step.
         seed: of torch's own dice (dropout, shuffling).
         progress: show a bar, where standard error is a terminal; name: its label.
+
+    Where `torch.distributed` has been initialised (torchrun, accelerate), every process calls this with the same model,
+    batches and settings, and trains on its rows of each batch (`slth.search.parallel`): `loss` must be a mean over
+    rows. Scores, masks and what is returned are the same in all; the first alone writes the checkpoint, which the
+    others must be able to read, and shows the bar.
 
     Raises ValueError for values outside the above, a model with a method but no scores to train, one without anything
     to train, scores that hold NaN; CheckpointError, with nothing changed, for a checkpoint that is damaged or of
@@ -105,28 +110,34 @@ def fit(
     built = (optimiser or partial(torch.optim.AdamW, lr=lr, weight_decay=0.0))(parameters)
     highest = [group["lr"] for group in built.param_groups]
     path, identity, held = Path(checkpoint) if checkpoint is not None else None, "", None
-    if path:
-        files.clear_leftovers(path)
+    first = parallel.rank() == 0
+    if path or parallel.size() > 1:
         settings = {"steps": steps, "warmup": warmup, "clip": clip, "seed": seed}
-        identity = checkpoints.identity_of(model, settings | _described(model, search, built))
+        identity = checkpoints.identity_of(root(model), settings | _described(model, search, built))
+        parallel.check_same(identity)
+    if path:
+        if first:
+            files.clear_leftovers(path)
         held = checkpoints.read(path, identity) if path.exists() else None
+        parallel.barrier()  # before the first one writes
     if search:
         search.start(model)
     result = Fit()
     if held:
-        rest = checkpoints.restore(held, model, built)
+        rest = checkpoints.restore(held, root(model), built)
         result.resumed_at, result.rows = rest["step"], rest["rows"]
         if search:
             search.restore(model)
-    elif path:  # what cannot be written is better known now
-        checkpoints.save(path, model, built, identity, {"step": 0, "rows": []})
+    elif path and first:  # what cannot be written is better known now
+        checkpoints.save(path, root(model), built, identity, {"step": 0, "rows": []})
     save_every = save_every or max(1, steps // 10)
-    bar = tqdm(total=steps, initial=result.resumed_at, desc=name, disable=None if progress else True, leave=False)
+    shown = None if progress and first else True
+    bar = tqdm(total=steps, initial=result.resumed_at, desc=name, disable=shown, leave=False)
     feed = _Feed(batches, seed)
     with bar, torch.random.fork_rng(devices=_devices(parameters)):
         for step in range(result.resumed_at, steps):
             batch = feed.at(step)
-            torch.manual_seed(_dice(seed, "step", step))
+            torch.manual_seed(_dice(seed, f"step/{parallel.rank()}" if parallel.rank() else "step", step))
             for group, rate in zip(built.param_groups, highest, strict=True):
                 group["lr"] = rate * _factor(step, steps, warmup)
             if search:
@@ -143,8 +154,10 @@ def fit(
                 search.finish(model)
             if evaluate and (done == steps or (every and done % every == 0)):
                 result.rows.append({"step": done} | _evaluated(model, evaluate))
-            if path and (done % save_every == 0 or done == steps):
-                checkpoints.save(path, model, built, identity, {"step": done, "rows": result.rows})
+            if path and first and (done % save_every == 0 or done == steps):
+                checkpoints.save(path, root(model), built, identity, {"step": done, "rows": result.rows})
+    if path:
+        parallel.barrier()  # the checkpoint is there when any process goes on
     model.eval()
     result.seconds = time.perf_counter() - started
     return result
@@ -161,11 +174,15 @@ def _step(
 ) -> float:
     model.train()
     optimiser.zero_grad(set_to_none=True)
-    value = loss(model, batch)
-    number = float(value.detach())
+    rows, weight = parallel.share(batch)
+    value = loss(model, rows)
+    value = value if weight == 1.0 else value * weight
+    number = parallel.mean(value)
     if not math.isfinite(number):
         raise FloatingPointError(f"the loss is {number} at step {step}: a lower learning rate may help")
     value.backward()
+    parallel.average_gradients(model, parameters)
+    parallel.agree_on_statistics(model)
     norm = float(nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip))
     if not math.isfinite(norm):
         raise FloatingPointError(f"the gradient's norm is {norm} at step {step}: a lower learning rate may help")

@@ -1,0 +1,127 @@
+"""Several processes that train the same scores, each on its share of every batch (torchrun, accelerate).
+
+    torchrun --nproc-per-node 2 my_search.py        # which calls torch.distributed.init_process_group and slth.fit
+
+Each process holds the whole model. It takes its rows of the batch, and what travels is one flat tensor: the gradients
+of what is trained, scores alone where a model is wrapped. All processes then take the same step from the same bits, so
+that their scores and masks stay the same without being compared. Where no group of processes was made, all of this is
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+
+def _together() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return dist.get_rank() if _together() else 0
+
+
+def size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if _together() else 1
+
+
+def share(batch: Any) -> tuple[Any, float]:
+    """(this process's rows of a batch, their share of it times the number of processes): 1.0 where all are equal.
+
+    A batch is a tensor or tuples, lists and dicts of them, split along the first axis. Raises ValueError for another
+    one, rows that differ between its tensors, and fewer rows than processes.
+    """
+    if size() == 1:
+        return batch, 1.0
+    counts = {len(t) for t in _tensors(batch)}
+    if len(counts) != 1:
+        raise ValueError(f"batch: tensors of {sorted(counts) or 'no'} rows, must be of one number, to be shared out")
+    (count,) = counts
+    if count < size():
+        raise ValueError(f"batch of {count} rows: must have one or more for each of {size()} processes")
+    rows = [count * r // size() for r in (rank(), rank() + 1)]
+    return _rows(batch, slice(*rows)), (rows[1] - rows[0]) * size() / count
+
+
+def _tensors(batch: Any) -> list[torch.Tensor]:
+    if isinstance(batch, torch.Tensor) and batch.dim():
+        return [batch]
+    if isinstance(batch, Mapping):
+        batch = tuple(batch.values())
+    if isinstance(batch, tuple | list):
+        return [t for part in batch for t in _tensors(part)]
+    raise ValueError(f"batch of {type(batch).__name__}: must be tensors with a first axis, to be shared out")
+
+
+def _rows(batch: Any, rows: slice) -> Any:
+    if isinstance(batch, torch.Tensor):
+        return batch[rows]
+    if isinstance(batch, Mapping):
+        return type(batch)({key: _rows(part, rows) for key, part in batch.items()})  # type: ignore[call-arg]
+    parts = [_rows(part, rows) for part in batch]
+    return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+
+
+def mean(value: torch.Tensor) -> float:
+    """The mean of a scalar over all processes, the same number in each."""
+    found = value.detach().double()
+    if size() > 1:
+        found = found.clone()
+        dist.all_reduce(found)
+        found /= size()
+    return float(found)
+
+
+@torch.no_grad()
+def average_gradients(model: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
+    """Replace gradients by their means over all processes, as one flat tensor a dtype; DDP has done so already."""
+    if size() == 1 or isinstance(model, nn.parallel.DistributedDataParallel):
+        return
+    for p in parameters:  # the same ones in all processes
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    for kind in {(p.dtype, p.device): None for p in parameters}:
+        grads = [p.grad for p in parameters if p.grad is not None and (p.dtype, p.device) == kind]
+        flat = torch.cat([g.reshape(-1) for g in grads])
+        dist.all_reduce(flat)
+        flat /= size()
+        for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+            grad.copy_(part.view_as(grad))
+
+
+@torch.no_grad()
+def agree_on_statistics(model: nn.Module) -> None:
+    """Give all processes the running means of the first one's normalisations, which saw its rows alone."""
+    if size() == 1:
+        return
+    for module in model.modules():
+        if isinstance(module, _NormBase) and module.track_running_stats:
+            for buffer in module.buffers(recurse=False):
+                dist.broadcast(buffer, 0)
+
+
+def check_same(identity: str) -> None:
+    """Raise ValueError, in every process, unless all begin with the same model and settings."""
+    if size() == 1:
+        return
+    found: list[Any] = [None] * size()
+    dist.all_gather_object(found, identity)
+    if len(set(found)) > 1:
+        ranks = [r for r, one in enumerate(found) if one != found[0]]
+        raise ValueError(
+            f"processes {ranks} begin with another model, seed or settings than process 0: must be the same"
+        )
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    if size() > 1:
+        dist.barrier()

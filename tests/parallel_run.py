@@ -1,0 +1,103 @@
+"""What each of several processes does in tests/test_parallel.py: searches of one kind after another, stored by rank.
+
+torchrun --nproc-per-node 2 tests/parallel_run.py FOLDER
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+import slth
+from slth import inits
+from slth.search import Bernoulli, IteRand, parallel
+
+METHODS = {"edge_popup": lambda: None, "iterand": lambda: IteRand(every=3), "bernoulli": Bernoulli}
+STEPS = 8
+
+
+def network():
+    net = nn.Sequential(nn.Linear(6, 16, bias=False), nn.ReLU(), nn.Linear(16, 3, bias=False))
+    return slth.wrap(net, keep=0.5, weights="kaiming_normal", seed=3)
+
+
+def batch(rows):
+    """Step -> rows of inputs and what they should give."""
+
+    def of(step):
+        x = inits.normal((rows, 6), 1.0, seed=step, name="x")
+        return x, x[:, :3] * x[:, 3:]
+
+    return of
+
+
+def loss(model, given):
+    x, wanted = given
+    return (model(x) - wanted).square().mean()
+
+
+def searched(method, rows, **options):
+    model = network()
+    fit = slth.fit(model, batch(rows), loss, STEPS, method=METHODS[method](), lr=0.05, progress=False, **options)
+    return model, fit
+
+
+def state_of(model, fit):
+    found = slth.handle(model)
+    return {
+        "scores": {path: masked.scores.detach() for path, masked in found.weights.items()},
+        "masks": found.masks(),
+        "losses": [row["train_loss"] for row in fit.rows],
+    }
+
+
+def refusal(call):
+    try:
+        call()
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def main(folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    found = {method: state_of(*searched(method, 8)) for method in METHODS}
+    sent, reduce = [], dist.all_reduce
+    dist.all_reduce = lambda tensor: (sent.append(tensor.numel()), reduce(tensor))
+    searched("edge_popup", 8)
+    dist.all_reduce = reduce
+    found["sent"] = sum(sent)
+    found["uneven"] = state_of(*searched("edge_popup", 5))
+    model = network()
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    fit = slth.fit(wrapped, batch(5), loss, STEPS, lr=0.05, progress=False)
+    found["ddp"] = state_of(model, fit)
+    found["seeds"] = refusal(lambda: slth.fit(network(), batch(8), loss, STEPS, seed=rank, progress=False))
+    found["few rows"] = refusal(lambda: slth.fit(network(), batch(1), loss, STEPS, progress=False))
+    found["no tensors"] = refusal(lambda: parallel.share(["a", "b"]))
+
+    def stops(model, given, after=[0]):  # noqa: B006 - counts its calls
+        after[0] += 1
+        if after[0] > 5:
+            raise KeyboardInterrupt
+        return loss(model, given)
+
+    where = {"checkpoint": folder / "search.checkpoint", "save_every": 2}
+    try:
+        slth.fit(network(), batch(8), stops, STEPS, lr=0.05, progress=False, **where)
+    except KeyboardInterrupt:
+        parallel.barrier()
+    resumed, fit = searched("edge_popup", 8, **where)
+    found["resumed"] = state_of(resumed, fit) | {"at": fit.resumed_at}
+    torch.save(found, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main(Path(sys.argv[1]))

@@ -1,0 +1,78 @@
+"""A search on two processes is the search on one: same masks, same scores but for rounding."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import parallel_run
+import pytest
+import torch
+
+from slth.search import parallel
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What two processes, started by torchrun, found."""
+    folder = tmp_path_factory.mktemp("parallel")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(ROOT / "tests" / "parallel_run.py"), str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def assert_same(found, wanted, tolerance):
+    assert found["masks"].keys() == wanted["masks"].keys()
+    for path, mask in wanted["masks"].items():
+        assert torch.equal(found["masks"][path], mask)
+        torch.testing.assert_close(found["scores"][path], wanted["scores"][path], rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(torch.tensor(found["losses"]), torch.tensor(wanted["losses"]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", parallel_run.METHODS)
+def test_two_processes_find_what_one_finds(ranks, method):
+    alone = parallel_run.state_of(*parallel_run.searched(method, 8))
+    for found in ranks:
+        assert_same(found[method], alone, 1e-5)
+
+
+@pytest.mark.parametrize("kind", ["uneven", "ddp"])
+def test_rows_that_do_not_divide_are_weighed(ranks, kind):
+    alone = parallel_run.state_of(*parallel_run.searched("edge_popup", 5))
+    for found in ranks:
+        assert_same(found[kind], alone, 1e-5)
+
+
+def test_both_processes_hold_the_same_bits(ranks):
+    one, other = ranks
+    for kind in (*parallel_run.METHODS, "uneven", "ddp", "resumed"):
+        assert_same(one[kind], other[kind], 0.0)
+
+
+def test_score_gradients_travel_and_a_loss(ranks):
+    scores = sum(t.numel() for t in ranks[0]["edge_popup"]["scores"].values())
+    assert [found["sent"] for found in ranks] == [parallel_run.STEPS * (scores + 1)] * 2
+
+
+def test_a_search_of_two_goes_on_from_its_checkpoint(ranks):
+    for found in ranks:
+        assert found["resumed"]["at"] == 4
+        assert_same(found["resumed"], found["edge_popup"] | {"losses": found["resumed"]["losses"]}, 0.0)
+
+
+def test_what_cannot_be_shared_is_refused_in_every_process(ranks):
+    for found in ranks:
+        assert "processes [1] begin with another model, seed or settings than process 0" in found["seeds"]
+        assert found["few rows"] == "batch of 1 rows: must have one or more for each of 2 processes"
+        assert "batch of str: must be tensors" in found["no tensors"]
+
+
+def test_one_process_keeps_its_batch():
+    batch = {"any": object()}
+    assert parallel.share(batch) == (batch, 1.0)
+    assert (parallel.rank(), parallel.size()) == (0, 1)

@@ -19,8 +19,9 @@ from .calls import (
     seeded_linear,
     seeded_weight,
     select_threshold,
+    too_wide,
 )
-from .choice import use
+from .choice import takes_triton, use
 from .shapes import BlockMask, Threshold
 
 __all__ = [
@@ -36,6 +37,8 @@ __all__ = [
     "seeded_linear",
     "seeded_weight",
     "select_threshold",
+    "takes_triton",
+    "too_wide",
     "unpack_mask",
     "use",
 ]

@@ -30,7 +30,7 @@ def masked_weight(weight: torch.Tensor, mask: torch.Tensor | Scored, *, impl: st
     """
     check_floats(weight=weight)
     mask = _check_mask(weight, mask)
-    if takes_triton("masked_weight", impl, weight):
+    if takes_triton("masked_weight", weight, impl=impl):
         from . import triton_masked_linear
 
         return triton_masked_linear.masked_weight(weight, mask)
@@ -62,7 +62,7 @@ def masked_linear(
     check_floats(x=x, weight=weight, bias=bias)
     _check_linear(x, weight.shape, bias)
     mask = _check_mask(weight, mask)
-    if takes_triton("masked_linear", impl, x):
+    if takes_triton("masked_linear", x, impl=impl):
         from . import triton_masked_linear
 
         return triton_masked_linear.masked_linear(x, weight, mask, bias)
@@ -117,7 +117,7 @@ def select_threshold(scores: torch.Tensor, k: int, *, near: Threshold | None = N
         raise ValueError(f"k={k}: must be from 1 to the number of scores, {scores.numel()}")
     if near is not None:
         check_device(scores=scores, near=near.value)
-    if takes_triton("select_threshold", impl, scores):
+    if takes_triton("select_threshold", scores, impl=impl):
         from . import triton_select
 
         return triton_select.select_threshold(scores, k, near)
@@ -156,7 +156,7 @@ def attention(
     _check_heads(q, k, v)
     _check_attended(mask, causal, (*q.shape[:-1], k.shape[-2]), q.device)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if takes_triton("attention", impl, q, unfit=_too_wide(q.shape[-1], v.shape[-1])):
+    if takes_triton("attention", q, impl=impl, unfit=too_wide(q.shape[-1], v.shape[-1])):
         from . import triton_attention
 
         return triton_attention.attention(q, k, v, mask, causal, scale)
@@ -193,7 +193,7 @@ def merged_attention(
         raise ValueError(f"{shapes}: must be (..., T, d), (heads, d, d), (heads, d, d_out)")
     length = x.shape[-2]
     _check_attended(mask, causal, (*x.shape[:-2], qk.shape[0], length, length), x.device)
-    if takes_triton("merged_attention", impl, x, unfit=_too_wide(d)):
+    if takes_triton("merged_attention", x, impl=impl, unfit=too_wide(d)):
         from . import triton_attention
 
         return triton_attention.merged_attention(x, qk, vo, mask, causal)
@@ -286,8 +286,8 @@ def mhla(
     blocks = -(-q.shape[-2] // block)
     if mixing.dim() != 2 or min(mixing.shape) < blocks:
         raise ValueError(f"mixing {tuple(mixing.shape)}: must be at least ({blocks}, {blocks}), one row a block")
-    unfit = _too_wide(q.shape[-1], v.shape[-1]) or (f"block={block}, must be at most 128" if block > 128 else "")
-    if takes_triton("mhla", impl, q, unfit=unfit):
+    unfit = too_wide(q.shape[-1], v.shape[-1]) or (f"block={block}, must be at most 128" if block > 128 else "")
+    if takes_triton("mhla", q, impl=impl, unfit=unfit):
         from . import triton_mhla
 
         return triton_mhla.mhla(q, k, v, mixing, block, causal, normalise)
@@ -302,7 +302,8 @@ def _check_heads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
         raise ValueError(f"{shapes}: batches must be the same, and the groups of k and v must divide the heads of q")
 
 
-def _too_wide(*widths: int) -> str:
+def too_wide(*widths: int) -> str:
+    """What keeps Triton's attention from heads of these widths, empty where nothing does."""
     return f"a head of width {max(widths)}, must be at most {WIDEST}" if max(widths) > WIDEST else ""
 
 
@@ -379,7 +380,7 @@ def seeded_weight(
     """
     device = torch.device(device)
     _check_seeded(tuple(shape), distribution, bits, device)
-    if takes_triton("seeded_weight", impl, torch.empty(0, device=device)):
+    if takes_triton("seeded_weight", torch.empty(0, device=device), impl=impl):
         from . import triton_seeded
 
         return triton_seeded.seeded_weight(shape, seed, name, distribution, scale, stream, bits, device)
@@ -427,7 +428,7 @@ def seeded_linear(
     shape = (bits.shape[0], x.shape[-1] if columns is None else columns)
     _check_seeded(shape, distribution, bits, x.device)
     _check_linear(x, shape[::-1] if inputs_first else shape, bias)
-    if takes_triton("seeded_linear", impl, x):
+    if takes_triton("seeded_linear", x, impl=impl):
         from . import triton_seeded
 
         return triton_seeded.seeded_linear(

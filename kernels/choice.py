@@ -47,8 +47,10 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def takes_triton(kernel: str, impl: str, *tensors: torch.Tensor, unfit: str = "") -> bool:
+def takes_triton(kernel: str, *tensors: torch.Tensor, impl: str = "auto", unfit: str = "") -> bool:
     """Whether a call goes to Triton; the tensors are on one device. unfit says why Triton cannot do it, if so.
+
+    A caller that has a plain way of its own, faster than the reference, asks this first.
 
     Raises ValueError for an unknown impl, and for impl="triton" where Triton cannot do the call; RuntimeError for
     impl="triton" where Triton is not installed.

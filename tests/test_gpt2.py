@@ -70,7 +70,7 @@ def test_a_configuration_has_nothing_that_would_surprise():
     assert config.bos_token_id is None
     assert config.eos_token_id is None
     assert config.use_cache is False
-    assert config._attn_implementation == "sdpa"
+    assert config._attn_implementation == "slth"
     assert gpt2.config(resid_pdrop=0.1, n_layer=3, attn_implementation="eager").n_layer == 3
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from slth import inits, recipes
+from slth import inits, kernels, recipes
 
 ROLES = ("query", "key", "value", "output")
 
@@ -48,10 +48,25 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
         shape = torch.broadcast_shapes(mask.shape[:-2], batch[:-1])
         mask = mask.expand(*shape, *mask.shape[-2:]).reshape(-1, 1, *mask.shape[-2:])  # (batch, 1, T, T)
         batch = (*shape, batch[-1])
+    if kernels.takes_triton("attention", q, unfit=kernels.too_wide(q.shape[-1], v.shape[-1])):
+        return _attend_by_kernel(q, k, v, mask, batch)
     # torch's fast kernels take four axes exactly
     q, k, v = (t.expand(*batch, *t.shape[-2:]).reshape(-1, batch[-1], *t.shape[-2:]) for t in (q, k, v))
     out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)  # (batch, heads, T, m)
     return out.reshape(*batch, *out.shape[-2:])
+
+
+def _attend_by_kernel(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, batch: torch.Size | tuple[int, ...]
+) -> torch.Tensor:
+    """The same by `slth.kernels.attention`, for which keys and values have as many heads as the other of the two."""
+    groups = max(k.shape[-3], v.shape[-3])
+    q = q.expand(*batch, *q.shape[-2:])
+    k, v = (t.expand(*batch[:-1], groups, *t.shape[-2:]) for t in (k, v))
+    if mask is not None and mask.dim() > 2:
+        mask = mask.reshape(*batch[:-1], 1, *mask.shape[-2:])
+    out: torch.Tensor = kernels.attention(q, k, v, mask, scale=1.0)
+    return out
 
 
 def merged_attention(
@@ -62,6 +77,10 @@ def merged_attention(
     x (..., T, d_in); qk (..., heads, d_in, d_in), the scale included; vo (..., heads, d_in, d_out);
     mask bool, broadcastable to (..., T, T). Returns (..., T, d_out). Raises ValueError for a mask row with no True.
     """
+    if qk.dim() == 3 and kernels.takes_triton("merged_attention", x, unfit=kernels.too_wide(x.shape[-1])):
+        by_head = mask if mask is None or mask.dim() < 3 else mask.unsqueeze(-3)
+        out: torch.Tensor = kernels.merged_attention(x, qk, vo, by_head)
+        return out
     x = x.unsqueeze(-3)  # (..., 1, T, d_in), shared by the heads
     return attend(x @ qk, x, x @ vo, mask).sum(dim=-3)
 

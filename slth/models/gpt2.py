@@ -17,6 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.initialization import no_init_weights
 from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
 
+from slth.models import gpt2_kernels
 from slth.recipes import Draw, Recipe, fill
 
 
@@ -83,7 +84,7 @@ def config(
         "use_cache": False,
         "bos_token_id": None,
         "eos_token_id": None,
-        "attn_implementation": "sdpa",
+        "attn_implementation": gpt2_kernels.NAME,
     }
     return GPT2Config(**(fields | overrides))
 

@@ -1,0 +1,7 @@
+"""The kernels on a GPU: every case is checked there first, then ours is timed beside its peers.
+
+    python experiments/speed.py with device=cuda
+
+A kernel of which a check fails has no times. The code that measures needs torch, Triton, numba, pandas and matplotlib,
+and no Sacred: where that is missing, the same command line writes the same files into the folder that out=DIR names.
+"""

@@ -1,0 +1,86 @@
+"""`speed.py with device=cuda ...` where Sacred is not installed: the same measurement, its files in a folder."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from benchmarks.gpu import report
+from slth import files, plots
+
+DEFAULTS: dict[str, Any] = {"device": "cuda", "what": list(report.AREAS), "rounds": 15, "seed": 0, "out": "runs/gpu"}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure as key=value words say; what is not allowed ends the program with one line and status 1."""
+    try:
+        config = config_of(arguments)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    folder = Path(config["out"])
+    folder.mkdir(parents=True, exist_ok=True)
+    checked, timed, summary = measure(config["device"], config["what"], config["rounds"], config["seed"])
+    files.write(folder / "checks.csv", checked.to_csv(index=False).encode())
+    files.write(folder / "results.csv", timed.to_csv(index=False).encode())
+    files.write(folder / "summary.json", json.dumps(summary, indent=2).encode())
+    if len(timed):
+        png = io.BytesIO()
+        plots.speed(timed).savefig(png, format="png", dpi=150)
+        files.write(folder / "speed.png", png.getvalue())
+    print(f"results: {folder / 'results.csv'}")
+    return 0
+
+
+def config_of(arguments: Sequence[str]) -> dict[str, Any]:
+    """The defaults and what the words say otherwise, or ValueError."""
+    config = dict(DEFAULTS)
+    for word in arguments:
+        key, equals, text = word.partition("=")
+        if key == "with" and not equals:
+            continue
+        if key not in config:
+            raise ValueError(f"{word}: unknown, must be one of {', '.join(config)}, as key=value")
+        try:
+            config[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            config[key] = text
+    areas = config["what"] = [config["what"]] if isinstance(config["what"], str) else config["what"]
+    if not areas or not all(area in report.AREAS for area in areas):
+        raise ValueError(f"what={areas}: must be one or several of {', '.join(report.AREAS)}")
+    if not isinstance(config["rounds"], int) or config["rounds"] < 1:
+        raise ValueError(f"rounds={config['rounds']}: must be an int >= 1")
+    check_device(config["device"])
+    return config
+
+
+def check_device(device: str) -> None:
+    """Raise ValueError unless there is such a GPU."""
+    if not str(device).startswith("cuda") or not torch.cuda.is_available():
+        raise ValueError(
+            f"device={device}: must be a CUDA device, of which there is {torch.cuda.device_count() or 'none'}"
+        )
+
+
+def measure(
+    device: str, areas: Sequence[str], rounds: int, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """Checks, times, summary; what fails is told at once."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    where = torch.device(device)
+    checked = report.checks(areas, where)
+    for row in checked[~checked["holds"].astype(bool)].itertuples():
+        print(f"does not hold: {row.case} {row.dtype} {row.output}: {row.difference:.3g}, allowed {row.allowed:.3g}")
+    print(f"{int(checked['holds'].sum())} of {len(checked)} checks hold", flush=True)
+    timed = report.times(areas, checked, where, rounds, seed)
+    if len(timed):
+        print(timed[["what", "size", "ours_s", "peer", "peer_s", "ratio"]].to_string(index=False), flush=True)
+    return checked, timed, report.summarise(checked, timed, where)

@@ -158,7 +158,10 @@ class Ticket:
         if plain.recipe is not None:
             return plain.recipe.tensor(plain.shape, like.device).to(like.dtype)
         if plain.value is not None:
-            return torch.full_like(like, plain.value)
+            try:
+                return torch.full_like(like, plain.value)
+            except (RuntimeError, OverflowError) as error:  # a number that its dtype does not hold
+                raise TicketError(f"{plain.path}: {plain.value!r} is no {plain.dtype}") from error
         return self.tensors[f"stored.{plain.path}"].to(like.device)
 
 

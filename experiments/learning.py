@@ -81,7 +81,7 @@ def learn(source: MultiHeadAttention, train: Examples, validation: Examples, sea
     """
     # targets by name: an output for d_out=1 looks like a vector
     slth.wrap(source, keep=search.keep, targets=ROLES, scores="magnitude")
-    best = _Best(validation)
+    best = Best(validation)
     slth.fit(
         source,
         lambda step: train.batch(step, search.batch),
@@ -97,14 +97,16 @@ def learn(source: MultiHeadAttention, train: Examples, validation: Examples, sea
     return best.error
 
 
-class _Best:
-    """The masks with the least error on validation inputs so far."""
+class Best:
+    """The masks, by name, with the least relative_error on validation inputs so far; none and infinite at first."""
 
     def __init__(self, validation: Examples) -> None:
         self.validation, self.error = validation, math.inf
         self.masks: dict[str, torch.Tensor] = {}
 
+    @torch.no_grad()
     def look(self, model: nn.Module) -> dict[str, float]:
+        """Compare a wrapped model's masks, for `slth.fit` to call; gives validation_error, its relative_error."""
         error = float(relative_error(model, self.validation))
         if error < self.error:
             self.error, self.masks = error, handle(model).masks()

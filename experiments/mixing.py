@@ -85,17 +85,20 @@ ex.add_config(
     seed=0,
 )
 ex.add_named_config(
-    "smoke",
-    seeds=2,
-    hidden=[8, 16],
-    lengths=[16],
+    "smoke",  # that all kinds of measurements run, in seconds, of which most are spent on imports
+    seeds=1,
+    spikes=True,
+    hidden=[8],
+    lengths=[8],
     error_steps=3,
     size="tiny*0.25",
-    length=32,
+    length=16,
     keep=0.5,
     steps=2,
-    batch=4,
-    windows=8,
+    batch=2,
+    windows=4,
+    spike_lrs=[0.01],
+    spike_steps=2,
 )
 ex.add_named_config(
     "quick",  # that everything runs: too short and too few for conclusions

@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 import torch
 from lab import BadConfig, as_bool, as_choice, as_float, as_int, as_int_list, progress, write
-from learning import Examples, _Best, relative_error
+from learning import Best, Examples, relative_error
 from learning import Search as Learning
 from pruning import (
     Data,
@@ -46,11 +46,11 @@ from pruning import (
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from verdicts import BASE, MARGIN, caveat, in_words, of_variant, spike_counts, with_differences
+from verdicts import BASE, MARGIN, caveat, correct, in_words, of_variant, spike_counts, with_differences
 
 import slth
 from slth import inits
-from slth.attention import ATTENTIONS, MIXING_INITS, Attention, MultiHeadAttention, MultiHeadLinearAttention
+from slth.attention import ATTENTIONS, MIXING_INITS, Attention, MultiHeadAttention, MultiHeadLinearAttention, mhla
 from slth.construct import variants as construct
 from slth.models import gpt2
 from slth.models.gpt2_attention import InGPT2, with_attention
@@ -153,7 +153,7 @@ def study_of(config: dict[str, Any]) -> Study:
         raise BadConfig("kv_heads", kv_heads, f"a divisor of heads={heads}")
     as_choice(config, "equal", EQUAL)
     for key in ("mixing_init", "dense_mixing_init"):
-        as_choice(config, key, MIXING_INITS)
+        as_choice(config, key, [name for name in MIXING_INITS if name in mhla.STARTS])
     for key in ("init", "dense_init"):
         as_choice(config, key, tuple(gpt2.INITS))
     as_choice(config, "source_init", tuple(inits.INITS))
@@ -324,7 +324,7 @@ def examples(target: MultiHeadAttention, count: int, job: Job, split: str) -> Ex
 def learn(source: Attention, training: Examples, validation: Examples, search: Learning, seed: int) -> None:
     """Prune a source, in place, by the mask of edge-popup that does best on validation inputs; mixing tensors, too."""
     slth.wrap(source, keep=search.keep, seed=seed)
-    best = _Best(validation)
+    best = Best(validation)
     slth.fit(
         source,
         lambda step: training.batch(step, search.batch),
@@ -667,8 +667,10 @@ def _of_dense(found: dict[str, Any]) -> dict[str, Any]:
 def summarise(study: Study, table: pd.DataFrame) -> dict[str, Any]:
     """What the measurements say, in numbers and words, and where they come from."""
     losses, errors = (table[table["what"] == what] for what in ("loss", "error"))
+    variants = {name: of_variant(name, losses, errors, study.config["seed"]) for name in study.variants}
+    correct({name: found for name, found in variants.items() if name != BASE})
     summary: dict[str, Any] = {
-        "variants": {name: of_variant(name, losses, errors, study.config["seed"]) for name in study.variants},
+        "variants": variants,
         "seeds": list(study.seeds),
         "steps": study.how.steps,
         "equal": study.config["equal"],

@@ -2,7 +2,8 @@
 
 Subset sums against the MILP solver of scipy (and CP-SAT of OR-Tools, where that is installed), attention by its
 merged matrices against the same attention head by head, the selection of the scores that a mask keeps against sorting
-them, and a training step of GPT-2 blocks under learned masks against dense training and masks made by sorting.
+them, a training step of GPT-2 blocks under learned masks against dense training and masks made by sorting, and linear
+attention over blocks of tokens (MHLA) against softmax attention.
 
 On a machine that is busy with other work torch's threads wait for each other, which spoils the ratios of short calls:
 there, set threads=1, or OMP_WAIT_POLICY=passive in the environment.
@@ -18,14 +19,14 @@ from typing import Any
 import lab
 import pandas as pd
 import torch
-from benchmarks import attention_routes, peers, selection, subset_sums, training_step
+from benchmarks import attention_routes, linear_attention, peers, selection, subset_sums, training_step
 from benchmarks.timing import Row
 from lab import BadConfig, as_float, as_int, as_int_list
 
 from slth import plots
 from slth.threads import cores
 
-AREAS = ("subset_sums", "attention_routes", "selection", "training_step")
+AREAS = ("subset_sums", "attention_routes", "selection", "training_step", "linear_attention")
 
 ex = lab.experiment("speed")
 
@@ -37,11 +38,24 @@ ex.add_config(
     routes=[[16, 256, 1024, 4], [32, 1024, 1024, 4], [64, 1024, 2048, 2], [64, 64, 1024, 4]],  # d_in, hidden, T, heads
     scores=[589_824, 2_359_296, 7_077_888],  # of which half are kept, one or several; 7.1M: a block of GPT-2 small
     blocks=[[2, 768, 8, 128]],  # of a training step: blocks, d, batch, length, one or several
-    rounds=15,  # of every measurement, a third of them for steps; in each a peer solves another subset-sum problem
+    lengths=[4096, 16384],  # tokens of linear attention, one or several
+    width=64,  # of its tokens and its head
+    block=512,  # tokens of its blocks
+    rounds=15,  # of every measurement, a third for steps and lengths; in each a peer solves another subset-sum problem
     threads=None,  # that we use; None: all cores
     seed=0,
 )
-ex.add_named_config("smoke", candidates=10, routes=[[8, 64, 128, 2]], scores=100_000, blocks=[[1, 64, 2, 16]], rounds=3)
+ex.add_named_config(
+    "smoke",
+    candidates=10,
+    routes=[[8, 64, 128, 2]],
+    scores=100_000,
+    blocks=[[1, 64, 2, 16]],
+    lengths=[64, 256],
+    width=16,
+    block=32,
+    rounds=3,
+)
 
 
 def cases_of(config: dict[str, Any]) -> list[Callable[[], list[Row]]]:
@@ -68,6 +82,16 @@ def cases_of(config: dict[str, Any]) -> list[Callable[[], list[Row]]]:
         "training_step": [
             partial(training_step.rows, training_step.Shape(*shape), rounds=-(-rounds // 3), seed=seed)
             for shape in _shapes(config, "blocks", "blocks, d (a multiple of 64), batch, length")
+        ],
+        "linear_attention": [
+            partial(
+                linear_attention.rows,
+                sorted(as_int_list(config, "lengths", 1, 2**20)),
+                d=as_int(config, "width", 1),
+                block=as_int(config, "block", 1),
+                rounds=-(-rounds // 3),
+                seed=seed,
+            )
         ],
     }
     return [case for area in _areas(config) for case in cases[area]]
@@ -106,11 +130,16 @@ def table_of(rows: list[Row]) -> pd.DataFrame:
 
 
 def summarise(table: pd.DataFrame) -> dict[str, Any]:
-    """The figures to quote (None where they were not measured), and on what they were measured."""
+    """The figures to quote (None where they were not measured), and on what they were measured.
+
+    growth, ratio_softmax: of linear attention at the longest input, its time over that at the length before, and its
+    peer's over its own.
+    """
     sums = table[table["what"] == subset_sums.WHAT]
     routes = table[table["what"] == attention_routes.WHAT]
     at_20 = sums[sums["size"] == "n=20"].set_index("peer")
     at_7m = table[(table["what"] == selection.WHAT) & (table["size"] == "n=7,077,888")].set_index("peer")["ratio"]
+    linear = table[table["what"] == linear_attention.WHAT].to_dict("records")
     return {
         "problems_per_second_n20": 1 / at_20["ours_s"].iloc[0] if len(at_20) else None,
         "ratio_milp_n20": at_20["ratio"].get("scipy.milp"),
@@ -126,6 +155,9 @@ def summarise(table: pd.DataFrame) -> dict[str, Any]:
             {"size": row.size, "peer": row.peer, "ratio": row.ratio}
             for row in table[table["what"] == training_step.WHAT].itertuples()
         ],
+        "linear_attention": [{key: row[key] for key in ("size", "ratio", "growth")} for row in linear],
+        "growth": linear[-1]["growth"] if linear else None,
+        "ratio_softmax": linear[-1]["ratio"] if linear else None,
         "spread": ((table["ours_s_high"] - table["ours_s_low"]) / table["ours_s"]).max(),
         "peers": peers.installed(),
         "cpu": cpu(),

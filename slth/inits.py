@@ -12,6 +12,7 @@ distribution          value                                                     
 ====================  ==========================================================  ======================
 :func:`uniform`       odd point of a 24-bit lattice on (-1, 1), times the scale    4 (one word each)
 :func:`uniform16`     odd point of a 16-bit lattice on (-1, 1), times the scale    8 (low half first)
+:func:`positive`      absolute value of what :func:`uniform` gives                4 (one word each)
 :func:`sign`          +scale, or -scale where the bit is 1                         128 (lowest bit first)
 :func:`normal`        inverse normal distribution at (word + 1/2) / 2^32           4 (one word each)
 ====================  ==========================================================  ======================
@@ -239,6 +240,16 @@ def uniform16(
 ) -> torch.Tensor:
     """Like :func:`uniform` from half a word, 16 bits: `(2 * half + 1 - 2^16) * (scale * 2^-16)`; cheaper to serve."""
     return _draw(_uniform16_of, 8, shape, scale, seed, name, stream, device)
+
+
+def positive(
+    shape: Sequence[int], scale: float, *, seed: int, name: str, stream: int = 0, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """Uniform on (0, scale), float32, never 0: the absolute value of what :func:`uniform` gives for the same arguments.
+
+    Raises ValueError as it does.
+    """
+    return uniform(shape, scale, seed=seed, name=name, stream=stream, device=device).abs_()
 
 
 def sign(

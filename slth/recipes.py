@@ -21,6 +21,7 @@ DISTRIBUTIONS = {
     "uniform16": inits.uniform16,
     "sign": inits.sign,
     "normal": inits.normal,
+    "positive": inits.positive,
 }
 _MEMORY = "_slth_recipes"
 

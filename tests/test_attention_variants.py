@@ -61,7 +61,7 @@ class Variant:
         """A float64 module with random mixing, options that more says."""
         sizes = {"d_in": 9, "d_out": 3, "heads": 4, "hidden": 8}
         own = {"init": "xavier_uniform", "dtype": torch.float64}
-        mixing = {"mixing_init": "random"} if self.mixing else {}
+        mixing = RANDOM if self.mixing else {}
         return self.kind(**sizes | own | mixing | self.options | more)
 
     def positioned(self) -> dict[str, bool]:
@@ -74,6 +74,7 @@ MLP = ("mlp_up", "mlp_gate", "mlp_down")
 TALK = ("mix_logits", "mix_weights")
 LAMBDA = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
 BLOCKS = {"length": 9, "block": 4, "mixing_init": "identity_plus_random", "normalise": False}
+RANDOM = {"mixing_init": "random"}
 VARIANTS = [
     Variant("mha", GroupedQueryAttention),
     Variant("gqa", GroupedQueryAttention, {"kv_heads": 2}),
@@ -90,6 +91,7 @@ VARIANTS = [
     Variant("talking_heads", TalkingHeadsAttention, {"logit_heads": 3, "value_heads": 2}, TALK),
     Variant("differential", DifferentialAttention, linear=False, drawn=LAMBDA),
     Variant("mhla, no normaliser", MultiHeadLinearAttention, BLOCKS, linear=False, drawn=("mixing",)),
+    Variant("mhla, random", MultiHeadLinearAttention, BLOCKS | RANDOM, linear=False, drawn=("mixing",)),
 ]
 every = pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 mixed = pytest.mark.parametrize("variant", [v for v in VARIANTS if v.mixing], ids=lambda variant: variant.name)
@@ -190,6 +192,24 @@ def test_merged_matrices_are_the_function_where_nothing_stands_between(variant):
         assert torch.allclose(module(inputs), expected, **exactly)
 
 
+@softmax
+def test_factors_of_heads_are_what_is_merged(variant):
+    for options in ({}, {"d_in": 5}, variant.positioned()):
+        module = variant.build(**options)
+        if module.obstacles():
+            with pytest.raises(ValueError, match="cannot be merged: "):
+                module.factors()
+            continue
+        query, key, value, output = module.factors()
+        assert query.shape[1:] == key.shape[1:]
+        assert value.shape[1:] == (module.d_in, output.shape[1])
+        assert output is module.output
+        assert {len(key), len(value)} <= {1, len(query), len(output)}
+        if variant.kind is not TalkingHeadsAttention:  # whose softmax heads are mixed of those that have factors
+            for got, expected in zip((query @ key.mT, value @ output), module.merged(), strict=True):
+                assert torch.allclose(got, expected, **exactly)
+
+
 @every
 def test_what_stands_between_is_named(variant):
     for option in variant.positioned():
@@ -256,8 +276,11 @@ def test_theory_widens_queries_and_keys_alone(variant):
 
 @mixed
 def test_mixing_starts(variant):
-    natural, random, both = (variant.build(mixing_init=start, seed=1) for start in MIXING_INITS)
+    natural, random, both, theory = (variant.build(mixing_init=start, seed=1) for start in MIXING_INITS)
     for name in variant.mixing:
+        factor = getattr(theory, name)
+        assert factor.equal(inits.uniform(factor.shape, 1.0, seed=1, name=name).double())
+        assert theory._mixing(name) is factor
         weight = getattr(random, name)
         expected = inits.normal(weight.shape, weight.shape[-2] ** -0.5, seed=1, name=name)
         assert weight.equal(expected.double())
@@ -268,7 +291,7 @@ def test_mixing_starts(variant):
         if slth.recipes.recipe_of(natural, name) is None:
             assert torch.allclose(constant, start, rtol=0, atol=1e-12)
     x = random_inputs(0, 2, T, 9)
-    for module in (natural, both):
+    for module in (natural, both, theory):
         assert torch.allclose(module(x), module.reference(x), **exactly)
     with torch.no_grad():
         for name in variant.mixing:
@@ -318,9 +341,12 @@ def test_support_says_what_each_class_does():
     assert list(SUPPORT) == list(ATTENTIONS)
     for name, kind in ATTENTIONS.items():
         assert SUPPORT[name] is kind.support
-    for variant in VARIANTS:
-        if variant.linear:
-            assert variant.kind.support.construct
+    assert [name for name, can in SUPPORT.items() if not can.construct] == [
+        "kha_mlp",
+        "talking_heads",
+        "differential",
+        "mhla",
+    ]
 
 
 @pytest.mark.parametrize("name", list(ATTENTIONS))

@@ -14,7 +14,8 @@ from slth.threads import one_torch_thread
 
 CPU = torch.device("cpu")
 LOW = 2**32 - 1
-DISTRIBUTIONS = {"uniform": inits.uniform, "uniform16": inits.uniform16, "sign": inits.sign, "normal": inits.normal}
+SYMMETRIC = {"uniform": inits.uniform, "uniform16": inits.uniform16, "sign": inits.sign, "normal": inits.normal}
+DISTRIBUTIONS = SYMMETRIC | {"positive": inits.positive}
 each_distribution = pytest.mark.parametrize("distribution", DISTRIBUTIONS.values(), ids=DISTRIBUTIONS)
 words32 = st.integers(0, LOW)
 seeds = st.integers(-(2**70), 2**70)
@@ -107,6 +108,15 @@ def test_uniform16_is_its_formula(seed, name, stream, scale, count):
     assert np.array_equal(inits.uniform16((count,), scale, seed=seed, name=name, stream=stream).numpy(), expected)
 
 
+@given(seeds, st.text(max_size=8), words32, st.floats(1e-6, 1e6), st.integers(1, 130))
+@settings(max_examples=60)
+def test_positive_is_uniform_without_its_signs(seed, name, stream, scale, count):
+    made = inits.positive((count,), scale, seed=seed, name=name, stream=stream)
+    assert made.equal(inits.uniform((count,), scale, seed=seed, name=name, stream=stream).abs())
+    assert (made > 0).all()
+    assert (made < np.float32(scale)).all()
+
+
 @given(seeds, st.text(max_size=8), words32, st.floats(1e-6, 1e6), st.integers(1, 400))
 @settings(max_examples=60)
 def test_sign_is_its_formula(seed, name, stream, scale, count):
@@ -147,6 +157,7 @@ GOLDEN = {
     "uniform16": "8d7fcb9604f854a525a5098be4e001cf76d38646de1c0d08a0e4604aaceb5319",
     "sign": "6c6bfd88bb74f3a2358d9f3438c5bcc8f253062cad144bdb17cb8e2bd7ff4399",
     "normal": "26ee2ccf5d6a440da4991c677db9c53e5d3668516d1787a497a71080fa45753a",
+    "positive": "fc7f1208a6ee8956ce71244050fd3fb784bcb36c060e6e5dcb6d2a793c6e722b",
 }
 
 
@@ -245,7 +256,7 @@ def test_extreme_words_stay_inside_and_off_zero(name, scale):
     assert values.min() < 0 < values.max()
 
 
-@each_distribution
+@pytest.mark.parametrize("distribution", SYMMETRIC.values(), ids=SYMMETRIC)
 def test_words_and_their_complements_are_opposites(distribution):
     converter = getattr(inits, f"_{distribution.__name__}_of")
     word = torch.from_numpy(np.random.default_rng(0).integers(0, LOW, 1000, endpoint=True))
@@ -257,13 +268,14 @@ def test_words_and_their_complements_are_opposites(distribution):
     [
         (inits.uniform, stats.uniform(-2, 4)),
         (inits.uniform16, stats.uniform(-2, 4)),
+        (inits.positive, stats.uniform(0, 2)),
         (inits.normal, stats.norm(scale=2)),
     ],
-    ids=["uniform", "uniform16", "normal"],
+    ids=["uniform", "uniform16", "positive", "normal"],
 )
 def test_values_follow_their_law(distribution, law):
     values = distribution((100_000,), 2.0, seed=3, name="w").double().numpy()
-    assert abs(values.mean()) < 5 * law.std() / math.sqrt(len(values))
+    assert abs(values.mean() - law.mean()) < 5 * law.std() / math.sqrt(len(values))
     assert values.std() == pytest.approx(law.std(), rel=0.01)
     assert stats.kstest(values, law.cdf).pvalue > 1e-4
     assert abs(np.corrcoef(values[1:], values[:-1])[0, 1]) < 5 / math.sqrt(len(values))

@@ -1,6 +1,7 @@
 """MHLA: blocks of tokens mixed by M_c, against the paper's sums token by token, in every form it can be computed."""
 
 import math
+import subprocess
 import sys
 from pathlib import Path
 from unittest import mock
@@ -293,7 +294,7 @@ def test_mixing_starts(causal):
     start = locality(10, causal=causal, floor=0.1)
     assert natural.mixing.equal(start)
     assert uniform.mixing.equal(torch.ones(10, 10).double())
-    drawn = slth.inits.uniform((10, 10), 0.2, seed=3, name="mixing").abs().double()
+    drawn = slth.inits.positive((10, 10), 0.2, seed=3, name="mixing").double()
     assert random.mixing.equal(drawn)
     assert 0 < random.mixing.min() < random.mixing.max() < 0.2
     shares = slth.inits.uniform((10, 10), 1.0, seed=3, name="mixing").double()
@@ -361,6 +362,21 @@ def test_masked_shares_of_locality_leave_the_paper_s_start():
     assert torch.allclose(module(x), natural(x), **exactly)
 
 
+def test_a_masked_random_m_c_is_made_again_in_a_new_process(tmp_path):
+    model = slth.wrap(build(seed=3), keep=0.5, seed=1)
+    slth.Ticket.of(model).save(tmp_path / "ticket")
+    assert "positive 0.6667" in slth.Ticket.load(tmp_path / "ticket").describe()
+    code = f"import test_mhla; test_mhla.output_of_a_ticket({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True)
+    assert torch.load(tmp_path / "output").equal(model(random_inputs(0, 12, 5)))
+
+
+def output_of_a_ticket(folder):
+    """What a new process makes of a stored ticket and a module of another seed."""
+    module = slth.Ticket.load(Path(folder) / "ticket").apply(build(seed=4))
+    torch.save(module(random_inputs(0, 12, 5)), Path(folder) / "output")
+
+
 # ---------------------------------------------------------------- errors
 
 
@@ -401,6 +417,7 @@ def test_a_stream_of_another_batch():
         ({"block": 2.0}, "block=2.0: must be an int >= 1"),
         ({"phi": "exp"}, "phi='exp': must be one of relu, elu1"),
         ({"mixing_init": "identity"}, "mixing_init='identity': must be one of natural, random"),
+        ({"mixing_init": "theory"}, "mixing_init='theory': must be one of natural, random"),  # of both signs
         ({"floor": -0.1}, "floor=-0.1: must be a finite number >= 0"),
         ({"floor": math.nan}, "floor=nan: must be a finite number >= 0"),
         ({"rope": True}, "rope=True: needs normalise=False"),

@@ -19,6 +19,7 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
 import lab  # noqa: E402
+import learning  # noqa: E402
 import mixing  # noqa: E402
 import mixtures  # noqa: E402
 import pruning  # noqa: E402
@@ -112,6 +113,10 @@ def test_the_summary_is_what_was_measured(stored):
             assert rows["difference"].tolist() == pytest.approx(one.tolist())
             assert set(rows["difference_low"]) == {of_keep["difference_low"]}
         assert found["verdict"] == "cannot tell"  # of two seeds
+        comparisons = [found, found["dense"], found["gap_to_dense"], found["log2_error"], *found["by_keep"].values()]
+        for one in comparisons:
+            assert ("verdict_corrected" in one) is (name != "mha")
+            assert name == "mha" or one["p"] <= one["p_corrected"]
     assert summary["variants"]["mha"]["differences"] == [0.0, 0.0]
     assert summary["conclusive"] is False
     below = summary["val_loss_bigram"] - losses["mha"].max()
@@ -164,6 +169,24 @@ def test_an_error_is_that_of_a_plain_search(stored, study):
     with torch.no_grad():
         error = (source(test.inputs) - test.outputs).square().sum() / test.outputs.square().sum()
     assert float(error) == row["error"]
+
+
+@torch.no_grad()
+def test_the_best_masks_are_kept(study):
+    target = mixtures.target_of(study, 0)
+    validation = mixtures.examples(target, 8, mixtures.Job("error", "mha", 0, hidden=8, length=8), "validation")
+    model = slth.wrap(ATTENTIONS["mha"](8, 8, 4, 8, seed=1), keep=0.5, seed=0)
+    best, looks = learning.Best(validation), []
+    for keep in (0.2, 0.9, 0.5):
+        for group in slth.handle(model).groups:
+            group.set_keep(keep)
+        found = best.look(model)["validation_error"]
+        assert found == float(learning.relative_error(model, validation))
+        looks.append((found, slth.handle(model).masks()))
+    error, masks = min(looks, key=lambda look: look[0])
+    assert best.error == error
+    assert all(mask.equal(masks[name]) for name, mask in best.masks.items())
+    assert best.masks.keys() == masks.keys()
 
 
 # ---------------------------------------------------------------- equal size
@@ -236,6 +259,55 @@ def test_the_interval_is_that_of_the_bootstrap():
 )
 def test_verdicts(values, verdict):
     assert verdicts.compared(pd.Series(values), 0)["verdict"] == verdict
+
+
+def test_p_is_that_of_student_s_test():
+    for values in ([-0.3, 0.1, 0.25, 0.4, 0.05], [-0.1, -0.11, -0.09, -0.1, -0.12], [0.2, 0.3]):
+        assert verdicts.compared(pd.Series(values), 0)["p"] == pytest.approx(stats.ttest_1samp(values, 0.0).pvalue)
+    for values, p in (([0.0] * 5, 1.0), ([0.5] * 5, 0.0), ([0.5], math.nan), ([math.inf] * 5, math.nan)):
+        assert verdicts.compared(pd.Series(values), 0)["p"] == pytest.approx(p, nan_ok=True)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9), st.floats(0, 1))
+def test_holm_is_its_procedure(p, level):
+    """Step down from the least p while it is at most level / (how many are left)."""
+    rejected = set()
+    for left, i in zip(range(len(p), 0, -1), np.argsort(p, kind="stable"), strict=True):
+        if p[i] * left > level:
+            break
+        rejected.add(i)
+    assert {i for i, value in enumerate(verdicts.holm(p)) if value <= level} == (
+        rejected if level < 1 else {*range(len(p))}
+    )
+
+
+def test_holm_by_hand():
+    assert verdicts.holm([0.04, 0.01, math.nan, 0.03]) == pytest.approx([0.09, 0.04, 1.0, 0.09])
+    assert verdicts.holm([]) == []
+
+
+def test_nine_comparisons_are_told_apart_less_easily_than_one():
+    clear, faint, none = (
+        [-0.1, -0.101, -0.099, -0.1, -0.102],
+        [0.1, 0.16, 0.05, 0.12, 0.03],
+        [0.1, -0.1, 0.0, 0.2, -0.2],
+    )
+    values = {"a": clear, "b": faint} | {f"c{i}": none for i in range(7)}
+    family = {name: verdicts.compared(pd.Series(differences), 0) for name, differences in values.items()}
+    for name, found in family.items():
+        found |= {"dense": verdicts.compared(pd.Series(values[name][::-1]), 0), "width": 3}
+    family["b"]["by_keep"] = {}  # others have none
+    verdicts.correct(family)
+    for one in (family, {name: found["dense"] for name, found in family.items()}):
+        assert [found["verdict"] for found in one.values()] == ["better", "worse"] + ["cannot tell"] * 7
+        assert [found["verdict_corrected"] for found in one.values()] == ["better"] + ["cannot tell"] * 8
+        assert one["b"]["p"] < 0.05 < one["b"]["p_corrected"] == pytest.approx(8 * one["b"]["p"])
+    alone = {"b": verdicts.compared(pd.Series(faint), 0)}
+    verdicts.correct(alone)
+    assert alone["b"]["verdict_corrected"] == "worse"
+    words = verdicts.in_words("b", family["b"], {"variants": dict.fromkeys([*values, "mha"])})
+    assert "worse tickets than MHA" in words
+    assert "corrected for 9 comparisons (Holm): cannot tell (p = 0.1" in words
 
 
 def make_table(seeds=5, below=0.4, variants=tuple(ATTENTIONS)):
@@ -437,6 +509,7 @@ def test_the_best_rate_is_taken(config, monkeypatch):
         ({"errors": False, "losses": False, "matrices": False, "spikes": False}, "errors"),
         ({"spikes": "yes"}, "spikes"),
         ({"mixing_init": "zeros"}, "mixing_init"),
+        ({"mixing_init": "theory"}, "mixing_init"),  # which MHLA cannot have
         ({"dense_init": "foo"}, "dense_init"),
         ({"source_init": "foo"}, "source_init"),
         ({"base_std": 0}, "base_std"),

@@ -135,7 +135,8 @@ def test_our_attention_remembers_how_it_was_made(init):
 
 
 def test_an_unknown_distribution():
-    with pytest.raises(ValueError, match="distribution='cauchy': must be one of uniform, uniform16, sign, normal"):
+    known = "uniform, uniform16, sign, normal, positive"
+    with pytest.raises(ValueError, match=f"distribution='cauchy': must be one of {known}"):
         Draw("cauchy", 1.0, 0, "w")
 
 

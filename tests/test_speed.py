@@ -26,7 +26,15 @@ sys.path.insert(0, str(EXPERIMENTS))
 
 import lab  # noqa: E402
 import speed  # noqa: E402
-from benchmarks import attention_routes, peers, selection, subset_sums, timing, training_step  # noqa: E402
+from benchmarks import (  # noqa: E402
+    attention_routes,
+    linear_attention,
+    peers,
+    selection,
+    subset_sums,
+    timing,
+    training_step,
+)
 
 COLUMNS = ["what", "size", "ours_s", "peer", "peer_s", "ratio", "error_ours", "error_peer"]  # others rely on these
 CONFIG = {
@@ -37,6 +45,9 @@ CONFIG = {
     "routes": [[2, 8, 5, 2]],
     "scores": [500, 700],
     "blocks": [[1, 64, 1, 8]],
+    "lengths": [9, 5],
+    "width": 4,
+    "block": 2,
     "rounds": 3,
     "threads": 1,
     "seed": 0,
@@ -244,6 +255,9 @@ def run(tmp_path_factory):
         "routes=[[2,8,5,2]]",
         "scores=500",
         "blocks=[[1,64,1,8]]",
+        "lengths=[5,9]",
+        "width=4",
+        "block=2",
         "rounds=2",
         "threads=1",
     ]
@@ -257,8 +271,9 @@ def run(tmp_path_factory):
 def test_a_run_leaves_its_table_summary_and_figure(run):
     (table, summary, _), files = run
     assert list(table.columns[:8]) == COLUMNS
-    assert set(table["peer"]) == {*peers.installed(), "direct", *selection.PEERS, "dense", *training_step.SELECTIONS}
-    assert len(table) == 2 * len(peers.installed()) + 1 + len(selection.PEERS) + 1 + len(training_step.SELECTIONS)
+    once = {"direct", *selection.PEERS, "dense", *training_step.SELECTIONS}
+    assert set(table["peer"]) == {*peers.installed(), *once, linear_attention.PEER}
+    assert len(table) == 2 * len(peers.installed()) + len(once) + 2
     np.testing.assert_array_equal(table["ratio"], table["peer_s"] / table["ours_s"])
     assert (table["worse"].dropna() == 0).all()
     assert {"speed.png", "speed.svg"} <= files
@@ -267,6 +282,11 @@ def test_a_run_leaves_its_table_summary_and_figure(run):
     assert summary["threads"] == 1
     assert [route["size"] for route in summary["routes"]] == ["d=2 n=8 T=5 H=2"]
     assert summary["reads_7m"] is None
+    linear = table[table["what"] == "linear_attention"].set_index("size")
+    assert list(linear.index) == ["T=5", "T=9"]
+    assert summary["growth"] == linear.loc["T=9", "growth"] == linear.loc["T=9", "ours_s"] / linear.loc["T=5", "ours_s"]
+    assert summary["ratio_softmax"] == linear.loc["T=9", "ratio"]
+    assert summary["linear_attention"][0] == {"size": "T=5", "ratio": linear.loc["T=5", "ratio"], "growth": None}
 
 
 def fake_table(*sizes):
@@ -317,6 +337,7 @@ def test_a_summary_says_none_of_what_was_not_measured():
     table = fake_table(10)
     routes = speed.summarise(table[table["what"] == "attention_route"].drop(columns=["worse", "candidates"]))
     assert (routes["problems_per_second_n20"], routes["ratio_milp_n20"], routes["worse"]) == (None, None, None)
+    assert (routes["growth"], routes["ratio_softmax"], routes["linear_attention"]) == (None, None, [])
     assert speed.summarise(table[table["what"] == "subset_sum"].drop(columns="ideal"))["routes"] == []
 
 
@@ -346,6 +367,10 @@ def test_counts_stay_whole_numbers_beside_rows_that_have_none():
         {"blocks": [[1, 60, 1, 8]]},
         {"blocks": [[1, 64, 1]]},
         {"routes": [[2, 8, 0, 2]]},
+        {"lengths": []},
+        {"lengths": [0]},
+        {"width": 0},
+        {"block": 1.5},
         {"rounds": 0},
         {"threads": 0},
         {"seed": -1},
@@ -364,6 +389,8 @@ def test_what_names_the_cases():
     assert len(speed.cases_of(CONFIG | {"what": "attention_routes"})) == 1
     (case,) = speed.cases_of(CONFIG | {"what": "subset_sums", "candidates": 5})
     assert case.args == (5,)
+    (case,) = speed.cases_of(CONFIG | {"what": "linear_attention"})  # all lengths by turns
+    assert (case.args, case.keywords) == (([5, 9],), {"d": 4, "block": 2, "rounds": 1, "seed": 0})
 
 
 # ---------------------------------------------------------------- the figure
@@ -398,6 +425,13 @@ def test_one_area_alone_is_drawn():
     for what, rows in table.groupby("what"):
         figure = plots.speed(rows.dropna(axis="columns"))
         assert [axes.get_title() for axes in figure.axes] == [what.replace("_", " ")]
+
+
+def test_linear_attention_is_drawn_as_ratios():
+    (axes,) = plots.speed(speed.table_of(linear_attention.rows([5, 9], d=4, block=2, rounds=1, seed=0))).axes
+    assert axes.get_title() == "linear attention"
+    assert [tick.get_text().partition("\n")[0] for tick in axes.get_yticklabels()] == ["T=5", "T=9"]
+    assert all(tick.get_text().endswith("as fast as softmax") for tick in axes.get_yticklabels())
 
 
 @pytest.mark.parametrize("sizes", [(5000,), (7_077_888, 5000, 500_000)])

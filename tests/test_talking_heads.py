@@ -123,7 +123,7 @@ def test_decoding_keeps_keys_of_logit_heads_and_values_of_value_heads():
     [
         ({"logit_heads": 0}, "logit_heads=0: must be an int >= 1"),
         ({"value_heads": -1}, "value_heads=-1: must be an int >= 1"),
-        ({"mixing_init": "zeros"}, "must be one of natural, random, identity_plus_random, identity"),
+        ({"mixing_init": "zeros"}, "must be one of natural, random, identity_plus_random, theory, identity"),
     ],
     ids=str,
 )

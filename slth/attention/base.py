@@ -23,8 +23,9 @@ NORM_EPS = 1e-5
 #: How tensors that mix heads or features start. "natural": as their paper says (identity, zeros, ...); "random": normal
 #: with standard deviation 1 / sqrt(fan_in), a ticket's source like any other weight; "identity_plus_random": what
 #: "natural" says stays in place as a constant, and a random tensor is added to it, which alone is a parameter and may
-#: be masked, so that an empty mask leaves the paper's start.
-MIXING_INITS = ("natural", "random", "identity_plus_random")
+#: be masked, so that an empty mask leaves the paper's start; "theory": uniform on (-1, 1), as the theory draws factors,
+#: so that entries on a diagonal, which constructions keep, do not fade with fan_in.
+MIXING_INITS = ("natural", "random", "identity_plus_random", "theory")
 
 
 class Options(TypedDict, total=False):
@@ -43,8 +44,8 @@ class Options(TypedDict, total=False):
 class Support:
     """What a mechanism can do.
 
-    mask, causal, rope, qk_norm: whether the option is there. cache: what decoding keeps. construct: when the theory
-    finds tickets in it by solving ("" never), that is when its two pairs of factors merge.
+    mask, causal, rope, qk_norm: whether the option is there. cache: what decoding keeps. construct: when
+    `slth.construct.variant` finds tickets in it by solving; "" never, and its error says why.
     """
 
     mask: bool = True
@@ -241,8 +242,13 @@ class Attention(nn.Module):
         if mixing_init == "natural" and natural is None:
             setattr(self, name, nn.Parameter(start.to(self.dtype)))
             return
-        random = recipes.Draw("normal", start.shape[-2] ** -0.5, self.seed, self.prefix + name)
-        self._put(name, tuple(start.shape), natural if mixing_init == "natural" and natural else random)
+        if mixing_init == "natural" and natural is not None:
+            draw = natural
+        elif mixing_init == "theory":
+            draw = recipes.Draw("uniform", 1.0, self.seed, self.prefix + name)
+        else:
+            draw = recipes.Draw("normal", start.shape[-2] ** -0.5, self.seed, self.prefix + name)
+        self._put(name, tuple(start.shape), draw)
         if mixing_init == "identity_plus_random":
             self.register_buffer(f"{name}_start", start.to(self.dtype), persistent=False)
 
@@ -316,10 +322,13 @@ class Attention(nn.Module):
         `slth.attention.merged_attention` of them is the forward pass without its causal mask. Raises ValueError where
         something stands between the factors (:meth:`obstacles`).
         """
+        self._check_merging()
+        return self._merged()
+
+    def _check_merging(self) -> None:
         in_the_way = self.obstacles()
         if in_the_way:
             raise ValueError(f"{type(self).__name__} cannot be merged: {'; '.join(in_the_way)}")
-        return self._merged()
 
     def _merged(self) -> tuple[torch.Tensor, torch.Tensor]:
         raise NotImplementedError
@@ -412,8 +421,19 @@ class SoftmaxAttention(Attention):
         mask = None if new == 1 else causal_mask(None, new, past + new, x.device)
         return self._output(self._attend(self._queries(x, positions), k, v, mask))
 
-    def _merged(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(W_Q, W_K, W_V, W_O) of each head, of which :meth:`merged` has the products W_Q W_K^T and W_V W_O.
+
+        W_Q (heads, d_in, n) with 1 / sqrt(n) in it, W_K (heads or 1, d_in, n), W_V (heads or 1, d_in, m), W_O (heads,
+        m, d_out): 1 where all heads share one. Where logits or weights of several heads are mixed, the heads are those
+        before that. Raises ValueError as merged does.
+        """
+        self._check_merging()
         x = torch.eye(self.d_in, dtype=self.output.dtype, device=self.output.device)[None]  # all maps are linear in x
         positions = torch.zeros(self.d_in, dtype=torch.long, device=x.device)
-        k, v = self._keys_values(self._stored(x, positions))
-        return self._queries(x, positions) @ k.mT, v @ self.output
+        key, value = self._keys_values(self._stored(x, positions))
+        return self._queries(x, positions), key, value, self.output
+
+    def _merged(self) -> tuple[torch.Tensor, torch.Tensor]:
+        query, key, value, output = self.factors()
+        return query @ key.mT, value @ output

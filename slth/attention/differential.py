@@ -49,7 +49,7 @@ class DifferentialAttention(SoftmaxAttention):
     lambda_k1: nn.Parameter
     lambda_q2: nn.Parameter
     lambda_k2: nn.Parameter
-    support = Support(construct="without norm, rope and qk_norm")
+    support = Support(construct="")
 
     def __init__(
         self,

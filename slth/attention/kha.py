@@ -85,8 +85,8 @@ class LinearKnockingHeads(_Linear, GroupedQueryAttention):
     as in :class:`slth.attention.GroupedQueryAttention`, and `mix_query`, `mix_key`, `mix_value` (hidden, hidden) for
     the letters of mix. shared_width: n for projections of width n and T (n, hidden) instead, for the letters of mix:
     random projections share what maps them on to hidden, and nothing stands between these two, rope or not.
-    mixing_init: one of `slth.attention.base.MIXING_INITS`. Options and errors besides are those of
-    GroupedQueryAttention; ValueError as well for another letter or mixing_init and a shared_width below 1.
+    mixing_init: one of `slth.attention.base.MIXING_INITS`; constructions want "theory". Options and errors besides are
+    those of GroupedQueryAttention; ValueError as well for another letter or mixing_init and a shared_width below 1.
     """
 
     plain = GroupedQueryAttention
@@ -103,7 +103,9 @@ class TiedLinearKnockingHeads(_Linear, GroupedTiedAttention):
 
     plain = GroupedTiedAttention
     letters = "qv"
-    support = GroupedTiedAttention.support
+    support = Support(
+        qk_norm=False, cache=GroupedTiedAttention.support.cache, construct="without rope and shared_width"
+    )
 
 
 class _MLP(GroupedAttention):

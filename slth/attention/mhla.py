@@ -20,8 +20,8 @@ from torch import nn
 from torch.nn.functional import elu, pad, relu
 from torch.nn.utils import parametrize
 
-from slth import inits, recipes
-from slth.attention.base import MIXING_INITS, Attention, Options, Support, check_sizes
+from slth import recipes
+from slth.attention.base import Attention, Options, Support, check_sizes
 
 #: Feature maps, of positive values: that of the published code, and that of Katharopoulos et al. 2020
 #: (arXiv 2006.16236).
@@ -29,7 +29,7 @@ PHI: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": lambda x: relu(x) + 1e-6,
     "elu1": lambda x: elu(x) + 1.0,
 }
-STARTS = (*MIXING_INITS, "uniform")
+STARTS = ("natural", "random", "identity_plus_random", "uniform")
 PIECE = 1024  # tokens worked on at a time: what becomes of them stays in the caches, in memory that is used again
 
 
@@ -86,9 +86,9 @@ class MultiHeadLinearAttention(Attention):
         normalise: divide by the sum of what a token attends with; without it (the paper's language models) rope may
             turn what phi has made of queries and keys.
         mixing_init: "natural": :func:`locality`; "uniform": 1 everywhere, which is linear attention without blocks;
-            "random": uniform on (0, 2 / blocks), at most on (0, 1), without a recipe; "identity_plus_random": locality
-            stays as a constant, and random shares of its entries, of which `mixing` is uniform on (-1, 1), are added
-            to them, so that M_c is non-negative and its diagonal positive whatever is masked.
+            "random": uniform on (0, 2 / blocks), at most on (0, 1); "identity_plus_random": locality stays as a
+            constant, and random shares of its entries, of which `mixing` is uniform on (-1, 1), are added to them, so
+            that M_c is non-negative and its diagonal positive whatever is masked.
         floor: see :func:`locality`.
 
     A token whose entries of M_c are all 0 gets zeros. Raises ValueError as the base class does, and for values other
@@ -144,8 +144,7 @@ class MultiHeadLinearAttention(Attention):
             self.register_buffer("mixing_start", start, persistent=False)
         else:
             scale = min(1.0, 2.0 / blocks)  # rows sum to about 1
-            random = inits.uniform((blocks, blocks), scale, seed=self.seed, name=self.prefix + "mixing")
-            self.mixing = nn.Parameter(random.abs().to(self.dtype))
+            self._put("mixing", (blocks, blocks), recipes.Draw("positive", scale, self.seed, self.prefix + "mixing"))
 
     def mixing_matrix(self) -> torch.Tensor:
         """M_c (blocks, blocks), of which a causal attention uses the lower triangle."""

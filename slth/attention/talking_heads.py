@@ -31,7 +31,7 @@ class TalkingHeadsAttention(SoftmaxAttention):
         mixing_init: how P_l and P_w start. "natural" and "random": normal of variance 1 / fan_in, the paper's (it cuts
             the tails off, ours are at 6.4 standard deviations); "identity": torch.eye, which is multi-head attention
             where all heads are equally many; "identity_plus_random": torch.eye as a constant that no mask touches, and
-            a random matrix is added to it.
+            a random matrix is added to it; "theory": uniform on (-1, 1).
 
     The mask comes after the mixing. Merged, it has the softmax heads: their query-key matrices have ranks up to
     logit_heads * hidden. Raises ValueError as the base class does, and for values other than these.
@@ -42,7 +42,7 @@ class TalkingHeadsAttention(SoftmaxAttention):
     value: nn.Parameter
     mix_logits: nn.Parameter
     mix_weights: nn.Parameter
-    support = Support()
+    support = Support(construct="")
 
     def __init__(
         self,

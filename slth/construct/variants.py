@@ -8,7 +8,8 @@ sum over all entries of all heads, whatever these share.
 
 * Grouped and multi-query attention: keys and values serve several heads.
 * Grouped-tied attention: key and value are one projection, and have one structure.
-* Linear knocking heads: each T keeps its diagonal, which makes the candidates products of 3 or 4 factors.
+* Linear knocking heads: each T keeps its diagonal, which makes the candidates products of 3 or 4 factors; drawn with
+  mixing_init="theory" all of these are of the size that the theory wants, with "random" they fade as hidden grows.
 * Explicit attention (MEA): all components have the structure, hence their mixtures, whose tensors stay as they are.
 
 Knocking heads with a `shared_width` go another way, see `slth.construct.projections`.
@@ -82,7 +83,7 @@ def variant(
         if side == "input":
             raise ValueError("side='input': must be output or auto with a shared_width, where values are solved for")
         return projections(target, source, alpha=alpha, threads=threads)
-    _check_source(source)
+    source = _checked(source)
     side = _side(source, side)
     wanted = double(target).merged()
     _check_sizes(wanted, source, side)
@@ -92,7 +93,7 @@ def variant(
 
 def _solve(
     wanted: tuple[torch.Tensor, torch.Tensor],
-    source: Attention,
+    source: SoftmaxAttention,
     side: Side,
     alpha: float | None,
     threads: int | None,
@@ -101,22 +102,13 @@ def _solve(
     masks = _structure(source, solved=("query", solved))
     pruned = double(source)
     prune(pruned, masks)
-    query, key, value, output = (factor.numpy() for factor in _factors(pruned))
-    qk = linear(wanted[0].numpy(), query, key.swapaxes(-1, -2), side="output", threads=threads)
-    vo = linear(wanted[1].numpy(), value, output, side=side, threads=threads)
+    query, key, value, output = pruned.factors()
+    key, value = (factor.expand(source.heads, -1, -1) for factor in (key, value))
+    qk = linear(wanted[0].numpy(), query.numpy(), key.mT.numpy(), side="output", threads=threads)
+    vo = linear(wanted[1].numpy(), value.numpy(), output.numpy(), side=side, threads=threads)
     masks |= tensors({"query": qk.mask_first, solved: vo.mask_second if side == "input" else vo.mask_first})
     prune(pruned, masks)
     return measured(wanted, pruned.merged(), masks, qk, vo, alpha=alpha)
-
-
-def _factors(source: Attention) -> tuple[torch.Tensor, ...]:
-    """Query, key, value (heads, d_in, hidden) and output (heads, hidden, d_out) as the merged matrices have them."""
-    assert isinstance(source, SoftmaxAttention)
-    x = torch.eye(source.d_in, dtype=source.output.dtype)[None]  # every map is linear in x
-    positions = torch.zeros(source.d_in, dtype=torch.long)
-    key, value = source._keys_values(source._stored(x, positions))
-    query = source._queries(x, positions)
-    return query, key.expand_as(query), value.expand_as(query), source.output
 
 
 def _structure(source: Attention, solved: tuple[str, ...]) -> dict[str, torch.Tensor]:
@@ -140,8 +132,8 @@ def _structure(source: Attention, solved: tuple[str, ...]) -> dict[str, torch.Te
 # ---------------------------------------------------------------- what cannot be
 
 
-def _check_source(source: Attention) -> None:
-    """Raise ValueError unless the source is one of those that this file says how to prune."""
+def _checked(source: Attention) -> SoftmaxAttention:
+    """The source. Raises ValueError unless it is one of those that this file says how to prune."""
     name = type(source).__name__
     if isinstance(source, MultiHeadAttention):
         raise ValueError(f"source is a {name}: slth.construct.attention is what finds tickets in it")
@@ -152,6 +144,7 @@ def _check_source(source: Attention) -> None:
         raise ValueError(f"no ticket can be constructed in {name}: {'; '.join(in_the_way)}")
     if not isinstance(source, GroupedQueryAttention | GroupedTiedAttention | MultiheadExplicitAttention):
         raise ValueError(f"no ticket can be constructed in {name}: there is no construction for it")
+    return source
 
 
 def _side(source: Attention, side: str) -> Side:

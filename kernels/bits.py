@@ -11,7 +11,7 @@ def pack_mask(mask: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"mask of dtype {mask.dtype}: must be torch.bool")
     missing = -mask.shape[-1] % 8
     whole = torch.nn.functional.pad(mask, (0, missing)) if missing else mask
-    octets = whole.reshape(*whole.shape[:-1], -1, 8).to(torch.uint8)
+    octets = whole.unflatten(-1, (whole.shape[-1] // 8, 8)).to(torch.uint8)
     packed: torch.Tensor = (octets << _shifts(mask.device)).sum(-1, dtype=torch.uint8)
     return packed
 

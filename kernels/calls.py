@@ -12,6 +12,7 @@ from .choice import check_impl, takes_triton
 from .shapes import BlockMask, Scored, Threshold, as_threshold, check_device, check_floats
 
 WIDEST = 256  # head width that Triton's attention holds on chip
+LONGEST = 128  # block of tokens that Triton's linear attention does
 
 # ---------------------------------------------------------------- masked weights
 
@@ -35,6 +36,25 @@ def masked_weight(weight: torch.Tensor, mask: torch.Tensor | Scored, *, impl: st
 
         return triton_masked_linear.masked_weight(weight, mask)
     return reference.masked_weight(weight, mask)
+
+
+def score_gradient(
+    grad: torch.Tensor, weight: torch.Tensor, scores: torch.Tensor, *, impl: str = "auto"
+) -> torch.Tensor:
+    """The straight-through gradient of |score| (Ramanujan et al. 2020): grad * weight, with the score's sign, + at 0.
+
+    grad and weight (..., rows, columns), float; scores float32 of that shape, the result like them. Raises ValueError
+    for shapes, dtypes or devices that do not fit.
+    """
+    check_floats(grad=grad, weight=weight)
+    _check_mask(weight, (scores, 0.0))
+    if grad.shape != weight.shape:
+        raise ValueError(f"grad {tuple(grad.shape)}: must be {tuple(weight.shape)} as weight is")
+    if takes_triton("score_gradient", weight, impl=impl):
+        from . import triton_masked_linear
+
+        return triton_masked_linear.score_gradient(grad, weight, scores)
+    return reference.score_gradient(grad, weight, scores)
 
 
 def masked_linear(
@@ -286,12 +306,16 @@ def mhla(
     blocks = -(-q.shape[-2] // block)
     if mixing.dim() != 2 or min(mixing.shape) < blocks:
         raise ValueError(f"mixing {tuple(mixing.shape)}: must be at least ({blocks}, {blocks}), one row a block")
-    unfit = too_wide(q.shape[-1], v.shape[-1]) or (f"block={block}, must be at most 128" if block > 128 else "")
-    if takes_triton("mhla", q, impl=impl, unfit=unfit):
+    if takes_triton("mhla", q, impl=impl, unfit=mhla_unfit(max(q.shape[-1], v.shape[-1]), block)):
         from . import triton_mhla
 
         return triton_mhla.mhla(q, k, v, mixing, block, causal, normalise)
     return reference.mhla(q, k, v, mixing, block, causal, normalise)
+
+
+def mhla_unfit(width: int, block: int) -> str:
+    """What keeps Triton's linear attention from heads and blocks of that size, empty where nothing does."""
+    return too_wide(width) or (f"block={block}, must be at most {LONGEST}" if block > LONGEST else "")
 
 
 def _check_heads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:

@@ -52,9 +52,13 @@ class _Straight(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[None, torch.Tensor, None]:
-        weight, scores = ctx.saved_tensors
-        slope = grad.to(scores.dtype) * weight.to(scores.dtype)
-        return None, torch.where(scores < 0, -slope, slope), None
+        return None, score_gradient(grad, *ctx.saved_tensors), None
+
+
+def score_gradient(grad: torch.Tensor, weight: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """The gradient to the scores from that to the masked weight, as if the mask were |score|."""
+    slope = grad.to(scores.dtype) * weight.to(scores.dtype)
+    return torch.where(scores < 0, -slope, slope)
 
 
 def masked_weight(weight: torch.Tensor, mask: torch.Tensor | Scored) -> torch.Tensor:

@@ -26,6 +26,7 @@ import torch
 from numba import njit
 from torch.autograd.graph import increment_version
 
+from slth import kernels
 from slth.threads import in_parallel
 
 _MAGNITUDE = 0x7FFFFFFF  # the bits of a float32 without its sign
@@ -95,6 +96,21 @@ class Cut:
         return _kept(scores.detach(), self.threshold, self.last_tie - offset if offset <= self.last_tie else None)
 
 
+@dataclass(frozen=True, eq=False)
+class DeviceCut:
+    """A cut whose numbers, without axes, stay on the scores' device: nothing waits for them. Otherwise as :class:`Cut`.
+
+    threshold: float32; last_tie: int64.
+    """
+
+    threshold: torch.Tensor
+    last_tie: torch.Tensor
+
+    def mask(self, scores: torch.Tensor, offset: int = 0) -> torch.Tensor:
+        """The mask of one tensor of the group, whose first score has index `offset`: bool, the scores' shape."""
+        return _kept(scores.detach(), self.threshold, self.last_tie - offset)
+
+
 class Selector:
     """Finds the cut of one group of scores, step after step, and remembers where it was."""
 
@@ -102,12 +118,15 @@ class Selector:
         self._last: int | None = None  # bits of the least magnitude that was kept
         self._expected = 0  # and of the next one, as far as it moves on steadily
         self._reach = 0  # how far from there it is looked for
+        self._on_device: kernels.Threshold | None = None  # the last cut that never left the device
+        self._nan = _NaNWatch()
 
-    def cut(self, scores: Sequence[torch.Tensor], keep: float) -> Cut:
+    def cut(self, scores: Sequence[torch.Tensor], keep: float) -> Cut | DeviceCut:
         """The cut that keeps exactly :func:`count_kept` of the group's scores, float32 of any shape and device.
 
         On the CPU no copy is made of tensors whose rows are contiguous and evenly spaced: all contiguous ones, and
-        blocks of their rows or columns.
+        blocks of their rows or columns. Where `slth.kernels` takes Triton nothing comes back to the host; NaN is then
+        noticed a call or more later.
 
         Raises ValueError where there are no scores or over 2^32, and where they are not float32 or hold NaN.
         """
@@ -118,6 +137,8 @@ class Selector:
         if not 0 < total <= _LAST_INDEX + 1:
             raise ValueError(f"scores: there are {total or 'none'}; at least one is needed, and at most 2^32")
         kept = count_kept(total, keep)
+        if kernels.takes_triton("select_threshold", scores[0]):
+            return self._cut_on_device([s.detach() for s in scores], kept)
         held = _hold([s.detach() for s in scores if s.numel()])
         if kept == total:
             held.census(0, 0)  # which refuses NaN
@@ -129,6 +150,12 @@ class Selector:
         if place and int(keys[:place].max()) >> 32 == least:  # an equal score is not kept
             return Cut(_as_float(least), index)
         return Cut(_as_float(least - 1), -1)  # least is not 0: then nothing would be cut off
+
+    def _cut_on_device(self, scores: list[torch.Tensor], kept: int) -> DeviceCut:
+        flat = scores[0] if len(scores) == 1 else torch.cat([s.reshape(-1) for s in scores])
+        self._nan.look(flat)
+        self._on_device = kernels.select_threshold(flat, kept, near=self._on_device)
+        return DeviceCut(*self._on_device)
 
     def _bracketed(self, held: _Held, kept: int, total: int) -> tuple[Keys, int]:
         """Keys of the scores in a bracket, and the place among them, were they sorted, of the last one kept."""
@@ -250,6 +277,25 @@ class _DeviceScores:
         return above, np.asarray(keys.cpu().numpy())
 
 
+class _NaNWatch:
+    """Notices NaN in scores on a device without waiting for it: what is found is told at a later look."""
+
+    def __init__(self) -> None:
+        self.found: torch.Tensor | None = None  # a flag on its way to the host
+        self.arrived: torch.cuda.Event | None = None
+
+    def look(self, scores: torch.Tensor) -> None:
+        """Raise ValueError where an earlier look has found NaN, and look at these."""
+        if self.found is not None and (self.arrived is None or self.arrived.query()):
+            found, self.found = bool(self.found), None
+            _refuse_nan(_INFINITY + found)
+        if self.found is None:
+            self.found = scores.isnan().any().to("cpu", non_blocking=True)
+            if scores.is_cuda:
+                self.arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                self.arrived.record()  # type: ignore[no-untyped-call]
+
+
 def _refuse_nan(largest: int) -> None:
     if largest > _INFINITY:
         raise ValueError("scores hold NaN: all must be numbers")
@@ -295,14 +341,31 @@ def _count_rows(bits, stride, columns, start, stop, low, high, last, keys):  # t
 # ---------------------------------------------------------------- masked weights
 
 
-def write_masked(weight: torch.Tensor, scores: torch.Tensor, cut: Cut, offset: int, out: torch.Tensor) -> None:
+def masked_weight(weight: torch.Tensor, scores: torch.Tensor, cut: Cut | DeviceCut, offset: int = 0) -> torch.Tensor:
+    """Weight where the cut keeps its score, else exactly 0, as a new tensor; otherwise as :func:`write_masked`."""
+    if weight.dim() > 1 and kernels.takes_triton("masked_weight", weight):
+        device = weight.device
+        threshold = torch.as_tensor(cut.threshold, dtype=torch.float32, device=device)
+        last_tie = torch.as_tensor(cut.last_tie, dtype=torch.int64, device=device) - offset
+        made: torch.Tensor = kernels.masked_weight(
+            weight.detach(), (scores.detach(), kernels.Threshold(threshold, last_tie))
+        )
+        return made
+    out = torch.empty_like(weight)
+    write_masked(weight, scores, cut, offset, out)
+    return out
+
+
+def write_masked(
+    weight: torch.Tensor, scores: torch.Tensor, cut: Cut | DeviceCut, offset: int, out: torch.Tensor
+) -> None:
     """Write weight where the cut keeps its score, else exactly 0, into out: three tensors of one shape.
 
     offset is the first score's index in its group. One pass on the CPU where all are float32 in evenly spaced rows.
     Raises ValueError where the shapes differ.
     """
     rows = _rows_of(weight, scores, out)
-    if rows is None:
+    if rows is None or isinstance(cut, DeviceCut):
         out.copy_(torch.where(cut.mask(scores, offset), weight.detach(), 0))
         return
     w, s, o = [(r.memory.view(np.int32), r.stride) for r in rows]
@@ -327,6 +390,9 @@ def score_gradient(grad: torch.Tensor, weight: torch.Tensor, scores: torch.Tenso
 
     Three tensors of one shape; the gradient has the scores' dtype. Raises ValueError where the shapes differ.
     """
+    if not torch.compiler.is_compiling() and scores.dim() > 1 and kernels.takes_triton("score_gradient", weight):
+        made: torch.Tensor = kernels.score_gradient(grad, weight, scores)
+        return made
     out = torch.empty_like(scores)
     rows = None if torch.compiler.is_compiling() else _rows_of(grad, weight, scores, out)
     if rows is None:

@@ -117,7 +117,9 @@ class Masked(nn.Module):
         super().__init__()
         self.scores = nn.Parameter(scores)
         self.parts, self.path = tuple(parts), path
-        self.cuts = [masks.Cut(-1.0, -1)] * len(parts)  # of the groups that the parts belong to
+        self.cuts: list[masks.Cut | masks.DeviceCut] = [masks.Cut(-1.0, -1)] * len(
+            parts
+        )  # of the groups that the parts belong to
         self.offsets = [0] * len(parts)  # of the parts within these
         self.gate: Gate = straight_through
         self.freezing: Freezing | None = None
@@ -170,7 +172,7 @@ class Masked(nn.Module):
         super()._apply(of_one_dtype, recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def set_cut(self, index: int, cut: masks.Cut, offset: int) -> None:
+    def set_cut(self, index: int, cut: masks.Cut | masks.DeviceCut, offset: int) -> None:
         """Where the group of a part is cut now, and the part's first index there."""
         self.cuts[index], self.offsets[index] = cut, offset
         self.threshold[index] = cut.threshold
@@ -190,6 +192,8 @@ class Masked(nn.Module):
         """Weight where the mask keeps it, else exactly 0; without gradient."""
         if torch.compiler.is_compiling():
             return self._traced(weight)
+        if len(self.parts) == 1:
+            return masks.masked_weight(weight, self.scores, self.cuts[0], self.offsets[0])
         out = torch.empty_like(weight)
         for part, cut, offset in zip(self.parts, self.cuts, self.offsets, strict=True):
             masks.write_masked(part.of(weight), part.of(self.scores), cut, offset, part.of(out))

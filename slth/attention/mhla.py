@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.functional import elu, pad, relu
 from torch.nn.utils import parametrize
 
-from slth import recipes
+from slth import kernels, recipes
 from slth.attention.base import Attention, Options, Support, check_sizes
 
 #: Feature maps, of positive values: that of the published code, and that of Katharopoulos et al. 2020
@@ -171,8 +171,18 @@ class MultiHeadLinearAttention(Attention):
         Raises ValueError for inputs of another width, longer ones, and a mask, for which sums over blocks have no room.
         """
         self._check_input(x, mask)
+        if kernels.takes_triton("mhla", x, unfit=kernels.mhla_unfit(self.hidden, self.block)):
+            return self._by_kernel(x)
         pieces = x.split(self._piece() * self.block, dim=-2)
         return torch.cat(self._causal(pieces) if self.causal else self._bidirectional(pieces), dim=-2)
+
+    def _by_kernel(self, x: torch.Tensor) -> torch.Tensor:
+        q, k = self._features(x, self.query), self._features(x, self.key)
+        v = x.unsqueeze(-3) @ self.value
+        sums: torch.Tensor = kernels.mhla(
+            q, k, v, self.mixing_matrix(), block=self.block, causal=self.causal, normalise=self.normalise
+        )
+        return (sums @ self.output).sum(dim=-3)
 
     def _piece(self) -> int:
         """Blocks that are worked on at a time."""

@@ -1,0 +1,63 @@
+"""Every kernel is compiled for a GPU that is not there (sm_90), and what the compiler made of it stays in its bounds."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from slth.kernels.offline import FILES, SHARED_LIMIT
+
+
+@pytest.fixture(scope="module")
+def compiled(request):
+    """What `python -m slth.kernels.offline` finds: in a process of its own, without the interpreter."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-W", "ignore", "-m", "slth.kernels.offline", "--json"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+def test_every_kernel_compiles_within_its_bounds(compiled):
+    over = [
+        f"{one['name']}: {one['spills']} spills of {one['allowed_spills']}, {one['registers']} registers, "
+        f"{one['shared']} bytes shared"
+        for one in compiled
+        if one["spills"] > one["allowed_spills"] or one["registers"] > 255 or one["shared"] > SHARED_LIMIT
+    ]
+    assert not over, "\n".join(over)
+
+
+def test_every_file_has_cases(compiled):
+    names = [one["name"] for one in compiled]
+    assert len(names) == len(set(names))
+    for file in FILES:
+        kind = file.removeprefix("triton_")
+        assert any(name.startswith(kind) for name in names), kind
+
+
+def test_sixteen_bits_do_not_spill(compiled):
+    """Forward kernels in 16 bits, and backward up to head width 128, are given no spills at all."""
+    for one in compiled:
+        words = one["name"].split()
+        sixteen = "bf16" in words or "fp16" in words
+        narrow = "backward" not in words or "256" not in words
+        if sixteen and narrow:
+            assert one["allowed_spills"] == 0, one["name"]
+
+
+def test_products_use_the_tensor_cores(compiled):
+    for one in compiled:
+        words = one["name"].split()
+        if ("bf16" in words or "fp16" in words) and "dot" in words:
+            assert one["tensor_cores"] > 0, one["name"]
+
+
+def test_an_unknown_case_is_refused():
+    command = [sys.executable, "-m", "slth.kernels.offline", "no such case"]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert "no case holds no such case" in ran.stderr

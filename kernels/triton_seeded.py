@@ -329,12 +329,16 @@ def _one_token_tile(rows: int) -> dict[str, int]:
     return {"R": 16 if rows >= 4096 else 8, "B": 32, "num_warps": 4}
 
 
-def _product_tile(distribution: str, over_columns: bool, tokens: int, dtype: torch.dtype) -> dict[str, int]:
-    """M tokens, N outputs and K inputs a step.
+def _product_tile(
+    distribution: str, over_columns: bool, tokens: int, dtype: torch.dtype, *, whole: bool
+) -> dict[str, int]:
+    """M tokens, N outputs and K inputs a step; where rows are not whole blocks, small ones, for the words take room.
 
     A weight is made again for every M tokens, hence the large M: 256 of them pay for its ten instructions. The columns
     of a tile are whole blocks, 128 signs at least. Float32 has no tensor cores, and half the room.
     """
+    if not whole:
+        return {"M": 16 if tokens <= 16 else 64, "N": 32, "K": 32, "num_warps": 4 if tokens <= 16 else 8}
     full = dtype != torch.float32
     wide, narrow = (128, 32) if distribution == "sign" else (64, 64)
     if tokens <= 16:
@@ -470,7 +474,7 @@ def _times(
         return x.new_zeros(0, rows if over_columns else columns)
     if len(x) == 1 and over_columns and whole["WHOLE"]:
         return _times_one(x, lines, bias, drawn, shape, whole["WIDE"])
-    tile = _product_tile(distribution, over_columns, len(x), x.dtype)
+    tile = _product_tile(distribution, over_columns, len(x), x.dtype, whole=whole["WHOLE"])
     outputs, inputs = (rows, columns) if over_columns else (columns, rows)
     tiles = triton.cdiv(len(x), tile["M"]) * triton.cdiv(outputs, tile["N"])
     steps = triton.cdiv(inputs, tile["K"])
@@ -541,7 +545,7 @@ def offline_cases() -> list[Case]:
             ("fp32", 512, False),
         ):
             kind = torch.float32 if dtype == "fp32" else torch.bfloat16
-            tile = _product_tile(distribution, over_columns, tokens, kind)
+            tile = _product_tile(distribution, over_columns, tokens, kind, whole=True)
             constants = {
                 "DISTRIBUTION": distribution, "OVER_COLUMNS": over_columns, **_whole(distribution, shape),
                 "BIASED": False, "PRECISION": "ieee" if dtype == "fp32" else "tf32", "stride_xi": 1,
@@ -550,6 +554,10 @@ def offline_cases() -> list[Case]:
             types = {"x": dtype, "bits": bits, "bias": dtype, "y": y}
             name = f"{tokens} tokens over {'columns' if over_columns else 'rows'} {distribution}"
             found.append(_offline(name, _product, types, constants, tile))
+            if dtype == "bf16":
+                tile = _product_tile(distribution, over_columns, tokens, kind, whole=False)
+                odd, types = constants | {"WHOLE": False}, types | {"bits": "u8"}
+                found.append(_offline(f"{name} any shape", _product, types, odd, tile))
     return found
 
 

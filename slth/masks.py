@@ -26,7 +26,7 @@ import torch
 from numba import njit
 from torch.autograd.graph import increment_version
 
-from slth import kernels
+import slth.kernels as kernels
 from slth.threads import in_parallel
 
 _MAGNITUDE = 0x7FFFFFFF  # the bits of a float32 without its sign
@@ -292,8 +292,8 @@ class _NaNWatch:
         if self.found is None:
             self.found = scores.isnan().any().to("cpu", non_blocking=True)
             if scores.is_cuda:
-                self.arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-                self.arrived.record()  # type: ignore[no-untyped-call]
+                self.arrived = torch.cuda.Event()
+                self.arrived.record()
 
 
 def _refuse_nan(largest: int) -> None:

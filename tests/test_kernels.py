@@ -4,10 +4,10 @@ import logging
 
 import pytest
 import torch
-from slth.kernels import choice
 from torch.nn.functional import scaled_dot_product_attention
 
 from slth import inits, kernels, masks
+from slth.kernels import choice
 
 
 def numbers(name, *shape, dtype=torch.float32):

@@ -15,6 +15,7 @@ from benchmarks import timing
 from benchmarks.cases import TOLERANCE, differences, normal
 from benchmarks.cases.attention import CASES
 from benchmarks.gpu import attention as timed
+
 from slth.kernels import BlockMask, attention, merged_attention, triton_attention
 
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs Triton's interpreter")

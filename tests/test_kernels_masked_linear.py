@@ -8,6 +8,7 @@ import torch
 
 pytest.importorskip("triton")
 
+from slth import masks
 from slth.kernels import (
     Threshold,
     masked_linear,
@@ -17,8 +18,6 @@ from slth.kernels import (
     triton_masked_linear,
     unpack_mask,
 )
-
-from slth import masks
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 

@@ -1,4 +1,4 @@
-"""Every kernel is compiled for a GPU that is not there (sm_90), and what the compiler made of it stays in its bounds."""
+"""Every kernel is compiled for a GPU that is not there (sm_90), and what comes of it stays within its bounds."""
 
 import json
 import os

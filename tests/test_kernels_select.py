@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 pytest.importorskip("triton")
 
 from slth.kernels import Threshold, reference, select_threshold, triton_select
-
 from slth.masks import Selector
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from slth.kernels import calls
 from torch import nn
 
 import slth
 from slth import inits, kernels, masks
 from slth.attention import GroupedQueryAttention, MultiHeadAttention, MultiHeadLinearAttention
+from slth.kernels import calls
 from slth.models import gpt2
 
 

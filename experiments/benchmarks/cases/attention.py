@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import torch
-from slth.kernels import BlockMask, pack_mask
 
 from benchmarks.cases import Case, Tensors, normal, with_gradients
 from slth import kernels
+from slth.kernels import BlockMask, pack_mask
 
 Call = Callable[[Tensors, str], torch.Tensor]
 

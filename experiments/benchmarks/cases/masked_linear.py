@@ -1,10 +1,10 @@
 """Products with masked weights: masks of bits and of scores, layouts, few and many tokens, every gradient."""
 
 import torch
-from slth.kernels import Threshold, pack_mask
 
 from benchmarks.cases import Case, Tensors, normal, with_gradients
 from slth import kernels
+from slth.kernels import Threshold, pack_mask
 
 
 def _mask(name: str, *shape: int, device: torch.device) -> torch.Tensor:

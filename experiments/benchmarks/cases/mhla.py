@@ -1,9 +1,9 @@
 """Cases of `slth.kernels.mhla`: blocks of any size, the last of them shorter, widths that fit no tile, entries of 0."""
 
 import torch
-from slth.kernels import mhla
 
 from benchmarks.cases import Case, Tensors, normal, with_gradients
+from slth.kernels import mhla
 
 WANTED = ("q", "k", "v", "mixing")
 

@@ -4,9 +4,9 @@ The weight itself is compared in every bit.
 """
 
 import torch
-from slth.kernels import pack_mask, seeded_linear, seeded_weight
 
 from benchmarks.cases import Case, Tensors, normal, with_gradients
+from slth.kernels import pack_mask, seeded_linear, seeded_weight
 
 DISTRIBUTIONS = ("uniform", "uniform16", "sign")
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import torch
-from slth.kernels import Threshold
 
 from benchmarks.cases import Case, Tensors, normal
 from slth import inits, kernels
+from slth.kernels import Threshold
 
 MAKERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "plain": lambda s: s,

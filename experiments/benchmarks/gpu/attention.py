@@ -9,11 +9,11 @@ part at 800 TFLOP/s (with backward: 3.5 times those of forward; causal: half).
 import math
 
 import torch
-from slth.kernels import attention, merged_attention, reference
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from benchmarks.timing import Row, compare, interleave
 from slth import inits
+from slth.kernels import attention, merged_attention, reference
 
 WHAT = "attention"
 MERGED = ((64, 1024, 4096, 8), (64, 1024, 1024, 8), (32, 1024, 4096, 8), (128, 1024, 4096, 8))  # (d, n, T, heads)

@@ -12,10 +12,10 @@ launch what computes them. Gradients are timed as they are called.
 import math
 
 import torch
-from slth.kernels import Threshold, masked_linear, masked_weight, pack_mask, reference, unpack_mask
 
 from benchmarks.timing import Row, compare, interleave
 from slth import inits
+from slth.kernels import Threshold, masked_linear, masked_weight, pack_mask, reference, unpack_mask
 
 WHAT = "masked_linear"
 TOKENS = (1, 16, 64, 1024, 8192)

@@ -6,13 +6,13 @@ second, whichever takes longer.
 """
 
 import torch
-from slth.kernels import mhla
-from slth.kernels.reference import mhla as exact
 
 from benchmarks.cases import normal
 from benchmarks.timing import Row, compare, interleave
 from slth.attention import MultiHeadLinearAttention
 from slth.attention.mhla import locality
+from slth.kernels import mhla
+from slth.kernels.reference import mhla as exact
 
 #: (batch, heads, T, width, block)
 SIZES = [(1, 12, 4096, 64, 64), (1, 12, 16384, 64, 128)]

@@ -6,10 +6,10 @@ those of the kernel for one token as compiled for sm_90, counted in its loop.
 """
 
 import torch
-from slth.kernels import pack_mask, seeded_linear, seeded_weight
 
 from benchmarks.cases import normal
 from benchmarks.timing import Row, compare, interleave
+from slth.kernels import pack_mask, seeded_linear, seeded_weight
 
 #: (tokens, inputs, outputs)
 SIZES = [(1, 8192, 8192), (16, 8192, 8192)]

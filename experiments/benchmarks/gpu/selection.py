@@ -4,11 +4,11 @@ floor_s is the time of reading the scores once, 4 bytes each at 3.0 TB/s.
 """
 
 import torch
-from slth.kernels import reference, select_threshold
 
 from benchmarks.selection import moved
 from benchmarks.timing import Row, compare, interleave
 from slth import inits
+from slth.kernels import reference, select_threshold
 
 WHAT = "selection on the device"
 SIZES = (7_077_888, 84_934_656)  # scores of a block of GPT-2 small, and of its twelve

@@ -1,0 +1,169 @@
+"""What the tests of sweeps share: a small experiment, the command line, and a cluster of Ray's beside the tests."""
+
+import contextlib
+import csv
+import importlib.util
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: slth[cluster]")
+
+TOY = '''"""A small experiment that needs no torch."""
+
+import os
+import time
+from pathlib import Path
+
+import lab
+import pandas
+
+ex = lab.experiment("toy")
+ex.add_config(hidden=4, seed=0, wait=0.05, end="well", notes=None, block=0)
+ex.add_named_config("smoke", hidden=2)
+
+
+def check(config):
+    lab.as_choice(config, "end", ("well", "crash", "crash once", "die"))
+    return lab.as_int(config, "hidden", 1)
+
+
+@ex.main
+def main(_config, _run):
+    started = time.perf_counter()
+    hidden = check(_config)
+    if _config["notes"]:
+        note = Path(_config["notes"]) / f"{hidden}-{_config['seed']}-{os.getpid()}"
+        note.write_text(f"{os.environ['OMP_NUM_THREADS']} {os.environ['CUDA_VISIBLE_DEVICES']}")
+    time.sleep(_config["wait"])
+    if _config["end"] == "die":
+        os._exit(0)
+    if _config["end"] == "crash" or (_config["end"] == "crash once" and len(os.listdir(_config["notes"])) < 2):
+        raise ValueError(f"it broke at {hidden}")
+    rows = [{"hidden": hidden, "draw": n, "error": 0.1 / hidden + n / 3} for n in range(3)]
+    table = pandas.DataFrame(rows).assign(took_s=time.perf_counter() - started)
+    lab.save(_run, table, {"seconds": time.perf_counter() - started}, {}, {"block": bytes(_config["block"])})
+    return {}
+
+
+if __name__ == "__main__":
+    lab.launch(ex, check)
+'''
+
+NODES = """
+import sys
+from ray.cluster_utils import Cluster
+
+node = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
+cluster = Cluster(initialize_head=True, head_node_args=node)
+second = cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+print("address", cluster.address, flush=True)
+for line in sys.stdin:
+    if line == "kill\\n":
+        cluster.remove_node(second, allow_graceful=False)
+        print("killed", flush=True)
+    if line == "add\\n":
+        second = cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+        print("added", flush=True)
+cluster.shutdown()
+"""
+
+SETTINGS = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+class Nodes:
+    """Two nodes of one processor each, in a process of their own."""
+
+    def __init__(self, process):
+        self.process = process
+        self.address = self.wait_for("address").split()[1]
+
+    def wait_for(self, word):
+        for line in self.process.stdout:
+            if line.startswith(word):
+                return line
+        raise AssertionError(f"the cluster ended before it said {word!r}")
+
+    def kill_one(self):
+        print("kill", file=self.process.stdin, flush=True)
+        self.wait_for("killed")
+
+    def add_one(self):
+        print("add", file=self.process.stdin, flush=True)
+        self.wait_for("added")
+
+
+@contextlib.contextmanager
+def two_nodes(log):
+    with (
+        open(log, "wb") as errors,
+        subprocess.Popen(
+            [sys.executable, "-c", NODES],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=os.environ | SETTINGS,
+        ) as process,
+    ):
+        try:
+            yield Nodes(process)
+        finally:
+            process.stdin.close()
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def command(folder, *arguments):
+    """The command line of a sweep over the small experiment, which lies in the folder."""
+    script = folder / "toy.py"
+    if not script.exists():
+        script.write_text(TOY)
+    return [sys.executable, str(EXPERIMENTS / "sweep.py"), "with", f"experiment={script}", *arguments]
+
+
+def start(folder, *arguments):
+    """A sweep that goes on beside the test."""
+    return subprocess.Popen(
+        command(folder, *arguments),
+        cwd=folder,
+        env=os.environ | SETTINGS,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def sweep(folder, *arguments):
+    """A sweep that has ended."""
+    with start(folder, *arguments) as process:
+        out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def timeless(table):
+    """A gathered CSV without the columns that measure time."""
+    rows = list(csv.reader(io.StringIO(Path(table).read_text(encoding="utf-8"))))
+    kept = [i for i, column in enumerate(rows[0]) if not re.fullmatch(r".*_s|seconds.*", column)]
+    return [[row[i] for i in kept] for row in rows]
+
+
+def run_folders(folder):
+    """The folders of the finished runs."""
+    return sorted(path for path in Path(folder).iterdir() if re.fullmatch(r"[0-9a-f]{16}", path.name))
+
+
+def leftovers(folder):
+    """What lies where runs are made."""
+    return [path.name for path in (Path(folder) / ".work").iterdir()]

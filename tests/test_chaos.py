@@ -1,0 +1,190 @@
+"""Sweeps to which things happen: they end with the same table, byte for byte but for times, and nothing half-written.
+
+At full size with `-m slow`; a small version of each runs always.
+"""
+
+import os
+import shutil
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sweeping import leftovers, needs_ray, run_folders, start, sweep, timeless, two_nodes
+
+from slth import inits
+
+import lab  # isort: skip  # sweeping has put experiments/ on the path
+
+pytestmark = needs_ray
+
+SIZES = [6, pytest.param(24, marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory):
+    with two_nodes(tmp_path_factory.mktemp("nodes") / "log") as nodes:
+        yield nodes
+
+
+def grid(runs, wait=0.2):
+    return f"grid.seed={list(range(runs))}", f"base.wait={wait}"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(nodes, tmp_path_factory):
+    """The table of a sweep to which nothing happens, made when it is first asked for."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    made = {}
+
+    def table(*arguments):
+        if arguments not in made:
+            done = sweep(folder, *arguments, f"folder=out{len(made)}", f"address={nodes.address}")
+            assert (done.returncode, done.stderr) == (0, "")
+            made[arguments] = timeless(folder / f"out{len(made)}" / "results.csv")
+        return made[arguments]
+
+    return table
+
+
+def require_whole(folder, table, runs):
+    """All runs are there, whole and none twice, the table is the undisturbed one, and nothing else is left."""
+    assert timeless(folder / "results.csv") == table
+    assert len({row[0] for row in table[1:]}) == len(run_folders(folder)) == runs
+    assert len(table) == 1 + 3 * runs  # three rows a run
+    for run in run_folders(folder):
+        lab.load_run(run)
+    assert leftovers(folder) == []
+
+
+def wait_for(condition, seconds=120):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("runs", SIZES)
+def test_a_node_dies(runs, nodes, undisturbed, tmp_path):
+    arguments = grid(runs, wait=0.8)
+    with start(tmp_path, *arguments, "folder=out", f"address={nodes.address}") as process:
+        wait_for(lambda: (tmp_path / "out").exists() and len(run_folders(tmp_path / "out")) >= runs // 3)
+        nodes.kill_one()
+        missing = runs - len(run_folders(tmp_path / "out"))
+        out, err = process.communicate(timeout=300)
+    nodes.add_one()
+    assert missing > 0
+    assert (process.returncode, err) == (0, "")
+    assert "results: out/results.csv" in out
+    require_whole(tmp_path / "out", undisturbed(*arguments), runs)
+
+
+KILLS = [(2, True), pytest.param((20, False), marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("kills", KILLS, ids=["2 on a cluster", "20 here"])
+def test_the_sweep_itself_is_killed_and_started_again(kills, nodes, undisturbed, tmp_path):
+    number, joined = kills
+    runs = 8 if joined else 80
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    arguments = (*grid(runs, wait=0.5), f"base.notes={notes}")
+    address = [f"address={nodes.address}"] if joined else []
+    longest = 5.0 if joined else 10.0  # seconds, start-up counted
+    moments = inits.uniform((number,), longest / 2, seed=0, name="moments").double() + longest / 2
+    cut = 0
+    for moment in moments.tolist():
+        with start(tmp_path, *arguments, "folder=out", *address) as process:
+            time.sleep(moment)
+            process.kill()
+        cut += process.returncode == -9
+        for run in run_folders(tmp_path / "out") if (tmp_path / "out").exists() else []:
+            lab.load_run(run)  # whatever stands under a name is whole, at any moment
+    assert cut >= number // 2  # the others had ended before
+    done = sweep(tmp_path, *arguments, "folder=out", *address)
+    assert (done.returncode, done.stderr) == (0, "")
+    require_whole(tmp_path / "out", undisturbed(*arguments), runs)
+    wait_for(lambda: not any(alive(note.name.split("-")[-1]) for note in notes.iterdir()), seconds=30)
+
+
+def alive(pid):
+    """Whether the process is a run still: other processes may have its number by now."""
+    try:
+        return "server.py" in Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("runs", SIZES)
+def test_two_sweeps_in_one_folder(runs, nodes, undisturbed, tmp_path):
+    arguments = grid(runs)
+    with (
+        start(tmp_path, *arguments, "folder=out", f"address={nodes.address}") as one,
+        start(tmp_path, *arguments, "folder=out", f"address={nodes.address}") as other,
+    ):
+        ends = [process.communicate(timeout=300) for process in (one, other)]
+    assert [(process.returncode, err) for process, (_, err) in zip((one, other), ends, strict=True)] == [(0, "")] * 2
+    require_whole(tmp_path / "out", undisturbed(*arguments), runs)
+
+
+# ---------------------------------------------------------------- disks
+
+
+@contextmanager
+def disk(folder, size):
+    """A file system of its own in memory, mounted there."""
+    folder.mkdir()
+    made = mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder))
+    if made.returncode:
+        pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def mount(*arguments):
+    if shutil.which("mount") is None or os.geteuid() != 0:
+        pytest.skip("mounting a file system needs root")
+    return subprocess.run(["mount", *arguments], capture_output=True, text=True)
+
+
+def contents(folder):
+    return {path: path.read_bytes() for run in run_folders(folder) for path in run.iterdir()}
+
+
+@pytest.mark.parametrize("runs", SIZES)
+def test_the_disk_is_full(runs, nodes, tmp_path):
+    out = tmp_path / "out"
+    arguments = (*grid(runs, wait=0), f"base.block={3_000_000 // runs}", "folder=out", f"address={nodes.address}")
+    with disk(out, "2m"):
+        full = sweep(tmp_path, *arguments)
+        assert full.returncode == 1
+        assert "No space left on device" in full.stderr
+        assert len(full.stderr.splitlines()) == 1
+        finished = contents(out)
+        assert 0 < len(run_folders(out)) < runs
+        assert mount("-o", "remount,size=32m", str(out)).returncode == 0
+        done = sweep(tmp_path, *arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(run_folders(out)) == runs
+        assert finished.items() <= contents(out).items()
+        require_whole(out, timeless(out / "results.csv"), runs)
+
+
+def test_the_folder_is_read_only(nodes, tmp_path):
+    out = tmp_path / "out"
+    with disk(out, "8m"):
+        assert sweep(tmp_path, *grid(2), "folder=out", f"address={nodes.address}").returncode == 0
+        finished = contents(out)
+        assert mount("-o", "remount,ro", str(out)).returncode == 0
+        refused = sweep(tmp_path, *grid(3), "folder=out", f"address={nodes.address}")
+        assert refused.returncode == 1
+        assert (
+            refused.stderr == "folder=out: cannot write there (Read-only file system); choose another with folder=DIR\n"
+        )
+        assert mount("-o", "remount,rw", str(out)).returncode == 0
+        assert sweep(tmp_path, *grid(3), "folder=out", f"address={nodes.address}").returncode == 0
+        assert len(run_folders(out)) == 3
+        assert finished.items() <= contents(out).items()

@@ -1,0 +1,486 @@
+"""Sweeps: what is planned, refused, named, made, retried and gathered."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pandas
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sweeping import EXPERIMENTS, SETTINGS, TOY, leftovers, needs_ray, run_folders, sweep, timeless, two_nodes
+
+import lab  # isort: skip  # sweeping has put experiments/ on the path
+import plot  # isort: skip
+import sweep as script  # isort: skip
+from sweeps import code, engine, gather, page, plan  # isort: skip
+from sweeps.client import Server, ServerLost, execute  # isort: skip
+from sweeps.store import Store  # isort: skip
+
+VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+
+
+def config(**given):
+    return {**script.DEFAULTS, "experiment": "approx_error", "file": None, "folder": None, "address": None} | {
+        "workers": None,
+        **given,
+    }
+
+
+# ---------------------------------------------------------------- which runs
+
+
+def test_the_first_key_of_a_grid_changes_slowest_and_later_ones_win():
+    points = plan.unfold({"seed": 7, "d": 1}, [{"heads": 2}, {"d": 3}], {"hidden": [4, 8], "seed": 1})
+    assert points == [
+        {"seed": 1, "d": 1, "heads": 2, "hidden": 4},
+        {"seed": 1, "d": 1, "heads": 2, "hidden": 8},
+        {"seed": 1, "d": 3, "hidden": 4},
+        {"seed": 1, "d": 3, "hidden": 8},
+    ]
+
+
+def test_no_grid_and_no_list_is_one_run():
+    assert plan.unfold({"seed": 3}, [], {}) == [{"seed": 3}]
+
+
+@given(st.dictionaries(st.text(), VALUES), VALUES)
+def test_a_run_is_named_by_its_values_whatever_their_order(changed, value):
+    names = {plan.identity("a", dict(order), "1") for order in (changed.items(), reversed(changed.items()))}
+    assert len(names) == 1
+    assert len(names.pop()) == 16
+    other = {**changed, "one more": value}
+    assert plan.identity("a", other, "1") != plan.identity("a", changed, "1")
+
+
+def test_experiment_and_code_are_part_of_the_name():
+    names = {plan.identity(*given) for given in (("a", {}, "1"), ("b", {}, "1"), ("a", {}, "2"))}
+    assert len(names) == 3
+
+
+def test_changed_code_is_another_version(tmp_path):
+    path = tmp_path / "toy.py"
+    versions = []
+    for text in (TOY, TOY + "# changed\n", TOY):
+        path.write_text(text)
+        versions.append(code.version(path))
+    assert versions[0] == versions[2] != versions[1]
+
+
+def test_the_version_covers_the_sources_and_not_the_sweeps_own(tmp_path):
+    path = tmp_path / "toy.py"
+    path.write_text(TOY)
+    names = {name for name, _ in code._sources(path)}
+    assert names >= {"slth/masks.py", "slth.kernels/reference.py", "experiments/lab.py", "script"}
+    assert not {name for name in names if "sweep" in name}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"experiment": "approximate"}, "experiment='approximate': must be one of approx_error,"),
+        ({"experiment": None}, "experiment=None: must be one of"),
+        ({"grid": 3}, "grid=3: must be given key by key"),
+        ({"grid": {"hidden": []}}, r"grid.hidden=\[\]: must be a value"),
+        ({"runs": [3]}, r"runs=\[3\]: must be a list of configs"),
+        ({"named": [3]}, r"named=\[3\]: must be the name"),
+        ({"cpus": 0}, "cpus=0: must be an int >= 1"),
+        ({"gpus": 1.5}, "gpus=1.5: must be a share"),
+        ({"gpus": -1}, "gpus=-1: must be a finite number >= 0"),
+        ({"retries": -1}, "retries=-1: must be an int >= 0"),
+        ({"workers": 0}, "workers=0: must be an int >= 1"),
+        ({"address": 3}, "address=3: must be host:port"),
+        ({"folder": 3}, "folder=3: must be a folder"),
+        ({"file": "none.yaml"}, "file='none.yaml': must be a YAML file"),
+        ({"base": {"seed": {1}}}, "must be numbers, text, lists and None"),
+    ],
+)
+def test_what_is_refused(given, message):
+    with pytest.raises(lab.BadConfig, match=message):
+        script.check(config(**given))
+
+
+def test_names_and_values_of_a_command_line():
+    checked = script.check(config(named="[smoke,learned]", grid={"method": "[construction,edge_popup]", "lr": 0.1}))
+    assert checked.named == ["smoke", "learned"]
+    assert checked.points == [{"method": "construction", "lr": 0.1}, {"method": "edge_popup", "lr": 0.1}]
+    assert checked.folder == lab.RUNS / "sweeps" / "approx_error"
+
+
+def test_a_file_gives_what_the_command_line_leaves_open(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text("experiment: constant\nretries: 5\ncpus: 2\nruns:\n- {d: 2}\n- {d: 4}\ngrid: {seed: [0, 1]}\n")
+    checked = script.check(config(file=str(path), experiment=None, cpus=3))
+    assert (checked.script.stem, checked.retries, checked.cpus) == ("constant", 5, 3)
+    assert checked.points == [{"d": d, "seed": seed} for d in (2, 4) for seed in (0, 1)]
+
+
+def test_a_file_with_an_unknown_key_is_refused(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text("grids: {seed: [0, 1]}\n")
+    with pytest.raises(lab.BadConfig, match="a YAML file with the keys address, base"):
+        script.check(config(file=str(path)))
+
+
+# ---------------------------------------------------------------- the server that forks
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A server of the small experiment, which ends with the test."""
+    path = tmp_path / "toy.py"
+    path.write_text(TOY)
+    server = Server(f"test{os.getpid()}", str(path), 1)
+    with server.connect() as stay:
+        stay.sendall(b'{"do": "stay"}\n')
+        yield server
+    until = time.monotonic() + 20
+    while server.path.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not server.path.exists()
+
+
+def planned(server, points):
+    return server.ask({"do": "plan", "cwd": os.getcwd(), "named": [], "points": points})[0]
+
+
+def test_the_server_plans_and_refuses(server):
+    answer = planned(server, [{"hidden": 4}, {"hidden": 8}, {"hidden": 8, "seed": 0}])
+    assert [run["changed"] for run in answer["runs"]] == [{}, {"hidden": 8}]  # the third is the second
+    assert answer["runs"][1]["config"]["end"] == "well"
+    refused = planned(server, [{}, {"hidden": 0}])["refused"]
+    assert refused == "run 2 of 2 (hidden=0): hidden=0: must be an int >= 1"
+    assert planned(server, [{"hiden": 4}])["refused"].startswith(
+        "run 1 of 1 (hiden=4): hiden=4: unknown key, did you mean hidden?"
+    )
+
+
+def test_a_run_is_forked_from_a_server_without_threads_and_ends_with_the_connection_that_asked_for_it(server, tmp_path):
+    place, notes = tmp_path / "place", tmp_path / "notes"
+    place.mkdir()
+    notes.mkdir()
+    run = {"id": "a", "updates": {"wait": 60, "notes": str(notes)}, "place": str(place)}
+    version = planned(server, [{}])["version"]
+    request = {"do": "run", "cwd": str(tmp_path), "named": [], "version": version, "environment": {}, **run}
+    request["environment"] = {"CUDA_VISIBLE_DEVICES": ""}
+    with server.connect() as connection:
+        connection.sendall(json.dumps(request).encode() + b"\n")
+        while not list(notes.iterdir()):
+            time.sleep(0.02)
+        pid = int(next(notes.iterdir()).name.split("-")[-1])
+        os.kill(pid, 0)
+        if sys.platform == "linux":
+            parent = Path(f"/proc/{pid}/stat").read_text().split()[3]
+            assert len(os.listdir(f"/proc/{parent}/task")) == 1
+            assert Path(f"/proc/{parent}/cmdline").read_text().split("\0")[1].endswith("server.py")
+    until = time.monotonic() + 20
+    while alive(pid) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not alive(pid)
+    assert json.loads((place / "a" / "run.json").read_text())["status"] == "RUNNING"
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_other_code_on_a_node_is_an_error_of_the_run(server, tmp_path):
+    request = {"do": "run", "cwd": str(tmp_path), "named": [], "version": "other", "environment": {}, "id": "a"}
+    assert server.ask({**request, "updates": {}, "place": str(tmp_path)})[-1] == {"status": 1}
+    assert "has other code" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_node_that_does_not_see_the_folder_says_so(server, tmp_path):
+    request = {"do": "run", "cwd": str(tmp_path), "named": [], "place": str(tmp_path / "elsewhere"), "gpus": 0}
+    outcome = execute(server, request)
+    assert outcome["status"] == 1
+    assert f"No such file or directory: '{tmp_path / 'elsewhere' / 'log.txt'}'" in outcome["why"]
+    assert socket.gethostname() in outcome["why"]
+
+
+def test_a_script_that_cannot_be_imported_is_named(tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text("import lab\nraise RuntimeError('no such thing')\n")
+    server = Server(f"broken{os.getpid()}", str(path), 1)
+    with pytest.raises(ServerLost, match="RuntimeError: no such thing"):
+        server.ask({"do": "plan"})
+    server.forget()
+
+
+# ---------------------------------------------------------------- the folder
+
+
+def test_a_sweep_clears_away_what_the_dead_left_and_nothing_else(tmp_path):
+    dead = (
+        "import os, sys; from pathlib import Path; from sweeps.store import Store;"
+        "store = Store(Path(sys.argv[1])); store.place_for('b', 0); os.kill(os.getpid(), 9)"
+    )
+    living = Store(tmp_path)
+    place = living.place_for("a", 0)
+    killed = subprocess.run([sys.executable, "-c", dead, str(tmp_path)], env=os.environ | {"PYTHONPATH": EXPERIMENTS})
+    assert killed.returncode == -signal.SIGKILL
+    assert len(leftovers(tmp_path)) == 4
+    other = Store(tmp_path)
+    assert sorted(leftovers(tmp_path)) == sorted([place.name, f"{living.token}.lock", f"{other.token}.lock"])
+    other.close()
+    living.close()
+    assert leftovers(tmp_path) == []
+
+
+# ---------------------------------------------------------------- whole sweeps
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory):
+    with two_nodes(tmp_path_factory.mktemp("nodes") / "log") as nodes:
+        yield nodes
+
+
+GRID = ("grid.hidden=[8,4]", "grid.seed=[0,1]")
+
+
+@pytest.fixture(scope="module")
+def swept(nodes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("swept")
+    return folder, sweep(folder, *GRID, "folder=out", f"address={nodes.address}")
+
+
+@needs_ray
+def test_a_sweep_makes_every_run_and_gathers_in_the_order_of_the_grid(swept):
+    folder, done = swept
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["results: out/results.csv", "page: out/index.html"]
+    table = timeless(folder / "out" / "results.csv")
+    assert table[0] == ["run_id", "config.hidden", "seed", "hidden", "draw", "error"]
+    assert [row[1:5] for row in table[1::3]] == [[h, s, h, "0"] for h in "84" for s in "01"]
+    assert table[2][5] == repr(0.1 / 8 + 1 / 3)
+    runs = timeless(folder / "out" / "runs.csv")
+    assert runs[0] == ["run_id", "hidden", "seed", "status", "config"]
+    assert [row[3] for row in runs[1:]] == ["COMPLETED"] * 4
+    assert json.loads(runs[2][4]) == {"hidden": 8, "seed": 1}
+    assert leftovers(folder / "out") == []
+
+
+@needs_ray
+def test_a_sweeps_run_is_a_run_like_any_other(swept):
+    folders = run_folders(swept[0] / "out")
+    assert len(folders) == 4
+    for folder in folders:
+        results, _, config = lab.load_run(folder)
+        assert results["hidden"].unique().tolist() == [config["hidden"]]
+        assert (folder / "log.txt").exists()
+        run = json.loads((folder / "run.json").read_text())
+        assert run["meta"]["options"]["--id"] == folder.name
+        assert (swept[0] / "out" / run["experiment"]["sources"][0][1]).is_file()
+
+
+@needs_ray
+def test_the_page_needs_nothing_else(swept):
+    page = (swept[0] / "out" / "index.html").read_text()
+    assert "4 of 4 runs are completed" in page
+    assert all(f'<a href="{run.name}/">' in page for run in run_folders(swept[0] / "out"))
+    assert "http" not in page
+    assert "<script" not in page
+
+
+@needs_ray
+def test_the_same_command_makes_nothing_twice_and_a_larger_grid_the_rest(nodes, swept):
+    folder = swept[0]
+    before = {run: (run / "run.json").read_bytes() for run in run_folders(folder / "out")}
+    tables = {name: (folder / "out" / name).read_bytes() for name in ("results.csv", "runs.csv")}
+    assert sweep(folder, *GRID, "folder=out", "address=127.0.0.1:1").returncode == 0  # no cluster is asked for
+    assert {name: (folder / "out" / name).read_bytes() for name in tables} == tables
+    larger = sweep(folder, "grid.hidden=[8,4]", "grid.seed=[0,1,2]", "folder=out", f"address={nodes.address}")
+    assert (larger.returncode, larger.stderr) == (0, "")
+    assert len(run_folders(folder / "out")) == 6
+    assert {run: (run / "run.json").read_bytes() for run in before} == before
+
+
+@needs_ray
+def test_failed_runs_are_retried_and_named_and_the_others_made(nodes, tmp_path):
+    (tmp_path / "notes").mkdir()
+    runs = ("grid.end=['well','crash','die']", "base.hidden=8", f"base.notes={tmp_path / 'notes'}", "retries=1")
+    done = sweep(tmp_path, *runs, "folder=out", f"address={nodes.address}")
+    assert done.returncode == 1
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("2 of 3 runs failed; run ")
+    assert "ValueError: it broke at 8 (log: " in line
+    assert "end=die" in line  # exit status 0, but the run is marked as running
+    notes = list((tmp_path / "notes").iterdir())
+    assert len(notes) == 1 + 2 + 2
+    assert {note.read_text() for note in notes} == {"1 "}  # threads, and no GPU where none was asked for
+    assert len(run_folders(tmp_path / "out")) == 1
+    assert [row[2] for row in timeless(tmp_path / "out" / "runs.csv")[1:]] == ["COMPLETED", "FAILED", "FAILED"]
+    assert "1 of 3 runs are completed, 2 failed" in (tmp_path / "out" / "index.html").read_text()
+    assert "it broke" in "".join(log.read_text() for log in (tmp_path / "out" / ".failed").iterdir())
+
+
+@needs_ray
+def test_a_run_that_fails_once_is_made_by_the_second_attempt(nodes, tmp_path):
+    (tmp_path / "notes").mkdir()
+    done = sweep(
+        tmp_path, "base.end='crash once'", f"base.notes={tmp_path / 'notes'}", "folder=out", f"address={nodes.address}"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list((tmp_path / "out" / ".failed").iterdir()) == []
+
+
+@needs_ray
+def test_a_changed_result_is_noticed_moved_aside_and_made_again(nodes, swept, tmp_path):
+    shutil.copytree(swept[0], tmp_path, dirs_exist_ok=True)
+    out = tmp_path / "out"
+    table = timeless(out / "results.csv")
+    ids = dict.fromkeys(row[0] for row in table[1:] if row[2] != "2")  # another test may have added this seed
+    names = ("results.csv", "run.json", "summary.json")
+    results, run, summary = (out / one / name for one, name in zip(ids, names, strict=False))
+    results.write_bytes(results.read_bytes().replace(b"8", b"9", 1))
+    run.write_bytes(run.read_bytes()[:-40])
+    summary.unlink()
+    done = sweep(tmp_path, *GRID, "folder=out", f"address={nodes.address}")
+    assert done.returncode == 0
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3
+    for line, path in zip(lines, (results, run, summary), strict=True):
+        assert path.parent.name in line
+        assert path.name in line
+    assert len(list((out / ".corrupt").iterdir())) == 3
+    assert [row for row in timeless(out / "results.csv") if row[2] != "2"] == [row for row in table if row[2] != "2"]
+
+
+@needs_ray
+def test_a_refused_run_or_address_leaves_no_runs(tmp_path):
+    done = sweep(tmp_path, "grid.hidden=[4,0]", "folder=out")
+    assert (done.returncode, done.stderr) == (1, "run 2 of 2 (hidden=0): hidden=0: must be an int >= 1\n")
+    done = sweep(tmp_path, "grid.hidden=[4]", "folder=out", "address=127.0.0.1:1")
+    assert done.returncode == 1
+    assert done.stderr.startswith("address=127.0.0.1:1: no cluster answers there (")
+    assert len(done.stderr.splitlines()) == 1
+    assert run_folders(tmp_path / "out") == []
+
+
+@needs_ray
+@pytest.mark.parametrize(
+    "greeting", [b"HTTP/1.0 400 Bad request\r\n", b"", None], ids=["another", "hangs up", "silent"]
+)
+def test_an_address_where_something_else_listens_is_refused_before_ray_tries_it(greeting, monkeypatch):
+    monkeypatch.setattr(engine, "REACH_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer():
+            with listener.accept()[0] as connection:
+                if greeting is None:
+                    connection.recv(1000)
+                    done.wait()
+                elif greeting:
+                    connection.recv(1000)
+                    connection.sendall(greeting)
+
+        done = threading.Event()
+        other = threading.Thread(target=answer)
+        other.start()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(lab.Refused, match="no cluster answers there"):
+            engine._require_open(address)
+        done.set()
+        other.join()
+
+
+def test_without_ray_one_line_says_so(tmp_path):
+    (tmp_path / "ray.py").write_text("raise ImportError\n")
+    (tmp_path / "toy.py").write_text(TOY)
+    command = [sys.executable, str(EXPERIMENTS / "sweep.py"), "with", "experiment=toy.py"]
+    environment = os.environ | SETTINGS | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "a sweep needs Ray, which is not installed: pip install 'slth[cluster]'\n"
+
+
+# ---------------------------------------------------------------- tables and figures
+
+
+def test_time_columns_have_names_of_their_own():
+    assert [gather.is_time(name) for name in ("took_s", "seconds", "seconds_mean", "errors", "s", "_seconds")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+def test_cells_are_text_as_it_is_and_all_else_json():
+    assert [gather.text(value) for value in (None, "a,b", 0.1, True, [1, 2])] == ["", "a,b", "0.1", "true", "[1, 2]"]
+
+
+def runs_of(**axes):
+    configs = plan.unfold({"method": "construction"}, [], axes)
+    return [plan.Run(f"{n:016x}", config, config, config) for n, config in enumerate(configs)]
+
+
+def errors_of(runs):
+    """A table as approx_error's, with the widths of its curve as rows."""
+    rows = [
+        {"run_id": run.id, "hidden": hidden, "length": 4, "source": source, "side": "input", "d_in": 2}
+        for run in runs
+        for hidden in (4, 8)
+        for source in range(3)
+    ]
+    table = pandas.DataFrame(rows)
+    error = 2.0 ** -table["hidden"] * (1 + table["source"])
+    return table.assign(error_mean=error, certificate=3 * error)
+
+
+def test_seeds_and_the_tables_own_columns_are_drawn_together():
+    runs = runs_of(seed=[0, 1, 2], hidden=[4, 8])
+    assert list(gather.figures(runs, errors_of(runs))) == ["error_vs_width"]
+
+
+def test_other_keys_are_drawn_apart_and_over_each_other():
+    runs = runs_of(keep=[0.3, 0.5], seed=[0, 1])
+    names = ["overlay_vs_width", "keep=0.3_error_vs_width", "keep=0.5_error_vs_width"]
+    assert list(gather.figures(runs, errors_of(runs))) == names
+    measured = errors_of(runs).assign(keep=0.25)  # a column of the same name may hold what was measured
+    assert list(gather.figures(runs, measured)) == names
+
+
+def test_very_many_are_only_drawn_over_each_other():
+    runs = runs_of(keep=[n / 100 for n in range(1, gather.MOST_GROUPS + 2)])
+    assert list(gather.figures(runs, errors_of(runs))) == ["overlay_vs_width"]
+
+
+def test_a_page_shows_what_is_text_as_text():
+    row = {"run_id": "0", "notes": "<b>&", "status": "FAILED"}
+    html = page.page("a<b", list(row), [row], {"0": "<i>"}, {"one.svg": b"<svg/>"}).decode()
+    assert "<b>" not in html
+    assert "<i>" not in html
+    assert "&lt;b&gt;&amp;" in html
+    assert "data:image/svg+xml;base64,PHN2Zy8+" in html
+
+
+def test_a_sweeps_folder_stands_for_its_finished_runs(tmp_path):
+    (tmp_path / "runs.csv").write_text("run_id,status\n00b,COMPLETED\n00c,FAILED\n00a,COMPLETED\n")
+    assert plot.folders(str(tmp_path)) == [tmp_path / "00b", tmp_path / "00a"]
+    assert plot.folders([str(tmp_path / "00a")]) == [tmp_path / "00a"]
+    (tmp_path / "runs.csv").write_text("run_id,status\n00c,FAILED\n")
+    with pytest.raises(lab.BadConfig, match="must be a sweep with finished runs"):
+        plot.folders(str(tmp_path))
+    (tmp_path / "runs.csv").write_text("")
+    with pytest.raises(lab.BadConfig, match=r"its runs.csv cannot be read"):
+        plot.folders(str(tmp_path))
+
+
+def test_a_list_of_names_is_split_and_all_else_left_alone():
+    assert lab.unbracketed("[a, 1,0.5 ,None]") == ["a", 1, 0.5, None]
+    assert [lab.unbracketed(value) for value in ("a,b", 3, [1], None)] == ["a,b", 3, [1], None]

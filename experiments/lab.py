@@ -17,6 +17,7 @@ An experiment script says what it measures; everything about command lines, run 
         lab.launch(ex, check)
 """
 
+import ast
 import contextlib
 import difflib
 import functools
@@ -27,6 +28,7 @@ import math
 import os
 import pdb
 import reprlib
+import runpy
 import sys
 import tempfile
 import warnings
@@ -46,6 +48,7 @@ with warnings.catch_warnings():  # Sacred imports pkg_resources, and from Python
     import sacred
     from docopt import DocoptExit, docopt
     from sacred.arg_parser import get_config_updates
+    from sacred.initialize import create_run
     from sacred.observers import FileStorageObserver, SqlObserver
     from sacred.run import Run
     from sacred.utils import apply_backspaces_and_linefeeds, print_filtered_stacktrace
@@ -134,6 +137,20 @@ def as_bool(config: Mapping[str, Any], key: str) -> bool:
     return bool(config[key])
 
 
+def unbracketed(value: Any) -> Any:
+    """[a,b] as it comes from a command line, a string since a and b are no literals, as the list of its parts."""
+    if not isinstance(value, str) or not (value.startswith("[") and value.endswith("]")):
+        return value
+    return [_literal(part.strip()) for part in value[1:-1].split(",")]
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
 def _is_int(value: object, minimum: int, maximum: float) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum
 
@@ -170,6 +187,8 @@ def launch(ex: sacred.Experiment, check: Callable[[dict[str, Any]], object]) -> 
             if not os.path.isfile(name):
                 _require_known("named config", name, ex.named_configs)
         stored = not options["--unobserved"] and not ex.commands[command].unobserved
+        if options["--sql"]:
+            _require_database(options["--sql"])
         if stored and not any(options[store] for store in STORES):
             ex.observers.append(FileStorageObserver(RUNS))
         ex.config_hook(_guard(ex, check, options, stored))
@@ -177,7 +196,7 @@ def launch(ex: sacred.Experiment, check: Callable[[dict[str, Any]], object]) -> 
         ex.captured_out_filter = apply_backspaces_and_linefeeds  # keeps the last state of a progress bar alone
         ex.run(command, updates, named, info={}, meta_info={}, options=options)
     except Refused as error:
-        sys.exit(_one_line(error))
+        sys.exit(one_line(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -188,6 +207,56 @@ def launch(ex: sacred.Experiment, check: Callable[[dict[str, Any]], object]) -> 
         if options.get("--pdb"):
             pdb.post_mortem(error.__traceback__)
         sys.exit(1)
+
+
+Check = Callable[[dict[str, Any]], object]
+
+
+@functools.cache
+def launched_by(script: Path) -> tuple[sacred.Experiment, Check]:
+    """The experiment that the script would launch, and its check, without launching it."""
+    launched: list[tuple[sacred.Experiment, Check]] = []
+    module = sys.modules[__name__]
+    folder, as_it_is = os.fspath(script.parent), launch
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    module.launch = lambda ex, check: launched.append((ex, check))  # type: ignore[attr-defined]
+    try:
+        runpy.run_path(os.fspath(script), run_name="__main__")
+    finally:
+        module.launch = as_it_is  # type: ignore[attr-defined]
+    if not launched:
+        raise Refused(f"{script}: no experiment, for it does not end with lab.launch(ex, check)")
+    return launched[0]
+
+
+def resolve(
+    ex: sacred.Experiment, check: Check, updates: Mapping[str, Any], named: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The whole config of such a run, checked as `launch` checks it, and what of it differs from the defaults.
+
+    Raises:
+        Refused: as `launch` refuses it.
+    """
+    for name in named:
+        _require_known("named config", name, ex.named_configs)
+    guard = ex.config_hook(_guard(ex, check, {}, stored=False))
+    try:
+        run = create_run(ex, ex.default_command, dict(updates), list(named), force=True, log_level="ERROR")
+    finally:
+        ex.config_hooks.remove(guard)
+    defaults = plain(_defaults(ex))
+    config = {key: value for key, value in plain(run.config).items() if key != "__doc__"}
+    if "seed" not in {*defaults, *updates}:
+        config.pop("seed", None)  # Sacred's own, drawn anew each time
+    return config, {k: v for k, v in config.items() if k not in defaults or repr(v) != repr(defaults[k])}
+
+
+def _defaults(ex: sacred.Experiment) -> dict[str, Any]:
+    defaults: dict[str, Any] = {}
+    for scope in ex.configurations:
+        defaults.update(scope(preset=defaults))
+    return defaults
 
 
 def _options(ex: sacred.Experiment, arguments: list[str]) -> dict[str, Any]:
@@ -215,9 +284,7 @@ def _guard(
     ex: sacred.Experiment, check: Callable[[dict[str, Any]], object], options: Mapping[str, Any], stored: bool
 ) -> Callable[..., dict[str, Any]]:
     """A config hook: it sees the final config before anything is stored, and refuses what cannot be run."""
-    defaults: dict[str, Any] = {}
-    for scope in ex.configurations:
-        defaults.update(scope(preset=defaults))
+    defaults = _defaults(ex)
 
     def guard(config, command_name, logger):  # type: ignore[no-untyped-def]  # Sacred wants these three names
         arguments = [name for name in ex.commands[command_name].signature.arguments if not name.startswith("_")]
@@ -283,15 +350,51 @@ def _leave_out_result(observer: SqlObserver) -> None:
         setattr(observer, method, lambda event=event, **given: event(**{**given, "result": None}))
 
 
+def sql_tables() -> Any:
+    """Sacred's SQL tables by name, for text of any length where they are yet to be made.
+
+    PostgreSQL would hold them to their 16 to 64 characters, which the path of a folder soon exceeds. Raises
+    ModuleNotFoundError without sqlalchemy.
+    """
+    import sqlalchemy
+
+    with warnings.catch_warnings():  # Sacred asks for the base of its tables where sqlalchemy 1 had it
+        warnings.filterwarnings("ignore", message="The ``declarative_base", category=sqlalchemy.exc.MovedIn20Warning)
+        from sacred.observers.sql_bases import Base
+
+    for table in Base.metadata.tables.values():
+        for column in table.columns:
+            if type(column.type) is sqlalchemy.String:
+                column.type = sqlalchemy.Text()
+    return Base.metadata.tables
+
+
+def _require_database(url: str) -> None:
+    """Refused where an SQL database cannot be reached."""
+    try:
+        sql_tables()
+        import sqlalchemy
+
+        engine = sqlalchemy.create_engine(url)
+        with engine.connect():
+            pass
+        engine.dispose()
+    except ModuleNotFoundError as error:
+        raise Refused(f"-s {url}: needs {error.name}: pip install 'slth[sql]'") from error
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise Refused(f"-s {url}: no database that can be reached ({str(error).partition(chr(10))[0]})") from error
+
+
 def _report(error: Exception, started: bool) -> None:
     if started:
         print_filtered_stacktrace()
     else:
-        line = _one_line(f"cannot start: {type(error).__name__}: {error}")
+        line = one_line(f"cannot start: {type(error).__name__}: {error}")
         print(f"{line} (--debug shows the traceback)", file=sys.stderr)
 
 
-def _one_line(message: object) -> str:
+def one_line(message: object) -> str:
+    """The message without line breaks."""
     return " ".join(str(message).split())
 
 
@@ -405,7 +508,7 @@ def write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def load_run(folder: str | os.PathLike[str]) -> tuple[pandas.DataFrame, dict[str, Any], dict[str, Any]]:
-    """Read a stored run: results, summary, config.
+    """Read a stored run's folder: results, summary, config. (Those in databases: `stores.load_run`.)
 
     Raises:
         BadConfig: (key `runs`) if a file is missing or cannot be read, or Sacred did not mark the run COMPLETED.
@@ -422,7 +525,7 @@ def _load(folder: Path, name: str, read: Callable[[Path], Any]) -> Any:
     try:
         return read(folder / name)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else _one_line(error)
+        reason = error.strerror if isinstance(error, OSError) else one_line(error)
         raise BadConfig("runs", str(folder), f"a run's folder; its {name} cannot be read ({reason})") from error
 
 

@@ -121,7 +121,7 @@ ex.add_named_config(
     hidden=[8, 16, 32, 64],
     error_steps=300,
     length=32,
-    keep=[0.5, 0.6],
+    keep=0.5,
     lr=0.015,
     steps=1200,
     processes=2,

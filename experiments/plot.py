@@ -1,7 +1,7 @@
 """Redraw the figures of stored runs, and lay several runs over each other.
 
 with runs=runs/3 draws one run's figures again; runs=[runs/3,runs/5] draws those of both, and both on the same axes.
-A number stands for a run in the folder runs: runs=3, runs=[3,5].
+A number stands for a run in the folder runs: runs=3, runs=[3,5]. A sweep's folder stands for all its finished runs.
 """
 
 import os
@@ -17,7 +17,7 @@ from slth import plots
 
 ex = lab.experiment("plot")
 ex.add_config(
-    runs=None,  # a run's folder or number, or a list of them
+    runs=None,  # a run's folder or number, a sweep's folder, or a list of them
     out=None,  # where the figures go; None: into the run's own folder, or runs/plots for several
 )
 
@@ -32,15 +32,28 @@ def check(config: dict[str, Any]) -> tuple[dict[Path, tuple[pandas.DataFrame, di
 
 def folders(given: Any) -> list[Path]:
     """Folders from one, a number, or a list of these; on the command line a list is a string in brackets."""
-    runs = given
-    if isinstance(given, str) and given.startswith("[") and given.endswith("]"):
-        runs = [part.strip() for part in given[1:-1].split(",")]
+    runs = lab.unbracketed(given)
     runs = list(runs) if isinstance(runs, list | tuple) else [runs]
     if not runs or any(isinstance(run, bool) or not isinstance(run, int | str) or run == "" for run in runs):
         raise lab.BadConfig("runs", given, "a run's folder or number, or a list of them")
-    found = [lab.RUNS / str(run) if str(run).isdigit() else Path(run) for run in runs]
+    named = [lab.RUNS / str(run) if str(run).isdigit() else Path(run) for run in runs]
+    found = [folder for name in named for folder in finished(name)]
     if len({folder.resolve() for folder in found}) < len(found):
         raise lab.BadConfig("runs", given, "different runs")
+    return found
+
+
+def finished(folder: Path) -> list[Path]:
+    """The finished runs of a sweep, in its order, for a sweep's folder; for any other the folder itself."""
+    if not (folder / "runs.csv").is_file():
+        return [folder]
+    try:
+        runs = pandas.read_csv(folder / "runs.csv", dtype=str)
+        found = [folder / run_id for run_id in runs.loc[runs["status"] == "COMPLETED", "run_id"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise lab.BadConfig("runs", str(folder), f"a sweep's folder; its runs.csv cannot be read ({error})") from error
+    if not found:
+        raise lab.BadConfig("runs", str(folder), "a sweep with finished runs")
     return found
 
 

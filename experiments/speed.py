@@ -7,18 +7,30 @@ attention over blocks of tokens (MHLA) against softmax attention.
 
 On a machine that is busy with other work torch's threads wait for each other, which spoils the ratios of short calls:
 there, set threads=1, or OMP_WAIT_POLICY=passive in the environment.
+
+With device=cuda the kernels are measured instead: first each case is held against its reference, then what passed is
+timed beside its peers. That also runs where Sacred is not installed, into the folder out=DIR.
 """
 
 import platform
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lab
 import pandas as pd
 import torch
+from benchmarks.gpu import command
+
+try:
+    import lab
+except ModuleNotFoundError as missing:  # Sacred, on a GPU's machine
+    if missing.name != "sacred":
+        raise
+    raise SystemExit(command.main(sys.argv[1:])) from None
+
 from benchmarks import attention_routes, linear_attention, peers, selection, subset_sums, training_step
 from benchmarks.timing import Row
 from lab import BadConfig, as_float, as_int, as_int_list
@@ -31,7 +43,8 @@ AREAS = ("subset_sums", "attention_routes", "selection", "training_step", "linea
 ex = lab.experiment("speed")
 
 ex.add_config(
-    what=list(AREAS),  # one or several
+    device="cpu",  # cpu, or cuda: the kernels on a GPU
+    what=None,  # one or several areas; None: all of the device
     candidates=[10, 16, 20, 24],  # of a subset-sum problem, one or several
     batch=20_000,  # subset-sum problems that we solve at once
     time_limit=20.0,  # seconds that a peer may spend on one of them
@@ -56,6 +69,25 @@ ex.add_named_config(
     block=32,
     rounds=3,
 )
+
+
+def check(config: dict[str, Any]) -> None:
+    """BadConfig for what cannot be measured."""
+    if config["device"] == "cpu":
+        cases_of(config)
+    else:
+        gpu_config(config)
+
+
+def gpu_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Device, areas, rounds and seed of a measurement on a GPU, or BadConfig."""
+    try:
+        words = [f"{key}={config[key]!r}" for key in ("device", "what", "rounds", "seed") if config[key] is not None]
+        return command.config_of(words)
+    except ValueError as error:
+        key, _, rest = str(error).partition("=")
+        value, _, allowed = rest.partition(": must be ")
+        raise BadConfig(key, value, allowed) from error
 
 
 def cases_of(config: dict[str, Any]) -> list[Callable[[], list[Row]]]:
@@ -102,7 +134,7 @@ def _threads(config: dict[str, Any]) -> int:
 
 
 def _areas(config: dict[str, Any]) -> list[str]:
-    given = config["what"]
+    given = list(AREAS) if config["what"] is None else config["what"]
     areas = given if isinstance(given, list) else [given]
     if not areas or not all(area in AREAS for area in areas) or len(set(areas)) < len(areas):
         raise BadConfig("what", given, f"one or several of {', '.join(AREAS)}, none twice")
@@ -179,6 +211,8 @@ def cpu() -> str:
 @ex.main
 def main(_config, _run):
     started = time.perf_counter()
+    if _config["device"] != "cpu":
+        return on_gpu(_config, _run)
     torch.set_num_threads(_threads(_config))
     table = table_of([row for case in lab.progress(cases_of(_config), "speed") for row in case()])
     summary = summarise(table) | {"seconds": time.perf_counter() - started}
@@ -187,5 +221,14 @@ def main(_config, _run):
     return summary
 
 
+def on_gpu(config, run):
+    """The same for the kernels; checks.csv has every check."""
+    asked = gpu_config(config)
+    checked, timed, summary = command.measure(asked["device"], asked["what"], asked["rounds"], asked["seed"])
+    figures = {"speed": plots.speed(timed)} if len(timed) else {}
+    lab.save(run, timed, summary, figures, {"checks.csv": checked.to_csv(index=False).encode()})
+    return summary
+
+
 if __name__ == "__main__":
-    lab.launch(ex, cases_of)
+    lab.launch(ex, check)

@@ -1,0 +1,114 @@
+"""A whole sweep: plan, make what is missing, gather."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lab
+
+from sweeps.client import Server, ServerLost
+from sweeps.engine import cluster
+from sweeps.gather import gather
+from sweeps.loop import drive
+from sweeps.plan import Run
+from sweeps.store import Store
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What the user asked for."""
+
+    script: Path
+    named: list[str]
+    points: list[dict[str, Any]]
+    folder: Path
+    address: str | None
+    cpus: int
+    gpus: float
+    retries: int
+    workers: int | None
+
+
+def conduct(sweep: Sweep) -> None:
+    """Make the runs that are missing and gather all.
+
+    Raises:
+        lab.Refused: if a config is refused, before anything starts; where the folder cannot be written, or there is no
+            cluster; and in the end, if runs failed.
+    """
+    try:
+        with contextlib.closing(Store(sweep.folder)) as store:
+            with _server(Server(store.token, os.fspath(sweep.script), sweep.cpus)) as server:
+                runs, version = _plan(server, sweep)
+                missing = _missing(store, runs)
+                failed = _make(store, server, sweep, missing, version) if missing else {}
+            files, remarks = gather(store, sweep.script.stem, runs, failed)
+            lab.write(sweep.folder, files)
+    except OSError as error:
+        line = f"folder={sweep.folder}: {error}; what is finished stands, and the same command goes on"
+        raise lab.Refused(line) from error
+    _tell(sweep.folder, files, remarks)
+    if failed:
+        raise lab.Refused(_failures(runs, failed))
+
+
+@contextlib.contextmanager
+def _server(server: Server) -> Iterator[Server]:
+    """This machine's server: it ends, and all that it forked, with this block or this process."""
+    try:
+        with server.connect() as stay:
+            stay.sendall(b'{"do": "stay"}\n')
+            yield server
+    except ServerLost as error:
+        raise lab.Refused(str(error)) from error
+    finally:
+        server.forget()
+
+
+def _plan(server: Server, sweep: Sweep) -> tuple[list[Run], str]:
+    request = {"do": "plan", "cwd": os.getcwd(), "named": sweep.named, "points": sweep.points}
+    answer = server.ask(request)[0]
+    if "refused" in answer:
+        raise lab.Refused(answer["refused"])
+    if "runs" not in answer:
+        raise lab.Refused(f"the runs cannot be planned: {server.last_words()}")
+    return [Run(**run) for run in answer["runs"]], answer["version"]
+
+
+def _missing(store: Store, runs: Sequence[Run]) -> list[Run]:
+    """The runs that are not there, or not whole any more; the latter are moved aside."""
+    missing = []
+    for run in runs:
+        if store.has(run.id):
+            try:
+                store.load(run.id)
+                continue
+            except lab.BadConfig as error:
+                print(f"{error}; moved to {store.set_aside(run.id)} and made again", file=sys.stderr)
+        missing.append(run)
+    return missing
+
+
+def _make(store: Store, server: Server, sweep: Sweep, runs: Sequence[Run], version: str) -> dict[str, str]:
+    request = {"do": "run", "cwd": os.getcwd(), "named": sweep.named, "version": version}
+    with cluster(sweep.address, server, sweep.cpus, sweep.gpus, sweep.workers) as found:
+        return drive(found, store, runs, request, sweep.retries)
+
+
+def _tell(folder: Path, files: Mapping[str, bytes], remarks: Sequence[str]) -> None:
+    for remark in remarks:
+        print(remark, file=sys.stderr)
+    print(f"results: {folder / 'results.csv'}")
+    for name in files:
+        if name.endswith(".png"):
+            print(f"figure: {folder / name}")
+    print(f"page: {folder / 'index.html'}")
+
+
+def _failures(runs: Sequence[Run], failed: Mapping[str, str]) -> str:
+    named = "; ".join(f"{run}: {failed[run.id]}" for run in runs if run.id in failed)
+    return f"{len(failed)} of {len(runs)} runs failed; {named}"

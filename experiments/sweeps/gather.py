@@ -1,0 +1,131 @@
+"""One table of all runs and its figures, the same however the sweep went but for what a run measures of time."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import lab
+import pandas
+from matplotlib.figure import Figure
+
+from slth import plots
+from sweeps.plan import Run, varying
+from sweeps.store import Store
+
+TIMES = re.compile(r".*_s|seconds.*")  # columns that may differ between two sweeps of the same code
+AXES = {"hidden": "hidden", "lengths": "length"} | {
+    name: name
+    for name in ("depth", "side", "method", "candidates", "d", "epsilon", "target", "base_std", "qk_scale", "size")
+}
+"""The config keys that a figure can tell apart by a column of the table; any other may change what a row means."""
+
+MOST_GROUPS = 12  # that get figures of their own; more are overlaid only
+
+Row = dict[str, str]
+
+
+def is_time(column: str) -> bool:
+    """Whether a column of results.csv or runs.csv holds a measurement of time."""
+    return bool(TIMES.fullmatch(column))
+
+
+def results(store: Store, runs: Sequence[Run]) -> tuple[list[str], list[Row]]:
+    """The runs' tables under each other, as text: no number is read and written again.
+
+    Columns: run_id, the config keys that vary among the runs, then the tables' own. A key that is also a column of a
+    table stands as config.KEY.
+    """
+    tables: dict[str, list[Row]] = {}
+    for run in runs:
+        with open(store.folder / run.id / "results.csv", encoding="utf-8", newline="") as file:
+            tables[run.id] = list(csv.DictReader(file))
+    own = list(dict.fromkeys(column for table in tables.values() for row in table for column in row))
+    keys = {key: f"config.{key}" if key in own else key for key in varying(runs)}
+    rows = [
+        {"run_id": run.id, **{column: text(run.config.get(key)) for key, column in keys.items()}, **row}
+        for run in runs
+        for row in tables[run.id]
+    ]
+    return ["run_id", *keys.values(), *own], rows
+
+
+def overview(store: Store, runs: Sequence[Run], failed: Mapping[str, str]) -> tuple[list[str], list[Row]]:
+    """One row per run: run_id, the keys that vary, seconds, status, and as JSON what differs from the defaults."""
+    keys = varying(runs)
+    rows = []
+    for run in runs:
+        done = store.has(run.id) and run.id not in failed
+        row = {"run_id": run.id, **{key: text(run.config.get(key)) for key in keys}}
+        seconds = f"{duration(store.load(run.id)):.3f}" if done else ""
+        status = "COMPLETED" if done else "FAILED"
+        rows.append({**row, "seconds": seconds, "status": status, "config": json.dumps(run.changed, sort_keys=True)})
+    return ["run_id", *keys, "seconds", "status", "config"], rows
+
+
+def duration(run: Mapping[str, Any]) -> float:
+    """Seconds from a run's start to its end, by Sacred's clock."""
+    start, stop = (datetime.fromisoformat(run[name]) for name in ("start_time", "stop_time"))
+    return (stop - start).total_seconds()
+
+
+def text(value: Any) -> str:
+    """A config value in a cell: text as it is, None as nothing, all else as JSON."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def as_csv(columns: Sequence[str], rows: Sequence[Row]) -> bytes:
+    """The rows with LF and in UTF-8; a column that a row lacks is empty."""
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue().encode()
+
+
+def figures(runs: Sequence[Run], table: pandas.DataFrame) -> dict[str, Figure]:
+    """What `slth.plots` draws of the gathered table: one set where the runs differ in AXES and their seeds alone.
+
+    Where they differ in other keys, a set for each combination of their values, and the combinations over each other.
+    """
+    keys = [key for key in varying(runs) if key != "seed" and AXES.get(key) not in table.columns]
+    labels = {run.id: ", ".join(f"{key}={text(run.config.get(key))}" for key in keys) for run in runs}
+    groups = {str(label): rows for label, rows in table.groupby(table["run_id"].map(labels), sort=False)}
+    drawn: dict[str, Figure] = {}
+    if len(groups) > 1 and set(table.columns) >= plots.ERROR_COLUMNS:
+        for x, name in (("hidden", "overlay_vs_width"), ("length", "overlay_vs_length")):
+            if table[x].nunique() > 1:
+                drawn[name] = plots.overlay(groups, x)
+    for label, rows in groups.items() if len(groups) <= MOST_GROUPS else ():
+        prefix = re.sub(r"[^\w=.-]+", "_", label) + "_" if label else ""
+        drawn |= {prefix + name: figure for name, figure in plots.figures(rows.reset_index(drop=True)).items()}
+    return drawn
+
+
+def gather(
+    store: Store, experiment: str, runs: Sequence[Run], failed: Mapping[str, str]
+) -> tuple[dict[str, bytes], list[str]]:
+    """The sweep's files by name, and what could not be made of its results, one line each."""
+    from sweeps.page import page
+
+    done = [run for run in runs if run.id not in failed]
+    remarks = []
+    columns, rows = results(store, done)
+    table_csv = as_csv(columns, rows)
+    listed = overview(store, runs, failed)
+    files = {"results.csv": table_csv, "runs.csv": as_csv(*listed)}
+    pictures: dict[str, bytes] = {}
+    if rows:
+        try:
+            drawn = figures(done, pandas.read_csv(io.BytesIO(table_csv), float_precision="round_trip"))
+            pictures = lab.render(drawn)
+        except Exception as error:  # tables of single runs, laid together, may be what a figure was not made for
+            remarks.append(f"no figures: {type(error).__name__}: {error}")
+    svgs = {name: content for name, content in pictures.items() if name.endswith(".svg")}
+    html = page(experiment, *listed, failed, svgs)
+    return {**files, **pictures, "index.html": html}, remarks

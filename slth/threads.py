@@ -16,8 +16,10 @@ _MOST_HELPERS = 1024  # threads are started where they are wanted and none is id
 
 
 def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processors that this process may use, at most OMP_NUM_THREADS where that says how many."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return min(here, int(wanted)) if wanted.isdecimal() and int(wanted) else here
 
 
 def in_parallel(work: Callable[[slice], None], count: int, threads: int | None = None) -> None:

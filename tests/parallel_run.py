@@ -3,6 +3,8 @@
 torchrun --nproc-per-node 2 tests/parallel_run.py FOLDER
 """
 
+import importlib
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -77,6 +79,11 @@ def main(folder):
     wrapped = nn.parallel.DistributedDataParallel(model)
     fit = slth.fit(wrapped, batch(5), loss, STEPS, lr=0.05, progress=False)
     found["ddp"] = state_of(model, fit)
+    if importlib.util.find_spec("accelerate"):
+        model = network()
+        prepared = importlib.import_module("accelerate").Accelerator(cpu=True).prepare(model)
+        fit = slth.fit(prepared, batch(5), loss, STEPS, lr=0.05, progress=False)
+        found["accelerate"] = state_of(model, fit)
     found["seeds"] = refusal(lambda: slth.fit(network(), batch(8), loss, STEPS, seed=rank, progress=False))
     found["few rows"] = refusal(lambda: slth.fit(network(), batch(1), loss, STEPS, progress=False))
     found["no tensors"] = refusal(lambda: parallel.share(["a", "b"]))

@@ -128,3 +128,11 @@ if child:
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("wanted", "found"), [("1", 1), ("100000", None), ("", None), ("0", None), ("two", None)])
+def test_as_many_cores_as_openmp_may_use(monkeypatch, wanted, found):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    here = cores()
+    monkeypatch.setenv("OMP_NUM_THREADS", wanted)
+    assert cores() == (here if found is None else found)

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from slth.search import fit
+    from slth.serving import serve
     from slth.ticket import Ticket, TicketError
     from slth.wrapping import handle, unwrap, wrap
 
 __version__ = "0.1.0"
-__all__ = ["Ticket", "TicketError", "fit", "handle", "unwrap", "wrap"]
+__all__ = ["Ticket", "TicketError", "fit", "handle", "serve", "unwrap", "wrap"]
 
 # where each name lives: loaded when it is asked for, so that figures can be drawn without torch
 _HOMES = {
@@ -17,6 +18,7 @@ _HOMES = {
     "TicketError": "slth.ticket",
     "fit": "slth.search",
     "handle": "slth.wrapping",
+    "serve": "slth.serving",
     "unwrap": "slth.wrapping",
     "wrap": "slth.wrapping",
 }
@@ -31,6 +33,7 @@ _ROOMS = (
     "plots",
     "recipes",
     "search",
+    "serving",
     "tasks",
     "theory",
     "ticket",

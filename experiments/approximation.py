@@ -107,7 +107,7 @@ def filled(config: dict[str, Any], **defaults: Any) -> dict[str, Any]:
 def _widths(config: dict[str, Any], coordinates: int, units: int) -> list[int]:
     """A list of widths as it is; one width n as a curve of at most POINTS multiples of the least that ends at n."""
     least = units * coordinates
-    widths = as_int_list(config, "hidden", 1)
+    widths = as_int_list(config, "hidden", 1, 2**31 - 1)
     for width in widths:
         if width < least:
             own = "a hidden unit of its own" if units == 1 else f"{units} hidden units"

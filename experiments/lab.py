@@ -116,7 +116,8 @@ def as_float(
     """config[key], a finite number (no bool) > above, >= minimum and <= maximum, or BadConfig."""
     value = config[key]
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= above or not minimum <= value <= maximum:
+    finite = number and abs(value) <= sys.float_info.max  # of an int that no float holds, isfinite would raise
+    if not finite or value <= above or not minimum <= value <= maximum:
         allowed = ([f"> {above}"] if above > -math.inf else []) + [_bounds(minimum, maximum)]
         raise BadConfig(key, value, " ".join(["a finite number", " and ".join(filter(None, allowed))]).strip())
     return float(value)
@@ -274,6 +275,10 @@ def _options(ex: sacred.Experiment, arguments: list[str]) -> dict[str, Any]:
 
 def _updates(arguments: list[str] | None) -> tuple[dict[str, Any], list[str]]:
     """Config updates and the names of named configs, from what follows `with`."""
+    for argument in arguments or []:
+        key, equals, _ = argument.partition("=")
+        if equals and "." in key and not all(key.split(".")):
+            raise Refused(f"{argument}: a key with an empty part")
     try:
         return get_config_updates(arguments)
     except Exception as error:
@@ -291,6 +296,7 @@ def _guard(
         for key, value in config.items():
             if key not in ("seed", "__doc__"):
                 _require_known("key", key, [*defaults, *arguments], f"{key}={_brief.repr(value)}")
+            require_text(key, value)
         if "seed" in config:
             as_int(config, "seed", 0, 2**32 - 1)  # Sacred also seeds numpy's global generator, which takes no more
         check(config)
@@ -301,6 +307,17 @@ def _guard(
         return {}
 
     return guard
+
+
+def require_text(key: str, value: Any) -> None:
+    """BadConfig where text in a value holds what no file can, nor its name: null characters, half a surrogate pair."""
+    if isinstance(value, Mapping):
+        value = [*value, *value.values()]
+    if isinstance(value, list | tuple):
+        for part in value:
+            require_text(key, part)
+    elif isinstance(value, str) and ("\0" in value or value != value.encode(errors="replace").decode()):
+        raise BadConfig(key, value, "text in UTF-8 without null characters")
 
 
 def _require_known(what: str, name: str, allowed: Iterable[str], given: str | None = None) -> None:
@@ -381,7 +398,7 @@ def _require_database(url: str) -> None:
         engine.dispose()
     except ModuleNotFoundError as error:
         raise Refused(f"-s {url}: needs {error.name}: pip install 'slth[sql]'") from error
-    except sqlalchemy.exc.SQLAlchemyError as error:
+    except (sqlalchemy.exc.SQLAlchemyError, ValueError, TypeError) as error:  # of a port or a setting that is none
         raise Refused(f"-s {url}: no database that can be reached ({str(error).partition(chr(10))[0]})") from error
 
 

@@ -199,7 +199,7 @@ def variants_of(config: dict[str, Any]) -> tuple[str, ...]:
     names = [given] if isinstance(given, str) else given
     names = list(ATTENTIONS) if given == "all" else names
     for name in names if isinstance(names, list | tuple) else [None]:
-        if name not in ATTENTIONS:
+        if not isinstance(name, str) or name not in ATTENTIONS:
             raise BadConfig("variants", name or given, f"all, or one or several of {', '.join(ATTENTIONS)}")
     return tuple(name for name in ATTENTIONS if name in names or name == BASE)
 

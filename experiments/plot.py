@@ -1,51 +1,73 @@
 """Redraw the figures of stored runs, and lay several runs over each other.
 
 with runs=runs/3 draws one run's figures again; runs=[runs/3,runs/5] draws those of both, and both on the same axes.
-A number stands for a run in the folder runs: runs=3, runs=[3,5]. A sweep's folder stands for all its finished runs.
+A number stands for a run in the folder runs: runs=3, runs=[3,5]. A sweep's folder stands for all its finished runs. A
+run in a database is URL#ID, as sqlite:///runs.db#0, and a URL alone stands for all its finished runs.
 """
 
 import os
+import re
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lab
 import pandas
+import stores
 from matplotlib.figure import Figure
 
 from slth import plots
 
 ex = lab.experiment("plot")
 ex.add_config(
-    runs=None,  # a run's folder or number, a sweep's folder, or a list of them
-    out=None,  # where the figures go; None: into the run's own folder, or runs/plots for several
+    runs=None,  # a run's folder, number or URL#ID, a sweep's folder, a database's URL, or a list of them
+    out=None,  # where the figures go; None: into the run's own folder, or runs/plots for several and for databases
 )
 
+Place = Path | str
+"""Where a run is stored: its folder, or URL#ID."""
 
-def check(config: dict[str, Any]) -> tuple[dict[Path, tuple[pandas.DataFrame, dict[str, Any], dict[str, Any]]], Path]:
-    """The runs (results, summary, config) by their folders, and the folder to write to."""
-    runs = {folder: lab.load_run(folder) for folder in folders(config["runs"])}
+
+def check(config: dict[str, Any]) -> tuple[dict[Place, tuple[pandas.DataFrame, dict[str, Any], dict[str, Any]]], Path]:
+    """The runs (results, summary, config) by their places, and the folder to write to."""
+    runs = {place: stores.load_run(place) for place in places(config["runs"])}
     if not isinstance(config["out"], str | None):
         raise lab.BadConfig("out", config["out"], "a folder")
-    return runs, Path(config["out"] or (next(iter(runs)) if len(runs) == 1 else lab.RUNS / "plots"))
+    first = next(iter(runs))
+    own = first if len(runs) == 1 and isinstance(first, Path) else lab.RUNS / "plots"
+    return runs, Path(config["out"] or own)
 
 
-def folders(given: Any) -> list[Path]:
-    """Folders from one, a number, or a list of these; on the command line a list is a string in brackets."""
+def places(given: Any) -> list[Place]:
+    """Places from one, a number, or a list of these; on the command line a list is a string in brackets."""
     runs = lab.unbracketed(given)
     runs = list(runs) if isinstance(runs, list | tuple) else [runs]
     if not runs or any(isinstance(run, bool) or not isinstance(run, int | str) or run == "" for run in runs):
-        raise lab.BadConfig("runs", given, "a run's folder or number, or a list of them")
-    named = [lab.RUNS / str(run) if str(run).isdigit() else Path(run) for run in runs]
-    found = [folder for name in named for folder in finished(name)]
-    if len({folder.resolve() for folder in found}) < len(found):
+        raise lab.BadConfig("runs", given, "a run's folder, number or URL#ID, or a list of them")
+    lab.require_text("runs", runs)
+    found = [place for run in runs for place in _places_of(run)]
+    if len({place.resolve() if isinstance(place, Path) else place for place in found}) < len(found):
         raise lab.BadConfig("runs", given, "different runs")
     return found
 
 
+def _places_of(run: int | str) -> list[Place]:
+    if not stores.is_url(run):
+        number = isinstance(run, int) or run.isdecimal()
+        return [*finished(lab.RUNS / str(run) if number else Path(run))]
+    run = str(run)
+    if stores.SEPARATOR in run:
+        return [run]
+    ids = stores.runs_in(run)
+    if not ids:
+        raise lab.BadConfig("runs", run, "a database with finished runs")
+    return [f"{run}{stores.SEPARATOR}{run_id}" for run_id in ids]
+
+
 def finished(folder: Path) -> list[Path]:
     """The finished runs of a sweep, in its order, for a sweep's folder; for any other the folder itself."""
-    if not (folder / "runs.csv").is_file():
+    if not os.path.isfile(folder / "runs.csv"):  # False too where the name is none that a file can have
         return [folder]
     try:
         runs = pandas.read_csv(folder / "runs.csv", dtype=str)
@@ -73,7 +95,7 @@ def plot(_config: dict[str, Any]) -> None:
         print(f"figure: {out / figure}.png")
 
 
-def overlays(runs: dict[Path, Any]) -> dict[str, Figure]:
+def overlays(runs: dict[Place, Any]) -> dict[str, Figure]:
     """The runs that hold errors over each other, against what varies in one of them; nothing below two such runs."""
     names = labels({run: config for run, (_, _, config) in runs.items()})
     tables = {names[run]: table for run, (table, _, _) in runs.items() if {*table.columns} >= plots.ERROR_COLUMNS}
@@ -84,22 +106,34 @@ def overlays(runs: dict[Path, Any]) -> dict[str, Figure]:
     return figures
 
 
-def labels(configs: dict[Path, dict[str, Any]]) -> dict[Path, str]:
-    """For each run its folder, and the config values in which it differs from another; the axes show the widths."""
+def labels(configs: dict[Place, dict[str, Any]]) -> dict[Place, str]:
+    """For each run its place, and the config values in which it differs from another; the axes show the widths."""
     keys = {key: None for config in configs.values() for key in config if key not in ("hidden", "lengths")}
     differing = [key for key in keys if len({repr(config.get(key)) for config in configs.values()}) > 1]
-    return {
-        run: textwrap.shorten(", ".join([str(run), *(f"{key}={config.get(key)}" for key in differing)]), 70)
-        for run, config in configs.items()
-    }
+    texts = [
+        ", ".join([_name(run), *(f"{key}={config.get(key)}" for key in differing)]) for run, config in configs.items()
+    ]
+    return dict(zip(configs, _apart(texts, lambda text: textwrap.shorten(text, 70)), strict=True))
 
 
-def prefixes(runs: list[Path]) -> list[str]:
-    """What tells the runs' figures apart: where the folders lie in the one that holds them all; nothing for one run."""
+def prefixes(runs: list[Place]) -> list[str]:
+    """What tells the runs' figures apart: where folders lie in what holds all, database and id; nothing for one."""
     if len(runs) == 1:
         return [""]
-    common = os.path.commonpath([run.resolve() for run in runs])
-    return ["_".join(run.resolve().relative_to(common).parts) + "_" for run in runs]
+    holders = [run.resolve().parent for run in runs if isinstance(run, Path)]
+    common = os.path.commonpath(holders) if holders else ""
+    parts = [run.resolve().relative_to(common).parts if isinstance(run, Path) else (_name(run),) for run in runs]
+    return _apart(["_".join(one) for one in parts], lambda text: re.sub(r"[^\w.=-]+", "_", text) + "_")
+
+
+def _name(run: Place) -> str:
+    return str(run) if isinstance(run, Path) else stores.name(run)
+
+
+def _apart(texts: list[str], shown: Callable[[str], str]) -> list[str]:
+    """The texts as they are shown, with their numbers where two would be shown alike."""
+    short = [shown(text) for text in texts]
+    return short if len({*short}) == len(short) else [shown(f"{n} {text}") for n, text in enumerate(texts, 1)]
 
 
 ex.default_command = "plot"

@@ -14,6 +14,7 @@ timed beside its peers. That also runs where Sacred is not installed, into the f
 
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +23,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from benchmarks.gpu import command
+from benchmarks.gpu import command, report
 
 try:
     import lab
@@ -81,6 +82,9 @@ def check(config: dict[str, Any]) -> None:
 
 def gpu_config(config: dict[str, Any]) -> dict[str, Any]:
     """Device, areas, rounds and seed of a measurement on a GPU, or BadConfig."""
+    given = config["what"]
+    if not all(isinstance(area, str) for area in (given if isinstance(given, list) else [given or ""])):
+        raise BadConfig("what", given, "None, or one or several areas")
     try:
         words = [f"{key}={config[key]!r}" for key in ("device", "what", "rounds", "seed") if config[key] is not None]
         return command.config_of(words)
@@ -136,7 +140,7 @@ def _threads(config: dict[str, Any]) -> int:
 def _areas(config: dict[str, Any]) -> list[str]:
     given = list(AREAS) if config["what"] is None else config["what"]
     areas = given if isinstance(given, list) else [given]
-    if not areas or not all(area in AREAS for area in areas) or len(set(areas)) < len(areas):
+    if not areas or not all(isinstance(area, str) and area in AREAS for area in areas) or len(set(areas)) < len(areas):
         raise BadConfig("what", given, f"one or several of {', '.join(AREAS)}, none twice")
     return areas
 
@@ -222,12 +226,22 @@ def main(_config, _run):
 
 
 def on_gpu(config, run):
-    """The same for the kernels; checks.csv has every check."""
+    """The same for the kernels; checks.csv has every check. RuntimeError, when all is stored, where one failed."""
     asked = gpu_config(config)
-    checked, timed, summary = command.measure(asked["device"], asked["what"], asked["rounds"], asked["seed"])
-    figures = {"speed": plots.speed(timed)} if len(timed) else {}
-    lab.save(run, timed, summary, figures, {"checks.csv": checked.to_csv(index=False).encode()})
+    keep = partial(_store, run)
+    timed, summary = command.measure(asked["device"], asked["what"], asked["rounds"], asked["seed"], keep)
+    lab.save(run, timed.table, summary, report.figures(timed))
+    if failed := command.failures(summary):
+        raise RuntimeError(f"{failed} checks or measurements failed: summary.json names them")
     return summary
+
+
+def _store(run, name, contents):
+    """A file of the run, at once."""
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place, name)
+        file.write_bytes(contents)
+        run.add_artifact(file, name)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Runs that Sacred stored in an SQL database (-s URL): read like those in a folder.
 
-A run in a database is named URL#ID: sqlite:///runs.db#3, postgresql+psycopg://user@host/study#3. It holds what a run's
+A run in a database is named URL#ID: sqlite:///runs.db#0, postgresql+psycopg://user@host/study#2. It holds what a run's
 folder does: its config, its status, and results.csv and summary.json as artifacts.
 """
 
@@ -9,11 +9,12 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import lab
 import pandas
-from lab import BadConfig, Refused
+from lab import BadConfig, Refused, SqlObserver
 
 SEPARATOR = "#"
 NEEDED = ("results.csv", "summary.json")
@@ -22,6 +23,12 @@ NEEDED = ("results.csv", "summary.json")
 def is_url(place: object) -> bool:
     """Whether a place is in a database, and no folder."""
     return isinstance(place, str) and "://" in place
+
+
+def name(place: str) -> str:
+    """What to call a database, or a run URL#ID of it, in a figure: study#2, without user, password and host."""
+    url, separator, run_id = place.partition(SEPARATOR)
+    return f"{Path(url.partition('?')[0]).name}{separator}{run_id}"
 
 
 def load_run(place: str | os.PathLike[str]) -> tuple[pandas.DataFrame, dict[str, Any], dict[str, Any]]:
@@ -33,33 +40,82 @@ def load_run(place: str | os.PathLike[str]) -> tuple[pandas.DataFrame, dict[str,
     if not is_url(place):
         return lab.load_run(place)
     place = str(place)
+    found = files(place)
+    results = _read(place, "results.csv", lambda: pandas.read_csv(io.BytesIO(found["results.csv"])))
+    summary = _read(place, "summary.json", lambda: _dict(found["summary.json"]))
+    config = _dict(found["config.json"])
+    config.pop("__doc__", None)
+    return results, summary, config
+
+
+def files(place: str) -> dict[str, bytes]:
+    """The files of a run URL#ID as its folder would hold them: artifacts, config.json, run.json, cout.txt.
+
+    Raises as :func:`load_run`.
+    """
     url, _, run_id = place.partition(SEPARATOR)
-    with _connected(url) as (connection, select, tables):
+    with _reading(url) as (connection, tables):
         run, artifact = tables["run"], tables["artifact"]
-        row = connection.execute(select(run.c.status, run.c.config).where(run.c.run_id == run_id)).first()
+        row = connection.execute(run.select().where(run.c.run_id == run_id)).first()
         if row is None:
             known = ", ".join(runs_in(url)) or "none"
             raise BadConfig("runs", place, f"a run of that database; its completed ones: {known}")
         if row.status != "COMPLETED":
             raise BadConfig("runs", place, f"a completed run; this one is {row.status}")
-        found = connection.execute(select(artifact.c.filename, artifact.c.content).where(artifact.c.run_id == run_id))
-        files = {one.filename: bytes(one.content) for one in found}
-    for name in NEEDED:
-        if name not in files:
-            raise BadConfig("runs", place, f"a run with results; it has no {name}")
-    results = _read(place, "results.csv", lambda: pandas.read_csv(io.BytesIO(files["results.csv"])))
-    summary = _read(place, "summary.json", lambda: json.loads(files["summary.json"]))
-    config = _read(place, "config", lambda: json.loads(row.config))
-    config.pop("__doc__", None)
-    return results, summary, {key: _plain(value) for key, value in config.items()}
+        rows = connection.execute(artifact.select().where(artifact.c.run_id == run_id))
+        found = {one.filename: bytes(one.content) for one in rows}
+    for needed in NEEDED:
+        if needed not in found:
+            raise BadConfig("runs", place, f"a run with results; it has no {needed}")
+    if strange := [one for one in found if Path(one).name != one]:
+        raise BadConfig("runs", place, f"a run with files of its own; {strange[0]!r} is no name of one")
+    config = _read(place, "config", lambda: _dict(row.config))
+    about = {"_id": run_id, "status": row.status, "command": row.command}
+    times = {key: at and at.isoformat() for key, at in (("start_time", row.start_time), ("stop_time", row.stop_time))}
+    return {
+        **found,
+        "config.json": _json({key: _plain(value) for key, value in config.items()}),
+        "run.json": _json({**about, **times}),
+        "cout.txt": (row.captured_out or "").encode(),
+    }
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
 
 
 def runs_in(url: str) -> list[str]:
     """The ids of the completed runs of a database, in the order in which they began. Raises as :func:`load_run`."""
-    with _connected(url) as (connection, select, tables):
+    with _reading(url) as (connection, tables):
         run = tables["run"]
-        rows = connection.execute(select(run.c.run_id).where(run.c.status == "COMPLETED").order_by(run.c.id))
+        rows = connection.execute(run.select().where(run.c.status == "COMPLETED").order_by(run.c.id))
         return [row.run_id for row in rows]
+
+
+def prepare(url: str) -> None:
+    """Make Sacred's tables where there are none, so that runs which start together need not. Raises Refused."""
+    with _connected(url) as (connection, tables):
+        tables["run"].metadata.create_all(connection)
+        connection.commit()
+
+
+def observers(url: str, run_id: str) -> list[SqlObserver]:
+    """Sacred's own observer for a run of this id: none where the run stands there completed.
+
+    What an attempt left that was not completed is removed: an id is there once. Raises Refused.
+    """
+    if run_id in runs_in(url):
+        return []
+    remove(url, run_id)
+    return [SqlObserver(url)]
+
+
+def remove(url: str, run_id: str) -> None:
+    """Remove a run, completed or not, and its artifacts; nothing where there is none. Raises Refused."""
+    with _connected(url) as (connection, tables):
+        for table in ("artifact", "runs_resources", "run"):
+            connection.execute(tables[table].delete().where(tables[table].c.run_id == run_id))
+        connection.commit()
 
 
 def _plain(value: Any) -> Any:
@@ -69,35 +125,48 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, list) else value
 
 
-def _read(place: str, name: str, read: Callable[[], Any]) -> Any:
+def _dict(text: str | bytes) -> dict[str, Any]:
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError("no JSON object")
+    return content
+
+
+def _read(place: str, what: str, read: Callable[[], Any]) -> Any:
     try:
         return read()
-    except ValueError as error:
-        raise BadConfig("runs", place, f"a run that can be read; its {name} cannot ({error})") from error
+    except (ValueError, TypeError) as error:
+        raise BadConfig("runs", place, f"a run that can be read; its {what} cannot ({lab.one_line(error)})") from error
 
 
 @contextlib.contextmanager
-def _connected(url: str) -> Iterator[tuple[Any, Any, Any]]:
-    """(connection, select, Sacred's tables by name). Raises Refused for a database that cannot be reached or read."""
-    with _sqlalchemy() as sqlalchemy:
-        try:
-            engine = sqlalchemy.create_engine(url)
-        except (sqlalchemy.exc.ArgumentError, sqlalchemy.exc.NoSuchModuleError, ImportError) as error:
-            raise Refused(f"runs={url}: no database that can be opened ({lab.one_line(error)})") from error
-        try:
-            with engine.connect() as connection:
-                yield connection, sqlalchemy.select, lab.sql_tables()
-        except sqlalchemy.exc.SQLAlchemyError as error:
-            reason = lab.one_line(str(error).partition("\n")[0])
-            raise Refused(f"runs={url}: no database of runs that can be read ({reason})") from error
-        finally:
-            engine.dispose()
+def _reading(url: str) -> Iterator[tuple[Any, Any]]:
+    """The same for a database that is there: SQLite would make an empty one of a name that is mistaken."""
+    scheme, _, rest = url.partition("://")
+    file = rest.partition("/")[2].partition("?")[0]  # sqlite:///here/runs.db, sqlite:////from/the/root/runs.db
+    if scheme.startswith("sqlite") and file and not file.startswith("file:") and not os.path.isfile(file):
+        raise Refused(f"{url}: no database of runs that can be read (there is no such file)")
+    with _connected(url) as (connection, tables):
+        yield connection, tables
 
 
 @contextlib.contextmanager
-def _sqlalchemy() -> Iterator[Any]:
+def _connected(url: str) -> Iterator[tuple[Any, Any]]:
+    """(connection, Sacred's tables by name). Raises Refused for a database that cannot be reached or read."""
     try:
         import sqlalchemy
     except ModuleNotFoundError as error:
         raise Refused("a database of runs needs sqlalchemy: pip install 'slth[sql]'") from error
-    yield sqlalchemy
+    try:
+        engine = sqlalchemy.create_engine(url)
+    except (sqlalchemy.exc.ArgumentError, sqlalchemy.exc.NoSuchModuleError, ImportError, ValueError) as error:
+        raise Refused(f"{url}: no database that can be opened ({lab.one_line(error)})") from error
+    try:
+        with engine.connect() as connection:
+            yield connection, lab.sql_tables()
+    except (sqlalchemy.exc.SQLAlchemyError, ValueError, TypeError) as error:  # what a driver says of its own settings
+        reason = lab.one_line(str(error).partition("\n")[0])
+        shown = engine.url.render_as_string(hide_password=True)
+        raise Refused(f"{shown}: no database of runs that can be read ({reason})") from error
+    finally:
+        engine.dispose()

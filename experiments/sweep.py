@@ -4,14 +4,17 @@ with experiment=approx_error grid.hidden=[32,64,128] grid.seed=[0,1,2,3] makes 1
 of its own, in runs/sweeps/approx_error. The same command goes on where a sweep was cut: a finished run is skipped, a
 failed one tried again. A run is named by its config and the code: other code, other runs. base.KEY=value holds for all
 runs, named=smoke is a named config of the experiment, address=HOST:PORT joins a Ray cluster whose machines all see this
-checkout and the folder. file=sweep.yaml reads the same keys, and `runs`, a list of configs, from a file.
+checkout and the folder. file=sweep.yaml reads the same keys, and `runs`, a list of configs, from a file. sql=URL stores
+every run that is made in that database as well, under the same name, and takes from there whose folder is gone.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import lab
+import stores
 from sweeps import code, conduct, plan
 
 ex = lab.experiment("sweep")
@@ -28,6 +31,7 @@ ex.add_config(
     gpus=0,  # per run; a share, as 0.5, is possible
     retries=2,  # of a run that failed
     workers=None,  # runs at once; None: as many as there are processors for
+    sql=None,  # a database that every node reaches, as postgresql+psycopg://user@host/study, sqlite:///runs.db
 )
 DEFAULTS = {"grid": {}, "runs": [], "base": {}, "named": [], "cpus": 1, "gpus": 0, "retries": 2}
 
@@ -40,6 +44,8 @@ def check(config: dict[str, Any]) -> conduct.Sweep:
         raise lab.BadConfig("folder", folder, "a folder")
     if not isinstance(config["address"], str | None):
         raise lab.BadConfig("address", config["address"], "host:port of a cluster, or None")
+    if config["sql"] is not None and not stores.is_url(config["sql"]):
+        raise lab.BadConfig("sql", config["sql"], "a database's URL, or None")
     return conduct.Sweep(
         script=script,
         named=names_of(config["named"]),
@@ -50,6 +56,7 @@ def check(config: dict[str, Any]) -> conduct.Sweep:
         gpus=gpus_of(config),
         retries=lab.as_int(config, "retries", 0),
         workers=None if config["workers"] is None else lab.as_int(config, "workers", 1),
+        sql=config["sql"],
     )
 
 
@@ -73,11 +80,13 @@ def with_file(config: dict[str, Any]) -> dict[str, Any]:
 
 def script_of(experiment: object) -> Path:
     """The experiment's script."""
-    names = sorted(path.stem for path in code.EXPERIMENTS.glob("*.py") if "lab.launch(ex" in path.read_text("utf-8"))
+    names = sorted(
+        path.stem for path in code.EXPERIMENTS.glob("*.py") if "\n    lab.launch(ex" in path.read_text("utf-8")
+    )
     allowed = [name for name in names if f"{name}.py" not in code.IDLE]
     if isinstance(experiment, str) and experiment in allowed:
         return code.EXPERIMENTS / f"{experiment}.py"
-    if isinstance(experiment, str) and experiment.endswith(".py") and Path(experiment).is_file():
+    if isinstance(experiment, str) and experiment.endswith(".py") and os.path.isfile(experiment):
         return Path(experiment).resolve()
     raise lab.BadConfig("experiment", experiment, f"one of {', '.join(allowed)}, or the path of a script")
 

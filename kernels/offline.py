@@ -30,6 +30,7 @@ class Case:
 
     types: of the arguments by name, as Triton writes them ("*bf16", "i32", "fp32"); constants: the constexpr ones.
     spills: how many spill instructions (local stores and loads together) are allowed: 0 for forward kernels in 16 bits.
+    products: whether it makes products of 16 bits, which is what tensor cores are for.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Case:
     stages: int = 2
     spills: int = 0
     aligned: tuple[str, ...] = field(default=())  # arguments that are multiples of 16, as those of real calls are
+    products: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Compiled:
     shared: int
     warps: int
     tensor_cores: int  # instructions that use them
+    products: bool  # whether there must be some
 
 
 def compiled(case: Case) -> Compiled:
@@ -71,7 +74,8 @@ def compiled(case: Case) -> Compiled:
     registers = int(_number(usage, r"REG:(\d+)"))
     tensor_cores = len(re.findall(r"\b(?:HGMMA|HMMA|QGMMA)\b", sass))
     spills = len(re.findall(r"\b(?:STL|LDL)\b", sass))
-    return Compiled(case.name, registers, spills, case.spills, made.metadata.shared, case.warps, tensor_cores)
+    shared = made.metadata.shared
+    return Compiled(case.name, registers, spills, case.spills, shared, case.warps, tensor_cores, case.products)
 
 
 def _disassembled(cubin: bytes) -> tuple[str, str]:

@@ -56,10 +56,10 @@ def state_of(model, fit):
     }
 
 
-def refusal(call):
+def refusal(call, kind=ValueError):
     try:
         call()
-    except ValueError as error:
+    except kind as error:
         return str(error)
     return ""
 
@@ -86,6 +86,12 @@ def main(folder):
         found["accelerate"] = state_of(model, fit)
     found["seeds"] = refusal(lambda: slth.fit(network(), batch(8), loss, STEPS, seed=rank, progress=False))
     found["few rows"] = refusal(lambda: slth.fit(network(), batch(1), loss, STEPS, progress=False))
+    nowhere = {"checkpoint": folder / "nowhere" / "search.checkpoint"}
+    found["no folder"] = refusal(lambda: slth.fit(network(), batch(8), loss, STEPS, progress=False, **nowhere), OSError)
+    sampled = torch.utils.data.TensorDataset(torch.ones(8, 6))
+    sampler = torch.utils.data.DistributedSampler(sampled)
+    loader = torch.utils.data.DataLoader(sampled, batch_size=2, sampler=sampler)
+    found["sampler"] = refusal(lambda: slth.fit(network(), loader, loss, STEPS, progress=False))
     found["no tensors"] = refusal(lambda: parallel.share(["a", "b"]))
 
     def stops(model, given, after=[0]):  # noqa: B006 - counts its calls
@@ -98,7 +104,9 @@ def main(folder):
     try:
         slth.fit(network(), batch(8), stops, STEPS, lr=0.05, progress=False, **where)
     except KeyboardInterrupt:
-        parallel.barrier()
+        dist.barrier()
+    if rank:  # the first process alone needs to see the file
+        where = where | {"checkpoint": folder / "another" / "place"}
     resumed, fit = searched("edge_popup", 8, **where)
     found["resumed"] = state_of(resumed, fit) | {"at": fit.resumed_at}
     torch.save(found, folder / f"{rank}.pt")

@@ -61,11 +61,17 @@ def ticket_bytes():
     return slth.Ticket.of(slth.wrap(network(), keep=0.4, weights="kaiming_normal", seed=2)).to_bytes()
 
 
-def checkpoint_bytes(path):
+def searching():
+    """A search after its first step: model and optimiser."""
     model = slth.wrap(network(), keep=0.4, weights="kaiming_normal", seed=2)
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
     model(torch.ones(4, 6)).sum().backward()
     optimiser.step()
+    return model, optimiser
+
+
+def checkpoint_bytes(path):
+    model, optimiser = searching()
     checkpoint.save(path, model, optimiser, "this search", {"step": 1, "rows": [{"step": 1, "train_loss": 0.5}]})
     return path.read_bytes()
 
@@ -161,9 +167,9 @@ def changed(value, dice):
     return dice.choice(ODD)
 
 
-def forged(data, dice):
-    """A ticket whose manifest or tensors were changed, sealed anew: its digest is right, its content is not."""
-    tensors, manifest = files.unseal(data, "ticket", [1])
+def forged(data, dice, kind_of_file="ticket"):
+    """A file whose manifest or tensors were changed, sealed anew: its digest is right, its content is not."""
+    tensors, manifest = files.unseal(data, kind_of_file, [1])
     if dice.random() < 0.7:
         manifest = changed(manifest, dice)
     else:
@@ -176,7 +182,7 @@ def forged(data, dice):
             tensors[name] = tensor.double() if tensor.is_floating_point() else tensor.to(torch.int64)
         elif kind == 2:
             tensors[name + "x"] = tensor
-    return files.seal("ticket", 1, tensors, manifest if isinstance(manifest, dict) else {"x": manifest})
+    return files.seal(kind_of_file, 1, tensors, manifest if isinstance(manifest, dict) else {"x": manifest})
 
 
 def check_forgeries(count):
@@ -206,6 +212,32 @@ def test_forged_tickets_are_refused_or_harmless():
 @pytest.mark.slow
 def test_thousands_of_forged_tickets_are_refused_or_harmless():
     check_forgeries(FULL // 2)
+
+
+def check_forged_checkpoints(count, path):
+    original = checkpoint_bytes(path)
+    model, optimiser = searching()
+    for index in range(count):
+        try:
+            path.write_bytes(forged(original, random.Random(f"forged checkpoint {index}"), "checkpoint"))
+        except ValueError:  # what seal itself does not write
+            continue
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        with nothing_executed():
+            try:
+                checkpoint.restore(checkpoint.read(path, "this search"), model, optimiser)
+            except checkpoint.CheckpointError:
+                after = model.state_dict()
+                assert all(torch.equal(after[name], tensor) for name, tensor in before.items()), index
+
+
+def test_forged_checkpoints_change_nothing_or_fit(tmp_path):
+    check_forged_checkpoints(SMALL // 2, tmp_path / "search.checkpoint")
+
+
+@pytest.mark.slow
+def test_thousands_of_forged_checkpoints_change_nothing_or_fit(tmp_path):
+    check_forged_checkpoints(FULL // 2, tmp_path / "search.checkpoint")
 
 
 def test_the_watch_notices():

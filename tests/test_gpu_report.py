@@ -1,8 +1,11 @@
 """What measures the kernels on a GPU, as far as it runs without one: checks in the interpreter, refusals, no Sacred."""
 
+import json
+import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -12,7 +15,10 @@ EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
 from benchmarks import cases  # noqa: E402
-from benchmarks.gpu import command, report, step  # noqa: E402
+from benchmarks.gpu import command, report  # noqa: E402
+from benchmarks.timing import Timing, compare  # noqa: E402
+
+from slth import kernels  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -24,15 +30,17 @@ def test_every_kernel_has_cases_and_every_case_an_area():
     assert len(set(names)) == len(names)
 
 
-def test_a_check_that_fails_keeps_its_area_from_being_timed(capsys):
+def test_a_check_that_fails_keeps_its_area_from_being_timed():
     checked = report.checks(["selection"], CPU, large=False)
     assert len(checked) > 5
     assert checked["holds"].all()
     broken = pd.DataFrame([checked.iloc[0].to_dict() | {"holds": False, "difference": 1.0}])
-    assert report.times(["selection"], broken, CPU, 1, 0).empty
-    assert "selection: not timed, for checks of select_threshold failed" in capsys.readouterr().out
-    summary = report.summarise(broken, pd.DataFrame(), CPU)
+    timed = report.times(["selection"], broken, CPU, 1, 0)
+    assert timed.table.empty
+    assert timed.skipped == ["selection: not timed, for checks of select_threshold failed"]
+    summary = report.summarise(broken, timed, CPU)
     assert len(summary["checks_failed"]) == 1
+    assert command.failures(summary) == 1
 
 
 def test_a_case_that_raises_fails():
@@ -55,9 +63,95 @@ def test_a_wrong_result_fails():
 
 
 def test_a_step_under_masks_is_timed_beside_a_dense_one():
-    (row,) = step.rows(CPU, 1, 0, step.Shape(1, 64, 2, 8))
+    pytest.importorskip("transformers")
+    from benchmarks.gpu import step
+
+    with kernels.use("triton"):
+        (row,) = step.rows(CPU, 1, 0, step.Shape(1, 64, 1, 8))
     assert row["peer"] == "dense"
     assert row["floor_s"] > 0
+    assert 0 < row["error_ours"] < 2e-5  # 0 would say that both ways were the same one
+
+
+# ---------------------------------------------------------------- measuring, its parts replaced
+
+
+def area(rows):
+    """What stands in for a module of benchmarks.gpu: it gives these rows, or raises them."""
+
+    def found(device, rounds, seed):
+        if isinstance(rows, BaseException):
+            raise rows
+        return rows
+
+    return SimpleNamespace(rows=found)
+
+
+def row(size, error):
+    timing = Timing([2.0], [None])
+    return compare("what", size, timing, "peer", timing, error, math.nan)
+
+
+@pytest.fixture
+def measured(monkeypatch, tmp_path):
+    """Run the command on areas given as rows or errors: (status, folder)."""
+
+    def run(**areas):
+        held = pd.DataFrame(
+            [["select_threshold", "case", "float32", "out", 0.0, 0.0, True]], columns=report.CHECK_COLUMNS
+        )
+        monkeypatch.setattr(report, "AREAS", dict.fromkeys(areas, ("select_threshold",)))
+        monkeypatch.setattr(report, "checks", lambda areas, device: held)
+        monkeypatch.setattr(command, "check_device", lambda device: None)
+        known = {f"benchmarks.gpu.{name}": area(rows) for name, rows in areas.items()}
+        real = report.importlib.import_module
+        fake = SimpleNamespace(import_module=lambda name: known[name] if name in known else real(name))
+        monkeypatch.setattr(report, "importlib", fake)
+        return command.main(["device=cpu", f"what={list(areas)}", f"out={tmp_path}"]), tmp_path
+
+    return run
+
+
+def test_what_is_right_is_told(measured):
+    status, folder = measured(one=[row("a", 0.0)], two=[row("b", report.WORST)])
+    assert status == 0
+    assert pd.read_csv(folder / "results.csv")["ratio"].tolist() == [1.0, 1.0]
+    assert {file.name for file in folder.iterdir()} == {"checks.csv", "results.csv", "summary.json", "speed.png"}
+
+
+def test_an_area_that_raises_leaves_the_others_their_times(measured):
+    status, folder = measured(one=RuntimeError("out of memory"), two=[row("b", 1e-3)])
+    assert status == 1
+    assert pd.read_csv(folder / "results.csv")["size"].tolist() == ["b"]
+    assert len(pd.read_csv(folder / "checks.csv")) == 1
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["times_failed"] == ["one: not timed, RuntimeError: out of memory"]
+
+
+@pytest.mark.parametrize("error", [2 * report.WORST, math.nan, math.inf])
+def test_what_is_wrong_at_the_timed_size_has_no_time(measured, error):
+    status, folder = measured(one=[row("right", 1e-3), row("wrong", error)])
+    assert status == 1
+    right, wrong = pd.read_csv(folder / "results.csv").to_dict("records")
+    assert right["ours_s"] == 2.0
+    assert all(math.isnan(wrong[column]) for column in ("ours_s", "peer_s", "ratio", "ours_s_low", "peer_s_high"))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert [ratio["size"] for ratio in summary["ratios"]] == ["right"]
+    assert summary["times_failed"][0].startswith("one: wrong: differs by")
+
+
+def test_an_area_whose_package_is_missing_is_left_out_with_a_note(measured):
+    missing = ModuleNotFoundError("No module named 'transformers'", name="transformers")
+    status, folder = measured(one=missing, two=[row("b", 1e-3)])
+    assert status == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["times_skipped"] == ["one: not timed, ModuleNotFoundError: No module named 'transformers'"]
+
+
+def test_checks_are_kept_before_anything_is_timed(measured, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        measured(one=KeyboardInterrupt())
+    assert [file.name for file in tmp_path.iterdir()] == ["checks.csv"]
 
 
 @pytest.mark.parametrize(
@@ -92,3 +186,25 @@ def test_without_a_gpu_the_command_says_so(sacred, tmp_path):
     assert "must be cpu, or a CUDA device" in ran.stderr
     assert len(ran.stderr.strip().splitlines()) == 1, ran.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_stored_run_with_failures_is_failed_and_whole(tmp_path):
+    pytest.importorskip("sacred")
+    code = f"""
+import runpy, sys
+sys.path.insert(0, {str(EXPERIMENTS)!r})
+import pandas as pd
+from benchmarks.gpu import command, report
+command.check_device = lambda device: None
+report.checks = lambda areas, device: pd.DataFrame([["k", "c", "float32", "out", 0.0, 0.0, True]],
+                                                   columns=report.CHECK_COLUMNS)
+report.times = lambda *given: report.Times(pd.DataFrame(columns=report.COLUMNS), ["one: not timed, OSError: gone"], [])
+sys.argv = ["speed.py", "-F", {str(tmp_path)!r}, "with", "device=cpu:0", "what=seeded"]
+runpy.run_path({str(EXPERIMENTS / "speed.py")!r}, run_name="__main__")
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert "1 checks or measurements failed" in ran.stderr
+    folder = tmp_path / "1"
+    assert json.loads((folder / "run.json").read_text())["status"] == "FAILED"
+    assert {"checks.csv", "results.csv", "summary.json"} <= {file.name for file in folder.iterdir()}

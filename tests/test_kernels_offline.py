@@ -49,10 +49,25 @@ def test_sixteen_bits_do_not_spill(compiled):
 
 
 def test_products_use_the_tensor_cores(compiled):
-    for one in compiled:
-        words = one["name"].split()
-        if ("bf16" in words or "fp16" in words) and "dot" in words:
-            assert one["tensor_cores"] > 0, one["name"]
+    """In both dtypes of 16 bits, in each file that makes products; the selection alone makes none."""
+    products = [one for one in compiled if one["products"]]
+    found = {(one["name"].split()[0], dtype) for one in products for dtype in ("bf16", "fp16") if dtype in one["name"]}
+    for file in set(FILES) - {"triton_select"}:
+        for dtype in ("bf16", "fp16"):
+            assert any(name.startswith(file.removeprefix("triton_")) for name, kind in found if kind == dtype), file
+    idle = [one["name"] for one in products if one["tensor_cores"] == 0]
+    assert not idle
+
+
+def test_tensor_cores_are_counted_where_there_are_none(compiled):
+    """So that the count above can tell: exact products in float32 use none, nor does what makes no product."""
+    assert any(one["tensor_cores"] == 0 for one in compiled if "fp32" in one["name"].split())
+    assert all(one["tensor_cores"] == 0 for one in compiled if one["name"].startswith("select"))
+
+
+def test_there_are_not_too_many_cases(compiled):
+    """Each takes a second or more to compile, on every machine that runs the tests."""
+    assert len(compiled) <= 110
 
 
 def test_an_unknown_case_is_refused():

@@ -71,6 +71,8 @@ def test_what_cannot_be_shared_is_refused_in_every_process(ranks):
     for found in ranks:
         assert "processes [1] begin with another model, seed or settings than process 0" in found["seeds"]
         assert found["few rows"] == "batch of 1 rows: must have one or more for each of 2 processes"
+        assert "No such file" in found["no folder"]
+        assert "DistributedSampler shares them out" in found["sampler"]
         assert "batch of str: must be tensors" in found["no tensors"]
 
 

@@ -391,7 +391,7 @@ def test_what_cannot_be_drawn_is_refused(config, line):
     ],
 )
 def test_runs_are_named_by_folder_or_number(given_runs, folders):
-    assert [str(folder) for folder in plot.folders(given_runs)] == folders
+    assert [str(folder) for folder in plot.places(given_runs)] == folders
 
 
 @pytest.mark.parametrize(
@@ -399,7 +399,7 @@ def test_runs_are_named_by_folder_or_number(given_runs, folders):
 )
 def test_runs_that_name_nothing_are_refused(given_runs):
     with pytest.raises(lab.BadConfig, match=r"^runs="):
-        plot.folders(given_runs)
+        plot.places(given_runs)
 
 
 def test_labels_tell_what_differs():

@@ -30,6 +30,7 @@ VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) 
 def config(**given):
     return {**script.DEFAULTS, "experiment": "approx_error", "file": None, "folder": None, "address": None} | {
         "workers": None,
+        "sql": None,
         **given,
     }
 
@@ -97,6 +98,7 @@ def test_the_version_covers_the_sources_and_not_the_sweeps_own(tmp_path):
         ({"retries": -1}, "retries=-1: must be an int >= 0"),
         ({"workers": 0}, "workers=0: must be an int >= 1"),
         ({"address": 3}, "address=3: must be host:port"),
+        ({"sql": "runs.db"}, "sql='runs.db': must be a database's URL"),
         ({"folder": 3}, "folder=3: must be a folder"),
         ({"file": "none.yaml"}, "file='none.yaml': must be a YAML file"),
         ({"base": {"seed": {1}}}, "must be numbers, text, lists and None"),
@@ -168,7 +170,8 @@ def test_a_run_is_forked_from_a_server_without_threads_and_ends_with_the_connect
     notes.mkdir()
     run = {"id": "a", "updates": {"wait": 60, "notes": str(notes)}, "place": str(place)}
     version = planned(server, [{}])["version"]
-    request = {"do": "run", "cwd": str(tmp_path), "named": [], "version": version, "environment": {}, **run}
+    request = {"do": "run", "cwd": str(tmp_path), "named": [], "version": version, "environment": {}, "sql": None}
+    request |= run
     request["environment"] = {"CUDA_VISIBLE_DEVICES": ""}
     with server.connect() as connection:
         connection.sendall(json.dumps(request).encode() + b"\n")
@@ -471,14 +474,14 @@ def test_a_page_shows_what_is_text_as_text():
 
 def test_a_sweeps_folder_stands_for_its_finished_runs(tmp_path):
     (tmp_path / "runs.csv").write_text("run_id,status\n00b,COMPLETED\n00c,FAILED\n00a,COMPLETED\n")
-    assert plot.folders(str(tmp_path)) == [tmp_path / "00b", tmp_path / "00a"]
-    assert plot.folders([str(tmp_path / "00a")]) == [tmp_path / "00a"]
+    assert plot.places(str(tmp_path)) == [tmp_path / "00b", tmp_path / "00a"]
+    assert plot.places([str(tmp_path / "00a")]) == [tmp_path / "00a"]
     (tmp_path / "runs.csv").write_text("run_id,status\n00c,FAILED\n")
     with pytest.raises(lab.BadConfig, match="must be a sweep with finished runs"):
-        plot.folders(str(tmp_path))
+        plot.places(str(tmp_path))
     (tmp_path / "runs.csv").write_text("")
     with pytest.raises(lab.BadConfig, match=r"its runs.csv cannot be read"):
-        plot.folders(str(tmp_path))
+        plot.places(str(tmp_path))
 
 
 def test_a_list_of_names_is_split_and_all_else_left_alone():

@@ -27,12 +27,12 @@ class Shape(NamedTuple):
 
 
 class Blocks(nn.Module):
-    """The blocks of a GPT-2, without embeddings and head, from a seed."""
+    """The blocks of a GPT-2, without embeddings and head, from a seed; attention by name, as transformers has it."""
 
-    def __init__(self, shape: Shape, seed: int) -> None:
+    def __init__(self, shape: Shape, seed: int, attention: str = "sdpa") -> None:
         super().__init__()
         config = gpt2.GPT2Config(n_layer=shape.blocks, n_embd=shape.d, n_head=shape.d // 64, n_positions=shape.length)
-        config._attn_implementation = "sdpa"
+        config._attn_implementation = attention
         config.resid_pdrop = config.attn_pdrop = 0.0
         self.h = nn.ModuleList(GPT2Block(config, layer_idx=i) for i in range(shape.blocks))
         made = gpt2.recipes(config, base_std=0.05, seed=seed)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lab
+import stores
 
 from sweeps import plan as plans
 
@@ -44,7 +45,13 @@ def run(script: Path, version: str, cpus: int, request: dict[str, Any]) -> int:
     values = [f"{key}={value!r}" for key, value in request["updates"].items()]
     sys.argv = [str(script), "with", *request["named"], *values, "-F", str(place), "--id", request["id"]]
     try:
-        lab.launch(*lab.launched_by(script))
+        ex, check = lab.launched_by(script)
+        if request["sql"]:  # not as -s: a run's folder holds its command line, and the URL may hold a password
+            ex.observers.extend(stores.observers(request["sql"], request["id"]))
+        lab.launch(ex, check)
+    except lab.Refused as error:
+        print(error, file=sys.stderr)
+        return 1
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return end.code or 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lab
+import stores
 
 from sweeps.client import Server, ServerLost
 from sweeps.engine import cluster
@@ -31,20 +32,23 @@ class Sweep:
     gpus: float
     retries: int
     workers: int | None
+    sql: str | None
 
 
 def conduct(sweep: Sweep) -> None:
     """Make the runs that are missing and gather all.
 
     Raises:
-        lab.Refused: if a config is refused, before anything starts; where the folder cannot be written, or there is no
-            cluster; and in the end, if runs failed.
+        lab.Refused: if a config is refused, before anything starts; where the folder cannot be written, the database
+            not be reached, or there is no cluster; and in the end, if runs failed.
     """
+    if sweep.sql is not None:
+        stores.prepare(sweep.sql)
     try:
         with contextlib.closing(Store(sweep.folder)) as store:
             with _server(Server(store.token, os.fspath(sweep.script), sweep.cpus)) as server:
                 runs, version = _plan(server, sweep)
-                missing = _missing(store, runs)
+                missing = _missing(store, runs, sweep.sql)
                 failed = _make(store, server, sweep, missing, version) if missing else {}
             files, remarks = gather(store, sweep.script.stem, runs, failed)
             lab.write(sweep.folder, files)
@@ -79,8 +83,12 @@ def _plan(server: Server, sweep: Sweep) -> tuple[list[Run], str]:
     return [Run(**run) for run in answer["runs"]], answer["version"]
 
 
-def _missing(store: Store, runs: Sequence[Run]) -> list[Run]:
-    """The runs that are not there, or not whole any more; the latter are moved aside."""
+def _missing(store: Store, runs: Sequence[Run], sql: str | None) -> list[Run]:
+    """The runs that are not there, or not whole any more; the latter are moved aside.
+
+    A run whose folder is gone is there as long as the database has it: it gets its folder back.
+    """
+    kept = {*stores.runs_in(sql)} if sql is not None else set()
     missing = []
     for run in runs:
         if store.has(run.id):
@@ -89,12 +97,24 @@ def _missing(store: Store, runs: Sequence[Run]) -> list[Run]:
                 continue
             except lab.BadConfig as error:
                 print(f"{error}; moved to {store.set_aside(run.id)} and made again", file=sys.stderr)
-        missing.append(run)
+        if sql is None or run.id not in kept or not _restored(store, sql, run.id):
+            missing.append(run)
     return missing
 
 
+def _restored(store: Store, sql: str, run_id: str) -> bool:
+    """Whether the run could be taken from the database; one that is not whole there is removed."""
+    try:
+        store.restore(run_id, stores.files(f"{sql}{stores.SEPARATOR}{run_id}"))
+    except lab.BadConfig as error:
+        print(f"{error}; removed and made again", file=sys.stderr)
+        stores.remove(sql, run_id)
+        return False
+    return True
+
+
 def _make(store: Store, server: Server, sweep: Sweep, runs: Sequence[Run], version: str) -> dict[str, str]:
-    request = {"do": "run", "cwd": os.getcwd(), "named": sweep.named, "version": version}
+    request = {"do": "run", "cwd": os.getcwd(), "named": sweep.named, "version": version, "sql": sweep.sql}
     with cluster(sweep.address, server, sweep.cpus, sweep.gpus, sweep.workers) as found:
         return drive(found, store, runs, request, sweep.retries)
 

@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -115,6 +116,17 @@ class Store:
                 raise
         self.discard(place)
         (self.folder / ".failed" / f"{run_id}.txt").unlink(missing_ok=True)
+
+    def restore(self, run_id: str, files: Mapping[str, bytes]) -> None:
+        """Give a completed run that was kept elsewhere its name, from the files of its folder. Raises as `adopt`."""
+        place = self.place_for(run_id, 0)
+        try:
+            (place / run_id).mkdir()
+            lab.write(place / run_id, files)
+            lab.write(place, {"log.txt": files.get("cout.txt", b"")})
+            self.adopt(run_id, place)
+        finally:
+            self.discard(place)
 
     def discard(self, place: Path) -> None:
         """Remove what an attempt left."""

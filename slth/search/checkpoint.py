@@ -20,6 +20,12 @@ from slth import files
 from slth.ticket.making import digest_of, named_tensors
 
 _KIND, _VERSION = "checkpoint", 1
+_LIKE_THEIR_PARAMETER = (
+    "exp_avg",
+    "exp_avg_sq",
+    "max_exp_avg_sq",
+    "momentum_buffer",
+)  # in shape, in torch's optimisers
 
 #: (tensors, manifest) of a file.
 Content = tuple[dict[str, torch.Tensor], dict[str, Any]]
@@ -63,24 +69,44 @@ def read(path: Path, identity: str) -> Content:
 def restore(held: Content, model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
     """Bring model and optimiser to where they were and return the manifest.
 
-    Raises CheckpointError where the model holds other tensors; nothing has been changed then.
+    Raises CheckpointError where the file holds other tensors or lacks something; the model is as it was then.
     """
     tensors, content = held
     moving = _moving(model)
     saved = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-    if {n: t.shape for n, t in saved.items()} != {n: t.shape for n, t in moving.items()}:
-        raise CheckpointError(f"checkpoint: holds {', '.join(saved)}, must hold {', '.join(moving)}")
+    if {n: (t.shape, t.dtype) for n, t in saved.items()} != {n: (t.shape, t.dtype) for n, t in moving.items()}:
+        raise CheckpointError(f"checkpoint: holds {', '.join(saved)}, must hold {', '.join(moving)}, as they are")
+    try:
+        state, rest = _state_of(tensors, content, optimiser), dict(json.loads(content["rest"]))
+        step, rows = rest["step"], rest["rows"]
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"checkpoint: does not fit ({type(error).__name__}: {error})") from error
+    if type(step) is not int or step < 0 or not isinstance(rows, list):
+        raise CheckpointError(
+            f"checkpoint: step={step!r} and rows of type {type(rows).__name__}: must be a count, a list"
+        )
     with torch.no_grad():
         for name, tensor in saved.items():
             moving[name].copy_(tensor)
+    return rest
+
+
+def _state_of(
+    tensors: Mapping[str, torch.Tensor], content: Mapping[str, Any], optimiser: torch.optim.Optimizer
+) -> dict[int, dict[str, Any]]:
+    """The optimiser's state by the number of its parameter. Raises ValueError where it is that of others."""
+    shapes = [p.shape for group in optimiser.param_groups for p in group["params"]]
     state: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in content["numbers"].items()}
     for name, tensor in tensors.items():
         if name.startswith("optimiser."):
             _, index, key = name.split(".", 2)
+            if key in _LIKE_THEIR_PARAMETER and tensor.shape != dict(enumerate(shapes))[int(index)]:
+                raise ValueError(f"{name} of shape {tuple(tensor.shape)}")
             state.setdefault(int(index), {})[key] = tensor
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    rest: dict[str, Any] = json.loads(content["rest"])
-    return rest
+    if not set(state) <= set(range(len(shapes))):
+        raise ValueError(f"an optimiser of parameters {sorted(state)}, must be of {len(shapes)}")
+    return state
 
 
 def identity_of(model: nn.Module, settings: Mapping[str, Any]) -> str:

@@ -90,8 +90,8 @@ def fit(
 
     Where `torch.distributed` has been initialised (torchrun, accelerate), every process calls this with the same model,
     batches and settings, and trains on its rows of each batch (`slth.search.parallel`): `loss` must be a mean over
-    rows. Scores, masks and what is returned are the same in all; the first alone writes the checkpoint, which the
-    others must be able to read, and shows the bar.
+    rows. Scores, masks and what is returned are the same in all; the first alone reads and writes the checkpoint and
+    shows the bar. What goes wrong in the loss of one process alone ends the others only where torchrun watches them.
 
     Raises ValueError for values outside the above, a model with a method but no scores to train, one without anything
     to train, scores that hold NaN; CheckpointError, with nothing changed, for a checkpoint that is damaged or of
@@ -99,6 +99,7 @@ def fit(
     finite.
     """
     started = time.perf_counter()
+    parallel.check_whole(batches)
     _check(steps, lr, warmup, clip, every, save_every)
     search = _search(model, method)
     if search:
@@ -112,14 +113,14 @@ def fit(
     path, identity, held = Path(checkpoint) if checkpoint is not None else None, "", None
     first = parallel.rank() == 0
     if path or parallel.size() > 1:
-        settings = {"steps": steps, "warmup": warmup, "clip": clip, "seed": seed}
+        settings: dict[str, Any] = {"steps": steps, "warmup": warmup, "clip": clip, "seed": seed}
+        if parallel.size() > 1:
+            settings["processes"] = parallel.size()  # whose dropout has dice of its own in each
         identity = checkpoints.identity_of(root(model), settings | _described(model, search, built))
         parallel.check_same(identity)
     if path:
-        if first:
-            files.clear_leftovers(path)
-        held = checkpoints.read(path, identity) if path.exists() else None
-        parallel.barrier()  # before the first one writes
+        held = parallel.from_first(partial(_held, path, identity))
+        save = partial(checkpoints.save, path, root(model), built, identity)
     if search:
         search.start(model)
     result = Fit()
@@ -128,8 +129,8 @@ def fit(
         result.resumed_at, result.rows = rest["step"], rest["rows"]
         if search:
             search.restore(model)
-    elif path and first:  # what cannot be written is better known now
-        checkpoints.save(path, root(model), built, identity, {"step": 0, "rows": []})
+    elif path:  # what cannot be written is better known now
+        parallel.from_first(partial(save, {"step": 0, "rows": []}))
     save_every = save_every or max(1, steps // 10)
     shown = None if progress and first else True
     bar = tqdm(total=steps, initial=result.resumed_at, desc=name, disable=shown, leave=False)
@@ -154,13 +155,17 @@ def fit(
                 search.finish(model)
             if evaluate and (done == steps or (every and done % every == 0)):
                 result.rows.append({"step": done} | _evaluated(model, evaluate))
-            if path and first and (done % save_every == 0 or done == steps):
-                checkpoints.save(path, root(model), built, identity, {"step": done, "rows": result.rows})
-    if path:
-        parallel.barrier()  # the checkpoint is there when any process goes on
+            if path and (done % save_every == 0 or done == steps):
+                parallel.from_first(partial(save, {"step": done, "rows": result.rows}))
     model.eval()
     result.seconds = time.perf_counter() - started
     return result
+
+
+def _held(path: Path, identity: str) -> checkpoints.Content | None:
+    """What a checkpoint holds, None where there is none."""
+    files.clear_leftovers(path)
+    return checkpoints.read(path, identity) if path.exists() else None
 
 
 def _step(

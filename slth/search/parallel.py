@@ -10,13 +10,15 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+
+T = TypeVar("T")
 
 
 def _together() -> bool:
@@ -65,19 +67,18 @@ def _rows(batch: Any, rows: slice) -> Any:
     if isinstance(batch, torch.Tensor):
         return batch[rows]
     if isinstance(batch, Mapping):
-        return type(batch)({key: _rows(part, rows) for key, part in batch.items()})  # type: ignore[call-arg]
+        return {key: _rows(part, rows) for key, part in batch.items()}
     parts = [_rows(part, rows) for part in batch]
     return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
 
 
 def mean(value: torch.Tensor) -> float:
     """The mean of a scalar over all processes, the same number in each."""
-    found = value.detach().double()
-    if size() > 1:
-        found = found.clone()
-        dist.all_reduce(found)
-        found /= size()
-    return float(found)
+    if size() == 1:
+        return float(value.detach())
+    found = value.detach().double().clone()
+    dist.all_reduce(found)
+    return float(found / size())
 
 
 @torch.no_grad()
@@ -121,7 +122,29 @@ def check_same(identity: str) -> None:
         )
 
 
-def barrier() -> None:
-    """Wait until all processes are here."""
-    if size() > 1:
-        dist.barrier()
+def from_first(call: Callable[[], T]) -> T:
+    """What a call gives in the first process, which alone makes it, in all of them; or its error, in all of them."""
+    if size() == 1:
+        return call()
+    told: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            told = [call(), None]
+        except Exception as error:  # whatever it is: the others wait for an answer
+            told = [None, error]
+    dist.broadcast_object_list(told, 0)
+    if told[1] is not None:
+        raise told[1]
+    found: T = told[0]
+    return found
+
+
+def check_whole(batches: object) -> None:
+    """Raise ValueError for a loader that gives each process rows of its own: these would be shared out once more."""
+    parts = (batches, getattr(batches, "sampler", None), getattr(batches, "batch_sampler", None))
+    kinds = [type(part).__name__ for part in parts]
+    shards = [kind for kind in kinds if kind == "DistributedSampler" or "Shard" in kind]
+    if size() > 1 and shards:
+        raise ValueError(
+            f"batches: {shards[0]} shares them out, must give every process the whole batch: fit does that"
+        )

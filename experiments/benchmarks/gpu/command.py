@@ -6,21 +6,23 @@ import ast
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 from benchmarks.gpu import report
-from slth import files, plots
+from slth import files
 
 DEFAULTS: dict[str, Any] = {"device": "cuda", "what": list(report.AREAS), "rounds": 15, "seed": 0, "out": "runs/gpu"}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure as key=value words say; what is not allowed ends the program with one line and status 1."""
+    """Measure as key=value words say; what is not allowed ends the program with one line and status 1.
+
+    The status is 1, too, where a check or a measurement failed; what the others found is written all the same.
+    """
     try:
         config = config_of(arguments)
     except ValueError as error:
@@ -28,16 +30,24 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     folder = Path(config["out"])
     folder.mkdir(parents=True, exist_ok=True)
-    checked, timed, summary = measure(config["device"], config["what"], config["rounds"], config["seed"])
-    files.write(folder / "checks.csv", checked.to_csv(index=False).encode())
-    files.write(folder / "results.csv", timed.to_csv(index=False).encode())
-    files.write(folder / "summary.json", json.dumps(summary, indent=2).encode())
-    if len(timed):
+
+    def keep(name: str, contents: bytes) -> None:
+        files.write(folder / name, contents)
+
+    timed, summary = measure(config["device"], config["what"], config["rounds"], config["seed"], keep)
+    keep("results.csv", timed.table.to_csv(index=False).encode())
+    keep("summary.json", json.dumps(summary, indent=2).encode())
+    for name, figure in report.figures(timed).items():
         png = io.BytesIO()
-        plots.speed(timed).savefig(png, format="png", dpi=150)
-        files.write(folder / "speed.png", png.getvalue())
+        figure.savefig(png, format="png", dpi=150)
+        keep(f"{name}.png", png.getvalue())
     print(f"results: {folder / 'results.csv'}")
-    return 0
+    return 1 if failures(summary) else 0
+
+
+def failures(summary: dict[str, Any]) -> int:
+    """How many checks and measurements failed."""
+    return len(summary["checks_failed"]) + len(summary["times_failed"])
 
 
 def config_of(arguments: Sequence[str]) -> dict[str, Any]:
@@ -69,16 +79,19 @@ def check_device(device: str) -> None:
 
 
 def measure(
-    device: str, areas: Sequence[str], rounds: int, seed: int
-) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-    """Checks, times, summary; what fails is told at once."""
+    device: str, areas: Sequence[str], rounds: int, seed: int, keep: Callable[[str, bytes], None]
+) -> tuple[report.Times, dict[str, Any]]:
+    """Times and summary; what fails is told at once, and checks.csv is kept before anything is timed."""
     torch.backends.cuda.matmul.allow_tf32 = False
     where = torch.device(device)
     checked = report.checks(areas, where)
+    keep("checks.csv", checked.to_csv(index=False).encode())
     for row in checked[~checked["holds"].astype(bool)].itertuples():
         print(f"does not hold: {row.case} {row.dtype} {row.output}: {row.difference:.3g}, allowed {row.allowed:.3g}")
     print(f"{int(checked['holds'].sum())} of {len(checked)} checks hold", flush=True)
     timed = report.times(areas, checked, where, rounds, seed)
-    if len(timed):
-        print(timed[["what", "size", "ours_s", "peer", "peer_s", "ratio"]].to_string(index=False), flush=True)
-    return checked, timed, report.summarise(checked, timed, where)
+    for line in (*timed.failed, *timed.skipped):
+        print(line)
+    if len(timed.table):
+        print(timed.table[["what", "size", "ours_s", "peer", "peer_s", "ratio"]].to_string(index=False), flush=True)
+    return timed, report.summarise(checked, timed, where)

@@ -13,6 +13,7 @@ import math
 
 import torch
 
+from benchmarks.gpu.finished import captured, waited
 from benchmarks.timing import Row, compare, interleave
 from slth import inits
 from slth.kernels import Threshold, masked_linear, masked_weight, pack_mask, reference, unpack_mask
@@ -30,8 +31,6 @@ def rows(device: torch.device, rounds: int, seed: int, sizes: tuple[tuple[int, i
     Half of the weights are kept. "one pass": the masked weight in our one pass and the product of cuBLAS, which is the
     way for many tokens, against the same peers. Errors are the largest difference from the product in float64, as a
     share of its largest entry; the dense peer computes something else and has none.
-
-    Raises RuntimeError where an error of ours is not small.
     """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     return [row for size in sizes for row in _rows(device, dtype, rounds, seed, *size)]
@@ -58,7 +57,7 @@ def _rows(
             "dense": lambda: x @ weight.mT,
             "materialised": lambda mask=mask: x @ torch.where(_kept(mask, inner), weight, 0).mT,
         }
-        timings = interleave({label: _captured(call, device) for label, call in (ours | theirs).items()}, rounds)
+        timings = interleave({label: captured(call, device) for label, call in (ours | theirs).items()}, rounds)
         floor = _floor(tokens, out, inner, x.element_size(), 1 / 8 if name == "bits" else 4)
         found += _compared(f"{name} M={tokens} {out}x{inner}", ours, theirs, timings, truth, floor)
     found += _backward(x, weight, scores, threshold, grad, rounds)
@@ -96,7 +95,7 @@ def _backward(
         "dense": lambda: torch.autograd.grad(x @ dense.mT, (x, dense), grad)[1],
         "materialised": materialised,
     }
-    timings = interleave({name: _timed(call, x.device) for name, call in (ours | theirs).items()}, rounds)
+    timings = interleave({name: waited(call, x.device) for name, call in (ours | theirs).items()}, rounds)
     truth = (grad.double().mT @ x.detach().double()) * weight.double() * sign
     floor = 3 * _floor(tokens, out, inner, x.element_size(), 4)
     return _compared(f"forward, backward M={tokens} {out}x{inner}", ours, theirs, timings, truth, floor)
@@ -116,9 +115,6 @@ def _compared(size, ours, theirs, timings, truth, floor) -> list[Row]:
         return float((value.double() - truth).abs().max() / truth.abs().max())
 
     errors = {name: error(name) for name in (*ours, "materialised")} | {"dense": math.nan}
-    for name in ours:
-        if not errors[name] < 3e-2:
-            raise RuntimeError(f"{WHAT}, {name}, {size}: differs by {errors[name]:.2g} of the largest entry")
     return [
         compare(WHAT, f"{size} {name}", timings[name], peer, timings[peer], errors[name], errors[peer])
         | {"floor_s": floor}
@@ -131,34 +127,3 @@ def _floor(tokens: int, out: int, inner: int, size: int, mask: float) -> float:
     """Seconds of one product, its mask of so many bytes an entry."""
     moved = size * (tokens * (inner + out) + out * inner) + mask * out * inner
     return max(moved / BYTES_A_SECOND, 2 * tokens * out * inner / OPERATIONS_A_SECOND)
-
-
-def _captured(call, device: torch.device):
-    """The call as a CUDA graph, where there is CUDA."""
-    if device.type != "cuda":
-        return _timed(call, device)
-    side = torch.cuda.Stream(device)
-    side.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            call()
-    torch.cuda.current_stream(device).wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = call()
-
-    def replay() -> torch.Tensor:
-        graph.replay()
-        return found
-
-    return _timed(replay, device)
-
-
-def _timed(call, device: torch.device):
-    def run(_: int):
-        found = call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return found.detach()
-
-    return run

@@ -3,11 +3,14 @@
 The floor is what must be moved, at 3.0e12 bytes a second: queries, keys, values and outputs once, and summaries,
 float32 (heads, blocks, width, width), written and read before and after they are mixed; or the operations, at 8e14 a
 second, whichever takes longer.
+
+All are captured in a CUDA graph: what Python needs to launch them is in nobody's time.
 """
 
 import torch
 
 from benchmarks.cases import normal
+from benchmarks.gpu.finished import captured
 from benchmarks.timing import Row, compare, interleave
 from slth.attention import MultiHeadLinearAttention
 from slth.attention.mhla import locality
@@ -50,15 +53,13 @@ def _compared(
     layer = MultiHeadLinearAttention(1, 1, 1, 1, length=length, block=block, causal=True).to(device)
 
     def run(call):  # type: ignore[no-untyped-def]
-        def timed(turn: int) -> torch.Tensor:
+        def whole() -> torch.Tensor:
             out = call()
             if backward:
                 torch.autograd.grad(out, leaves[: 3 if call is peers["causal SDPA"] else 4], grad)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
             return out.detach()
 
-        return timed
+        return captured(whole, device)
 
     peers = {
         "causal SDPA": lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True),

@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib
 import platform
 from collections.abc import Sequence
-from typing import Any
+from math import nan
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
 from benchmarks.cases import TOLERANCE, Case, all_cases, differences
-from benchmarks.timing import Row
+from benchmarks.timing import COLUMNS, SPREAD, Row
+from slth import plots
 
 #: What is timed -> the kernels that it stands on.
 AREAS = {
@@ -22,6 +25,8 @@ AREAS = {
     "seeded": ("seeded_weight", "seeded_linear"),
     "step": ("masked_weight", "select_threshold", "attention"),
 }
+OPTIONAL = ("transformers",)  # packages without which an area is left out
+WORST = TOLERANCE[torch.bfloat16]  # error at a timed size beyond which no time is told
 CHECK_COLUMNS = ["kernel", "case", "dtype", "output", "difference", "allowed", "holds"]
 
 
@@ -46,20 +51,56 @@ def _checked(case: Case, dtype: torch.dtype, device: torch.device) -> list[Row]:
     ]
 
 
-def times(areas: Sequence[str], checked: pd.DataFrame, device: torch.device, rounds: int, seed: int) -> pd.DataFrame:
-    """The rows of all areas whose kernels passed every check."""
-    failed = set(checked.loc[~checked["holds"].astype(bool), "kernel"])
+class Times(NamedTuple):
+    """Rows; what went wrong and what was left out, a line each, which begins with the area."""
+
+    table: pd.DataFrame
+    failed: list[str]
+    skipped: list[str]
+
+
+def times(areas: Sequence[str], checked: pd.DataFrame, device: torch.device, rounds: int, seed: int) -> Times:
+    """The rows of all areas whose kernels passed every check, without times where ours is wrong at the timed size."""
+    broken = set(checked.loc[~checked["holds"].astype(bool), "kernel"])
     rows: list[Row] = []
+    failed: list[str] = []
+    skipped: list[str] = []
     for area in areas:
-        if broken := sorted(failed & set(AREAS[area])):
-            print(f"{area}: not timed, for checks of {', '.join(broken)} failed", flush=True)
+        if wrong := sorted(broken & set(AREAS[area])):
+            skipped.append(f"{area}: not timed, for checks of {', '.join(wrong)} failed")
             continue
-        module = importlib.import_module(f"benchmarks.gpu.{area}")
-        rows += module.rows(device, rounds, seed)
-    return pd.DataFrame(rows)
+        try:
+            found = importlib.import_module(f"benchmarks.gpu.{area}").rows(device, rounds, seed)
+        except Exception as error:  # whatever a compiler or a driver throws: other areas are still timed
+            missing = isinstance(error, ModuleNotFoundError) and error.name in OPTIONAL
+            line = f"{area}: not timed, {type(error).__name__}: {error}"[:300]
+            (skipped if missing else failed).append(line)
+            continue
+        rows += [_told(row) for row in found]
+        failed += [
+            f"{area}: {row['size']}: differs by {row['error_ours']:.2g} of the largest entry, allowed {WORST:.2g}"
+            for row in found
+            if not _right(row)
+        ]
+    return Times(pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS), failed, skipped)
 
 
-def summarise(checked: pd.DataFrame, timed: pd.DataFrame, device: torch.device) -> dict[str, Any]:
+def _right(row: Row) -> bool:
+    return bool(row["error_ours"] <= WORST)  # which NaN is not
+
+
+def _told(row: Row) -> Row:
+    """The row, without its times where our result is wrong."""
+    return row if _right(row) else row | dict.fromkeys(("ours_s", "peer_s", "ratio", *SPREAD), nan)
+
+
+def figures(timed: Times) -> dict[str, Figure]:
+    """The times as a figure, by its name, where there are any."""
+    told = timed.table[timed.table["ratio"].notna()]
+    return {"speed": plots.speed(told)} if len(told) else {}
+
+
+def summarise(checked: pd.DataFrame, timed: Times, device: torch.device) -> dict[str, Any]:
     """The figures to quote, and on what they were measured."""
     holds = checked["holds"].astype(bool)
     return {
@@ -68,9 +109,12 @@ def summarise(checked: pd.DataFrame, timed: pd.DataFrame, device: torch.device) 
             f"{row.case} {row.dtype} {row.output}: {row.difference:.3g}, allowed {row.allowed:.3g}"
             for row in checked[~holds].itertuples()
         ],
+        "times_failed": timed.failed,
+        "times_skipped": timed.skipped,
         "ratios": [
-            {"what": row.what, "size": row.size, "peer": row.peer, "ratio": float(row.ratio)}
-            for row in timed.itertuples()
+            {"what": row["what"], "size": row["size"], "peer": row["peer"], "ratio": float(row["ratio"])}
+            for row in timed.table.to_dict("records")
+            if row["ratio"] == row["ratio"]  # not NaN, which JSON does not have
         ],
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "python": platform.python_version(),

@@ -3,71 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import nn
 
 import slth
 from benchmarks.timing import Row, compare, interleave
-from slth import inits
+from benchmarks.training_step import Blocks, Shape
+from slth import inits, kernels
+from slth.models import gpt2_kernels
 
 WHAT = "step"
 PEER = "dense"
-
-
-class Shape(NamedTuple):
-    """Blocks of width d (a multiple of 64, a head's width), and the tokens they see."""
-
-    blocks: int
-    d: int
-    batch: int
-    length: int
-
-
 GPT2_SMALL = Shape(12, 768, 8, 1024)
 
 
-class Block(nn.Module):
-    """A block of GPT-2, without dropout and biases: attention and a feed-forward network, each after its norm."""
-
-    def __init__(self, d: int) -> None:
-        super().__init__()
-        self.heads = d // 64
-        self.ln_1, self.ln_2 = nn.LayerNorm(d), nn.LayerNorm(d)
-        self.c_attn, self.c_proj = nn.Linear(d, 3 * d, bias=False), nn.Linear(d, d, bias=False)
-        self.c_fc, self.c_out = nn.Linear(d, 4 * d, bias=False), nn.Linear(4 * d, d, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """X (batch, T, d) -> the same shape."""
-        fused = self.c_attn(self.ln_1(x)).unflatten(-1, (3, self.heads, 64)).permute(2, 0, 3, 1, 4)
-        query, key, value = fused.unbind(0)  # (batch, heads, T, 64)
-        found = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        x = x + self.c_proj(found.transpose(1, 2).flatten(-2))
-        return x + self.c_out(nn.functional.gelu(self.c_fc(self.ln_2(x)), approximate="tanh"))
-
-
-def blocks_of(shape: Shape, seed: int, device: torch.device) -> nn.Module:
-    """The blocks, their weights from a seed, in float32; a step runs them under autocast."""
-    model = nn.Sequential(*(Block(shape.d) for _ in range(shape.blocks))).to(device)
-    for name, weight in model.named_parameters():
-        if weight.dim() == 2:
-            weight.data.copy_(inits.normal(weight.shape, 0.05, seed=seed, name=name, device=device))
-    return model
-
-
 def rows(device: torch.device, rounds: int, seed: int, shape: Shape = GPT2_SMALL) -> list[Row]:
-    """Forward, backward and SGD with momentum on the same tokens; torch's attention in both, so masks alone differ.
+    """Forward, backward and SGD with momentum on the same tokens: ours with our attention, dense with torch's.
 
-    `floor_s`: the products of a dense step at 8e14 operations a second.
+    The error is the largest difference between our outputs and the same model's without Triton, before the first step,
+    as a share of their largest entry; the dense peer computes something else and has none. `floor_s`: the products of
+    a dense step at 8e14 operations a second.
     """
     x = inits.normal((shape.batch, shape.length, shape.d), 1.0, seed=seed, name="speed/tokens").to(device)
-    models = {"ours": slth.wrap(blocks_of(shape, seed, device), 0.5, seed=seed), PEER: blocks_of(shape, seed, device)}
+    ours = slth.wrap(Blocks(shape, seed, gpt2_kernels.NAME).to(device), 0.5, seed=seed)
+    error = _error(ours, x)
+    models = {"ours": ours, PEER: Blocks(shape, seed, "sdpa").to(device)}
     timed = interleave({name: _step(model, x) for name, model in models.items()}, rounds, warmups=3)
     weights = shape.blocks * 12 * shape.d**2
     size = f"{shape.blocks} x d={shape.d}, {shape.batch} x {shape.length} tokens"
-    row = compare(WHAT, size, timed["ours"], PEER, timed[PEER], float("nan"), float("nan"))
+    row = compare(WHAT, size, timed["ours"], PEER, timed[PEER], error, float("nan"))
     return [row | {"rounds": rounds, "floor_s": 6 * weights * shape.batch * shape.length / 8e14}]
+
+
+@torch.no_grad()
+def _error(model: nn.Module, x: torch.Tensor) -> float:
+    with kernels.use("reference"):
+        wanted = _forward(model, x)
+    slth.handle(model).changed()  # so that the masks are found anew
+    return float((_forward(model, x) - wanted).abs().max() / wanted.abs().max())
+
+
+def _forward(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
+        return model(x).float()
 
 
 def _step(model: nn.Module, x: torch.Tensor) -> Callable[[int], None]:
@@ -75,9 +54,7 @@ def _step(model: nn.Module, x: torch.Tensor) -> Callable[[int], None]:
 
     def step(_: int) -> None:
         optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
-            loss = model(x).float().square().mean()
-        loss.backward()
+        _forward(model, x).square().mean().backward()
         optimiser.step()
         if x.is_cuda:
             torch.cuda.synchronize()

@@ -13,17 +13,20 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint types format clean
+.PHONY: help run test test-slow lint types format clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 	@echo 'PYTHON=python3.12 names the Python to install with: 3.11, 3.12 or 3.13.'
 
 run: $(RUN) ## measure the error against the width and draw it; ARGS="with hidden=32" is passed on
 	$(BIN)/python experiments/approx_error.py $(ARGS)
 
 test: $(DEV) ## run the tests on two cores; ARGS="-k certificate" or ARGS="-n 0" is passed on
-	$(BIN)/pytest -n 2 $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+
+test-slow: $(DEV) ## run the full sizes that `test` leaves out: chaos, fuzzing, long runs
+	$(BIN)/pytest -n 2 --dist loadgroup -m slow $(ARGS)
 
 lint: $(DEV) ## check the style
 	$(BIN)/ruff check

@@ -32,5 +32,11 @@ def check_bits(bits: torch.Tensor, columns: int, name: str = "bits") -> None:
         )
 
 
+def in_words(bits: torch.Tensor) -> bool:
+    """Whether all rows of bits begin and end where words of 32 of them do, so that they can be read as such."""
+    starts = (bits.storage_offset(), bits.data_ptr(), *bits.stride()[:-1])
+    return bits.shape[-1] % 4 == 0 and bits.stride(-1) == 1 and all(start % 4 == 0 for start in starts)
+
+
 def _shifts(device: torch.device) -> torch.Tensor:
     return torch.arange(8, dtype=torch.uint8, device=device)

@@ -7,6 +7,7 @@ import math
 import torch
 
 from . import reference
+from .autocast import as_autocast
 from .bits import check_bits
 from .choice import check_impl, takes_triton
 from .shapes import BlockMask, Scored, Threshold, as_threshold, check_device, check_floats
@@ -17,7 +18,9 @@ LONGEST = 128  # block of tokens that Triton's linear attention does
 # ---------------------------------------------------------------- masked weights
 
 
-def masked_weight(weight: torch.Tensor, mask: torch.Tensor | Scored, *, impl: str = "auto") -> torch.Tensor:
+def masked_weight(
+    weight: torch.Tensor, mask: torch.Tensor | Scored, *, out: torch.Tensor | None = None, impl: str = "auto"
+) -> torch.Tensor:
     """The weight where its mask keeps it, else exactly 0, in one pass over memory.
 
     Args:
@@ -25,17 +28,21 @@ def masked_weight(weight: torch.Tensor, mask: torch.Tensor | Scored, *, impl: st
         mask: bits, uint8 (rows, ceil(columns / 8)) of :func:`pack_mask`; or (scores, threshold), scores float32 of the
             weight's shape and a :class:`Threshold` or a number: kept are |score| > threshold, and ties as it says.
             Scores get the straight-through gradient of |score|: grad * weight * sign (Ramanujan et al. 2020).
+        out: of the weight's shape and dtype, any strides: is written to and returned, and nothing gets a gradient.
         impl: "auto", "reference" or "triton".
 
     Returns the weight's shape and dtype. Raises ValueError for shapes, dtypes or devices that do not fit.
     """
     check_floats(weight=weight)
     mask = _check_mask(weight, mask)
+    if out is not None:
+        _check_like(weight, out)
     if takes_triton("masked_weight", weight, impl=impl):
         from . import triton_masked_linear
 
-        return triton_masked_linear.masked_weight(weight, mask)
-    return reference.masked_weight(weight, mask)
+        return triton_masked_linear.masked_weight(weight, mask, out)
+    made = reference.masked_weight(weight, mask)
+    return made if out is None else out.copy_(made.detach())
 
 
 def score_gradient(
@@ -47,7 +54,8 @@ def score_gradient(
     for shapes, dtypes or devices that do not fit.
     """
     check_floats(grad=grad, weight=weight)
-    _check_mask(weight, (scores, 0.0))
+    _check_scores(weight, scores)
+    check_device(weight=weight, scores=scores)
     if grad.shape != weight.shape:
         raise ValueError(f"grad {tuple(grad.shape)}: must be {tuple(weight.shape)} as weight is")
     if takes_triton("score_gradient", weight, impl=impl):
@@ -57,6 +65,7 @@ def score_gradient(
     return reference.score_gradient(grad, weight, scores)
 
 
+@as_autocast
 def masked_linear(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -98,8 +107,7 @@ def _check_linear(x: torch.Tensor, shape: tuple[int, ...], bias: torch.Tensor | 
 
 def _check_mask(weight: torch.Tensor, mask: torch.Tensor | Scored, name: str = "mask") -> torch.Tensor | Scored:
     """The mask, its threshold as tensors."""
-    if weight.dim() < 2:
-        raise ValueError(f"weight of shape {tuple(weight.shape)}: must be (rows, columns)")
+    _check_matrix(weight)
     if isinstance(mask, torch.Tensor):
         check_bits(mask, weight.shape[-1], name)
         if mask.shape[:-1] != weight.shape[:-1]:
@@ -107,12 +115,28 @@ def _check_mask(weight: torch.Tensor, mask: torch.Tensor | Scored, name: str = "
         check_device(weight=weight, **{name: mask})
         return mask
     scores, given = mask
-    if scores.dtype != torch.float32 or scores.shape != weight.shape:
-        shape = tuple(weight.shape)
-        raise ValueError(f"scores: {scores.dtype} {tuple(scores.shape)}, must be torch.float32 {shape}")
+    _check_scores(weight, scores)
     threshold = as_threshold(given, scores.device)
     check_device(weight=weight, scores=scores, threshold=threshold.value, last_tie=threshold.last_tie)
     return scores, threshold
+
+
+def _check_matrix(weight: torch.Tensor) -> None:
+    if weight.dim() < 2:
+        raise ValueError(f"weight of shape {tuple(weight.shape)}: must be (rows, columns)")
+
+
+def _check_scores(weight: torch.Tensor, scores: torch.Tensor) -> None:
+    _check_matrix(weight)
+    if scores.dtype != torch.float32 or scores.shape != weight.shape:
+        shape = tuple(weight.shape)
+        raise ValueError(f"scores: {scores.dtype} {tuple(scores.shape)}, must be torch.float32 {shape}")
+
+
+def _check_like(weight: torch.Tensor, out: torch.Tensor) -> None:
+    check_floats(weight=weight, out=out)
+    if out.shape != weight.shape:
+        raise ValueError(f"out {tuple(out.shape)}: must be {tuple(weight.shape)} as weight is")
 
 
 # ---------------------------------------------------------------- selection
@@ -147,6 +171,7 @@ def select_threshold(scores: torch.Tensor, k: int, *, near: Threshold | None = N
 # ---------------------------------------------------------------- attention
 
 
+@as_autocast
 def attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -183,6 +208,7 @@ def attention(
     return reference.attention(q, k, v, _dense(mask, q.shape[-2], k.shape[-2]), causal, scale)
 
 
+@as_autocast
 def merged_attention(
     x: torch.Tensor,
     qk: torch.Tensor,
@@ -220,6 +246,7 @@ def merged_attention(
     return reference.merged_attention(x, qk, vo, _dense(mask, length, length), causal)
 
 
+@as_autocast
 def masked_mha(
     x: torch.Tensor,
     query: torch.Tensor,
@@ -269,6 +296,7 @@ def masked_mha(
     return (found @ output).sum(-3)
 
 
+@as_autocast
 def mhla(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -358,14 +386,19 @@ def _check_attended(
         fits = False
     if not fits:
         raise ValueError(f"mask of shape {tuple(given.shape)}: must broadcast to {tuple(shape)}")
-    seen = _dense(mask, queries, keys) if causal else given
-    assert seen is not None
-    seen = reference.attended(seen, causal, queries, keys, device)
-    assert seen is not None
-    empty = ~seen.any(-1)
+    size = mask.size if isinstance(mask, BlockMask) else 1
+    empty = ~(_seen_first(given, size, queries, keys) if causal else given).any(-1)
     if empty.any():
-        row = tuple(int(i) for i in empty.nonzero()[0])
-        raise ValueError(f"mask row {row} has no True: each query must attend to at least one key")
+        *row, last = (int(i) for i in empty.nonzero()[0])
+        where = (*row, last * size if causal else last)
+        raise ValueError(f"mask row {where} has no True: each query must attend to at least one key")
+
+
+def _seen_first(blocks: torch.Tensor, size: int, queries: int, keys: int) -> torch.Tensor:
+    """Which blocks of a causal mask the first query of each of their rows sees something of: it sees the least."""
+    rows, columns = -(-queries // size), -(-keys // size)
+    last = torch.arange(rows, device=blocks.device)[:, None] * size + (keys - queries)  # key of the first query
+    return blocks & (torch.arange(columns, device=blocks.device) * size <= last)
 
 
 def _dense(mask: torch.Tensor | BlockMask | None, queries: int, keys: int) -> torch.Tensor | None:
@@ -411,6 +444,7 @@ def seeded_weight(
     return reference.seeded_weight(shape, seed, name, distribution, scale, stream, bits, device)
 
 
+@as_autocast
 def seeded_linear(
     x: torch.Tensor,
     seed: int,

@@ -42,9 +42,12 @@ def as_threshold(given: Threshold | torch.Tensor | float, device: torch.device) 
     """A threshold as two tensors on a device; without ties where none are given."""
     if isinstance(given, Threshold):
         return given
-    value = torch.as_tensor(given, dtype=torch.float32, device=device)
-    if value.dim():
-        raise ValueError(f"threshold of shape {tuple(value.shape)}: must have no axes")
+    if isinstance(given, torch.Tensor):
+        value = given.to(device, torch.float32)
+        if value.dim():
+            raise ValueError(f"threshold of shape {tuple(value.shape)}: must have no axes")
+    else:  # filled there, for a copy from the host would be waited for
+        value = torch.full((), given, dtype=torch.float32, device=device)
     return Threshold(value, torch.full((), -1, dtype=torch.int64, device=device))
 
 

@@ -141,7 +141,8 @@ Launch = Callable[[Any, int, dict[str, Any]], None]  # (kernel, programs, argume
 
 
 def _launch(kernel: Any, programs: int, arguments: dict[str, Any]) -> None:
-    kernel[(programs,)](**arguments)
+    with torch.cuda.device_of(arguments["q"]):
+        kernel[(programs,)](**arguments)
 
 
 def _laid_out(like: torch.Tensor, width: int) -> torch.Tensor:
@@ -293,16 +294,18 @@ def offline_cases() -> list[Case]:
         *_cases("bf16", 64, "mask", mask=dense),
         *_cases("bf16", 64, "blocks", mask=blocks),
         *_cases("bf16", 128, "causal", causal=True),
-        *_cases("bf16", 128, "mask", mask=dense),
-        *_cases("bf16", 80, "causal", causal=True),
+        *_cases("bf16", 80, "causal", causal=True)[:1],
         *_cases("bf16", 256, "causal", causal=True, spills=(0, 0, 100)),
+        *_cases("fp16", 64, "causal", causal=True),
         *_cases("fp32", 64, "causal", causal=True, spills=(0, 0, 320)),
-        *_cases("fp32", 256, "causal", causal=True, spills=(0, 1200, 10)),
+        *_cases("fp32", 256, "causal", causal=True, spills=(0, 1200, 10))[1:],
         *_cases("bf16", 64, "one query", queries=1)[:1],
     ]
 
 
-_TYPES = {torch.bfloat16: "bf16", torch.float32: "fp32", torch.uint8: "u8", torch.int32: "i32"}
+_TYPES = {
+    torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.uint8: "u8", torch.int32: "i32"
+}  # fmt: skip
 
 
 def _cases(
@@ -314,7 +317,7 @@ def _cases(
 
     def record(kernel: Any, programs: int, arguments: dict[str, Any]) -> None:
         part = kernel.__name__.replace("_", " ")
-        found.append(_case(f"attention {part} {dtype} dot {d} {name}", kernel, arguments, spills[len(found)]))
+        found.append(_case(f"attention {part} {dtype} {d} {name}", kernel, arguments, spills[len(found)]))
 
     kind = next(one for one, text in _TYPES.items() if text == dtype)
     q, k = (torch.empty(1, length, heads, d, dtype=kind, device="meta").transpose(1, 2)
@@ -335,7 +338,8 @@ def _case(name: str, kernel: Any, arguments: dict[str, Any], spills: int) -> Cas
     rest = {key: value for key, value in arguments.items() if key not in constants}
     types = {key: _type_of(value) for key, value in rest.items()}
     aligned = tuple(key for key, type_ in types.items() if type_[0] == "*" or (type_ == "i32" and rest[key] % 16 == 0))
-    return Case(name, kernel, types, constants, warps, stages, spills, aligned)
+    sixteen = "*fp32" not in (types["q"], types["k"])
+    return Case(name, kernel, types, constants, warps, stages, spills, aligned, products=sixteen)
 
 
 def _type_of(value: Any) -> str:

@@ -21,7 +21,9 @@ import triton
 import triton.language as tl
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.autograd.graph import increment_version
 
+from .bits import in_words
 from .offline import Case
 from .shapes import Scored, Threshold
 
@@ -48,14 +50,23 @@ TILES_FEW = {
     4: (Tile(32, 16, 32, 4, 2), Tile(32, 32, 32, 4, 2)),
 }  # by bytes of an entry, the narrowest first
 ENTRIES = 4096  # that a program of an elementwise kernel reads at a time
+WIDE = 128  # columns of its tile, where there are as many
 GROUP = 8  # tiles of rows whose programs run one after the other, so that they find each other's inputs in the cache
 
 # ---------------------------------------------------------------- public
 
 
-def masked_weight(weight: torch.Tensor, mask: torch.Tensor | Scored) -> torch.Tensor:
-    """The weight (..., rows, columns) where its mask keeps it, else exactly 0; differentiable in the scores."""
-    out: torch.Tensor = _MaskedWeight.apply(weight.detach(), *_parts_of(mask))
+def masked_weight(weight: torch.Tensor, mask: torch.Tensor | Scored, out: torch.Tensor | None) -> torch.Tensor:
+    """The weight (..., rows, columns) where its mask keeps it, else exactly 0; differentiable in the scores.
+
+    Written into out where that is given, without gradients.
+    """
+    given, *threshold = _parts_of(mask)
+    if out is None:
+        made: torch.Tensor = _MaskedWeight.apply(weight.detach(), given, *threshold)
+        return made
+    _over_matrices(_mask_weight, (weight.detach(), given.detach(), out.detach()), tuple(threshold))
+    increment_version(out)  # Triton's writing is not seen by autograd
     return out
 
 
@@ -93,9 +104,7 @@ def _parts_of(mask: torch.Tensor | Scored) -> _Mask:
 
 def _words(bits: torch.Tensor) -> torch.Tensor:
     """The same bits, 32 to a word where they lie so, else 8."""
-    starts = (bits.storage_offset(), bits.data_ptr(), *bits.stride()[:-1])
-    whole = bits.shape[-1] % 4 == 0 and bits.stride(-1) == 1 and all(start % 4 == 0 for start in starts)
-    return bits.view(torch.int32) if whole else bits
+    return bits.view(torch.int32) if in_words(bits) else bits
 
 
 #: bits of a word, 0 for scores
@@ -220,14 +229,30 @@ def _over_matrices(kernel: Any, tensors: tuple[torch.Tensor, ...], threshold: tu
     out = tensors[-1]
     if not out.numel():
         return
-    rows, columns = out.shape[-2:]
-    stacked = [t.reshape(-1, *t.shape[-2:]) for t in tensors]  # a view of the last, which is new
-    strides = [s for t in stacked for s in t.stride()]
-    shape = _block(columns)
-    grid = (triton.cdiv(rows, shape["ROWS"]) * triton.cdiv(columns, shape["COLUMNS"]), stacked[-1].shape[0])
     extra = {} if kernel is _slope else {"WORD": WORDS[tensors[1].dtype]}
+    one = None if extra.get("WORD") else _as_one(tensors)
+    stacked = one or [t.reshape(-1, *t.shape[-2:]) for t in tensors]
+    strides = [s for t in stacked for s in t.stride()]
+    matrices, rows, columns = stacked[-1].shape
+    shape = _block(columns)
+    grid = (triton.cdiv(rows, shape["ROWS"]) * triton.cdiv(columns, shape["COLUMNS"]) * matrices,)
     with torch.cuda.device_of(out):
         kernel[grid](*stacked, *threshold, rows, columns, *strides, **shape, **extra)
+    if stacked[-1].data_ptr() != out.data_ptr():  # its memory is no stack of matrices
+        out.copy_(stacked[-1].reshape(out.shape))
+
+
+def _as_one(tensors: tuple[torch.Tensor, ...]) -> list[torch.Tensor] | None:
+    """Tensors of one shape, each as one matrix (1, rows, columns) with entries in the same order: of few columns more.
+
+    A convolution's kernels would make small matrices. None where a tensor's memory does not allow it.
+    """
+    shape = tensors[0].shape
+    first = next((axis for axis in range(len(shape) - 1, 1, -1) if shape[axis:].numel() >= WIDE), 1)
+    try:
+        return [t.view(1, shape[:first].numel(), shape[first:].numel()) for t in tensors]
+    except RuntimeError:
+        return None
 
 
 def _empty_like(tensor: torch.Tensor) -> torch.Tensor:
@@ -237,8 +262,8 @@ def _empty_like(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _block(columns: int) -> dict[str, int]:
-    """The tile of an elementwise kernel: as wide as the matrix, from a word to 128 columns."""
-    wide = min(max(triton.next_power_of_2(columns), 32), 128)
+    """The tile of an elementwise kernel: as wide as the matrix, from a word to WIDE columns."""
+    wide = min(max(triton.next_power_of_2(columns), 32), WIDE)
     return {"ROWS": ENTRIES // wide, "COLUMNS": wide}
 
 
@@ -294,9 +319,7 @@ def _mask_weight(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, WORD: tl.constexpr,
 ):  # fmt: skip
     """Write one tile of the masked weight."""
-    tiles = tl.cdiv(columns, COLUMNS)
-    row, column = tl.program_id(0) // tiles * ROWS, tl.program_id(0) % tiles * COLUMNS
-    matrix = tl.program_id(1).to(tl.int64)
+    matrix, row, column = _tile_of(rows, columns, ROWS, COLUMNS)
     value, last_tie = _threshold(value_ptr, last_tie_ptr, WORD)
     kept = _kept(
         mask_ptr + matrix * mask_stack, value, last_tie, row, column, matrix * rows, rows, columns, columns,
@@ -317,15 +340,23 @@ def _slope(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Write one tile of the gradient to the scores: grad * weight with the score's sign, + for a score of 0."""
-    tiles = tl.cdiv(columns, COLUMNS)
-    down, across = _at(tl.program_id(0) // tiles * ROWS, tl.program_id(0) % tiles * COLUMNS, ROWS, COLUMNS)
-    matrix = tl.program_id(1).to(tl.int64)
+    matrix, row, column = _tile_of(rows, columns, ROWS, COLUMNS)
+    down, across = _at(row, column, ROWS, COLUMNS)
     here = (down < rows) & (across < columns)
     grad = tl.load(grad_ptr + matrix * grad_stack + down * grad_row + across * grad_column, mask=here)
     weight = tl.load(weight_ptr + matrix * weight_stack + down * weight_row + across * weight_column, mask=here)
     scores = tl.load(scores_ptr + matrix * scores_stack + down * scores_row + across * scores_column, mask=here)
     out = out_ptr + matrix * out_stack + down * out_row + across * out_column
     tl.store(out, _signed(grad.to(tl.float32) * weight.to(tl.float32), scores), mask=here)
+
+
+@triton.jit
+def _tile_of(rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """(matrix of the stack, first row, first column) of a program's tile; all in one axis of the grid, the long one."""
+    across = tl.cdiv(columns, COLUMNS)
+    tiles = tl.cdiv(rows, ROWS) * across
+    tile = tl.program_id(0) % tiles
+    return (tl.program_id(0) // tiles).to(tl.int64), tile // across * ROWS, tile % across * COLUMNS
 
 
 @triton.jit
@@ -480,13 +511,19 @@ def _case(
     types = {key: types.get(key, _POINTERS.get(key, "i32")) for key in free}
     odd = {"parts", "value_ptr", "last_tie_ptr"} | ({"mask_row"} if types.get("mask_ptr") == "*i32" else set())
     aligned = tuple(key for key in free if key not in odd)  # a row of 768 has 24 words
-    return Case(name, kernel, types, constants, warps, stages, spills, aligned)
+    products = kernel in (_multiply, _multiply_slope) and types["weight_ptr"] != "*fp32"
+    return Case(name, kernel, types, constants, warps, stages, spills, aligned, products)
 
 
 def _offline_cases() -> Iterator[Case]:
-    for dtype, size in (("bf16", 2), ("fp32", 4)):
+    """The largest tile's every product; of others y by bits, as in serving, and dx by scores, as in training."""
+    for dtype, size, tiles in (
+        ("bf16", 2, dict.fromkeys((*TILES[2], *TILES_FEW[2]))),  # without repetition
+        ("fp16", 2, TILES[2][1:2]),
+        ("fp32", 4, TILES[4][:1]),
+    ):
         pointers = dict.fromkeys(("weight_ptr", "x_ptr", "grad_ptr", "bias_ptr", "out_ptr"), f"*{dtype}")
-        for tile in dict.fromkeys((*TILES[size], *TILES_FEW[size])):  # without repetition
+        for tile in tiles:
             launch = tile.warps, tile.stages
             name = f"{dtype} {tile.rows}x{tile.columns}x{tile.depth}"
             for mask, types, constants in _offline_masks(pointers):
@@ -497,6 +534,8 @@ def _offline_cases() -> Iterator[Case]:
                     ("y", {"TRANSPOSED": False}),
                     ("dx", {"TRANSPOSED": True, "bias_ptr": None}),
                 ):
+                    if mask == "bytes" or (tile != TILES[size][0] and (output == "y") != (mask == "bits")):
+                        continue
                     # without tensor cores, dx of the larger tile by bits: 4 on 3.7.1, none on 3.6.0 and 3.9.0
                     spills = 8 if (dtype, output, tile) == ("fp32", "dx", TILES[4][0]) else 0
                     full = f"masked_linear {output} {mask} {name}"
@@ -505,14 +544,19 @@ def _offline_cases() -> Iterator[Case]:
                 ones = dict.fromkeys(("grad_row", "x_column", "weight_column", "scores_column", "out_column"), 1)
                 types = pointers | {"out_ptr": "*fp32"}
                 yield _case(f"masked_linear dS {name}", _multiply_slope, types, ones | _sizes(tile), *launch)
+        if dtype == "fp16":
+            continue
         for mask, types, constants in _offline_masks(pointers):
+            if dtype == "bf16" and mask != "scores":
+                continue
             yield _case(
                 f"masked_weight {mask} {dtype}", _mask_weight, types, constants | {"out_column": 1} | _block(128)
             )
         ones = dict.fromkeys(("grad_column", "weight_column", "scores_column", "out_column"), 1)
         yield _case(f"masked_weight dS {dtype}", _slope, pointers | {"out_ptr": "*fp32"}, ones | _block(128))
-        types = pointers | {"parts_ptr": "*fp32"}
-        yield _case(f"masked_linear add_up {dtype}", _add_up, types, {"BLOCK": ENTRIES // 4})
+        if dtype == "bf16":
+            types = pointers | {"parts_ptr": "*fp32"}
+            yield _case(f"masked_linear add_up {dtype}", _add_up, types, {"BLOCK": ENTRIES // 4})
 
 
 def _offline_masks(pointers: dict[str, str]) -> Iterator[tuple[str, dict[str, str], dict[str, Any]]]:

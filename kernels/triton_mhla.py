@@ -25,6 +25,7 @@ import triton.language as tl
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from .autocast import without_autocast
 from .offline import Case
 
 # ---------------------------------------------------------------- kernels
@@ -237,11 +238,12 @@ def _summed(
     out = torch.empty(blocks, row, dtype=torch.float32, device=a.device)
     tile = _summaries_tile(block, n, m, a.dtype)
     grid = (triton.cdiv(n, tile["A"]) * triton.cdiv(m, tile["B"]) * blocks * outer * heads,)
-    _summaries[grid](
-        a, b, out if scale is None else scale, out if slope is None else slope, out, _z(out, outer * heads * n * m, z),
-        heads, length, block, n, m, row, *a.stride(), *b.stride(),
-        SCALED=scale is not None, Z=z, **tile, PRECISION=_precision(a.dtype),
-    )  # fmt: skip
+    with torch.cuda.device_of(a):
+        _summaries[grid](
+            a, b, out if scale is None else scale, out if slope is None else slope, out,
+            _z(out, outer * heads * n * m, z), heads, length, block, n, m, row, *a.stride(), *b.stride(),
+            SCALED=scale is not None, Z=z, **tile, PRECISION=_precision(a.dtype),
+        )  # fmt: skip
     return out
 
 
@@ -275,16 +277,18 @@ class _Blocks:
         tiles = triton.cdiv(width_c, tile["C"])
         dots = torch.empty(outer * heads, blocks, tiles if partner is not None else 0, device=a.device)
         some = out if inverse is None else inverse
-        _told[(tiles * blocks * outer * heads,)](
-            a, b, c, some if self.scale is None else self.scale, some if self.slope is None else self.slope,
-            seen, _z(seen, outer * heads * width_a * width_c, bool(slope) or inverse is not None), self.mixing, out,
-            some, dots, a if partner is None else partner,
-            heads, length, self.block, width_a, width_c, seen.stride(0), sum(self.mixing.stride()),
-            *a.stride(), *b.stride(), *c.stride(), *((1, width_a) if transposed else (width_c, 1)),
-            *(a if partner is None else partner).stride(),
-            OWN=self.causal, LATER=later, SCALED_A="a" in scaled, SCALED_B="b" in scaled, SCALED_C="c" in scaled,
-            SLOPE=slope, NORMALISE=inverse is not None, DOTS=partner is not None, **tile, PRECISION=_precision(a.dtype),
-        )  # fmt: skip
+        with torch.cuda.device_of(a):
+            _told[(tiles * blocks * outer * heads,)](
+                a, b, c, some if self.scale is None else self.scale, some if self.slope is None else self.slope,
+                seen, _z(seen, outer * heads * width_a * width_c, bool(slope) or inverse is not None), self.mixing, out,
+                some, dots, a if partner is None else partner,
+                heads, length, self.block, width_a, width_c, seen.stride(0), sum(self.mixing.stride()),
+                *a.stride(), *b.stride(), *c.stride(), *((1, width_a) if transposed else (width_c, 1)),
+                *(a if partner is None else partner).stride(),
+                OWN=self.causal, LATER=later, SCALED_A="a" in scaled, SCALED_B="b" in scaled, SCALED_C="c" in scaled,
+                SLOPE=slope, NORMALISE=inverse is not None, DOTS=partner is not None, **tile,
+                PRECISION=_precision(a.dtype),
+            )  # fmt: skip
         return dots
 
     def mixed(self, blocks: int) -> torch.Tensor:
@@ -333,6 +337,7 @@ class _Mhla(Function):
 
     @staticmethod
     @once_differentiable
+    @without_autocast
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         q, k, v, mixing, sums, inverse = ctx.saved_tensors
         block, causal, normalise = ctx.block, ctx.causal, inverse is not None
@@ -369,10 +374,11 @@ def _slopes_of(out: torch.Tensor, grad: torch.Tensor, inverse: torch.Tensor) -> 
     """(scale, slope), float32 (outer, heads, T): see `_slopes`."""
     _, heads, length, width = out.shape
     scale, slope = torch.empty_like(inverse), torch.empty_like(inverse)
-    _slopes[(triton.cdiv(inverse.numel(), 16),)](
-        out, grad, inverse, scale, slope, heads, length, inverse.numel(), width, *grad.stride(),
-        R=16, W=triton.next_power_of_2(width),
-    )  # fmt: skip
+    with torch.cuda.device_of(out):
+        _slopes[(triton.cdiv(inverse.numel(), 16),)](
+            out, grad, inverse, scale, slope, heads, length, inverse.numel(), width, *grad.stride(),
+            R=16, W=triton.next_power_of_2(width),
+        )  # fmt: skip
     return scale, slope
 
 
@@ -380,18 +386,21 @@ def _slopes_of(out: torch.Tensor, grad: torch.Tensor, inverse: torch.Tensor) -> 
 
 
 def offline_cases() -> list[Case]:
-    """Every kernel at widths 64, 128 and 256 and blocks of 64 and 128, as launched for contiguous tensors."""
-    found = []
-    for dtype, torch_type, width, block in (
-        ("bf16", torch.bfloat16, 64, 64),
-        ("bf16", torch.bfloat16, 128, 128),
-        ("bf16", torch.bfloat16, 256, 128),
-        ("fp16", torch.float16, 64, 64),
-        ("fp32", torch.float32, 64, 64),
-        ("fp32", torch.float32, 128, 128),
-    ):
-        found += [_offline_summaries(dtype, torch_type, width, block, grad) for grad in (False, True)]
-        found += [_offline_told(dtype, torch_type, width, block, way) for way in _WAYS]
+    """Kernels at widths 64, 128 and 256 and blocks of 64 and 128, as launched for contiguous tensors."""
+    causal = ("out", "grad_q", "grad_k", "grad_v")
+    found = [
+        _offline_told(dtype, torch_type, width, block, way)
+        for dtype, torch_type, width, block, ways in (
+            ("bf16", torch.bfloat16, 64, 64, causal[:2]),
+            ("bf16", torch.bfloat16, 128, 128, tuple(_WAYS)),
+            ("bf16", torch.bfloat16, 256, 128, causal),
+            ("fp16", torch.float16, 64, 64, causal[:2]),
+            ("fp32", torch.float32, 128, 128, causal),
+        )
+        for way in ways
+    ]
+    for width in (128, 256):
+        found += [_offline_summaries("bf16", torch.bfloat16, width, 128, grad) for grad in (False, True)]
     return [*found, _offline_slopes()]
 
 
@@ -419,7 +428,9 @@ def _offline(
     }
     odd = {"heads", "mixing_i"}
     aligned = tuple(name for name in types if name not in odd)
-    return Case(f"mhla {name} {dtype}", kernel, types, constants, warps, 3, spills=spills, aligned=aligned)
+    products = dtype != "fp32" and kernel is not _slopes
+    name = f"mhla {name} {dtype}"
+    return Case(name, kernel, types, constants, warps, 3, spills=spills, aligned=aligned, products=products)
 
 
 _POINTERS = {
@@ -452,7 +463,6 @@ def _offline_told(dtype: str, torch_type: torch.dtype, width: int, block: int, w
 # Float32 products without tensor cores unroll 128 x 128 x 128 in registers. The most that Triton 3.6, 3.7 and 3.9 make
 # of these, rounded up; no kernel for 16 bits has any.
 _SPILLS = {
-    ("out", "fp32", 64): 8,
     ("out", "fp32", 128): 960,
     ("grad_q", "fp32", 128): 220,
     ("grad_k", "fp32", 128): 600,

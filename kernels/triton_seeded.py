@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from slth import inits
 
+from .bits import in_words
 from .offline import Case
 from .triton_philox import PER_BLOCK, block_words, element, factor, sign, signed, uniform, uniform16
 
@@ -381,8 +382,7 @@ def _lines(bits: torch.Tensor, words: bool) -> torch.Tensor:
         bits = bits.contiguous()
     if not words:
         return bits
-    fits = bits.stride(0) % 4 == 0 and bits.storage_offset() % 4 == 0
-    return (bits if fits else bits.clone(memory_format=torch.contiguous_format)).view(torch.int32)
+    return (bits if in_words(bits) else bits.clone(memory_format=torch.contiguous_format)).view(torch.int32)
 
 
 def seeded_weight(
@@ -402,7 +402,8 @@ def seeded_weight(
     lines = out if bits is None else _lines(bits, whole["WHOLE"] and distribution == "sign")
     tile = _write_tile()
     grid = (triton.cdiv(rows, tile["R"]) * triton.cdiv(columns, tile["C"]),)
-    _write[grid](out, lines, rows, columns, lines.stride(0), **drawn, **whole, **tile, MASKED=bits is not None)
+    with torch.cuda.device_of(out):
+        _write[grid](out, lines, rows, columns, lines.stride(0), **drawn, **whole, **tile, MASKED=bits is not None)
     return out
 
 
@@ -482,11 +483,12 @@ def _times(
     share = triton.cdiv(steps, shares) * tile["K"]
     shares = triton.cdiv(inputs, share)
     y = torch.empty(shares, len(x), outputs, dtype=x.dtype if shares == 1 else torch.float32, device=x.device)
-    _product[tiles, shares](
-        x, lines, y if bias is None else bias.contiguous(), y, len(x), rows, columns, share, *x.stride(),
-        lines.stride(0), **drawn, OVER_COLUMNS=over_columns, **whole, **tile, BIASED=bias is not None and shares == 1,
-        PRECISION="ieee" if x.dtype == torch.float32 else "tf32",
-    )  # fmt: skip
+    with torch.cuda.device_of(x):
+        _product[tiles, shares](
+            x, lines, y if bias is None else bias.contiguous(), y, len(x), rows, columns, share, *x.stride(),
+            lines.stride(0), **drawn, OVER_COLUMNS=over_columns, **whole, **tile,
+            BIASED=bias is not None and shares == 1, PRECISION="ieee" if x.dtype == torch.float32 else "tf32",
+        )  # fmt: skip
     if shares == 1:
         return y[0]
     total = y.sum(0)
@@ -511,10 +513,11 @@ def _times_one(
     places = torch.empty((columns + missing) // step, per, tile["B"], dtype=torch.float32, device=x.device)
     places.copy_(padded.reshape(-1, tile["B"], per).mT)
     y = torch.empty(1, rows, dtype=x.dtype, device=x.device)
-    _one_token[(triton.cdiv(rows, tile["R"]),)](
-        places, lines, y if bias is None else bias.contiguous(), y, rows, columns // per, lines.stride(0), **drawn,
-        PER=per, WIDE=wide, BIASED=bias is not None, **tile,
-    )  # fmt: skip
+    with torch.cuda.device_of(x):
+        _one_token[(triton.cdiv(rows, tile["R"]),)](
+            places, lines, y if bias is None else bias.contiguous(), y, rows, columns // per, lines.stride(0), **drawn,
+            PER=per, WIDE=wide, BIASED=bias is not None, **tile,
+        )  # fmt: skip
     return y
 
 
@@ -522,7 +525,10 @@ def _times_one(
 
 
 def offline_cases() -> list[Case]:
-    """One token and 16 on 8192 x 8192, a training step, and the weight written down: every distribution."""
+    """One token and 16 on 8192 x 8192, a training step, and the weight written down.
+
+    Every distribution; "uniform16", the one that is served, also over shapes that are not whole, and in other dtypes.
+    """
     shape, size = (8192, 8192), 8192
     found = []
     for distribution in PER_BLOCK:
@@ -534,17 +540,13 @@ def offline_cases() -> list[Case]:
         tile = _write_tile()
         constants = {"DISTRIBUTION": distribution, **_whole(distribution, shape), "MASKED": True}
         found.append(_offline(f"write {distribution}", _write, {"out": "fp32", "bits": bits}, constants, tile))
-        odd = constants | {"WHOLE": False}
-        found.append(_offline(f"write any shape {distribution}", _write, {"out": "fp32", "bits": "u8"}, odd, tile))
-        for dtype, tokens, over_columns in (
-            ("bf16", 16, True),
-            ("bf16", 16, False),
-            ("bf16", 512, True),
-            ("bf16", 512, False),
-            ("fp32", 16, True),
-            ("fp32", 512, False),
-        ):
-            kind = torch.float32 if dtype == "fp32" else torch.bfloat16
+        launches = [("bf16", 16, True), ("bf16", 512, False)]
+        if distribution == "uniform16":
+            odd = constants | {"WHOLE": False}
+            found.append(_offline(f"write any shape {distribution}", _write, {"out": "fp32", "bits": "u8"}, odd, tile))
+            launches += [("bf16", 16, False), ("bf16", 512, True), ("fp16", 16, True), ("fp32", 16, True)]
+        for dtype, tokens, over_columns in launches:
+            kind = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[dtype]
             tile = _product_tile(distribution, over_columns, tokens, kind, whole=True)
             constants = {
                 "DISTRIBUTION": distribution, "OVER_COLUMNS": over_columns, **_whole(distribution, shape),
@@ -554,7 +556,7 @@ def offline_cases() -> list[Case]:
             types = {"x": dtype, "bits": bits, "bias": dtype, "y": y}
             name = f"{tokens} tokens over {'columns' if over_columns else 'rows'} {distribution}"
             found.append(_offline(name, _product, types, constants, tile))
-            if dtype == "bf16":
+            if distribution == "uniform16" and tokens == 512 and over_columns:
                 tile = _product_tile(distribution, over_columns, tokens, kind, whole=False)
                 odd, types = constants | {"WHOLE": False}, types | {"bits": "u8"}
                 found.append(_offline(f"{name} any shape", _product, types, odd, tile))
@@ -572,4 +574,6 @@ def _offline(name: str, kernel: Any, pointers: dict[str, str], constants: dict[s
     unaligned = (*SCALARS, "scale", *(["x", "bits"] if kernel is _one_token else []))
     aligned = tuple(name for name in types if name not in unaligned)
     dtype = pointers.get("bias", "fp32")
-    return Case(f"seeded {name} {dtype}", kernel, types, constants, warps=tile["num_warps"], stages=3, aligned=aligned)
+    products = kernel is _product and dtype != "fp32"
+    name, warps = f"seeded {name} {dtype}", tile["num_warps"]
+    return Case(name, kernel, types, constants, warps, stages=3, aligned=aligned, products=products)

@@ -126,7 +126,7 @@ class Selector:
 
         On the CPU no copy is made of tensors whose rows are contiguous and evenly spaced: all contiguous ones, and
         blocks of their rows or columns. Where `slth.kernels` takes Triton nothing comes back to the host; NaN is then
-        noticed a call or more later.
+        noticed a call or more later, or by :meth:`settle`.
 
         Raises ValueError where there are no scores or over 2^32, and where they are not float32 or hold NaN.
         """
@@ -150,6 +150,10 @@ class Selector:
         if place and int(keys[:place].max()) >> 32 == least:  # an equal score is not kept
             return Cut(_as_float(least), index)
         return Cut(_as_float(least - 1), -1)  # least is not 0: then nothing would be cut off
+
+    def settle(self) -> None:
+        """Wait for what cuts on a device have found. Raises ValueError where it was NaN."""
+        self._nan.settle()
 
     def _cut_on_device(self, scores: list[torch.Tensor], kept: int) -> DeviceCut:
         flat = scores[0] if len(scores) == 1 else torch.cat([s.reshape(-1) for s in scores])
@@ -282,6 +286,7 @@ class _NaNWatch:
 
     def __init__(self) -> None:
         self.found: torch.Tensor | None = None  # a flag on its way to the host
+        self.waiting: torch.Tensor | None = None  # one that is still on the device, of looks since then
         self.arrived: torch.cuda.Event | None = None
 
     def look(self, scores: torch.Tensor) -> None:
@@ -289,11 +294,21 @@ class _NaNWatch:
         if self.found is not None and (self.arrived is None or self.arrived.query()):
             found, self.found = bool(self.found), None
             _refuse_nan(_INFINITY + found)
+        seen = scores.isnan().any()
+        self.waiting = seen if self.waiting is None else self.waiting | seen
         if self.found is None:
-            self.found = scores.isnan().any().to("cpu", non_blocking=True)
+            self.found, self.waiting = self.waiting.to("cpu", non_blocking=True), None
             if scores.is_cuda:
                 self.arrived = torch.cuda.Event()
-                self.arrived.record()
+                self.arrived.record(torch.cuda.current_stream(scores.device))
+
+    def settle(self) -> None:
+        """Raise ValueError where any look has found NaN that was not told yet: waits for all of them."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        flags = [flag for flag in (self.found, self.waiting) if flag is not None]
+        self.found = self.waiting = None
+        _refuse_nan(_INFINITY + any(bool(flag) for flag in flags))
 
 
 def _refuse_nan(largest: int) -> None:
@@ -343,14 +358,6 @@ def _count_rows(bits, stride, columns, start, stop, low, high, last, keys):  # t
 
 def masked_weight(weight: torch.Tensor, scores: torch.Tensor, cut: Cut | DeviceCut, offset: int = 0) -> torch.Tensor:
     """Weight where the cut keeps its score, else exactly 0, as a new tensor; otherwise as :func:`write_masked`."""
-    if weight.dim() > 1 and kernels.takes_triton("masked_weight", weight):
-        device = weight.device
-        threshold = torch.as_tensor(cut.threshold, dtype=torch.float32, device=device)
-        last_tie = torch.as_tensor(cut.last_tie, dtype=torch.int64, device=device) - offset
-        made: torch.Tensor = kernels.masked_weight(
-            weight.detach(), (scores.detach(), kernels.Threshold(threshold, last_tie))
-        )
-        return made
     out = torch.empty_like(weight)
     write_masked(weight, scores, cut, offset, out)
     return out
@@ -361,9 +368,13 @@ def write_masked(
 ) -> None:
     """Write weight where the cut keeps its score, else exactly 0, into out: three tensors of one shape.
 
-    offset is the first score's index in its group. One pass on the CPU where all are float32 in evenly spaced rows.
-    Raises ValueError where the shapes differ.
+    offset is the first score's index in its group. One pass on the CPU where all are float32 in evenly spaced rows, and
+    where `slth.kernels` takes Triton. Raises ValueError where the shapes differ.
     """
+    if weight.dim() > 1 and kernels.takes_triton("masked_weight", weight):
+        threshold = _threshold(cut, offset, weight.device)
+        kernels.masked_weight(weight.detach(), (scores.detach(), threshold), out=out)
+        return
     rows = _rows_of(weight, scores, out)
     if rows is None or isinstance(cut, DeviceCut):
         out.copy_(torch.where(cut.mask(scores, offset), weight.detach(), 0))
@@ -383,6 +394,17 @@ def write_masked(
 
     _shared(work, size)
     increment_version(out)  # numba's writing is not seen by autograd
+
+
+def _threshold(cut: Cut | DeviceCut, offset: int, device: torch.device) -> kernels.Threshold:
+    """A cut as the kernels take it, on a device that is not waited for."""
+    if isinstance(cut, DeviceCut):
+        last_tie = cut.last_tie - offset if offset else cut.last_tie
+        return kernels.Threshold(cut.threshold.to(device), last_tie.to(device))
+    return kernels.Threshold(
+        torch.full((), cut.threshold, dtype=torch.float32, device=device),
+        torch.full((), cut.last_tie - offset, dtype=torch.int64, device=device),
+    )
 
 
 def score_gradient(grad: torch.Tensor, weight: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:

@@ -234,15 +234,27 @@ class Group:
         if state == self.seen:
             return
         parts = [masked.parts[i].of(masked.scores.detach()) for masked, i in self.members]
-        try:
+        with self._naming():
             cut = self.selector.cut(parts, self.current)
-        except ValueError as error:
-            raise ValueError(f"{self.name}: {error}") from error
         offset = 0
         for (masked, i), part in zip(self.members, parts, strict=True):
             masked.set_cut(i, cut, offset)
             offset += part.numel()
         self.seen, self.held = state, [masked.scores for masked, _ in self.members]
+
+    def settle(self) -> None:
+        """Wait until it is known whether the scores hold NaN. Raises ValueError where they do, as refresh does."""
+        with self._naming():
+            self.selector.settle()
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Errors name the group, which is then cut anew the next time."""
+        try:
+            yield
+        except ValueError as error:
+            self.seen = ()
+            raise ValueError(f"{self.name}: {error}") from error
 
 
 class Wrapped:
@@ -290,8 +302,10 @@ class Wrapped:
             group.current = masks.scheduled_keep(group.keep, schedule, progress)
 
     def masks(self) -> dict[str, torch.Tensor]:
-        """The masks by parameter name, bool."""
+        """The masks by parameter name, bool. Raises ValueError for scores that hold NaN."""
         self.refresh()
+        for group in self.groups:
+            group.settle()
         return {path: masked.mask() for path, masked in self.weights.items()}
 
     @torch.no_grad()

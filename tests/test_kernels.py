@@ -1,13 +1,14 @@
 """The kernels' public face: which form a call takes, what is refused, and what the references compute."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from slth import inits, kernels, masks
-from slth.kernels import choice
+from slth.kernels import calls, choice, shapes
 
 
 def numbers(name, *shape, dtype=torch.float32):
@@ -77,6 +78,97 @@ def test_float64_has_no_triton_form():
     x, w = numbers("x", 3, 10, dtype=torch.float64), numbers("w", 5, 10, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"dtype torch\.float64, must be one of torch\.float32"):
         kernels.masked_linear(x, w, bits(5, 10), impl="triton")
+
+
+@pytest.mark.parametrize("version", ["3.5.1", "2.9"])
+def test_triton_that_is_too_old_is_named(monkeypatch, version):
+    choice._triton.cache_clear()
+    monkeypatch.setattr(choice.importlib.metadata, "version", lambda name: version)
+    try:
+        with pytest.raises(RuntimeError, match=rf"triton is of version {version[:3]}, must be >= 3\.6"):
+            linear(impl="triton")
+        assert torch.equal(linear(), linear(impl="reference"))
+    finally:
+        choice._triton.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("gpu", "hip", "lacks"),
+    [
+        ({"major": 9, "minor": 0, "shared_memory_per_block_optin": 232448}, None, ""),
+        ({"major": 8, "minor": 0, "shared_memory_per_block_optin": 166912}, None, ""),
+        ({"major": 8, "minor": 0}, None, ""),
+        ({"major": 7, "minor": 5}, None, "compute capability 7.5, must be >= 8.0"),
+        ({"major": 8, "minor": 9, "shared_memory_per_block_optin": 101376}, None, "has 101376 bytes of shared memory"),
+        ({"major": 9, "minor": 0, "shared_memory_per_block_optin": 232448}, "6.0", "is not of NVIDIA's"),
+    ],
+)
+def test_auto_takes_gpus_that_the_kernels_are_made_for(monkeypatch, gpu, hip, lacks):
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(name="some", **gpu))
+    tensor = SimpleNamespace(
+        device=torch.device("cuda", 3), dtype=torch.float32, is_floating_point=lambda: True, is_cuda=True
+    )
+    choice._lacking.cache_clear()
+    try:
+        assert lacks in choice._misfit(tensor.device)
+        assert kernels.takes_triton("some", tensor) == (not lacks)
+        assert kernels.takes_triton("some", tensor, impl="triton")
+    finally:
+        choice._lacking.cache_clear()
+
+
+# ---------------------------------------------------------------- autocast
+
+FLOATS = {
+    "attention": lambda **o: kernels.attention(*qkv(2, 9, 8), causal=True, **o),
+    "merged_attention": lambda **o: kernels.merged_attention(
+        numbers("x", 9, 8), numbers("b", 2, 8, 8), numbers("c", 2, 8, 6), **o
+    ),
+    "mhla": lambda **o: kernels.mhla(*(t.abs() for t in qkv(2, 9, 8)), torch.ones(3, 3), block=4, causal=True, **o),
+    "masked_linear": lambda **o: linear(bias=numbers("bias", 5), **o),
+    "masked_linear by scores": lambda **o: kernels.masked_linear(
+        numbers("x", 3, 10), numbers("w", 5, 10), (numbers("s", 5, 10), 0.5), **o
+    ),
+    "masked_mha": lambda **o: kernels.masked_mha(
+        numbers("x", 9, 4), *(numbers(n, 2, 4, 6) for n in "qkv"), numbers("o", 2, 6, 5), **o
+    ),
+    "seeded_linear": lambda **o: kernels.seeded_linear(
+        numbers("x", 3, 10), 0, "w", bits(5, 10), "sign", scale=1.0, **o
+    ),
+}
+
+
+@pytest.mark.parametrize("impl", ["reference", "triton"])
+@pytest.mark.parametrize("name", FLOATS)
+def test_autocast_says_in_which_dtype(name, impl):
+    wanted = FLOATS[name](impl="reference")
+    with torch.autocast("cpu", torch.float16):
+        found = FLOATS[name](impl=impl)
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.float(), wanted, rtol=0, atol=1e-2 * float(wanted.abs().max()))
+
+
+def test_autocast_takes_tensors_of_several_dtypes():
+    q, k, v = qkv(2, 9, 8)
+    with torch.autocast("cpu", torch.float16):
+        found = kernels.attention(q.half(), k, v.half(), impl="triton")
+        assert found.equal(kernels.attention(q.half(), k.half(), v.half(), impl="triton"))
+        wide = kernels.attention(q.double(), k.double(), v.double())
+    assert wide.dtype == torch.float64
+
+
+def test_gradients_within_autocast():
+    def gradients():
+        leaves = [t.abs().requires_grad_() for t in (*qkv(1, 9, 8), numbers("mixing", 3, 3))]
+        out = kernels.mhla(*leaves, block=4, causal=True, impl="triton")
+        with torch.autocast("cpu", torch.float16, enabled=inside):
+            return torch.autograd.grad(out.square().sum(), leaves)
+
+    inside = False
+    wanted = gradients()
+    inside = True
+    assert all(found.equal(one) for found, one in zip(gradients(), wanted, strict=True))
 
 
 # ---------------------------------------------------------------- what is refused
@@ -179,6 +271,41 @@ def test_triton_refuses_heads_that_are_too_wide():
     kernels.attention(q, k, v)
 
 
+# ---------------------------------------------------------------- masked weights
+
+
+@pytest.mark.parametrize("impl", ["reference", "triton"])
+@pytest.mark.parametrize("kind", ["bits", "scores"])
+def test_a_masked_weight_is_written_where_it_shall_be(kind, impl):
+    weight, scores = numbers("w", 6, 30), numbers("s", 6, 30).requires_grad_()
+    mask = bits(6, 10) if kind == "bits" else (scores[:, 10:20], 0.5)
+    memory = torch.full((6, 30), 7.0)
+    part, version = memory[:, 10:20], memory._version
+    assert kernels.masked_weight(weight[:, 10:20], mask, out=part, impl=impl) is part
+    assert part.equal(kernels.masked_weight(weight[:, 10:20], mask, impl="reference"))
+    assert memory._version > version
+    assert not memory.requires_grad
+    assert memory[:, :10].eq(7).all()
+    assert memory[:, 20:].eq(7).all()
+
+
+@pytest.mark.parametrize(
+    ("out", "message"), [(torch.ones(5, 9), r"out \(5, 9\): must be"), (torch.ones(5, 10).half(), "out of dtype")]
+)
+def test_an_out_that_does_not_fit_is_refused(out, message):
+    with pytest.raises(ValueError, match=message):
+        kernels.masked_weight(numbers("w", 5, 10), bits(5, 10), out=out)
+
+
+def test_numbers_are_not_copied_to_a_device(monkeypatch):
+    monkeypatch.setattr(shapes.torch, "as_tensor", None)
+    monkeypatch.setattr(shapes.torch, "tensor", None)
+    weight, scores = numbers("w", 5, 10), numbers("s", 5, 10)
+    kernels.masked_weight(weight, (scores, 0.5))
+    monkeypatch.setattr(calls, "as_threshold", None)  # a gradient has no use for one
+    assert kernels.score_gradient(weight, weight, scores).equal(weight * weight * scores.sign())
+
+
 # ---------------------------------------------------------------- what the references compute
 
 
@@ -218,6 +345,27 @@ def test_masked_mha_merges_without_a_difference():
     q, k, v, o = (torch.where(w > 0, w, 0) for w in (query, key, value, output))
     heads = scaled_dot_product_attention(*(x.unsqueeze(1) @ w for w in (q, k, v)))
     torch.testing.assert_close(found, (heads @ o).sum(1), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("turn", range(4))
+@pytest.mark.parametrize("keys", [40, 44])
+@pytest.mark.parametrize("queries", [16, 20, 40])
+def test_causal_blocks_leave_out_the_rows_that_their_entries_leave_out(queries, keys, turn):
+    blocks = numbers(f"blocks {turn}", 2, -(-queries // 16), -(-keys // 16)) > (0.6, -0.4, -3.0, -9.0)[turn]
+    mask = kernels.BlockMask(blocks, 16)
+    shape, cpu = (2, queries, keys), torch.device("cpu")
+    empty = ~calls.reference.attended(mask.dense(queries, keys), True, queries, keys, cpu).any(-1)
+    if not empty.any():
+        calls._check_attended(mask, True, shape, cpu)
+        return
+    row = tuple(int(i) for i in empty.nonzero()[0])
+    with pytest.raises(ValueError, match=rf"mask row \({row[0]}, {row[1]}\) has no True"):
+        calls._check_attended(mask, True, shape, cpu)
+
+
+def test_causal_blocks_are_not_spread(monkeypatch):
+    monkeypatch.setattr(kernels.BlockMask, "dense", None)
+    calls._check_attended(kernels.BlockMask(torch.ones(3, 3).bool(), 16), True, (2, 40, 40), torch.device("cpu"))
 
 
 def test_block_masks_are_masks():

@@ -253,6 +253,42 @@ def test_masks_of_heads():
     assert unpack_mask(pack_mask(kept), 40).equal(kept)
 
 
+@pytest.mark.parametrize("shape", [(6, 5, 3, 3), (3, 4, 140), (2, 3, 4, 40), (9, 1, 3)], ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "turned"])
+def test_stacks_of_any_shape(shape, layout):
+    """As one matrix where memory allows it, else as they are: ties are counted row by row in any case."""
+    scores = numbers("stack", *shape).mul(2).round()
+    threshold = reference.select_threshold(scores, scores.numel() // 3)
+    weight, grad = numbers("w", *shape), numbers("g", *shape)
+    out = torch.full_like(weight, 7.0)
+    if layout == "turned":
+        weight, out = (t.movedim(0, -1).contiguous().movedim(-1, 0) for t in (weight, out))
+    wanted = torch.where(reference.kept((scores, threshold), shape[-1]), weight, 0.0)
+    assert masked_weight(weight, (scores, threshold), impl="triton").equal(wanted)
+    assert masked_weight(weight, (scores, threshold), out=out, impl="triton").equal(wanted)
+    assert out.equal(wanted)
+    assert triton_masked_linear.score_gradient(grad, weight, scores).equal(
+        reference.score_gradient(grad, weight, scores)
+    )
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2, 3), (1, 0, 2, 3)], ids=["one matrix", "a stack"])
+def test_large_convolutions_fit_into_the_grid(axes, monkeypatch):
+    weight = torch.empty(256, 257, 3, 3, device="meta").permute(*axes)
+    grids = []
+
+    class Recorder:
+        def __getitem__(self, grid):
+            return lambda *args, **kwargs: grids.append(grid)
+
+    monkeypatch.setattr(triton_masked_linear, "_slope", Recorder())
+    scores = torch.empty(weight.shape, device="meta")
+    triton_masked_linear.score_gradient(weight, weight, scores)
+    ((programs,),) = grids  # of other axes a grid has 65535 at most
+    assert programs == (8 * 19 if axes[0] == 0 else 257 * 256)
+    assert programs < 2**31
+
+
 # ---------------------------------------------------------------- tiles
 
 

@@ -169,6 +169,20 @@ def test_one_token_uses_the_rounded_weight(distribution):
         assert torch.equal(y, made(distribution, (6, 256))[:, place].half())
 
 
+def test_words_begin_where_memory_does():
+    """Bits whose memory, not their offset in it, is off by a byte: numpy's, say."""
+    bits = torch.from_numpy(np.arange(6 * 32 + 1, dtype=np.uint8)[1:].reshape(6, 32))
+    assert bits.storage_offset() == 0
+    assert bits.data_ptr() % 4
+    triton_seeded = importlib.import_module("slth.kernels.triton_seeded")
+    assert triton_seeded._lines(bits, True).data_ptr() % 4 == 0
+    x = normal("words", 3, 256, device=CPU)
+    found, wanted = (
+        kernels.seeded_linear(x, 5, "many", bits, "sign", scale=0.1, impl=impl) for impl in ("triton", "reference")
+    )
+    torch.testing.assert_close(found, wanted)
+
+
 def test_no_tokens_give_none():
     assert product(tokens=0)[0].shape == (0, 9)
 

@@ -146,7 +146,8 @@ class Recorder:
 def test_the_rows_of_the_table():
     rows = gpu_selection.rows(CPU, 2, 0, sizes=(500,))
     assert {row["peer"] for row in rows} == {"torch.sort", "torch.topk"}
-    assert {row["size"] for row in rows} == {"n=500 cold", "n=500 warm"}
+    assert {row["size"] for row in rows} == {"n=500 cold", "n=500 warm", "n=500 selector"}
+    assert {row["size"] for row in rows if row["what"] == gpu_selection.WRAPPED} == {"n=500 selector"}
     for row in rows:
         assert list(row)[: len(COLUMNS + SPREAD)] == COLUMNS + SPREAD
         assert row["error_ours"] == 0.0

@@ -4,11 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+pytest.importorskip("triton")
+
 import slth
-from slth import inits, kernels, masks
+from slth import inits, kernels, masks, targets
 from slth.attention import GroupedQueryAttention, MultiHeadAttention, MultiHeadLinearAttention
-from slth.kernels import calls
-from slth.models import gpt2
+from slth.kernels import calls, choice, triton_attention, triton_mhla, triton_seeded
+from slth.models import gpt2, gpt2_kernels
 
 
 @pytest.fixture
@@ -73,6 +75,104 @@ def test_gpt2(asked):
     assert "attention" in asked
 
 
+ATTENTIONS = {
+    "heads": lambda: MultiHeadAttention(8, 6, 2, 4, init="xavier_uniform"),
+    "merged": lambda: MultiHeadAttention(8, 6, 2, 24, init="xavier_uniform"),
+    "causal": lambda: GroupedQueryAttention(8, 6, 4, 6, kv_heads=2, init="xavier_uniform", causal=True),
+    "causal merged": lambda: GroupedQueryAttention(8, 6, 2, 24, init="xavier_uniform", causal=True),
+    "linear": lambda: MultiHeadLinearAttention(
+        8, 6, 2, 6, length=21, block=8, init="xavier_uniform", causal=True, phi="elu1"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_attentions_under_autocast(asked, name):
+    layer = ATTENTIONS[name]()
+
+    def gradients():
+        with torch.autocast("cpu", torch.float16):
+            out = layer(tokens(2, 9, 8))
+        return out.detach().float(), *torch.autograd.grad(out.float().square().sum(), list(layer.parameters()))
+
+    for wanted, found in zip(*both(gradients), strict=True):
+        assert found.dtype == wanted.dtype
+        assert float((found - wanted).abs().max()) <= 2e-2 * float(wanted.abs().max())
+    assert asked
+
+
+@pytest.mark.parametrize("impl", ["auto", "triton"])
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_attentions_compile_as_one_graph(monkeypatch, name, impl):
+    monkeypatch.setattr(choice, "_told", set())
+    layer = ATTENTIONS[name]()
+    with kernels.use(impl):
+        found = torch.compile(layer, fullgraph=True, backend="eager")(tokens(2, 9, 8))
+    assert_close(layer(tokens(2, 9, 8)).detach(), found.detach())
+
+
+@pytest.mark.parametrize("name", ["causal", "causal merged"])
+def test_causal_attentions_make_no_mask(monkeypatch, name):
+    given = []
+    for kernel in ("attention", "merged_attention"):
+        real = getattr(kernels, kernel)
+
+        def noting(*args, real=real, **options):
+            given.extend(args[3:])
+            return real(*args, **options)
+
+        monkeypatch.setattr(kernels, kernel, noting)
+    layer = ATTENTIONS[name]()
+    assert_close(*both(lambda: layer(tokens(2, 9, 8)).detach()))
+    assert given == [None, True]
+
+
+def test_causal_attentions_with_a_mask(asked):
+    mask = torch.eye(9, dtype=torch.bool) | (tokens(2, 9, 9) > 0)
+    for name in ("causal", "causal merged"):
+        layer = ATTENTIONS[name]()
+        assert_close(*both(lambda layer=layer: layer(tokens(2, 9, 8), mask).detach()))
+        with kernels.use("triton"), pytest.raises(ValueError, match="has no True"):
+            layer(tokens(2, 9, 8), torch.ones(9, 9).bool().triu(1))
+    assert "attention" in asked
+    assert "merged_attention" in asked
+
+
+def test_several_tokens_are_decoded_causally(asked):
+    layer = ATTENTIONS["causal"]()
+
+    def decoded():
+        cache = layer.start()
+        return torch.cat([layer.step(part, cache) for part in tokens(2, 9, 8).split([4, 1, 3, 1], dim=1)], 1).detach()
+
+    wanted, found = both(decoded)
+    assert_close(wanted, found)
+    assert_close(layer(tokens(2, 9, 8)).detach(), found)
+    assert asked.count("attention") == 4
+
+
+@pytest.mark.parametrize("keys", [5, 9])
+@pytest.mark.parametrize("own", [True, False, None])
+@pytest.mark.parametrize("told", [True, False, None])
+def test_gpt2s_attention_is_causal_where_torchs_is(asked, own, told, keys):
+    module = nn.Module()
+    if own is not None:
+        module.is_causal = own
+    q, k, v = tokens(1, 2, 5, 8), tokens(1, 2, keys, 8), tokens(1, 2, keys, 8).flip(-1)
+    wanted, found = both(lambda: gpt2_kernels.attend(module, q, k, v, None, is_causal=told)[0])
+    assert_close(wanted, found)
+    assert asked == ["attention"]
+
+
+def test_gpt2s_heads_may_be_wider_than_the_kernels_take(monkeypatch):
+    monkeypatch.setattr(kernels, "attention", None)
+    monkeypatch.setattr(choice, "_obstacle", lambda tensors: "")
+    monkeypatch.setattr(choice, "_misfit", lambda device: "")
+    q = tokens(1, 2, 5, 264)
+    found, _ = gpt2_kernels.attend(nn.Module(), q, q, q, None)
+    assert found.shape == (1, 5, 2, 264)
+
+
 @pytest.mark.parametrize("policy", ["layer", "global"])
 def test_wrapped_weights(asked, policy):
     def gradients():
@@ -110,3 +210,133 @@ def test_a_cut_on_the_device_keeps_what_any_cut_keeps(keep):
     assert isinstance(other, masks.DeviceCut)
     assert torch.equal(cut.mask(scores[0]), other.mask(scores[0]))
     assert torch.equal(cut.mask(scores[1], 20), other.mask(scores[1], 20))
+
+
+class Conv1D(nn.Module):
+    """Hugging Face's, as far as a mask needs to know."""
+
+    def __init__(self, nf, nx):
+        super().__init__()
+        self.nf, self.weight = nf, nn.Parameter(tokens(nx, nf))
+
+    def forward(self, x):
+        return x @ self.weight
+
+
+@pytest.mark.parametrize("policy", ["layer", "global"])
+def test_wrapped_weights_in_parts(asked, policy):
+    """GPT-2's c_attn, whose query, key and value compete each for itself, and a convolution."""
+
+    def masks_and_weights():
+        net = nn.ModuleDict({"c_attn": Conv1D(12, 4), "conv": nn.Conv2d(3, 4, 3)})
+        handle = slth.handle(slth.wrap(net, keep=0.4, policy=policy, weights="kaiming_normal", seed=1))
+        kept = handle.masks()
+        assert len(handle.weights["c_attn.weight"].parts) == 3
+        return kept, {"c_attn.weight": net["c_attn"].weight.detach(), "conv.weight": net["conv"].weight.detach()}
+
+    (kept, wanted), (same, found) = both(masks_and_weights)
+    for path in wanted:
+        assert torch.equal(kept[path], same[path])
+        assert torch.equal(wanted[path], found[path])
+        assert torch.equal(found[path] != 0, kept[path])
+    assert asked.count("masked_weight") == 4  # three parts and a convolution
+
+
+def test_parts_are_written_into_their_weight():
+    weight, scores = tokens(6, 12), tokens(12, 6).T.mul(2).round()
+    parts = [targets.Part(i, 3, 1) for i in range(3)]
+    pieces = [part.of(scores) for part in parts]
+
+    def written():
+        cut, out = masks.Selector().cut(pieces, 0.4), torch.full_like(weight, 7.0)
+        for i, part in enumerate(parts):
+            masks.write_masked(part.of(weight), part.of(scores), cut, 24 * i, part.of(out))
+        return out
+
+    wanted, found = both(written)
+    assert torch.equal(wanted, found)
+    assert int((found != 0).sum()) == 29
+
+
+def test_nan_in_the_last_cut_is_noticed_when_masks_are_asked_for():
+    with kernels.use("triton"):
+        model = slth.wrap(nn.Linear(7, 9), keep=0.4, policy="layer", weights="kaiming_normal", seed=1)
+        model(tokens(5, 7))
+        handle = slth.handle(model)
+        (score,) = handle.scores()
+        with torch.no_grad():
+            score[2, 3] = float("nan")
+        model(tokens(5, 7))
+        for _ in range(2):
+            with pytest.raises(ValueError, match="scores hold NaN"):
+                handle.masks()
+        with torch.no_grad():
+            score[2, 3] = 1.0
+        assert int(handle.masks()["weight"].sum()) == 25
+
+
+def test_nan_is_noticed_in_looks_that_had_to_wait():
+    class Late:
+        def query(self):
+            return False
+
+        def synchronize(self):
+            pass
+
+    watch = masks._NaNWatch()
+    watch.look(tokens(3))
+    watch.arrived = Late()
+    watch.look(torch.tensor([float("nan")]))
+    watch.look(tokens(3))
+    with pytest.raises(ValueError, match="scores hold NaN"):
+        watch.settle()
+    watch.settle()
+
+
+class Guarded:
+    """Stands for a kernel, that must be launched on its tensors' device."""
+
+    def __init__(self, guard, launched):
+        self.guard, self.launched = guard, launched
+
+    def __getitem__(self, grid):
+        def launch(*args, **options):
+            assert self.guard.device == torch.device("cpu")
+            self.launched.append(grid)
+
+        return launch
+
+
+def test_kernels_are_launched_on_the_device_of_their_tensors(monkeypatch):
+    class Guard:
+        device = None
+
+        def __call__(self, tensor):
+            self.tensor = tensor
+            return self
+
+        def __enter__(self):
+            self.device = self.tensor.device
+
+        def __exit__(self, *error):
+            self.device = None
+
+    guard, launched = Guard(), []
+    monkeypatch.setattr(torch.cuda, "device_of", guard)
+    for module, names in (
+        (triton_attention, ("forward", "backward_queries", "backward_keys")),
+        (triton_mhla, ("_summaries", "_told", "_slopes")),
+        (triton_seeded, ("_write", "_product", "_one_token")),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, Guarded(guard, launched))
+    leaves = [tokens(2, 9, 8).requires_grad_() for _ in range(3)]
+    kernels.attention(*leaves, impl="triton").sum().backward()
+    assert len(launched) == 3
+    kernels.mhla(*leaves, torch.ones(2, 2), block=8, impl="triton").sum().backward()
+    assert len(launched) == 3 + 8
+    bits = torch.full((16, 2), 255, dtype=torch.uint8)
+    kernels.seeded_weight((16, 16), 0, "w", "uniform", scale=1.0, impl="triton")
+    for rows in (1, 3):
+        kernels.seeded_linear(tokens(rows, 16), 0, "w", bits, "uniform", scale=1.0, impl="triton")
+    assert len(launched) == 3 + 8 + 3

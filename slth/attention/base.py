@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.functional import rms_norm as _rms_norm
 
 from slth import inits, recipes
-from slth.attention.mha import attend, check_mask, fit_mask, merged_attention
+from slth.attention.mha import attend, causal_mask, check_mask, fit_mask, merged_attention
 
 ROPE_BASE = 10000.0
 NORM_EPS = 1e-5
@@ -102,20 +102,6 @@ def rope(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
 def rms_norm(x: torch.Tensor) -> torch.Tensor:
     """X / sqrt(mean(x^2) + 1e-5) over the last axis, nothing learned."""
     return _rms_norm(x, x.shape[-1:], eps=NORM_EPS)
-
-
-def causal_mask(mask: torch.Tensor | None, queries: int, keys: int, device: torch.device) -> torch.Tensor:
-    """Mask, or nothing, together with the causal one, where the queries are the last of the keys: bool.
-
-    Query i attends to keys up to keys - queries + i. mask as in `slth.attention.attend`, its errors too.
-    """
-    causal = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
-    if mask is None:
-        return causal
-    check_mask(mask)
-    both = fit_mask(mask, queries, keys) & causal
-    check_mask(both)
-    return both
 
 
 def repeat_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
@@ -384,6 +370,12 @@ class SoftmaxAttention(Attention):
         """Queries, keys, values -> (..., heads, T, m)."""
         return attend(q, k, v, mask)
 
+    def _attend_causally(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """The same under the causal mask, whose queries are the last of the keys."""
+        if type(self)._attend is SoftmaxAttention._attend:
+            return attend(q, k, v, causal=True)  # which need not make the mask
+        return self._attend(q, k, v, causal_mask(None, q.shape[-2], k.shape[-2], q.device))
+
     def _output(self, heads: torch.Tensor) -> torch.Tensor:
         """Heads (..., heads, T, m) -> (..., T, d_out)."""
         return (heads @ self.output).sum(dim=-3)
@@ -395,13 +387,15 @@ class SoftmaxAttention(Attention):
         Raises ValueError for a mask row with no True (after the causal mask), or inputs of another width.
         """
         self._check(x)
-        mask = self._mask(x, mask)
+        causal = self.causal and mask is None
+        mask = None if causal else self._mask(x, mask)
         if self.hidden > self.d_in and not self.obstacles():
-            return merged_attention(x, *self.merged(), mask)
+            return merged_attention(x, *self.merged(), mask, causal)
         x = x.unsqueeze(-3)  # (..., 1, T, d_in), shared by the heads
         positions = torch.arange(x.shape[-2], device=x.device)
         k, v = self._keys_values(self._stored(x, positions))
-        return self._output(self._attend(self._queries(x, positions), k, v, mask))
+        q = self._queries(x, positions)
+        return self._output(self._attend_causally(q, k, v) if causal else self._attend(q, k, v, mask))
 
     def start(self) -> KVCache:
         """An empty cache for :meth:`step`. Raises ValueError unless causal."""
@@ -418,8 +412,8 @@ class SoftmaxAttention(Attention):
         new, past = x.shape[-2], cache.length
         positions = torch.arange(past, past + new, device=x.device)
         k, v = self._keys_values(cache.append(self._stored(x, positions)))
-        mask = None if new == 1 else causal_mask(None, new, past + new, x.device)
-        return self._output(self._attend(self._queries(x, positions), k, v, mask))
+        q = self._queries(x, positions)
+        return self._output(self._attend(q, k, v, None) if new == 1 else self._attend_causally(q, k, v))
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """(W_Q, W_K, W_V, W_O) of each head, of which :meth:`merged` has the products W_Q W_K^T and W_V W_O.

@@ -33,56 +33,82 @@ def fit_mask(mask: torch.Tensor, queries: int, keys: int) -> torch.Tensor:
     return mask
 
 
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+def causal_mask(mask: torch.Tensor | None, queries: int, keys: int, device: torch.device) -> torch.Tensor:
+    """Mask, or nothing, together with the causal one, where the queries are the last of the keys: bool.
+
+    Query i attends to keys up to keys - queries + i. mask as in `slth.attention.attend`, its errors too.
+    """
+    causal = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+    if mask is None:
+        return causal
+    check_mask(mask)
+    both = fit_mask(mask, queries, keys) & causal
+    check_mask(both)
+    return both
+
+
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None, causal: bool = False
+) -> torch.Tensor:
     """softmax(q k^T; mask) v for heads side by side, the scale already in q.
 
     q, k (..., heads, T, n), v (..., heads, T, m), heads broadcast where one has a single head; mask bool,
-    broadcastable to (..., T, T), the same for all heads. Returns (..., heads, T, m). Raises ValueError for a mask row
-    with no True.
+    broadcastable to (..., T, T), the same for all heads; causal: the :func:`causal_mask`, too. Returns (..., heads, T,
+    m). Raises ValueError for a mask row with no True.
     """
-    check_mask(mask)
-    if mask is not None:
-        mask = fit_mask(mask, q.shape[-2], k.shape[-2])
-    batch = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
-    if mask is not None and mask.dim() > 2:
-        shape = torch.broadcast_shapes(mask.shape[:-2], batch[:-1])
-        mask = mask.expand(*shape, *mask.shape[-2:]).reshape(-1, 1, *mask.shape[-2:])  # (batch, 1, T, T)
-        batch = (*shape, batch[-1])
+    queries, keys = q.shape[-2], k.shape[-2]
     if kernels.takes_triton("attention", q, unfit=kernels.too_wide(q.shape[-1], v.shape[-1])):
-        return _attend_by_kernel(q, k, v, mask, batch)
+        return _attend_by_kernel(q, k, v, mask if mask is None else fit_mask(mask, queries, keys), causal)
+    if causal:
+        mask = causal_mask(mask, queries, keys, q.device)
+    elif mask is not None:
+        check_mask(mask)
+        mask = fit_mask(mask, queries, keys)
+    batch = _batch(q, k, v, mask)
+    if mask is not None and mask.dim() > 2:
+        mask = mask.expand(*batch[:-1], *mask.shape[-2:]).reshape(-1, 1, *mask.shape[-2:])  # (batch, 1, T, T)
     # torch's fast kernels take four axes exactly
     q, k, v = (t.expand(*batch, *t.shape[-2:]).reshape(-1, batch[-1], *t.shape[-2:]) for t in (q, k, v))
     out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)  # (batch, heads, T, m)
     return out.reshape(*batch, *out.shape[-2:])
 
 
+def _batch(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> tuple[int, ...]:
+    """The axes (..., heads) of the result; a mask has none of heads."""
+    batch: torch.Size = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    if mask is None or mask.dim() == 2:
+        return batch
+    return (*torch.broadcast_shapes(mask.shape[:-2], batch[:-1]), batch[-1])
+
+
 def _attend_by_kernel(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, batch: torch.Size | tuple[int, ...]
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, causal: bool
 ) -> torch.Tensor:
-    """The same by `slth.kernels.attention`, for which keys and values have as many heads as the other of the two."""
-    groups = max(k.shape[-3], v.shape[-3])
+    """The same by `slth.kernels.attention`, which looks at the mask, and takes k and v with as many heads each."""
+    batch, groups = _batch(q, k, v, mask), max(k.shape[-3], v.shape[-3])
     q = q.expand(*batch, *q.shape[-2:])
     k, v = (t.expand(*batch[:-1], groups, *t.shape[-2:]) for t in (k, v))
     if mask is not None and mask.dim() > 2:
-        mask = mask.reshape(*batch[:-1], 1, *mask.shape[-2:])
-    out: torch.Tensor = kernels.attention(q, k, v, mask, scale=1.0)
+        mask = mask.unsqueeze(-3)
+    out: torch.Tensor = kernels.attention(q, k, v, mask, causal, scale=1.0)
     return out
 
 
 def merged_attention(
-    x: torch.Tensor, qk: torch.Tensor, vo: torch.Tensor, mask: torch.Tensor | None = None
+    x: torch.Tensor, qk: torch.Tensor, vo: torch.Tensor, mask: torch.Tensor | None = None, causal: bool = False
 ) -> torch.Tensor:
     """Attention from merged matrices: sum over heads of softmax(x qk_h x^T; mask) x vo_h.
 
     x (..., T, d_in); qk (..., heads, d_in, d_in), the scale included; vo (..., heads, d_in, d_out);
-    mask bool, broadcastable to (..., T, T). Returns (..., T, d_out). Raises ValueError for a mask row with no True.
+    mask bool, broadcastable to (..., T, T); causal: token t attends to tokens up to t only. Returns (..., T, d_out).
+    Raises ValueError for a mask row with no True.
     """
     if qk.dim() == 3 and kernels.takes_triton("merged_attention", x, unfit=kernels.too_wide(x.shape[-1])):
         by_head = mask if mask is None or mask.dim() < 3 else mask.unsqueeze(-3)
-        out: torch.Tensor = kernels.merged_attention(x, qk, vo, by_head)
+        out: torch.Tensor = kernels.merged_attention(x, qk, vo, by_head, causal)
         return out
     x = x.unsqueeze(-3)  # (..., 1, T, d_in), shared by the heads
-    return attend(x @ qk, x, x @ vo, mask).sum(dim=-3)
+    return attend(x @ qk, x, x @ vo, mask, causal).sum(dim=-3)
 
 
 class MultiHeadAttention(nn.Module):

@@ -23,20 +23,27 @@ def attend(
     attention_mask: torch.Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Queries (batch, heads, T, n), keys and values (batch, heads, S, n) -> ((batch, T, heads, n), None).
 
-    The signature is that of Hugging Face's attention functions. A mask that is not boolean, dropout and compiling are
-    left to torch.
+    The signature is that of Hugging Face's attention functions, and so is what is causal: without a mask, several
+    queries where `is_causal`, or else the module's own, says so; query t then attends to keys up to t. A mask that is
+    not boolean, dropout, compiling and heads that are too wide for the kernels are left to torch.
     """
     ours = not dropout and not torch.compiler.is_compiling()
     ours = ours and (attention_mask is None or attention_mask.dtype == torch.bool)
-    if not ours or not kernels.takes_triton("attention", query):
-        given = {"dropout": dropout, "scaling": scaling, **kwargs}
+    unfit = kernels.too_wide(query.shape[-1], value.shape[-1])
+    if not ours or not kernels.takes_triton("attention", query, unfit=unfit):
+        given = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal, **kwargs}
         found: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **given)
         return found
-    causal = attention_mask is None and query.shape[-2] > 1
+    queries = query.shape[-2]
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    causal = causal and attention_mask is None and queries > 1
+    if causal:  # the first token is the first of both
+        key, value = key[..., :queries, :], value[..., :queries, :]
     out = kernels.attention(query, key, value, attention_mask, causal, scale=scaling)
     return out.transpose(1, 2).contiguous(), None
 

@@ -1,0 +1,50 @@
+"""Kernels under torch.autocast: they take their inputs in its dtype, as torch's own products do, and run outside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def as_autocast(kernel: Callable[P, torch.Tensor]) -> Callable[P, torch.Tensor]:
+    """The kernel, whose tensors are cast where autocast is on for their device: all floats but float64.
+
+    Those within a tuple, like scores, stay as they are.
+    """
+    free: Callable[..., torch.Tensor] = kernel
+
+    @wraps(kernel)
+    def call(*args: P.args, **options: P.kwargs) -> torch.Tensor:
+        given = (*args, *options.values())
+        device = next((one.device.type for one in given if isinstance(one, torch.Tensor)), "cpu")
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+            return kernel(*args, **options)
+        dtype = torch.get_autocast_dtype(device)
+        with torch.autocast(device, enabled=False):
+            return free(
+                *(_cast(one, dtype) for one in args), **{name: _cast(one, dtype) for name, one in options.items()}
+            )
+
+    return call
+
+
+def _cast(given: Any, dtype: torch.dtype) -> Any:
+    floats = isinstance(given, torch.Tensor) and given.is_floating_point() and given.dtype != torch.float64
+    return given.to(dtype) if floats else given
+
+
+def without_autocast(backward: Callable[[Any, torch.Tensor], R]) -> Callable[[Any, torch.Tensor], R]:
+    """The backward (ctx, grad) of a torch Function that computes in its own dtypes, whatever it is called within."""
+
+    @wraps(backward)
+    def call(ctx: Any, grad: torch.Tensor) -> R:
+        with torch.autocast(grad.device.type, enabled=False):
+            return backward(ctx, grad)
+
+    return call

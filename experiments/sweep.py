@@ -1,11 +1,12 @@
 """Many runs of one experiment, here or on a cluster: a grid or a list of configs, finished whatever happens.
 
 with experiment=approx_error grid.hidden=[32,64,128] grid.seed=[0,1,2,3] makes 12 runs, each a process and a Sacred run
-of its own, in runs/sweeps/approx_error. The same command goes on where a sweep was cut: a finished run is skipped, a
-failed one tried again. A run is named by its config and the code: other code, other runs. base.KEY=value holds for all
-runs, named=smoke is a named config of the experiment, address=HOST:PORT joins a Ray cluster whose machines all see this
-checkout and the folder. file=sweep.yaml reads the same keys, and `runs`, a list of configs, from a file. sql=URL stores
-every run that is made in that database as well, under the same name, and takes from there whose folder is gone.
+of its own, in a folder of runs/sweeps that is named by the experiment and the grid. The same command goes on where a
+sweep was cut: a finished run is skipped, a failed one tried again. A run is named by its config and the code: other
+code, other runs. base.KEY=value holds for all runs, named=smoke is a named config of the experiment, address=HOST:PORT
+joins a Ray cluster whose machines all see this checkout and the folder. file=sweep.yaml reads the same keys, and
+`runs`, a list of configs, from a file. sql=URL stores every run that is made in that database as well, under the same
+name, and takes from there whose folder is gone.
 """
 
 import json
@@ -25,7 +26,7 @@ ex.add_config(
     base={},  # base.KEY=value: for all
     named=[],  # named configs of the experiment, for all; one or a list
     file=None,  # YAML with these keys; the command line wins
-    folder=None,  # None: runs/sweeps/EXPERIMENT
+    folder=None,  # None: runs/sweeps/EXPERIMENT-XXXXXXXX, one for each grid; in one folder grids share their runs
     address=None,  # of a Ray cluster, host:port; None: one is started on this machine
     cpus=1,  # per run
     gpus=0,  # per run; a share, as 0.5, is possible
@@ -33,13 +34,26 @@ ex.add_config(
     workers=None,  # runs at once; None: as many as there are processors for
     sql=None,  # a database that every node reaches, as postgresql+psycopg://user@host/study, sqlite:///runs.db
 )
+SEED = "given for the runs, as base.seed=5 or grid.seed=[0,1]"
 DEFAULTS = {"grid": {}, "runs": [], "base": {}, "named": [], "cpus": 1, "gpus": 0, "retries": 2}
+
+given_keys: set[str] = set()  # on the command line
+
+
+@ex.option_hook
+def note_given(options: dict[str, Any]) -> None:
+    """Sacred's config does not tell a value that was given from a default that it equals."""
+    given_keys.clear()
+    given_keys.update(lab.get_config_updates(options["UPDATE"])[0])
 
 
 def check(config: dict[str, Any]) -> conduct.Sweep:
+    if "seed" in given_keys:
+        raise lab.BadConfig("seed", config["seed"], SEED)
     config = with_file(config)
     script = script_of(config["experiment"])
-    folder = config["folder"] or lab.RUNS / "sweeps" / script.stem
+    named, points = names_of(config["named"]), points_of(config)
+    folder = config["folder"] or lab.RUNS / "sweeps" / plan.name(script.stem, named, points)
     if not isinstance(folder, str | Path):
         raise lab.BadConfig("folder", folder, "a folder")
     if not isinstance(config["address"], str | None):
@@ -48,8 +62,8 @@ def check(config: dict[str, Any]) -> conduct.Sweep:
         raise lab.BadConfig("sql", config["sql"], "a database's URL, or None")
     return conduct.Sweep(
         script=script,
-        named=names_of(config["named"]),
-        points=points_of(config),
+        named=named,
+        points=points,
         folder=Path(folder),
         address=config["address"],
         cpus=lab.as_int(config, "cpus", 1),
@@ -70,11 +84,12 @@ def with_file(config: dict[str, Any]) -> dict[str, Any]:
         content = yaml.safe_load(Path(config["file"]).read_text(encoding="utf-8"))
     except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
         raise lab.BadConfig("file", config["file"], f"a YAML file ({error})") from error
-    if not isinstance(content, dict) or not {*content} <= {*config} - {"file", "__doc__"}:
-        raise lab.BadConfig(
-            "file", config["file"], f"a YAML file with the keys {', '.join(sorted({*config} - {'file'}))}"
-        )
-    given = {key: value for key, value in config.items() if value != DEFAULTS.get(key)}
+    if isinstance(content, dict) and "seed" in content:
+        raise lab.BadConfig("seed", content["seed"], SEED)
+    allowed = {*config} - {"file", "seed", "__doc__"}
+    if not isinstance(content, dict) or not {*content} <= allowed:
+        raise lab.BadConfig("file", config["file"], f"a YAML file with the keys {', '.join(sorted(allowed))}")
+    given = {key: value for key, value in config.items() if key in given_keys or value != DEFAULTS.get(key)}
     return {**config, **content, **given}
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,17 @@ import pytest
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
-needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: slth[cluster]")
+on_ray = [
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: slth[cluster]"),
+    pytest.mark.xdist_group("ray"),  # in one process, which keeps the others' processors free
+]
+
+
+def needs_ray(test):
+    for mark in on_ray:
+        test = mark(test)
+    return test
+
 
 TOY = '''"""A small experiment that needs no torch."""
 
@@ -27,7 +38,7 @@ import lab
 import pandas
 
 ex = lab.experiment("toy")
-ex.add_config(hidden=4, seed=0, wait=0.05, end="well", notes=None, block=0)
+ex.add_config(hidden=4, seed=0, wait=0.05, end="well", notes=None, block=0, gates=None)
 ex.add_named_config("smoke", hidden=2)
 
 
@@ -43,6 +54,8 @@ def main(_config, _run):
     if _config["notes"]:
         note = Path(_config["notes"]) / f"{hidden}-{_config['seed']}-{os.getpid()}"
         note.write_text(f"{os.environ['OMP_NUM_THREADS']} {os.environ['CUDA_VISIBLE_DEVICES']}")
+    while _config["gates"] and not (Path(_config["gates"]) / str(_config["seed"])).exists():
+        time.sleep(0.02)
     time.sleep(_config["wait"])
     if _config["end"] == "die":
         os._exit(0)
@@ -150,6 +163,13 @@ def sweep(folder, *arguments):
     with start(folder, *arguments) as process:
         out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def wait_for(condition, seconds=120):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 def timeless(table):

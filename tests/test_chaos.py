@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sweeping import leftovers, needs_ray, run_folders, start, sweep, timeless, two_nodes
+from sweeping import leftovers, on_ray, run_folders, start, sweep, timeless, two_nodes, wait_for
 
 from slth import inits
 
 import lab  # isort: skip  # sweeping has put experiments/ on the path
 
-pytestmark = needs_ray
+pytestmark = on_ray
 
 SIZES = [6, pytest.param(24, marks=pytest.mark.slow)]
 
@@ -58,25 +58,34 @@ def require_whole(folder, table, runs):
     assert leftovers(folder) == []
 
 
-def wait_for(condition, seconds=120):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("runs", SIZES)
 def test_a_node_dies(runs, nodes, undisturbed, tmp_path):
-    arguments = grid(runs, wait=0.8)
-    with start(tmp_path, *arguments, "folder=out", f"address={nodes.address}") as process:
-        wait_for(lambda: (tmp_path / "out").exists() and len(run_folders(tmp_path / "out")) >= runs // 3)
-        nodes.kill_one()
-        missing = runs - len(run_folders(tmp_path / "out"))
-        out, err = process.communicate(timeout=300)
-    nodes.add_one()
-    assert missing > 0
+    gates, notes, first = tmp_path / "gates", tmp_path / "notes", runs // 3
+    gates.mkdir()
+    notes.mkdir()
+
+    def open_gates(seeds):
+        for seed in seeds:
+            (gates / str(seed)).touch()
+
+    def held():
+        return [note for note in notes.iterdir() if int(note.name.split("-")[1]) >= first]
+
+    arguments = (*grid(runs), f"base.gates={gates}", f"base.notes={notes}")
+    open_gates(range(first))
+    try:
+        with start(tmp_path, *arguments, "folder=out", f"address={nodes.address}") as process:
+            wait_for(lambda: len(held()) == 2)  # one on each node, for each has one processor
+            assert len(run_folders(tmp_path / "out")) == first
+            nodes.kill_one()
+            wait_for(lambda: not all(alive(note.name.split("-")[-1]) for note in held()))
+            open_gates(range(first, runs))
+            out, err = process.communicate(timeout=300)
+    finally:
+        nodes.add_one()
     assert (process.returncode, err) == (0, "")
     assert "results: out/results.csv" in out
+    assert len(list(notes.iterdir())) > runs  # what went on where the node died was begun again
     require_whole(tmp_path / "out", undisturbed(*arguments), runs)
 
 
@@ -157,12 +166,17 @@ def contents(folder):
 @pytest.mark.parametrize("runs", SIZES)
 def test_the_disk_is_full(runs, nodes, tmp_path):
     out = tmp_path / "out"
-    arguments = (*grid(runs, wait=0), f"base.block={3_000_000 // runs}", "folder=out", f"address={nodes.address}")
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    full_size = (f"base.block={3_000_000 // runs}", f"base.notes={notes}")
+    arguments = (*grid(runs, wait=0), *full_size, "folder=out", f"address={nodes.address}")
     with disk(out, "2m"):
         full = sweep(tmp_path, *arguments)
         assert full.returncode == 1
         assert "No space left on device" in full.stderr
         assert len(full.stderr.splitlines()) == 1
+        begun = [note.name.split("-")[1] for note in notes.iterdir()]
+        assert len(begun) == len(set(begun))  # nothing is tried again on a full disk
         finished = contents(out)
         assert 0 < len(run_folders(out)) < runs
         assert mount("-o", "remount,size=32m", str(out)).returncode == 0

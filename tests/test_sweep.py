@@ -1,26 +1,43 @@
 """Sweeps: what is planned, refused, named, made, retried and gathered."""
 
+import contextlib
+import errno
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sweeping import EXPERIMENTS, SETTINGS, TOY, leftovers, needs_ray, run_folders, sweep, timeless, two_nodes
+from sweeping import (
+    EXPERIMENTS,
+    SETTINGS,
+    TOY,
+    leftovers,
+    needs_ray,
+    run_folders,
+    start,
+    sweep,
+    timeless,
+    two_nodes,
+    wait_for,
+)
 
 import lab  # isort: skip  # sweeping has put experiments/ on the path
 import plot  # isort: skip
 import sweep as script  # isort: skip
-from sweeps import code, engine, gather, page, plan  # isort: skip
+from sweeps import child, code, conduct, engine, gather, loop, page, plan  # isort: skip
 from sweeps.client import Server, ServerLost, execute  # isort: skip
 from sweeps.store import Store  # isort: skip
 
@@ -113,7 +130,16 @@ def test_names_and_values_of_a_command_line():
     checked = script.check(config(named="[smoke,learned]", grid={"method": "[construction,edge_popup]", "lr": 0.1}))
     assert checked.named == ["smoke", "learned"]
     assert checked.points == [{"method": "construction", "lr": 0.1}, {"method": "edge_popup", "lr": 0.1}]
-    assert checked.folder == lab.RUNS / "sweeps" / "approx_error"
+
+
+def test_each_grid_has_a_folder_of_its_own_and_the_same_grid_the_same():
+    grids = [{"hidden": [4, 8], "seed": [0, 1]}, {"hidden": [8, 4], "seed": [0, 1]}, {"hidden": [4, 8]}]
+    folders = [script.check(config(grid=grid)).folder for grid in [*grids, grids[0]]]
+    assert folders[0] == folders[3]
+    assert len(set(folders)) == 3
+    assert all(folder.parent == lab.RUNS / "sweeps" for folder in folders)
+    assert all(re.fullmatch("approx_error-[0-9a-f]{8}", folder.name) for folder in folders)
+    assert script.check(config(named="smoke")).folder != script.check(config()).folder
 
 
 def test_a_file_gives_what_the_command_line_leaves_open(tmp_path):
@@ -122,6 +148,31 @@ def test_a_file_gives_what_the_command_line_leaves_open(tmp_path):
     checked = script.check(config(file=str(path), experiment=None, cpus=3))
     assert (checked.script.stem, checked.retries, checked.cpus) == ("constant", 5, 3)
     assert checked.points == [{"d": d, "seed": seed} for d in (2, 4) for seed in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(["retries=2"], (2, 2, "h:1")), (["cpus=1", "address=None"], (5, 1, None)), ([], (5, 2, "h:1"))],
+)
+def test_a_default_given_on_the_command_line_wins_over_the_file(given, expected, tmp_path, monkeypatch):
+    path = tmp_path / "sweep.yaml"
+    path.write_text("experiment: constant\nretries: 5\ncpus: 2\naddress: 'h:1'\n")
+    seen = []
+    monkeypatch.setattr(conduct, "conduct", seen.append)
+    monkeypatch.setattr(sys, "argv", ["sweep.py", "with", f"file={path}", *given])
+    lab.launch(*lab.launched_by.__wrapped__(EXPERIMENTS / "sweep.py"))
+    assert [(one.retries, one.cpus, one.address) for one in seen] == [expected]
+
+
+def test_a_seed_that_no_run_would_see_is_refused(tmp_path):
+    refusal = r"seed=5: must be given for the runs, as base.seed=5 or grid.seed=[0,1]"
+    command = [sys.executable, str(EXPERIMENTS / "sweep.py"), "with", "experiment=constant", "seed=5"]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | SETTINGS, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, refusal + "\n")
+    path = tmp_path / "sweep.yaml"
+    path.write_text("experiment: constant\nseed: 5\n")
+    with pytest.raises(lab.BadConfig, match=re.escape(refusal)):
+        script.check(config(file=str(path)))
 
 
 def test_a_file_with_an_unknown_key_is_refused(tmp_path):
@@ -143,10 +194,7 @@ def server(tmp_path):
     with server.connect() as stay:
         stay.sendall(b'{"do": "stay"}\n')
         yield server
-    until = time.monotonic() + 20
-    while server.path.exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not server.path.exists()
+    wait_for(lambda: not server.path.exists(), seconds=20)
 
 
 def planned(server, points):
@@ -164,7 +212,32 @@ def test_the_server_plans_and_refuses(server):
     )
 
 
-def test_a_run_is_forked_from_a_server_without_threads_and_ends_with_the_connection_that_asked_for_it(server, tmp_path):
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_a_server_that_has_imported_torch_has_no_threads():
+    server = Server(f"torch{os.getpid()}", str(EXPERIMENTS / "approx_error.py"), 1)
+    with server.connect() as stay:
+        stay.sendall(b'{"do": "stay"}\n')
+        assert len(planned(server, [{}])["runs"]) == 1  # it has imported all by now
+        commands = {path.parent: path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()}
+        (process,) = [place for place, command in commands.items() if server.token.encode() in command]
+        assert "torch" in (process / "maps").read_text()
+        assert len(list((process / "task").iterdir())) == 1
+    wait_for(lambda: not server.path.exists(), seconds=20)
+
+
+def test_a_server_that_ends_leaves_the_socket_of_the_next(server):
+    server.forget(inode=server.path.stat().st_ino + 1)
+    assert server.path.exists()
+
+
+def test_a_folder_of_sockets_that_others_may_enter_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    (tmp_path / f"slth-{os.getuid()}").mkdir(mode=0o755)
+    with pytest.raises(ServerLost, match="is no folder of this user alone"):
+        Server("refused", "toy.py", 1).connect()
+
+
+def test_a_run_is_forked_from_the_server_and_ends_with_the_connection_that_asked_for_it(server, tmp_path):
     place, notes = tmp_path / "place", tmp_path / "notes"
     place.mkdir()
     notes.mkdir()
@@ -175,18 +248,13 @@ def test_a_run_is_forked_from_a_server_without_threads_and_ends_with_the_connect
     request["environment"] = {"CUDA_VISIBLE_DEVICES": ""}
     with server.connect() as connection:
         connection.sendall(json.dumps(request).encode() + b"\n")
-        while not list(notes.iterdir()):
-            time.sleep(0.02)
+        wait_for(lambda: list(notes.iterdir()))
         pid = int(next(notes.iterdir()).name.split("-")[-1])
         os.kill(pid, 0)
         if sys.platform == "linux":
             parent = Path(f"/proc/{pid}/stat").read_text().split()[3]
-            assert len(os.listdir(f"/proc/{parent}/task")) == 1
             assert Path(f"/proc/{parent}/cmdline").read_text().split("\0")[1].endswith("server.py")
-    until = time.monotonic() + 20
-    while alive(pid) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert not alive(pid)
+    wait_for(lambda: not alive(pid), seconds=20)
     assert json.loads((place / "a" / "run.json").read_text())["status"] == "RUNNING"
 
 
@@ -198,18 +266,18 @@ def alive(pid):
     return True
 
 
-def test_other_code_on_a_node_is_an_error_of_the_run(server, tmp_path):
-    request = {"do": "run", "cwd": str(tmp_path), "named": [], "version": "other", "environment": {}, "id": "a"}
-    assert server.ask({**request, "updates": {}, "place": str(tmp_path)})[-1] == {"status": 1}
-    assert "has other code" in (tmp_path / "log.txt").read_text()
+def test_other_code_on_a_node_is_no_failure_of_the_run(server, tmp_path):
+    outcome = execute(server, {"do": "run", "version": "other", "place": str(tmp_path), "gpus": 0})
+    assert outcome["lost"].startswith(f"{socket.gethostname()} has other code: ")
+    assert list(tmp_path.iterdir()) == [tmp_path / "toy.py"]
 
 
 def test_a_node_that_does_not_see_the_folder_says_so(server, tmp_path):
-    request = {"do": "run", "cwd": str(tmp_path), "named": [], "place": str(tmp_path / "elsewhere"), "gpus": 0}
-    outcome = execute(server, request)
+    version = planned(server, [{}])["version"]
+    outcome = execute(server, {"do": "run", "version": version, "place": str(tmp_path / "elsewhere"), "gpus": 0})
     assert outcome["status"] == 1
-    assert f"No such file or directory: '{tmp_path / 'elsewhere' / 'log.txt'}'" in outcome["why"]
-    assert socket.gethostname() in outcome["why"]
+    assert f"No such file or directory: '{tmp_path / 'elsewhere' / 'log.txt'}'" in outcome["lost"]
+    assert socket.gethostname() in outcome["lost"]
 
 
 def test_a_script_that_cannot_be_imported_is_named(tmp_path):
@@ -239,6 +307,171 @@ def test_a_sweep_clears_away_what_the_dead_left_and_nothing_else(tmp_path):
     other.close()
     living.close()
     assert leftovers(tmp_path) == []
+
+
+def test_what_is_gathered_replaces_all_that_was_gathered_before_and_nothing_else(tmp_path):
+    (tmp_path / "mine.png").write_bytes(b"mine")
+    with contextlib.closing(Store(tmp_path)) as store:
+        assert not store.publish({"results.csv": b"1", "a.png": b"1", "b.png": b"1"}, ["0a", "0b"])
+        assert not store.publish({"results.csv": b"2", "b.png": b"2"}, ["0a", "0b", "0c"])
+        assert store.publish({"results.csv": b"3", "b.png": b"3"}, ["0d"])
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.suffix in (".csv", ".png")}
+    assert files == {"results.csv": b"3", "b.png": b"3", "mine.png": b"mine"}
+    assert leftovers(tmp_path) == []
+
+
+def test_a_corrupt_run_that_several_sweeps_meet_is_moved_once(tmp_path):
+    (tmp_path / "a").mkdir()
+    stores = [Store(tmp_path) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        remarks = list(pool.map(lambda store: store.examine("a"), stores))
+    assert sum(remark is not None for remark in remarks) == 1
+    assert len(list((tmp_path / ".corrupt").iterdir())) == 1
+    for store in stores:
+        store.close()
+
+
+def test_a_run_that_nobody_waits_for_does_not_make_its_folder_anew(tmp_path):
+    with pytest.raises(lab.Refused, match="gone: gone"):
+        child.check_in(tmp_path / "gone", lambda config: config, {})
+    assert child.check_in(tmp_path, lambda config: config, {"a": 1}) == {"a": 1}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_full_disk_is_found_behind_other_errors(number):
+    try:
+        try:
+            raise OSError(number, "no room")
+        except OSError as error:
+            raise lab.Refused("cannot write") from error
+    except lab.Refused as refused:
+        end = SystemExit("cannot write")
+        end.__context__ = refused
+    assert child.full_disk(end).errno == number
+    assert child.full_disk(OSError(errno.ENOENT, "no such file")) is None
+
+
+# ---------------------------------------------------------------- what the loop makes of a cluster
+
+
+class Scripted:
+    """A cluster whose room is told in advance, and whose runs end at once, each with the outcome."""
+
+    def __init__(self, rooms, outcome):
+        self.rooms, self.outcome_of_all, self.submitted = list(rooms), outcome, []
+
+    def capacity(self):
+        return self.rooms.pop(0) if len(self.rooms) > 1 else self.rooms[0]
+
+    def submit(self, request):
+        self.submitted.append(request["id"])
+        return len(self.submitted)
+
+    def finished(self, tickets, timeout_s):
+        return tickets
+
+    def outcome(self, ticket):
+        return self.outcome_of_all
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(loop, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(loop, "TICK_S", 0.01)
+
+
+def drive(cluster, folder, runs):
+    with contextlib.closing(Store(folder)) as store:
+        return loop.drive(cluster, store, runs, {}, retries=1)
+
+
+def test_without_a_node_nothing_is_submitted_and_the_sweep_ends(impatient, tmp_path, capsys):
+    cluster = Scripted([0], {"status": 1})
+    with pytest.raises(lab.Refused, match="no node that a run fits on for 0 s; what is finished stands"):
+        drive(cluster, tmp_path, runs_of(seed=[0, 1]))
+    assert cluster.submitted == []
+    assert capsys.readouterr().err.count("no node is left") == 1
+
+
+def test_a_node_that_comes_in_time_is_used(impatient, tmp_path, capsys):
+    cluster = Scripted([0, 2], {"status": 1})
+    assert len(drive(cluster, tmp_path, runs_of(seed=[0, 1]))) == 2
+    assert len(cluster.submitted) == 4  # each once more
+    assert "no node is left" in capsys.readouterr().err
+
+
+def test_a_full_disk_ends_the_sweep_at_once(tmp_path):
+    cluster = Scripted([1], {"status": 1, "full": "a node: no space left"})
+    with pytest.raises(OSError, match="a node: no space left"):
+        drive(cluster, tmp_path, runs_of(seed=[0, 1]))
+    assert len(cluster.submitted) == 1
+    assert leftovers(tmp_path) == []
+
+
+def test_a_cluster_that_is_gone_is_one_line(monkeypatch):
+    class Gone:
+        def __getattr__(self, name):
+            raise ConnectionError("the head does not\nanswer")
+
+    lost = engine.Cluster.__new__(engine.Cluster)
+    lost._ray, lost._name = Gone(), "it"
+    monkeypatch.setattr(engine, "HEAD_S", 0.0)
+    monkeypatch.setattr(engine.time, "sleep", lambda seconds: None)
+    for ask in (lost.capacity, lambda: lost.finished([], 1.0), lambda: lost.outcome(None)):
+        with pytest.raises(lab.Refused, match=r"^it was lost \(ConnectionError: the head does not answer\); what"):
+            ask()
+
+
+class TwoNodes:
+    """Of Ray's, what a cluster of two nodes needs; `tasks` are the options with which they were submitted."""
+
+    exceptions = SimpleNamespace(RayError=RuntimeError)
+
+    def __init__(self):
+        self.tasks, self.outcomes = [], {}
+
+    def nodes(self):
+        return [{"NodeID": node, "Alive": True, "Resources": {"CPU": 2}} for node in ("good", "bad")]
+
+    def get(self, ticket):
+        return self.outcomes[ticket]
+
+    def remote(self, work):
+        def with_options(**given):
+            return SimpleNamespace(
+                options=lambda **more: with_options(**given, **more), remote=lambda *args: self.tasks.append(given)
+            )
+
+        return SimpleNamespace(options=with_options)
+
+
+def test_a_node_that_is_not_fit_for_runs_is_avoided_after_two(monkeypatch, capsys):
+    monkeypatch.setattr(engine.Cluster, "_await_head", lambda self: None)
+    ray = TwoNodes()
+    cluster = engine.Cluster(ray, "it", Server("none", "toy.py", 1), 1, 0, None)
+    ray.outcomes = {"well": {"status": 0, "node": "bad"}, "no": {"lost": "other code", "node": "bad"}}
+    for ticket in ("no", "well", "no"):
+        cluster.outcome(ticket)
+    assert cluster.capacity() == 4  # not twice on end
+    assert cluster.outcome("no") == {"lost": "other code"}
+    assert cluster.capacity() == 2
+    cluster.submit({})
+    assert ray.tasks[-1]["label_selector"] == {"ray.io/node-id": "!in(bad)"}
+    assert capsys.readouterr().err == "a node is avoided where another has room: other code\n"
+    ray.outcomes = {"no": {"lost": "no folder", "node": "good"}}
+    for _ in range(2):
+        cluster.outcome("no")
+    assert cluster.capacity() == 4  # a bad node is better than none
+    cluster.submit({})
+    assert "label_selector" not in ray.tasks[-1]
+
+
+def test_many_failures_are_three_and_where_the_rest_stand():
+    runs = runs_of(seed=list(range(5)))
+    line = conduct._failures(Path("out"), runs, {run.id: "why" for run in runs})
+    assert line.startswith("5 of 5 runs failed; run 0000000000000000 (method=construction, seed=0): why; run ")
+    assert line.endswith("; and 2 more; logs: out/.failed, all runs: out/index.html")
+    assert line.count("why") == 3
 
 
 # ---------------------------------------------------------------- whole sweeps
@@ -308,6 +541,30 @@ def test_the_same_command_makes_nothing_twice_and_a_larger_grid_the_rest(nodes, 
     assert (larger.returncode, larger.stderr) == (0, "")
     assert len(run_folders(folder / "out")) == 6
     assert {run: (run / "run.json").read_bytes() for run in before} == before
+
+
+@needs_ray
+def test_what_two_grids_gather_in_one_folder_is_of_one_of_them(nodes, tmp_path):
+    grids = [("grid.hidden=[8,4]",), ("grid.hidden=[4,2]", "grid.seed=[0,1]")]
+    with contextlib.ExitStack() as stack:
+        arguments = ("folder=out", f"address={nodes.address}")
+        both = [stack.enter_context(start(tmp_path, *grid, *arguments)) for grid in grids]
+        ends = [process.communicate(timeout=300) for process in both]
+    out = tmp_path / "out"
+    assert [process.returncode for process in both] == [0, 0], ends
+    assert len(run_folders(out)) == 5  # hidden=4, seed=0 is a run of both
+
+    def gathered():
+        tables = [timeless(out / name)[1:] for name in ("results.csv", "runs.csv")]
+        linked = re.findall(r'<a href="([0-9a-f]{16})/">', (out / "index.html").read_text())
+        return [list(dict.fromkeys(row[0] for row in table)) for table in tables] + [linked]
+
+    for grid, size in zip(grids, (2, 4), strict=True):
+        assert len(set(map(tuple, gathered()))) == 1
+        again = sweep(tmp_path, *grid, "folder=out", "address=127.0.0.1:1")
+        assert (again.returncode, again.stderr) == (0, "")
+        assert [len(ids) for ids in gathered()] == [size] * 3
+    assert "other runs had been gathered there before" in again.stdout
 
 
 @needs_ray
@@ -390,7 +647,7 @@ def test_an_address_where_something_else_listens_is_refused_before_ray_tries_it(
                     connection.sendall(greeting)
 
         done = threading.Event()
-        other = threading.Thread(target=answer)
+        other = threading.Thread(target=answer, daemon=True)
         other.start()
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(lab.Refused, match="no cluster answers there"):

@@ -1,8 +1,9 @@
 """What the server imports in advance, and what the processes do that it forks."""
 
+import errno
+import functools
 import logging
 import os
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,16 +29,34 @@ def plan(script: Path, version: str, request: dict[str, Any]) -> dict[str, Any]:
         return {"refused": str(error)}
 
 
-def run(script: Path, version: str, cpus: int, request: dict[str, Any]) -> int:
-    """One run in the folder that the sweep made for it; the exit status is that of the same command line."""
+def full_disk(error: BaseException | None) -> OSError | None:
+    """The error, or the one that it came from, that says that a disk takes no more."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def check_in(place: Path, check: lab.Check, config: dict[str, Any]) -> object:
+    """The experiment's check, where the sweep's folder for the run is still there: it is not made anew for a run that
+    nobody waits for any more."""
+    if not place.is_dir():
+        raise lab.Refused(f"{place}: gone, and with it the sweep that made it")
+    return check(config)
+
+
+def run(script: Path, cpus: int, request: dict[str, Any]) -> int:
+    """One run in the folder that the sweep made for it; the exit status is that of the same command line.
+
+    Raises:
+        OSError: where the folder is not there, or a disk takes no more.
+    """
     place = Path(request["place"])
     log = os.open(place / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
         os.dup2(log, stream)
     os.close(log)
-    if version != request["version"]:
-        print(f"{socket.gethostname()} has other code: {version}, the sweep's is {request['version']}", file=sys.stderr)
-        return 1
     os.chdir(request["cwd"])
     os.environ.update(request["environment"])
     if "torch" in sys.modules:
@@ -48,11 +67,13 @@ def run(script: Path, version: str, cpus: int, request: dict[str, Any]) -> int:
         ex, check = lab.launched_by(script)
         if request["sql"]:  # not as -s: a run's folder holds its command line, and the URL may hold a password
             ex.observers.extend(stores.observers(request["sql"], request["id"]))
-        lab.launch(ex, check)
+        lab.launch(ex, functools.partial(check_in, place, check))
     except lab.Refused as error:
         print(error, file=sys.stderr)
         return 1
     except SystemExit as end:
+        if error := full_disk(end):
+            raise error from None
         if end.code is None or isinstance(end.code, int):
             return end.code or 0
         print(end.code, file=sys.stderr)

@@ -9,9 +9,12 @@ import fcntl
 import json
 import os
 import socket
+import stat
+import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,28 @@ from typing import Any
 
 class ServerLost(Exception):
     """The server ended, or could not be reached, before it had answered."""
+
+
+def own_folder() -> Path:
+    """Where this machine's servers of this user have their sockets; nobody else may enter.
+
+    Raises:
+        OSError: if something else has the name.
+    """
+    folder = Path(tempfile.gettempdir()) / f"slth-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) != 0o700:
+        raise OSError(f"{folder} is no folder of this user alone")
+    return folder
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Of several that start or end a server on one machine, one at a time."""
+    with open(folder / "lock", "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @dataclass(frozen=True)
@@ -32,7 +57,7 @@ class Server:
     @property
     def path(self) -> Path:
         """Its socket, on the machine where this is asked."""
-        return Path(tempfile.gettempdir()) / f"slth-{os.getuid()}-{self.token}.sock"
+        return own_folder() / f"{self.token}.sock"
 
     @property
     def log(self) -> Path:
@@ -40,13 +65,19 @@ class Server:
         return self.path.with_suffix(".log")
 
     def connect(self) -> socket.socket:
-        """A connection to the machine's server, which is started where there is none."""
-        with open(self.path.with_suffix(".lock"), "wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # of several on one machine one starts it
-            with contextlib.suppress(OSError):
+        """A connection to the machine's server, which is started where there is none.
+
+        Raises:
+            ServerLost: if it cannot be started, or is another user's.
+        """
+        try:
+            with alone(own_folder()):
+                with contextlib.suppress(OSError):
+                    return self._connected()
+                self._start()
                 return self._connected()
-            self._start()
-            return self._connected()
+        except OSError as error:
+            raise ServerLost(f"the server of the runs cannot be reached: {error}") from error
 
     def _start(self) -> None:
         """Start it here; it ends by itself when nobody has been connected for a while."""
@@ -63,7 +94,9 @@ class Server:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.connect(str(self.path))
-        except OSError:
+            if _peer(connection) != os.getuid():
+                raise ServerLost(f"the server at {self.path} is another user's")
+        except (OSError, ServerLost):
             connection.close()
             raise
         return connection
@@ -88,10 +121,21 @@ class Server:
         """The last line of the server's own log."""
         return last_line(self.log) or "it left no message"
 
-    def forget(self) -> None:
-        """Remove what a server leaves behind on this machine."""
-        for suffix in (".sock", ".log", ".lock"):
-            self.path.with_suffix(suffix).unlink(missing_ok=True)
+    def forget(self, inode: int | None = None) -> None:
+        """Remove what a server leaves behind on this machine; with an inode, if the socket is that one still."""
+        with contextlib.suppress(OSError), alone(own_folder()):
+            if inode is None or self.path.stat().st_ino == inode:
+                self.path.unlink(missing_ok=True)
+                self.log.unlink(missing_ok=True)
+
+
+def _peer(connection: socket.socket) -> int:
+    """The user who listens at the other end of a Unix socket; this one where the system does not say."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return os.getuid()
+    pid_uid_gid = struct.Struct("3i")
+    uid: int = pid_uid_gid.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, pid_uid_gid.size))[1]
+    return uid
 
 
 def last_line(path: Path) -> str:
@@ -103,10 +147,18 @@ def last_line(path: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def execute(server: Server, request: dict[str, Any]) -> dict[str, Any]:
-    """What a Ray task does: have the node's server fork the run, and wait for its end.
+def on_node(server: Server, request: dict[str, Any]) -> dict[str, Any]:
+    """What a Ray task does: `execute`, and say on which node."""
+    import ray
 
-    Returns {"status": the exit status, negative for a signal}, with "why" where there is no log, or {"lost": why}.
+    return {**execute(server, request), "node": ray.get_runtime_context().get_node_id()}
+
+
+def execute(server: Server, request: dict[str, Any]) -> dict[str, Any]:
+    """Have the machine's server fork the run, and wait for its end.
+
+    Returns {"status": the exit status, negative for a signal}; also with "lost": why, where the machine could not begin
+    the run or its server ended; also with "full": why, where a disk takes no more.
     """
     try:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if request["gpus"] else ""

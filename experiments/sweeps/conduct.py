@@ -18,6 +18,8 @@ from sweeps.loop import drive
 from sweeps.plan import Run
 from sweeps.store import Store
 
+NAMED = 3  # of the runs that failed, in the last line
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -50,14 +52,17 @@ def conduct(sweep: Sweep) -> None:
                 runs, version = _plan(server, sweep)
                 missing = _missing(store, runs, sweep.sql)
                 failed = _make(store, server, sweep, missing, version) if missing else {}
-            files, remarks = gather(store, sweep.script.stem, runs, failed)
-            lab.write(sweep.folder, files)
+            with store.alone():
+                files, remarks = gather(store, sweep.script.stem, runs, failed)
+                replaced = store.publish(files, [run.id for run in runs])
     except OSError as error:
         line = f"folder={sweep.folder}: {error}; what is finished stands, and the same command goes on"
         raise lab.Refused(line) from error
     _tell(sweep.folder, files, remarks)
+    if replaced:
+        print("other runs had been gathered there before: the command that made them gathers them again")
     if failed:
-        raise lab.Refused(_failures(runs, failed))
+        raise lab.Refused(_failures(sweep.folder, runs, failed))
 
 
 @contextlib.contextmanager
@@ -91,12 +96,10 @@ def _missing(store: Store, runs: Sequence[Run], sql: str | None) -> list[Run]:
     kept = {*stores.runs_in(sql)} if sql is not None else set()
     missing = []
     for run in runs:
+        if remark := store.examine(run.id):
+            print(lab.one_line(remark), file=sys.stderr)
         if store.has(run.id):
-            try:
-                store.load(run.id)
-                continue
-            except lab.BadConfig as error:
-                print(f"{error}; moved to {store.set_aside(run.id)} and made again", file=sys.stderr)
+            continue
         if sql is None or run.id not in kept or not _restored(store, sql, run.id):
             missing.append(run)
     return missing
@@ -107,7 +110,7 @@ def _restored(store: Store, sql: str, run_id: str) -> bool:
     try:
         store.restore(run_id, stores.files(f"{sql}{stores.SEPARATOR}{run_id}"))
     except lab.BadConfig as error:
-        print(f"{error}; removed and made again", file=sys.stderr)
+        print(lab.one_line(f"{error}; removed and made again"), file=sys.stderr)
         stores.remove(sql, run_id)
         return False
     return True
@@ -121,7 +124,7 @@ def _make(store: Store, server: Server, sweep: Sweep, runs: Sequence[Run], versi
 
 def _tell(folder: Path, files: Mapping[str, bytes], remarks: Sequence[str]) -> None:
     for remark in remarks:
-        print(remark, file=sys.stderr)
+        print(lab.one_line(remark), file=sys.stderr)
     print(f"results: {folder / 'results.csv'}")
     for name in files:
         if name.endswith(".png"):
@@ -129,6 +132,8 @@ def _tell(folder: Path, files: Mapping[str, bytes], remarks: Sequence[str]) -> N
     print(f"page: {folder / 'index.html'}")
 
 
-def _failures(runs: Sequence[Run], failed: Mapping[str, str]) -> str:
-    named = "; ".join(f"{run}: {failed[run.id]}" for run in runs if run.id in failed)
-    return f"{len(failed)} of {len(runs)} runs failed; {named}"
+def _failures(folder: Path, runs: Sequence[Run], failed: Mapping[str, str]) -> str:
+    named = [f"{run}: {failed[run.id]}" for run in runs if run.id in failed]
+    more = [f"and {len(named) - NAMED} more"] if len(named) > NAMED else []
+    where = f"logs: {folder / '.failed'}, all runs: {folder / 'index.html'}"
+    return f"{len(failed)} of {len(runs)} runs failed; {'; '.join([*named[:NAMED], *more])}; {where}"

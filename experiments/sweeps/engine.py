@@ -4,15 +4,21 @@ import contextlib
 import logging
 import os
 import socket
+import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 import lab
 
-from sweeps.client import Server, execute
+from sweeps.client import Server, on_node
 
 REACH_S = 5.0  # for a cluster's address to answer
+HEAD_S = 20.0  # to wait for a head that does not answer any more; after 60 s Ray would end this process by itself
+TROUBLES = 2  # on end that keep a node from runs: other code, no folder, a server that does not start
+MESSAGE = 300  # characters of what Ray has to say
 OBJECT_STORE = 80_000_000  # bytes, about the least that Ray takes; results do not go through it
 
 SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # an empty frame of this kind, with which each side begins
@@ -21,33 +27,72 @@ SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # an empty frame of this kind, wi
 class Cluster:
     """Ray, on this machine or joined; use `cluster(...)`."""
 
-    def __init__(self, ray: ModuleType, server: Server, cpus: int, gpus: float, workers: int | None) -> None:
-        self._ray, self._server, self._workers = ray, server, workers
+    def __init__(self, ray: ModuleType, name: str, server: Server, cpus: int, gpus: float, workers: int | None) -> None:
+        self._ray, self._name, self._server, self._workers = ray, name, server, workers
         self._needs = {"CPU": cpus, "GPU": gpus}
-        task = ray.remote(execute)
+        self._troubles: Counter[str] = Counter()  # by node
+        self._shunned: set[str] = set()
+        task = ray.remote(on_node)
         self._task = task.options(num_cpus=cpus, num_gpus=gpus, max_retries=0, scheduling_strategy="SPREAD")
 
     def capacity(self) -> int:
-        """How many runs go on at once, by the nodes that live now."""
-        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        """How many runs go on at once, by the nodes that live now and are fit for them."""
+        with self._reached():
+            self._await_head()
+            nodes = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
         needs = {name: number for name, number in self._needs.items() if number}
-        room = sum(min(int(node.get(name, 0) / number) for name, number in needs.items()) for node in nodes)
+        rooms = {
+            node: min(int(has.get(name, 0) / number) for name, number in needs.items()) for node, has in nodes.items()
+        }
+        fit = {node: room for node, room in rooms.items() if self._troubles[node] < TROUBLES}
+        self._shunned = {*rooms} - {*fit} if any(fit.values()) else set()  # a bad node is better than none
+        room = sum(room for node, room in rooms.items() if node not in self._shunned)
         return room if self._workers is None else min(room, self._workers)
 
     def submit(self, request: dict[str, Any]) -> Any:
         """Have a run made; returns the ticket to ask for it."""
-        return self._task.remote(self._server, {**request, "gpus": self._needs["GPU"]})
+        task = self._task
+        if self._shunned:
+            task = task.options(label_selector={"ray.io/node-id": f"!in({','.join(sorted(self._shunned))})"})
+        with self._reached():
+            return task.remote(self._server, {**request, "gpus": self._needs["GPU"]})
 
     def finished(self, tickets: list[Any], timeout_s: float) -> list[Any]:
         """Those that have ended, waiting for one of them."""
-        return list(self._ray.wait(tickets, num_returns=1, timeout=timeout_s)[0])
+        with self._reached():
+            return list(self._ray.wait(tickets, num_returns=1, timeout=timeout_s)[0])
 
     def outcome(self, ticket: Any) -> dict[str, Any]:
-        """{"status": exit status}, or {"lost": why} where the run's node or worker died."""
+        """{"status": exit status}, or {"lost": why} where the run's node or worker died, or is not fit for runs."""
+        with self._reached():
+            try:
+                outcome = dict(self._ray.get(ticket))
+            except self._ray.exceptions.RayError as error:
+                return {"lost": lab.one_line(f"{type(error).__name__}: {error}")[-MESSAGE:]}
+        node = outcome.pop("node")
+        self._troubles[node] = self._troubles[node] + 1 if "lost" in outcome else 0
+        if self._troubles[node] == TROUBLES:
+            print(lab.one_line(f"a node is avoided where another has room: {outcome['lost']}"), file=sys.stderr)
+        return outcome
+
+    def _await_head(self) -> None:
+        until = time.monotonic() + HEAD_S
+        while True:
+            try:
+                return _greet(self._ray.get_runtime_context().gcs_address)
+            except (OSError, ValueError):
+                if time.monotonic() > until:
+                    raise
+            time.sleep(1.0)
+
+    @contextlib.contextmanager
+    def _reached(self) -> Iterator[None]:
         try:
-            return dict(self._ray.get(ticket))
-        except self._ray.exceptions.RayError as error:
-            return {"lost": f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"}
+            yield
+        except Exception as error:
+            why = lab.one_line(f"{type(error).__name__}: {error}")[:MESSAGE]
+            line = f"{self._name} was lost ({why}); what is finished stands, and the same command goes on"
+            raise lab.Refused(line) from error
 
 
 @contextlib.contextmanager
@@ -76,9 +121,10 @@ def cluster(address: str | None, server: Server, cpus: int, gpus: float, workers
         raise
     except Exception as error:
         hint = "" if address is None else "; a cluster that asks for a token wants RAY_AUTH_MODE=token"
-        raise lab.Refused(f"address={address}: Ray refuses: {str(error).strip()[:300]}{hint}") from error
+        raise lab.Refused(f"address={address}: Ray refuses: {str(error).strip()[:MESSAGE]}{hint}") from error
     try:
-        found = Cluster(ray, server, cpus, gpus, workers)
+        name = "Ray on this machine" if address is None else f"address={address}: the cluster"
+        found = Cluster(ray, name, server, cpus, gpus, workers)
         if not found.capacity():
             raise lab.Refused(f"cpus={cpus} gpus={gpus}: no node has so many for one run")
         yield found
@@ -88,14 +134,19 @@ def cluster(address: str | None, server: Server, cpus: int, gpus: float, workers
 
 def _require_open(address: str) -> None:
     """Ray itself would try for minutes: ask first whether anything there speaks its protocol, gRPC over HTTP/2."""
-    host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), timeout=REACH_S) as connection:
-            if os.environ.get("RAY_USE_TLS") != "1":
-                connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS)
-                if connection.recv(4)[3:] != SETTINGS[3:4]:
-                    raise ValueError("something else than Ray does")
+        _greet(address)
     except (OSError, ValueError, OverflowError) as error:
         raise lab.Refused(
             f"address={address}: no cluster answers there ({error}); it must be host:port of one"
         ) from error
+
+
+def _greet(address: str) -> None:
+    """Raises OSError, ValueError or OverflowError where no answer comes, or another than Ray's."""
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=REACH_S) as connection:
+        if os.environ.get("RAY_USE_TLS") != "1":
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS)
+            if connection.recv(4)[3:] != SETTINGS[3:4]:
+                raise ValueError("something else than Ray does")

@@ -1,5 +1,7 @@
 """Start the runs that are missing, as many at once as there is room for, and try again what failed."""
 
+import sys
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +16,8 @@ from sweeps.plan import Run
 from sweeps.store import Store
 
 LOSSES = 5  # times that a run may lose its node; this is no fault of the run
+TICK_S = 1.0  # at most between two looks at the cluster
+PATIENCE_S = 60.0  # to wait for a node that a run fits on, where the last one is gone
 
 
 @dataclass
@@ -31,18 +35,43 @@ class Attempt:
         return self.failures + self.losses
 
 
+class Room:
+    """How many runs may go on at once; for PATIENCE_S it may be none."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._none_since: float | None = None
+
+    def now(self) -> int:
+        """Raises lab.Refused where no node has come for too long."""
+        room = self._cluster.capacity()
+        now = time.monotonic()
+        if room:
+            self._none_since = None
+        elif self._none_since is None:
+            self._none_since = now
+            print(f"no node is left that a run fits on: waiting {PATIENCE_S:.0f} s for one", file=sys.stderr)
+        elif now - self._none_since > PATIENCE_S:
+            line = f"no node that a run fits on for {PATIENCE_S:.0f} s; what is finished stands"
+            raise lab.Refused(f"{line}, and the same command goes on")
+        return room
+
+
 def drive(cluster: Cluster, store: Store, runs: Sequence[Run], request: dict[str, Any], retries: int) -> dict[str, str]:
     """Make all the runs; returns why, for those that failed more than `retries` times.
 
     Raises:
         OSError: if the folder cannot be written any more; what stands there is whole.
+        lab.Refused: if the cluster was lost, or the last node that a run fits on.
     """
+    room = Room(cluster)
     waiting = deque(Attempt(run) for run in runs)
     running: dict[Any, Attempt] = {}
     failed: dict[str, str] = {}
     with lab.progress(None, "runs", total=len(runs)) as table:
         while waiting or running:
-            while waiting and len(running) < max(1, cluster.capacity()):
+            most = room.now()
+            while waiting and len(running) < most:
                 attempt = waiting.popleft()
                 if store.has(attempt.run.id):  # another sweep was faster
                     table.update()
@@ -51,7 +80,9 @@ def drive(cluster: Cluster, store: Store, runs: Sequence[Run], request: dict[str
                 run = {"id": attempt.run.id, "updates": attempt.run.updates, "place": str(attempt.place)}
                 running[cluster.submit({**request, **run})] = attempt
             table.set_postfix_str(f"running {len(running)}, failed {len(failed)}", refresh=True)
-            for ticket in cluster.finished(list(running), timeout_s=1.0) if running else []:
+            if waiting and not running:
+                time.sleep(TICK_S)
+            for ticket in cluster.finished(list(running), TICK_S) if running else []:
                 attempt = running.pop(ticket)
                 why = _ended(store, attempt, cluster.outcome(ticket))
                 if why is None:
@@ -65,25 +96,31 @@ def drive(cluster: Cluster, store: Store, runs: Sequence[Run], request: dict[str
 
 
 def _ended(store: Store, attempt: Attempt, outcome: dict[str, Any]) -> str | None:
-    """Keep a run that is complete; for another count what happened to it, and say why it ended."""
-    name = attempt.run.id
+    """Keep a run that is complete; for another count what happened to it, and say why it ended.
+
+    Raises:
+        OSError: if it was for want of room: to try again would help no run.
+    """
     try:
         if outcome.get("status") == 0:
-            store.adopt(name, attempt.place)
+            store.adopt(attempt.run.id, attempt.place)
             return None
-        why = outcome.get("lost") or outcome.get("why")
+        return _failed(store, attempt, outcome)
     except lab.BadConfig as error:
-        why, outcome = str(error), {}
-    except OSError:
+        return _failed(store, attempt, {"why": str(error)})
+    finally:
         store.discard(attempt.place)
-        raise
+
+
+def _failed(store: Store, attempt: Attempt, outcome: dict[str, Any]) -> str:
+    if "full" in outcome:
+        raise OSError(outcome["full"])
+    store.require_room()  # while all that the attempt wrote is still there
     if "lost" in outcome:
         attempt.losses += 1
     else:
         attempt.failures += 1
-    log = attempt.place / "log.txt"
-    why = why or last_line(log) or f"no message, exit status {outcome.get('status')}"
-    kept = store.keep_log(name, attempt.place)
-    store.discard(attempt.place)
-    store.require_room()
+    why = outcome.get("lost") or outcome.get("why") or last_line(attempt.place / "log.txt")
+    why = why or f"no message, exit status {outcome.get('status')}"
+    kept = store.keep_log(attempt.run.id, attempt.place)
     return f"{why} (log: {kept})" if kept else why

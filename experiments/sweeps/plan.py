@@ -43,6 +43,12 @@ def identity(experiment: str, changed: Mapping[str, Any], version: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def name(experiment: str, named: Sequence[str], points: Sequence[Mapping[str, Any]]) -> str:
+    """Of a sweep: EXPERIMENT- and 8 hex digits of the SHA-256 of what its runs are to be, in their order."""
+    text = json.dumps([list(named), [dict(point) for point in points]], sort_keys=True)
+    return f"{experiment}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
 def resolve(script: Path, named: Sequence[str], points: Sequence[dict[str, Any]], version: str) -> list[dict[str, Any]]:
     """The runs at these points as plain values, none twice. Made where the experiment has been imported.
 

@@ -154,12 +154,10 @@ def _die_with(parent: int) -> None:
 
 
 def listen(path: Path) -> socket.socket:
-    """A socket at the path, for this user alone."""
+    """A socket at the path, in a folder of this user alone."""
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o077)
     listener.bind(str(path))
-    os.umask(before)
     listener.listen(128)
     return listener
 
@@ -172,11 +170,17 @@ def work_on(script: Path, version: str, cpus: int, request: dict[str, Any], conn
         answer = child.plan(script, version, request)
         connection.sendall(json.dumps(answer).encode() + b"\n")
         return 0
+    if version != request["version"]:
+        why = f"{socket.gethostname()} has other code: {version}, the sweep's is {request['version']}"
+        connection.sendall(json.dumps({"lost": why}).encode() + b"\n")
+        return 1
     try:
-        return child.run(script, version, cpus, request)
-    except OSError as error:  # before the run: what it raises itself is in its log
-        why = f"{socket.gethostname()}: {error}; every node must see the sweep's folder"
-        connection.sendall(json.dumps({"why": why}).encode() + b"\n")
+        return child.run(script, cpus, request)
+    except OSError as error:  # before the run, or of a full disk: what else it raises is in its log
+        why = f"{socket.gethostname()}: {error}"
+        full = child.full_disk(error) is not None
+        answer = {"full": why} if full else {"lost": f"{why}; every node must see the sweep's folder"}
+        connection.sendall(json.dumps(answer).encode() + b"\n")
         return 1
 
 
@@ -186,6 +190,7 @@ def main() -> None:
 
     server = Server(**json.loads(sys.argv[1]))
     listener = listen(server.path)
+    own = server.path.stat().st_ino
     if os.fork():
         return
     os.setsid()
@@ -199,7 +204,7 @@ def main() -> None:
     try:
         Forker(listener, functools.partial(work_on, script, version, server.cpus)).serve()
     finally:
-        server.forget()
+        server.forget(own)
 
 
 if __name__ == "__main__":

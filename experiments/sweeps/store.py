@@ -3,9 +3,10 @@
 A run is made in a place of its own below .work and moved to its name when it is completed and whole, in one step; where
 the name is taken by then, the newcomer is thrown away. A file digests.json goes along, so that any later change of a
 result is noticed. Several sweeps may share a folder: each holds a lock on a token of its own while it lives, and
-clears away what the dead left.
+clears away what the dead left. What is gathered, and what is moved aside, is so by one sweep at a time.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -13,7 +14,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +22,7 @@ import lab
 
 WHOLE = ("results.csv", "summary.json", "config.json", "run.json")
 DIGESTS = "digests.json"
+GATHERED = ".gathered.json"  # the runs that were gathered last, and the files that were made of them
 ROOM = 1 << 16  # bytes; with less a sweep does not go on
 
 
@@ -61,6 +63,13 @@ class Store:
         for place in self.work.glob(f"*.{token}.*"):
             shutil.rmtree(place, ignore_errors=True)
         (self.work / f"{token}.lock").unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """One sweep of this folder at a time."""
+        with open(self.folder / ".lock", "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def place_for(self, run_id: str, attempt: int) -> Path:
         """A new, empty folder that only this attempt writes to."""
@@ -132,13 +141,51 @@ class Store:
         """Remove what an attempt left."""
         shutil.rmtree(place, ignore_errors=True)
 
-    def set_aside(self, run_id: str) -> Path:
-        """Move a run that is not whole any more out of the way, and keep it."""
-        aside = self.folder / ".corrupt"
-        aside.mkdir(exist_ok=True)
-        to = aside / f"{run_id}.{uuid.uuid4().hex[:8]}"
-        (self.folder / run_id).rename(to)
-        return to
+    def examine(self, run_id: str) -> str | None:
+        """Move a finished run that is not whole any more out of the way, and keep it; returns what to say of it."""
+        with self.alone():
+            if not self.has(run_id):
+                return None
+            try:
+                self.load(run_id)
+                return None
+            except lab.BadConfig as error:
+                aside = self.folder / ".corrupt"
+                aside.mkdir(exist_ok=True)
+                to = aside / f"{run_id}.{uuid.uuid4().hex[:8]}"
+                (self.folder / run_id).rename(to)
+                return f"{error}; moved to {to} and made again"
+
+    def publish(self, files: Mapping[str, bytes], runs: Sequence[str]) -> bool:
+        """Lay what was gathered of the runs beside them, in the place of all that was gathered before.
+
+        To be called `alone`. Each name stands for a whole file at any time. Returns whether other runs than these had
+        been gathered here.
+        """
+        place = self.place_for("gathered", 0)
+        lab.write(place, files)
+        before = self._gathered()
+        stale = {*before["files"]} - {*files}
+        self._note(place, {*files} | stale, runs)  # whoever is killed from here on leaves no file unknown
+        for name in files:
+            os.replace(place / name, self.folder / name)
+        for name in stale:
+            (self.folder / name).unlink(missing_ok=True)
+        self._note(place, files, runs)
+        self.discard(place)
+        return not {*before["runs"]} <= {*runs}
+
+    def _note(self, place: Path, files: Iterable[str], runs: Sequence[str]) -> None:
+        content = {"files": sorted(files), "runs": list(runs)}
+        lab.write(place, {GATHERED: (json.dumps(content, indent=2) + "\n").encode()})
+        os.replace(place / GATHERED, self.folder / GATHERED)
+
+    def _gathered(self) -> dict[str, list[str]]:
+        try:
+            noted = json.loads((self.folder / GATHERED).read_text(encoding="utf-8"))
+            return {name: [Path(entry).name for entry in noted[name]] for name in ("files", "runs")}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {"files": [], "runs": []}
 
     def keep_log(self, run_id: str, place: Path) -> Path | None:
         """Keep the log of a failed attempt; None where it has none, or the disk has no room for it."""

@@ -452,6 +452,9 @@ def save(
         write(Path(place), files)
         for name in files:  # the file observer's own folder: it notes the name and leaves the file alone
             run.add_artifact(os.path.join(place, name), name)
+    for observer in run.observers:
+        if isinstance(observer, SqlObserver):
+            print(f"results: {observer.engine.url.render_as_string(hide_password=True)}#{run._id}")
     if folder is not None:
         print(f"results: {folder / 'results.csv'}")
         for name in figures:

@@ -1,6 +1,8 @@
 """A search on two processes is the search on one: same masks, same scores but for rounding."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from slth.search import parallel
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.xdist_group("parallel")  # one pair of processes for all of these tests
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +24,13 @@ def ranks(tmp_path_factory):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [str(ROOT / "tests" / "parallel_run.py"), str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert ran.returncode == 0, ran.stderr[-3000:]
+    ran = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        _, told = ran.communicate(timeout=240)
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # the processes of torchrun, too
+            os.killpg(ran.pid, signal.SIGKILL)
+    assert ran.returncode == 0, told[-3000:]
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -62,7 +62,8 @@ def run(script: Path, cpus: int, request: dict[str, Any]) -> int:
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(cpus)
     values = [f"{key}={value!r}" for key, value in request["updates"].items()]
-    sys.argv = [str(script), "with", *request["named"], *values, "-F", str(place), "--id", request["id"]]
+    words = [*request["named"], *values]
+    sys.argv = [str(script), *(["with", *words] if words else []), "-F", str(place), "--id", request["id"]]
     try:
         ex, check = lab.launched_by(script)
         if request["sql"]:  # not as -s: a run's folder holds its command line, and the URL may hold a password

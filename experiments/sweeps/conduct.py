@@ -51,6 +51,7 @@ def conduct(sweep: Sweep) -> None:
             with _server(Server(store.token, os.fspath(sweep.script), sweep.cpus)) as server:
                 runs, version = _plan(server, sweep)
                 missing = _missing(store, runs, sweep.sql)
+                print(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished: {sweep.folder}", flush=True)
                 failed = _make(store, server, sweep, missing, version) if missing else {}
             with store.alone():
                 files, remarks = gather(store, sweep.script.stem, runs, failed)

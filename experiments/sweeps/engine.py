@@ -136,7 +136,9 @@ def _require_open(address: str) -> None:
     """Ray itself would try for minutes: ask first whether anything there speaks its protocol, gRPC over HTTP/2."""
     try:
         _greet(address)
-    except (OSError, ValueError, OverflowError) as error:
+    except (ValueError, OverflowError) as error:
+        raise lab.Refused(f"address={address}: must be host:port of a cluster") from error
+    except OSError as error:
         raise lab.Refused(
             f"address={address}: no cluster answers there ({error}); it must be host:port of one"
         ) from error

@@ -70,6 +70,8 @@ def with_attention(
     model's positions where it takes one. Raises ValueError for an unknown attention or init, a base_std or qk_scale
     that is not finite and > 0, and what the mechanism refuses.
     """
+    if not isinstance(model, GPT2LMHeadModel):
+        raise ValueError(f"model of type {type(model).__name__}: must be a GPT2LMHeadModel, as slth.models.gpt2.build")
     if attention not in ATTENTIONS:
         raise ValueError(f"attention={attention!r}: must be one of {', '.join(ATTENTIONS)}")
     if init not in INITS:

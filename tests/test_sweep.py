@@ -496,7 +496,8 @@ def swept(nodes, tmp_path_factory):
 def test_a_sweep_makes_every_run_and_gathers_in_the_order_of_the_grid(swept):
     folder, done = swept
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == ["results: out/results.csv", "page: out/index.html"]
+    told = ["4 runs, 0 of them finished: out", "results: out/results.csv", "page: out/index.html"]
+    assert done.stdout.splitlines() == told
     table = timeless(folder / "out" / "results.csv")
     assert table[0] == ["run_id", "config.hidden", "seed", "hidden", "draw", "error"]
     assert [row[1:5] for row in table[1::3]] == [[h, s, h, "0"] for h in "84" for s in "01"]
@@ -627,6 +628,21 @@ def test_a_refused_run_or_address_leaves_no_runs(tmp_path):
     assert done.stderr.startswith("address=127.0.0.1:1: no cluster answers there (")
     assert len(done.stderr.splitlines()) == 1
     assert run_folders(tmp_path / "out") == []
+
+
+@needs_ray
+def test_a_sweep_of_the_defaults_is_one_run_and_done_when_it_is_there(tmp_path):
+    done = sweep(tmp_path, "folder=out")
+    assert done.returncode == 0, done.stderr
+    assert len(run_folders(tmp_path / "out")) == 1
+    again = sweep(tmp_path, "folder=out")
+    assert again.stdout.splitlines()[0] == "1 runs, 1 of them finished: out"
+
+
+@pytest.mark.parametrize("address", ["garbage", "host:", ":1", "host:one"])
+def test_an_address_is_a_host_and_a_port(address):
+    with pytest.raises(lab.Refused, match="must be host:port of a cluster"):
+        engine._require_open(address)
 
 
 @needs_ray

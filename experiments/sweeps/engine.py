@@ -134,11 +134,12 @@ def cluster(address: str | None, server: Server, cpus: int, gpus: float, workers
 
 def _require_open(address: str) -> None:
     """Ray itself would try for minutes: ask first whether anything there speaks its protocol, gRPC over HTTP/2."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise lab.Refused(f"address={address}: must be host:port of a cluster")
     try:
         _greet(address)
-    except (ValueError, OverflowError) as error:
-        raise lab.Refused(f"address={address}: must be host:port of a cluster") from error
-    except OSError as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise lab.Refused(
             f"address={address}: no cluster answers there ({error}); it must be host:port of one"
         ) from error

@@ -549,11 +549,16 @@ def _load(folder: Path, name: str, read: Callable[[Path], Any]) -> Any:
         raise BadConfig("runs", str(folder), f"a run's folder; its {name} cannot be read ({reason})") from error
 
 
-def _read_dict(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text(encoding="utf-8"))
+def json_object(text: str | bytes) -> dict[str, Any]:
+    """The dict that JSON stands for. Raises ValueError where it is something else."""
+    content = json.loads(text)
     if not isinstance(content, dict):
         raise ValueError("no JSON object")
     return content
+
+
+def _read_dict(path: Path) -> dict[str, Any]:
+    return json_object(path.read_text(encoding="utf-8"))
 
 
 _READERS: dict[str, Callable[[Path], Any]] = {

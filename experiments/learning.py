@@ -81,6 +81,11 @@ def learn(source: MultiHeadAttention, train: Examples, validation: Examples, sea
     """
     # targets by name: an output for d_out=1 looks like a vector
     slth.wrap(source, keep=search.keep, targets=ROLES, scores="magnitude")
+    return prune_wrapped(source, train, validation, search, every=EVERY)
+
+
+def prune_wrapped(source: nn.Module, train: Examples, validation: Examples, search: Search, *, every: int) -> float:
+    """Train a wrapped source's scores, and leave it pruned by the mask that did best of those looked at; its error."""
     best = Best(validation)
     slth.fit(
         source,
@@ -89,7 +94,7 @@ def learn(source: MultiHeadAttention, train: Examples, validation: Examples, sea
         search.steps,
         lr=search.lr,
         evaluate=best.look,
-        every=EVERY,
+        every=every,
         progress=False,
     )
     handle(source).set_masks(best.masks)

@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 import torch
 from lab import BadConfig, as_bool, as_choice, as_float, as_int, as_int_list, progress, write
-from learning import Best, Examples, relative_error
+from learning import Examples, prune_wrapped, relative_error
 from learning import Search as Learning
 from pruning import (
     Data,
@@ -55,7 +55,6 @@ from slth.construct import variants as construct
 from slth.models import gpt2
 from slth.models.gpt2_attention import InGPT2, with_attention
 from slth.tasks import text as texts
-from slth.wrapping import handle
 
 LINEAR = "linear"  # MHLA whose M_c stays 1 everywhere: plain linear attention
 SPIKES = (BASE, "kha_linear", "kha_mlp", "mea")
@@ -324,19 +323,7 @@ def examples(target: MultiHeadAttention, count: int, job: Job, split: str) -> Ex
 def learn(source: Attention, training: Examples, validation: Examples, search: Learning, seed: int) -> None:
     """Prune a source, in place, by the mask of edge-popup that does best on validation inputs; mixing tensors, too."""
     slth.wrap(source, keep=search.keep, seed=seed)
-    best = Best(validation)
-    slth.fit(
-        source,
-        lambda step: training.batch(step, search.batch),
-        relative_error,
-        search.steps,
-        lr=search.lr,
-        evaluate=best.look,
-        every=max(1, search.steps // 50),
-        progress=False,
-    )
-    handle(source).set_masks(best.masks)
-    slth.unwrap(source)
+    prune_wrapped(source, training, validation, search, every=max(1, search.steps // 50))
 
 
 def constructed_error(study: Study, job: Job, width: int, target: MultiHeadAttention, test: Examples) -> float:

@@ -34,7 +34,7 @@ except ModuleNotFoundError as missing:  # Sacred, on a GPU's machine
 
 from benchmarks import attention_routes, linear_attention, peers, selection, subset_sums, training_step
 from benchmarks.timing import Row
-from lab import BadConfig, as_float, as_int, as_int_list
+from lab import BadConfig, Refused, as_float, as_int, as_int_list
 
 from slth import plots
 from slth.threads import cores
@@ -73,7 +73,7 @@ ex.add_named_config(
 
 
 def check(config: dict[str, Any]) -> None:
-    """BadConfig for what cannot be measured."""
+    """Refused, where it can be BadConfig, for what cannot be measured."""
     if config["device"] == "cpu":
         cases_of(config)
     else:
@@ -81,17 +81,15 @@ def check(config: dict[str, Any]) -> None:
 
 
 def gpu_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Device, areas, rounds and seed of a measurement on a GPU, or BadConfig."""
-    given = config["what"]
-    if not all(isinstance(area, str) for area in (given if isinstance(given, list) else [given or ""])):
-        raise BadConfig("what", given, "None, or one or several areas")
+    """Device, areas, rounds and seed of a measurement on a GPU, or Refused."""
+    areas = config["what"]
+    if not all(isinstance(area, str) for area in (areas if isinstance(areas, list) else [areas or ""])):
+        raise BadConfig("what", areas, "None, or one or several areas")
+    given = {key: config[key] for key in ("device", "what", "rounds", "seed") if config[key] is not None}
     try:
-        words = [f"{key}={config[key]!r}" for key in ("device", "what", "rounds", "seed") if config[key] is not None]
-        return command.config_of(words)
+        return command.checked(command.DEFAULTS | given)
     except ValueError as error:
-        key, _, rest = str(error).partition("=")
-        value, _, allowed = rest.partition(": must be ")
-        raise BadConfig(key, value, allowed) from error
+        raise Refused(str(error)) from error
 
 
 def cases_of(config: dict[str, Any]) -> list[Callable[[], list[Row]]]:

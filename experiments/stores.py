@@ -42,8 +42,8 @@ def load_run(place: str | os.PathLike[str]) -> tuple[pandas.DataFrame, dict[str,
     place = str(place)
     found = files(place)
     results = _read(place, "results.csv", lambda: pandas.read_csv(io.BytesIO(found["results.csv"])))
-    summary = _read(place, "summary.json", lambda: _dict(found["summary.json"]))
-    config = _dict(found["config.json"])
+    summary = _read(place, "summary.json", lambda: lab.json_object(found["summary.json"]))
+    config = lab.json_object(found["config.json"])
     config.pop("__doc__", None)
     return results, summary, config
 
@@ -69,7 +69,7 @@ def files(place: str) -> dict[str, bytes]:
             raise BadConfig("runs", place, f"a run with results; it has no {needed}")
     if strange := [one for one in found if Path(one).name != one]:
         raise BadConfig("runs", place, f"a run with files of its own; {strange[0]!r} is no name of one")
-    config = _read(place, "config", lambda: _dict(row.config))
+    config = _read(place, "config", lambda: lab.json_object(row.config))
     about = {"_id": run_id, "status": row.status, "command": row.command}
     times = {key: at and at.isoformat() for key, at in (("start_time", row.start_time), ("stop_time", row.stop_time))}
     return {
@@ -125,13 +125,6 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, list) else value
 
 
-def _dict(text: str | bytes) -> dict[str, Any]:
-    content = json.loads(text)
-    if not isinstance(content, dict):
-        raise ValueError("no JSON object")
-    return content
-
-
 def _read(place: str, what: str, read: Callable[[], Any]) -> Any:
     try:
         return read()
@@ -143,7 +136,7 @@ def _read(place: str, what: str, read: Callable[[], Any]) -> Any:
 def _reading(url: str) -> Iterator[tuple[Any, Any]]:
     """The same for a database that is there: SQLite would make an empty one of a name that is mistaken."""
     scheme, _, rest = url.partition("://")
-    file = rest.partition("/")[2].partition("?")[0]  # sqlite:///here/runs.db, sqlite:////from/the/root/runs.db
+    file = rest.partition("/")[2].partition("?")[0]  # three slashes: from this folder on; four: from the root
     if scheme.startswith("sqlite") and file and not file.startswith("file:") and not os.path.isfile(file):
         raise Refused(f"{url}: no database of runs that can be read (there is no such file)")
     with _connected(url) as (connection, tables):

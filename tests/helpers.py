@@ -9,6 +9,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from slth.attention import MultiHeadAttention
 
 
+def cats(lines):
+    """A text that a small language model can learn something from."""
+    return "".join(f"the cat number {i} sat on the mat and {i * i % 97} dogs ran away\n" for i in range(lines))
+
+
 def subset_sums(candidates):
     """All 2^n sums of candidates (..., n), each added in index order, at the index that is the mask -> (..., 2^n)."""
     sums = np.zeros((*candidates.shape[:-1], 1))

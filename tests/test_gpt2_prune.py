@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from helpers import cats
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
@@ -29,7 +30,7 @@ from slth.wrapping import effective, handle  # noqa: E402
 
 SCRIPT = EXPERIMENTS / "gpt2_prune.py"
 ALONE = os.environ | {"OMP_NUM_THREADS": "1"}  # as in the other tests: see conftest.py
-TEXT = "".join(f"the cat number {i} sat on the mat and {i * i % 97} dogs ran away\n" for i in range(150))
+TEXT = cats(150)
 SMALL = {
     "size": "tiny*0.25",
     "length": 16,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from helpers import cats
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
@@ -24,7 +25,7 @@ from slth.construct.transformer import language_model, pruned, record_scales  # 
 from slth.threads import one_torch_thread  # noqa: E402
 
 SCRIPT = EXPERIMENTS / "hidden_lm.py"
-TEXT = "".join(f"the cat number {i} sat on the mat and {i * i % 97} dogs ran away\n" for i in range(150))
+TEXT = cats(150)
 SMALL = {
     "embeddings": "shared",
     "norm": True,

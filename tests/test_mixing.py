@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import cats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacred.observers import FileStorageObserver
@@ -32,7 +33,7 @@ from slth.models import gpt2  # noqa: E402
 from slth.models.gpt2_attention import with_attention  # noqa: E402
 from slth.plots.mixing import SHORT  # noqa: E402
 
-TEXT = "".join(f"the cat number {i} sat on the mat and {i * i % 97} dogs ran away\n" for i in range(400))
+TEXT = cats(400)
 SMALL = {"variants": ["kha_linear", "mhla"], "seeds": 2, "hidden": [8, 16], "lengths": [8], "block": 4, "steps": 3}
 SMALL |= {"error_steps": 3, "error_batch": 4, "size": "tiny*0.25", "length": 16, "keep": [0.3, 0.5], "batch": 2}
 SMALL |= {"windows": 4, "spikes": True, "spike_lrs": [0.01], "lr": 0.01}

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import cats
 from hypothesis import given
 from hypothesis import strategies as st
 from sacred.observers import FileStorageObserver
@@ -22,7 +23,7 @@ import qk_scale  # noqa: E402
 from slth import plots  # noqa: E402
 from slth.models import gpt2  # noqa: E402
 
-TEXT = "".join(f"the cat number {i} sat on the mat and {i * i % 97} dogs ran away\n" for i in range(150))
+TEXT = cats(150)
 SMALL = {"size": "tiny*0.25", "length": 16, "steps": 8, "batch": 4, "windows": 8, "qk_scale": [5, 1, "theory"]}
 SMALL |= {"base_std": [0.1, 0.02], "seeds": 2}
 THEORY = math.sqrt(6)  # the fourth root of a head's width, 36

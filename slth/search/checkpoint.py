@@ -20,12 +20,8 @@ from slth import files
 from slth.ticket.making import digest_of, named_tensors
 
 _KIND, _VERSION = "checkpoint", 1
-_LIKE_THEIR_PARAMETER = (
-    "exp_avg",
-    "exp_avg_sq",
-    "max_exp_avg_sq",
-    "momentum_buffer",
-)  # in shape, in torch's optimisers
+#: What torch's optimisers hold in the shape of a parameter.
+_LIKE_THEIR_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
 
 #: (tensors, manifest) of a file.
 Content = tuple[dict[str, torch.Tensor], dict[str, Any]]

@@ -63,13 +63,18 @@ def config_of(arguments: Sequence[str]) -> dict[str, Any]:
             config[key] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             config[key] = text
-    areas = config["what"] = [config["what"]] if isinstance(config["what"], str) else config["what"]
+    return checked(config)
+
+
+def checked(config: dict[str, Any]) -> dict[str, Any]:
+    """A config with its areas as a list. Raises ValueError for one that cannot be measured."""
+    areas = [config["what"]] if isinstance(config["what"], str) else config["what"]
     if not areas or not all(area in report.AREAS for area in areas):
         raise ValueError(f"what={areas}: must be one or several of {', '.join(report.AREAS)}")
     if not isinstance(config["rounds"], int) or config["rounds"] < 1:
         raise ValueError(f"rounds={config['rounds']}: must be an int >= 1")
     check_device(config["device"])
-    return config
+    return config | {"what": areas}
 
 
 def check_device(device: str) -> None:

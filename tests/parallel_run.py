@@ -1,8 +1,9 @@
-"""What each of several processes does in tests/test_parallel.py: searches of one kind after another, stored by rank.
+"""What each of two processes does in tests/test_parallel.py: searches of one kind after another, stored by rank.
 
-torchrun --nproc-per-node 2 tests/parallel_run.py FOLDER
+RANK=0 WORLD_SIZE=2 python tests/parallel_run.py FOLDER        # and beside it the same with RANK=1
 """
 
+import faulthandler
 import importlib
 import importlib.util
 import os
@@ -65,9 +66,10 @@ def refusal(call, kind=ValueError):
 
 
 def main(folder):
+    faulthandler.dump_traceback_later(200, exit=True)  # says where it waited
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    rank = dist.get_rank()
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group("gloo", init_method=f"file://{folder}/met", rank=rank, world_size=size)
     found = {method: state_of(*searched(method, 8)) for method in METHODS}
     sent, reduce = [], dist.all_reduce
     dist.all_reduce = lambda tensor: (sent.append(tensor.numel()), reduce(tensor))
@@ -115,4 +117,4 @@ def main(folder):
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]).resolve())

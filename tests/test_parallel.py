@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 import parallel_run
 import pytest
 import torch
+from sweeping import wait_for
 
 from slth.search import parallel
 
@@ -19,19 +20,25 @@ pytestmark = pytest.mark.xdist_group("parallel")  # one pair of processes for al
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """What two processes, started by torchrun, found."""
+    """What two processes found, which met over a file and loopback: no name of this machine need be known."""
     folder = tmp_path_factory.mktemp("parallel")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [str(ROOT / "tests" / "parallel_run.py"), str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    ran = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    try:
-        _, told = ran.communicate(timeout=240)
-    finally:
-        with contextlib.suppress(ProcessLookupError):  # the processes of torchrun, too
-            os.killpg(ran.pid, signal.SIGKILL)
-    assert ran.returncode == 0, told[-3000:]
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(started(folder, rank)) for rank in range(2)]
+        for process in processes:
+            stack.callback(process.kill)  # before it is waited for
+        wait_for(lambda: any(p.poll() for p in processes) or all(p.poll() == 0 for p in processes), 240)
+    told = [(folder / f"{rank}.log").read_text()[-3000:] for rank in range(2)]
+    assert [p.returncode for p in processes] == [0, 0], "\n".join(told)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def started(folder, rank):
+    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+    here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}  # as torchrun sets them
+    settings = {"GLOO_SOCKET_IFNAME": loopback, "OMP_NUM_THREADS": "1"} | {key: str(n) for key, n in here.items()}
+    with open(folder / f"{rank}.log", "wb") as log:
+        command = [sys.executable, str(ROOT / "tests" / "parallel_run.py"), str(folder)]
+        return subprocess.Popen(command, env=os.environ | settings, stdin=subprocess.DEVNULL, stderr=log)
 
 
 def assert_same(found, wanted, tolerance):

@@ -162,9 +162,14 @@ def start(folder, *arguments):
 
 
 def sweep(folder, *arguments):
-    """A sweep that has ended, and what it said itself."""
+    """A sweep that has ended."""
     with start(folder, *arguments) as process:
-        out, err = process.communicate(timeout=300)
+        return ended(process)
+
+
+def ended(process):
+    """The process at its end, and of its errors what it said itself."""
+    out, err = process.communicate(timeout=300)
     print(err)  # shown where the test fails
     own = [line for line in err.splitlines(keepends=True) if not RAY_SAYS.match(line)]
     return subprocess.CompletedProcess(process.args, process.returncode, out, "".join(own))

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sweeping import leftovers, on_ray, run_folders, start, sweep, timeless, two_nodes, wait_for
+from sweeping import ended, leftovers, on_ray, run_folders, start, sweep, timeless, two_nodes, wait_for
 
 from slth import inits
 
@@ -80,11 +80,11 @@ def test_a_node_dies(runs, nodes, undisturbed, tmp_path):
             nodes.kill_one()
             wait_for(lambda: not all(alive(note.name.split("-")[-1]) for note in held()))
             open_gates(range(first, runs))
-            out, err = process.communicate(timeout=300)
+            done = ended(process)
     finally:
         nodes.add_one()
-    assert (process.returncode, err) == (0, "")
-    assert "results: out/results.csv" in out
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "results: out/results.csv" in done.stdout
     assert len(list(notes.iterdir())) > runs  # what went on where the node died was begun again
     require_whole(tmp_path / "out", undisturbed(*arguments), runs)
 
@@ -132,8 +132,8 @@ def test_two_sweeps_in_one_folder(runs, nodes, undisturbed, tmp_path):
         start(tmp_path, *arguments, "folder=out", f"address={nodes.address}") as one,
         start(tmp_path, *arguments, "folder=out", f"address={nodes.address}") as other,
     ):
-        ends = [process.communicate(timeout=300) for process in (one, other)]
-    assert [(process.returncode, err) for process, (_, err) in zip((one, other), ends, strict=True)] == [(0, "")] * 2
+        ends = [ended(process) for process in (one, other)]
+    assert [(done.returncode, done.stderr) for done in ends] == [(0, "")] * 2
     require_whole(tmp_path / "out", undisturbed(*arguments), runs)
 
 

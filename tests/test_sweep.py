@@ -24,6 +24,7 @@ from sweeping import (
     EXPERIMENTS,
     SETTINGS,
     TOY,
+    ended,
     leftovers,
     needs_ray,
     run_folders,
@@ -550,9 +551,9 @@ def test_what_two_grids_gather_in_one_folder_is_of_one_of_them(nodes, tmp_path):
     with contextlib.ExitStack() as stack:
         arguments = ("folder=out", f"address={nodes.address}")
         both = [stack.enter_context(start(tmp_path, *grid, *arguments)) for grid in grids]
-        ends = [process.communicate(timeout=300) for process in both]
+        ends = [ended(process) for process in both]
     out = tmp_path / "out"
-    assert [process.returncode for process in both] == [0, 0], ends
+    assert [done.returncode for done in ends] == [0, 0]
     assert len(run_folders(out)) == 5  # hidden=4, seed=0 is a run of both
 
     def gathered():

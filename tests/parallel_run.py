@@ -72,7 +72,7 @@ def main(folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/met", rank=rank, world_size=size)
     found = {method: state_of(*searched(method, 8)) for method in METHODS}
     sent, reduce = [], dist.all_reduce
-    dist.all_reduce = lambda tensor: (sent.append(tensor.numel()), reduce(tensor))
+    dist.all_reduce = lambda tensor, **group: (sent.append(tensor.numel()), reduce(tensor, **group))
     searched("edge_popup", 8)
     dist.all_reduce = reduce
     found["sent"] = sum(sent)
@@ -111,6 +111,13 @@ def main(folder):
         where = where | {"checkpoint": folder / "another" / "place"}
     resumed, fit = searched("edge_popup", 8, **where)
     found["resumed"] = state_of(resumed, fit) | {"at": fit.resumed_at}
+
+    def breaks(model, given):
+        if rank:
+            raise RuntimeError("it broke here alone")
+        return loss(model, given)
+
+    found["broken"] = refusal(lambda: slth.fit(network(), batch(8), breaks, STEPS, progress=False), RuntimeError)
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 

@@ -91,6 +91,11 @@ def test_what_cannot_be_shared_is_refused_in_every_process(ranks):
         assert "batch of str: must be tensors" in found["no tensors"]
 
 
+def test_what_breaks_in_one_process_ends_the_other(ranks):
+    assert ranks[1]["broken"] == "it broke here alone"
+    assert ranks[0]["broken"]  # the words are gloo's
+
+
 def test_one_process_keeps_its_batch():
     batch = {"any": object()}
     assert parallel.share(batch) == (batch, 1.0)

@@ -619,6 +619,7 @@ def data_parallel(rank, folder):
         steps.append({"masks": handle(model).masks(), "gradients": gradients, "own": own, "loss": loss.detach()})
         optimiser.step()
     torch.save(steps, f"{folder}/{rank}.pt")
+    del parallel  # which would take the processes' group down under Python's lock, see slth.search.parallel.talking
     dist.destroy_process_group()
 
 

@@ -12,7 +12,8 @@ In results.csv `what` says which of them a row is of; `hidden` is the width of t
 `difference` is to MHA's of the same keep and seed, with the 95 % bootstrap interval of its mean over seeds beside it.
 seconds_per_step has the evaluation at the end in it.
 
-With a folder `checkpoints`, what is done stays done: a run that was cut goes on where it was, even within a training.
+With a folder `checkpoints`, what is done stays done: a run that was cut goes on where it was, even within a training,
+and one with more variants, seeds, keeps, widths or lengths measures what is missing.
 """
 
 import time
@@ -80,7 +81,7 @@ ex.add_config(
     spike_lrs=[0.003, 0.01, 0.03, 0.1],
     spike_steps=300,
     processes=1,  # that work side by side, each on one core
-    checkpoints=None,  # a folder, from which a run that was cut goes on; of this config alone
+    checkpoints=None,  # a folder, from which a run that was cut goes on, or a larger one
     device="auto",  # auto, cpu, cuda
     seed=0,
 )

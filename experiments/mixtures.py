@@ -61,6 +61,7 @@ SPIKES = (BASE, "kha_linear", "kha_mlp", "mea")
 NORMED = ("mea", "differential")  # whose heads have a norm that can be left out
 MATRICES = (BASE, "mhla", LINEAR)
 EQUAL = ("parameters", "compute")
+WHICH = ("variants", "errors", "losses", "spikes", "seeds", "hidden", "lengths", "keep", "spike_lrs", "processes")
 TRAINING, VALIDATION, TEST = 1024, 64, 128  # inputs that scores are trained, masks are chosen and errors measured on
 WINDOW, JUMP, SPREADS = 20, 0.2, 6.0  # of what a spike is
 SPIKE = (
@@ -227,8 +228,8 @@ def claim(study: Study) -> None:
 
 
 def claimed(config: dict[str, Any]) -> dict[str, Any]:
-    """What of a config its stored measurements depend on."""
-    return {key: value for key, value in config.items() if key != "processes"}
+    """What of a config each stored measurement depends on; which of them there are may change from run to run."""
+    return {key: value for key, value in config.items() if key not in WHICH}
 
 
 # ---------------------------------------------------------------- networks of equal size

@@ -457,6 +457,11 @@ def test_a_run_that_was_cut_goes_on(tmp_path, config, monkeypatch, stored):
     with pytest.raises(lab.BadConfig) as caught:
         mixtures.check(given | {"steps": 4})
     assert caught.value.key == "checkpoints"
+    larger = given | {"variants": "kha_linear", "seeds": 1, "keep": [0.25, 0.3]}  # less of one thing, more of another
+    done.clear()
+    mixtures.check(larger)
+    mixtures.measure(mixtures.study_of(larger))
+    assert [(job.what, job.variant, job.keep) for job in done] == [("ticket", v, 0.25) for v in ("mha", "kha_linear")]
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,25 @@ def observers(url: str, run_id: str) -> list[SqlObserver]:
         return []
     remove(url, run_id)
     return [SqlObserver(url)]
+
+
+def add(url: str, folder: Path) -> None:
+    """Store a completed run of a folder under the folder's name, through the same observer; nothing where it is there.
+
+    Raises Refused; OSError, ValueError or KeyError for a folder that is no whole run.
+    """
+    run, config = (lab.json_object((folder / name).read_bytes()) for name in ("run.json", "config.json"))
+    begun, ended = (datetime.fromisoformat(run[key]) for key in ("start_time", "stop_time"))
+    sources = [(path, Path(path).stem[-32:]) for _, path in run["experiment"]["sources"]]  # NAME_MD5.py
+    about = {**run["experiment"], "base_dir": str(folder.parent), "sources": sources}
+    with _connected(url):
+        for observer in observers(url, folder.name):
+            observer.started_event(about, run["command"], run["host"], begun, config, run["meta"], folder.name)
+            for name in run["artifacts"]:
+                observer.artifact_event(name, folder / name)
+            observer.heartbeat_event({}, (folder / "cout.txt").read_text(encoding="utf-8"), ended, None)
+            observer.completed_event(ended, None)
+            observer.engine.dispose()
 
 
 def remove(url: str, run_id: str) -> None:

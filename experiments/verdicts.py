@@ -168,6 +168,10 @@ def in_words(name: str, found: dict[str, Any], summary: dict[str, Any]) -> str:
 
 def caveat(summary: dict[str, Any]) -> str:
     """What the verdicts are worth."""
-    below = f"MHA is below the bigram model by at least {summary['mha_below_bigram']:.3f} nat as a ticket and "
-    below += f"{summary['mha_below_bigram_dense']:.3f} trained densely, with {len(summary['seeds'])} seeds"
-    return below + ("" if summary["conclusive"] else ": too short or too few for conclusions")
+    count = len(summary["seeds"])
+    ticket, dense = (-summary[key] for key in ("mha_below_bigram", "mha_below_bigram_dense"))
+    seeds = "one seed" if count == 1 else f"{count} seeds"
+    worst = (
+        f"MHA's loss less a bigram model's is at most {ticket:+.3f} nat as a ticket, {dense:+.3f} dense, with {seeds}"
+    )
+    return worst + ("" if summary["conclusive"] else ": too short or too few for conclusions")

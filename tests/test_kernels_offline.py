@@ -9,6 +9,8 @@ import pytest
 
 from slth.kernels.offline import FILES, SHARED_LIMIT
 
+pytestmark = pytest.mark.xdist_group("offline")  # compiled once for all of these tests
+
 
 @pytest.fixture(scope="module")
 def compiled(request):

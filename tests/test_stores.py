@@ -274,6 +274,26 @@ def test_a_sweep_whose_folder_is_gone_is_gathered_from_its_database(database, re
 
 
 @needs_ray
+def test_runs_that_were_finished_before_are_added(tmp_path):
+    grid = ("grid.hidden=[8,4]", "folder=out", "workers=1")
+    assert sweep(tmp_path, *grid).returncode == 0
+    out, url = tmp_path / "out", f"sqlite:///{tmp_path}/runs.db"
+    results = (out / "results.csv").read_bytes()
+    for _ in range(2):
+        added = sweep(tmp_path, *grid, f"sql={url}", "address=127.0.0.1:1")  # nothing is left to be made
+        assert (added.returncode, added.stderr) == (0, "")
+    assert sorted(stores.runs_in(url)) == [run.name for run in run_folders(out)]
+    for run in run_folders(out):
+        assert_same_run(f"{url}#{run.name}", run)
+    assert {md5 for (md5,) in rows_of(url, "select md5sum from source")} == {
+        path.stem[-32:] for path in (out / "_sources").iterdir()
+    }
+    shutil.rmtree(out)
+    assert sweep(tmp_path, *grid, f"sql={url}", "address=127.0.0.1:1").returncode == 0
+    assert (out / "results.csv").read_bytes() == results
+
+
+@needs_ray
 def test_a_run_is_in_the_database_once_however_often_it_was_tried(tmp_path):
     (tmp_path / "notes").mkdir()
     url = f"sqlite:///{tmp_path}/runs.db"

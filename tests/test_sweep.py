@@ -401,6 +401,16 @@ def test_a_node_that_comes_in_time_is_used(impatient, tmp_path, capsys):
     assert "no node is left" in capsys.readouterr().err
 
 
+def test_where_there_is_no_terminal_a_line_tells_how_far_it_is(impatient, monkeypatch, tmp_path, capsys):
+    drive(Scripted([1], {"status": 1}), tmp_path, runs_of(seed=[0, 1]))
+    assert capsys.readouterr().out == ""  # not before a minute is over
+    monkeypatch.setattr(loop, "NEWS_S", 0.0)
+    drive(Scripted([1], {"status": 1}), tmp_path, runs_of(seed=[0, 1]))
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "1 runs are waiting, running 1, failed 0"
+    assert told[-1] == "0 runs are waiting, running 1, failed 1"
+
+
 def test_a_full_disk_ends_the_sweep_at_once(tmp_path):
     cluster = Scripted([1], {"status": 1, "full": "a node: no space left"})
     with pytest.raises(OSError, match="a node: no space left"):

@@ -92,7 +92,8 @@ def _plan(server: Server, sweep: Sweep) -> tuple[list[Run], str]:
 def _missing(store: Store, runs: Sequence[Run], sql: str | None) -> list[Run]:
     """The runs that are not there, or not whole any more; the latter are moved aside.
 
-    A run whose folder is gone is there as long as the database has it: it gets its folder back.
+    A run whose folder is gone is there as long as the database has it: it gets its folder back. One that the database
+    lacks is added to it.
     """
     kept = {*stores.runs_in(sql)} if sql is not None else set()
     missing = []
@@ -100,6 +101,9 @@ def _missing(store: Store, runs: Sequence[Run], sql: str | None) -> list[Run]:
         if remark := store.examine(run.id):
             print(lab.one_line(remark), file=sys.stderr)
         if store.has(run.id):
+            if sql is not None and run.id not in kept:
+                with store.alone():
+                    stores.add(sql, store.folder / run.id)
             continue
         if sql is None or run.id not in kept or not _restored(store, sql, run.id):
             missing.append(run)

@@ -18,6 +18,7 @@ from sweeps.store import Store
 LOSSES = 5  # times that a run may lose its node; this is no fault of the run
 TICK_S = 1.0  # at most between two looks at the cluster
 PATIENCE_S = 60.0  # to wait for a node that a run fits on, where the last one is gone
+NEWS_S = 60.0  # between two lines where there is no terminal for a bar
 
 
 @dataclass
@@ -33,6 +34,22 @@ class Attempt:
     def number(self) -> int:
         """Of this attempt, from 0 on."""
         return self.failures + self.losses
+
+
+class News:
+    """How far a sweep is: beside the bar, or where there is none as a line now and then, for a log."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+        self._next = time.monotonic() + NEWS_S
+
+    def tell(self, waiting: int, running: int, failed: int) -> None:
+        """How many runs are waiting, running, and have failed for good."""
+        state = f"running {running}, failed {failed}"
+        self._bar.set_postfix_str(state, refresh=True)
+        if self._bar.disable and time.monotonic() >= self._next:
+            print(f"{waiting} runs are waiting, {state}", flush=True)
+            self._next = time.monotonic() + NEWS_S
 
 
 class Room:
@@ -68,28 +85,29 @@ def drive(cluster: Cluster, store: Store, runs: Sequence[Run], request: dict[str
     waiting = deque(Attempt(run) for run in runs)
     running: dict[Any, Attempt] = {}
     failed: dict[str, str] = {}
-    with lab.progress(None, "runs", total=len(runs)) as table:
+    with lab.progress(None, "runs", total=len(runs)) as bar:
+        news = News(bar)
         while waiting or running:
             most = room.now()
             while waiting and len(running) < most:
                 attempt = waiting.popleft()
                 if store.has(attempt.run.id):  # another sweep was faster
-                    table.update()
+                    bar.update()
                     continue
                 attempt.place = store.place_for(attempt.run.id, attempt.number)
                 run = {"id": attempt.run.id, "updates": attempt.run.updates, "place": str(attempt.place)}
                 running[cluster.submit({**request, **run})] = attempt
-            table.set_postfix_str(f"running {len(running)}, failed {len(failed)}", refresh=True)
+            news.tell(len(waiting), len(running), len(failed))
             if waiting and not running:
                 time.sleep(TICK_S)
             for ticket in cluster.finished(list(running), TICK_S) if running else []:
                 attempt = running.pop(ticket)
                 why = _ended(store, attempt, cluster.outcome(ticket))
                 if why is None:
-                    table.update()
+                    bar.update()
                 elif attempt.failures > retries or attempt.losses > LOSSES:
                     failed[attempt.run.id] = why
-                    table.update()
+                    bar.update()
                 else:
                     waiting.append(attempt)
     return failed

@@ -8,7 +8,7 @@ pytest.importorskip("triton")
 
 import slth
 from slth import inits, kernels, masks, targets
-from slth.attention import GroupedQueryAttention, MultiHeadAttention, MultiHeadLinearAttention
+from slth.attention import DifferentialAttention, GroupedQueryAttention, MultiHeadAttention, MultiHeadLinearAttention
 from slth.kernels import calls, choice, triton_attention, triton_mhla, triton_seeded
 from slth.models import gpt2, gpt2_kernels
 
@@ -80,6 +80,7 @@ ATTENTIONS = {
     "merged": lambda: MultiHeadAttention(8, 6, 2, 24, init="xavier_uniform"),
     "causal": lambda: GroupedQueryAttention(8, 6, 4, 6, kv_heads=2, init="xavier_uniform", causal=True),
     "causal merged": lambda: GroupedQueryAttention(8, 6, 2, 24, init="xavier_uniform", causal=True),
+    "causal differential": lambda: DifferentialAttention(8, 6, 2, 4, init="xavier_uniform", causal=True),
     "linear": lambda: MultiHeadLinearAttention(
         8, 6, 2, 6, length=21, block=8, init="xavier_uniform", causal=True, phi="elu1"
     ),
@@ -111,7 +112,7 @@ def test_attentions_compile_as_one_graph(monkeypatch, name, impl):
     assert_close(layer(tokens(2, 9, 8)).detach(), found.detach())
 
 
-@pytest.mark.parametrize("name", ["causal", "causal merged"])
+@pytest.mark.parametrize("name", ["causal", "causal merged", "causal differential"])
 def test_causal_attentions_make_no_mask(monkeypatch, name):
     given = []
     for kernel in ("attention", "merged_attention"):
@@ -129,7 +130,7 @@ def test_causal_attentions_make_no_mask(monkeypatch, name):
 
 def test_causal_attentions_with_a_mask(asked):
     mask = torch.eye(9, dtype=torch.bool) | (tokens(2, 9, 9) > 0)
-    for name in ("causal", "causal merged"):
+    for name in ("causal", "causal merged", "causal differential"):
         layer = ATTENTIONS[name]()
         assert_close(*both(lambda layer=layer: layer(tokens(2, 9, 8), mask).detach()))
         with kernels.use("triton"), pytest.raises(ValueError, match="has no True"):
@@ -138,8 +139,9 @@ def test_causal_attentions_with_a_mask(asked):
     assert "merged_attention" in asked
 
 
-def test_several_tokens_are_decoded_causally(asked):
-    layer = ATTENTIONS["causal"]()
+@pytest.mark.parametrize("name", ["causal", "causal differential"])
+def test_several_tokens_are_decoded_causally(asked, name):
+    layer = ATTENTIONS[name]()
 
     def decoded():
         cache = layer.start()

@@ -366,15 +366,11 @@ class SoftmaxAttention(Attention):
         k, v = (repeat_heads(tensor, self.heads) for tensor in stored)
         return k, v
 
-    def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Queries, keys, values -> (..., heads, T, m)."""
-        return attend(q, k, v, mask)
-
-    def _attend_causally(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """The same under the causal mask, whose queries are the last of the keys."""
-        if type(self)._attend is SoftmaxAttention._attend:
-            return attend(q, k, v, causal=True)  # which need not make the mask
-        return self._attend(q, k, v, causal_mask(None, q.shape[-2], k.shape[-2], q.device))
+    def _attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, causal: bool = False
+    ) -> torch.Tensor:
+        """Queries, keys, values -> (..., heads, T, m); causal: queries are the last of the keys, the mask is None."""
+        return attend(q, k, v, mask, causal)
 
     def _output(self, heads: torch.Tensor) -> torch.Tensor:
         """Heads (..., heads, T, m) -> (..., T, d_out)."""
@@ -395,7 +391,7 @@ class SoftmaxAttention(Attention):
         positions = torch.arange(x.shape[-2], device=x.device)
         k, v = self._keys_values(self._stored(x, positions))
         q = self._queries(x, positions)
-        return self._output(self._attend_causally(q, k, v) if causal else self._attend(q, k, v, mask))
+        return self._output(self._attend(q, k, v, mask, causal))
 
     def start(self) -> KVCache:
         """An empty cache for :meth:`step`. Raises ValueError unless causal."""
@@ -413,7 +409,7 @@ class SoftmaxAttention(Attention):
         positions = torch.arange(past, past + new, device=x.device)
         k, v = self._keys_values(cache.append(self._stored(x, positions)))
         q = self._queries(x, positions)
-        return self._output(self._attend(q, k, v, None) if new == 1 else self._attend_causally(q, k, v))
+        return self._output(self._attend(q, k, v, None, causal=new > 1))
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """(W_Q, W_K, W_V, W_O) of each head, of which :meth:`merged` has the products W_Q W_K^T and W_V W_O.

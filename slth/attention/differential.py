@@ -105,8 +105,10 @@ class DifferentialAttention(SoftmaxAttention):
         k, v = stored  # (..., 2 heads, T, hidden / 2), (..., heads, T, hidden)
         return k, v
 
-    def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        both = attend(q, k, v.repeat_interleave(2, dim=-3), mask)  # (..., 2 heads, T, hidden)
+    def _attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, causal: bool = False
+    ) -> torch.Tensor:
+        both = attend(q, k, v.repeat_interleave(2, dim=-3), mask, causal)  # (..., 2 heads, T, hidden)
         return self._after(both[..., 0::2, :, :] - self.lambda_() * both[..., 1::2, :, :])
 
     def _after(self, head: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from torch import nn
 
 from slth import recipes
 from slth.attention.base import MIXING_INITS, Options, SoftmaxAttention, Support, check_sizes
+from slth.attention.mha import causal_mask
 
 STARTS = (*MIXING_INITS, "identity")
 
@@ -84,7 +85,11 @@ class TalkingHeadsAttention(SoftmaxAttention):
         k, v = stored  # (..., logit_heads, T, hidden), (..., value_heads, T, hidden)
         return k, v
 
-    def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def _attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, causal: bool = False
+    ) -> torch.Tensor:
+        if causal:
+            mask = causal_mask(mask, q.shape[-2], k.shape[-2], q.device)
         logits = _across_heads(q @ k.mT, self._mixing("mix_logits"))  # (..., heads, T, T)
         if mask is not None:
             mask = mask.unsqueeze(-3) if mask.dim() > 2 else mask  # the same for all heads

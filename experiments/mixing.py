@@ -4,7 +4,7 @@ For each variant, at as many parameters as MHA has (or as much computing), four 
 
 errors    how far its tickets are from a random MHA, learned by edge-popup and, where it can be done, constructed;
 losses    the validation loss of its tickets in a small GPT-2, over keep and seeds, beside dense training;
-spikes    how often the training loss of MHA, KHA and MEA jumps, over learning rates (`mixtures.SPIKE` says when);
+spikes    how often the training loss of MHA, KHA and MEA jumps, over learning rates (mixtures/spikes.py says when);
 matrices  rank and entropy of the attention matrices of MHLA, beside plain linear and softmax attention.
 
 In results.csv `what` says which of them a row is of; `hidden` is the width of the heads of an MHA that is as large,
@@ -19,7 +19,9 @@ and one with more variants, seeds, keeps, widths or lengths measures what is mis
 import time
 
 import lab
-import mixtures
+from mixtures.jobs import measure
+from mixtures.study import check, claim, study_of
+from mixtures.tables import summarise, table_of
 
 from slth import plots
 from slth.threads import one_torch_thread
@@ -132,11 +134,11 @@ ex.add_named_config(
 @ex.main
 def main(_config, _run):
     started = time.perf_counter()
-    study = mixtures.study_of(_config)
-    mixtures.claim(study)
+    study = study_of(_config)
+    claim(study)
     with one_torch_thread():  # such small matrices are no faster on two, and sums come in one order
-        table = mixtures.measure(study)
-        summary = mixtures.summarise(study, table) | {"seconds": time.perf_counter() - started}
+        table = table_of(study, measure(study))
+        summary = summarise(study, table) | {"seconds": time.perf_counter() - started}
     for line in summary.get("verdicts", ()):
         print(line)
     lab.save(_run, table, summary, plots.mixing_figures(table))
@@ -144,4 +146,4 @@ def main(_config, _run):
 
 
 if __name__ == "__main__":
-    lab.launch(ex, mixtures.check)
+    lab.launch(ex, check)

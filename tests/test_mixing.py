@@ -22,9 +22,16 @@ sys.path.insert(0, str(EXPERIMENTS))
 import lab  # noqa: E402
 import learning  # noqa: E402
 import mixing  # noqa: E402
-import mixtures  # noqa: E402
 import pruning  # noqa: E402
-import verdicts  # noqa: E402
+from mixtures import jobs, verdicts  # noqa: E402
+from mixtures import losses as ticket_losses  # noqa: E402
+from mixtures.errors import constructed_error, examples, learn, measure_error, target_of  # noqa: E402
+from mixtures.losses import measure_ticket  # noqa: E402
+from mixtures.matrices import matrix_of, statistics  # noqa: E402
+from mixtures.networks import attention_of, attentions, multiply_adds, network, options_of, width_of  # noqa: E402
+from mixtures.spikes import count_spikes  # noqa: E402
+from mixtures.study import LINEAR, MATRICES, Job, check, claim, study_of  # noqa: E402
+from mixtures.tables import summarise, table_of  # noqa: E402
 
 import slth  # noqa: E402
 from slth import plots  # noqa: E402
@@ -57,7 +64,7 @@ def config(text):
 
 @pytest.fixture(scope="module")
 def study(config):
-    return mixtures.study_of(config())
+    return study_of(config())
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +78,10 @@ def stored(tmp_path_factory, config):
         mixing.ex.observers[:] = []
     results, summary, _ = lab.load_run(folder / "1")
     return results, summary, folder / "1"
+
+
+def measured(study):
+    return table_of(study, jobs.measure(study))
 
 
 # ---------------------------------------------------------------- a run
@@ -149,20 +160,19 @@ def test_a_loss_is_that_of_a_plain_training(stored, config):
 
 def test_an_error_is_that_of_a_plain_search(stored, study):
     results, _, _ = stored
-    job = mixtures.Job("error", "mhla", 1, hidden=8, length=8)
+    job = Job("error", "mhla", 1, hidden=8, length=8)
     row = results[(results["what"] == "error") & (results["variant"] == "mhla") & (results["seed"] == 1)]
     row = row[row["hidden"] == 8].iloc[0]
-    assert mixtures.measure_error(study, job)["error"] == row["error"]
-    target = mixtures.target_of(study, 1)
+    assert measure_error(study, job)["error"] == row["error"]
+    target = target_of(study, 1)
     options = {"length": 8, "block": 4, "mixing_init": "identity_plus_random"}
     source = ATTENTIONS["mhla"](8, 8, 4, int(row["width"]), init="kaiming_normal", seed=1, **options)
     assert sum(p.numel() for p in source.parameters()) == row["parameters"]
     training, validation, test = (
-        mixtures.examples(target, count, job, split)
-        for count, split in ((1024, "training"), (64, "validation"), (128, "test"))
+        examples(target, count, job, split) for count, split in ((1024, "training"), (64, "validation"), (128, "test"))
     )
     drawn = {name: weight.detach().clone() for name, weight in source.named_parameters()}
-    mixtures.learn(source, training, validation, study.learning, 1)
+    learn(source, training, validation, study.learning, 1)
     for name, weight in source.named_parameters():  # a ticket: what is left is as it was drawn
         kept = weight != 0
         assert torch.equal(weight[kept], drawn[name][kept])
@@ -174,8 +184,8 @@ def test_an_error_is_that_of_a_plain_search(stored, study):
 
 @torch.no_grad()
 def test_the_best_masks_are_kept(study):
-    target = mixtures.target_of(study, 0)
-    validation = mixtures.examples(target, 8, mixtures.Job("error", "mha", 0, hidden=8, length=8), "validation")
+    target = target_of(study, 0)
+    validation = examples(target, 8, Job("error", "mha", 0, hidden=8, length=8), "validation")
     model = slth.wrap(ATTENTIONS["mha"](8, 8, 4, 8, seed=1), keep=0.5, seed=0)
     best, looks = learning.Best(validation), []
     for keep in (0.2, 0.9, 0.5):
@@ -198,15 +208,15 @@ def test_no_other_width_is_nearer_to_the_parameters_of_mha(study, variant):
     d, hidden, length = 12, 6, 16
 
     def count(name, width):
-        options = mixtures.options_of(study, name, length, "natural")
-        module = mixtures.attention_of(name)(d, d, 4, width, causal=True, **options)
+        options = options_of(study, name, length, "natural")
+        module = attention_of(name)(d, d, 4, width, causal=True, **options)
         return sum(p.numel() for p in module.parameters())
 
     wanted = 4 * 4 * d * hidden
     assert count("mha", hidden) == wanted
     widths = range(2, 20, 2) if variant == "differential" else range(1, 20)
     off = {width: abs(count(variant, width) - wanted) for width in widths}
-    chosen = mixtures.width_of(study, variant, d, hidden, length)
+    chosen = width_of(study, variant, d, hidden, length)
     assert off[chosen] == min(off.values())
     assert variant != "mha" or chosen == hidden
 
@@ -215,11 +225,11 @@ def test_compute_is_counted_and_matched(config):
     d, hidden, length = 12, 6, 16
     module = ATTENTIONS["mha"](d, d, 4, hidden, causal=True)
     products = length * 4 * 4 * d * hidden + 2 * length**2 * 4 * hidden
-    assert mixtures.multiply_adds(module, length) == products
-    study = mixtures.study_of(config(equal="compute"))
-    assert mixtures.width_of(study, "mha", d, hidden, length) == hidden
+    assert multiply_adds(module, length) == products
+    study = study_of(config(equal="compute"))
+    assert width_of(study, "mha", d, hidden, length) == hidden
     # with one key and value head of four, 2.5 projections of 4 are left, and as much attention
-    assert mixtures.width_of(study, "mqa", d, hidden, length) == round(hidden * (4 * d + 32) / (2.5 * d + 32))
+    assert width_of(study, "mqa", d, hidden, length) == round(hidden * (4 * d + 32) / (2.5 * d + 32))
 
 
 # ---------------------------------------------------------------- what is said
@@ -350,43 +360,43 @@ def test_conclusions_need_seeds_and_training(seeds, below, wanted):
 @settings(max_examples=30)
 def test_spikes_are_counted(count, height, level):
     losses = [level + 3.0 / (1 + step) for step in range(25 + 10 * count)]
-    smooth = mixtures.count_spikes(losses)
+    smooth = count_spikes(losses)
     for spike in range(count):
         losses[24 + 10 * spike] += height
         losses[25 + 10 * spike] += height / 1.5  # a neighbour that belongs to it
     assert smooth == 0
-    assert mixtures.count_spikes(losses) == count
+    assert count_spikes(losses) == count
 
 
 def test_a_loss_that_is_no_number_is_a_spike():
-    assert mixtures.count_spikes([2.0] * 30 + [math.nan]) == 1
-    assert mixtures.count_spikes([2.0] * 19 + [9.0]) == 0  # too early to know
+    assert count_spikes([2.0] * 30 + [math.nan]) == 1
+    assert count_spikes([2.0] * 19 + [9.0]) == 0  # too early to know
 
 
 def test_rank_and_entropy():
     same, alike = torch.eye(6), torch.full((2, 6, 6), 1 / 6)
-    assert mixtures.statistics(same) == pytest.approx({"rank": 6.0, "effective_rank": 6.0, "entropy": 0.0})
-    assert mixtures.statistics(alike) == pytest.approx({"rank": 1, "effective_rank": 1, "entropy": math.log(6)})
+    assert statistics(same) == pytest.approx({"rank": 6.0, "effective_rank": 6.0, "entropy": 0.0})
+    assert statistics(alike) == pytest.approx({"rank": 1, "effective_rank": 1, "entropy": math.log(6)})
     faint = torch.diag(torch.tensor([1.0, 1.0, 1e-4]))
-    assert mixtures.statistics(faint)["rank"] == 2
+    assert statistics(faint)["rank"] == 2
 
 
-@pytest.mark.parametrize("variant", mixtures.MATRICES)
+@pytest.mark.parametrize("variant", MATRICES)
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_matrix_is_what_tokens_attend_with(study, variant, causal):
-    options = mixtures.options_of(study, variant, 16, "natural")
-    module = mixtures.attention_of(variant)(6, 6, 2, 3, causal=causal, dtype=torch.float64, **options)
+    options = options_of(study, variant, 16, "natural")
+    module = attention_of(variant)(6, 6, 2, 3, causal=causal, dtype=torch.float64, **options)
     x = slth.inits.normal((3, 16, 6), 1.0, seed=0, name="x").double()
-    heads = mixtures.matrix_of(module, x) @ (x.unsqueeze(-3) @ module.value) @ module.output
+    heads = matrix_of(module, x) @ (x.unsqueeze(-3) @ module.value) @ module.output
     assert torch.allclose(heads.sum(-3), module(x), atol=1e-12)
 
 
 def test_linear_attention_stays_linear_and_mhla_positive(study):
-    for variant in (mixtures.LINEAR, "mhla"):
-        model, _ = mixtures.network(study, variant, 0, ticket=False)
-        start = [inner.mixing.detach().clone() for inner in mixtures.attentions(model)]
+    for variant in (LINEAR, "mhla"):
+        model, _ = network(study, variant, 0, ticket=False)
+        start = [inner.mixing.detach().clone() for inner in attentions(model)]
         pruning.train(model, study.data, study.how, 0.05, 3, variant)
-        for before, inner in zip(start, mixtures.attentions(model), strict=True):
+        for before, inner in zip(start, attentions(model), strict=True):
             if variant == "mhla":
                 inner(torch.zeros(1, 4, 36))
                 mixing = inner.mixing.detach()
@@ -398,13 +408,13 @@ def test_linear_attention_stays_linear_and_mhla_positive(study):
 
 def test_constructions_are_there_where_the_theory_has_them(study):
     narrow = replace(study, d=2, config=study.config | {"target_norm": 1.0})
-    target = mixtures.target_of(narrow, 0)
+    target = target_of(narrow, 0)
     found = {}
     for variant, hidden in itertools.product(ATTENTIONS, (8, 32)):
-        job = mixtures.Job("error", variant, 0, hidden=hidden, length=8)
-        test = mixtures.examples(target, 16, job, "test")
-        width = mixtures.width_of(narrow, variant, 2, hidden, 8)
-        found[variant, hidden] = mixtures.constructed_error(narrow, job, width, target, test)
+        job = Job("error", variant, 0, hidden=hidden, length=8)
+        test = examples(target, 16, job, "test")
+        width = width_of(narrow, variant, 2, hidden, 8)
+        found[variant, hidden] = constructed_error(narrow, job, width, target, test)
     for variant in ("mha", "gqa", "mqa", "gta", "kha_linear", "mea"):
         assert found[variant, 32] < 0.1 * found[variant, 8]
     for variant in ("kha_mlp", "talking_heads", "differential", "mhla"):
@@ -423,9 +433,9 @@ def assert_same(a, b):
 def test_a_run_that_was_cut_goes_on(tmp_path, config, monkeypatch, stored):
     folder = tmp_path / "kept"
     given = config(checkpoints=str(folder))
-    mixtures.check(given)
-    study = mixtures.study_of(given)
-    mixtures.claim(study)
+    check(given)
+    study = study_of(given)
+    claim(study)
     done = []
 
     def cut(study, job):
@@ -434,10 +444,10 @@ def test_a_run_that_was_cut_goes_on(tmp_path, config, monkeypatch, stored):
         done.append(job)
         return measures[job.what](study, job)
 
-    measures = dict(mixtures.MEASURES)
-    monkeypatch.setattr(mixtures, "MEASURES", dict.fromkeys(measures, cut))
+    measures = dict(jobs.MEASURES)
+    monkeypatch.setattr(jobs, "MEASURES", dict.fromkeys(measures, cut))
     with pytest.raises(KeyboardInterrupt):
-        mixtures.measure(study)
+        measured(study)
     assert len(list(folder.glob("*.json"))) == 10 + 1  # and what the folder is of
     first = list(done)
 
@@ -445,55 +455,55 @@ def test_a_run_that_was_cut_goes_on(tmp_path, config, monkeypatch, stored):
         done.append(job)
         return measures[job.what](study, job)
 
-    monkeypatch.setattr(mixtures, "MEASURES", dict.fromkeys(measures, go_on))
+    monkeypatch.setattr(jobs, "MEASURES", dict.fromkeys(measures, go_on))
     done.clear()
-    mixtures.check(given | {"processes": 2})
-    table = mixtures.measure(study)
+    check(given | {"processes": 2})
+    table = measured(study)
     assert not set(first) & set(done)
     assert set(first) | set(done) == set(study.jobs)
     assert not list(folder.glob("*.checkpoint"))
     whole, _, _ = stored
     assert_same(table, whole)
     with pytest.raises(lab.BadConfig) as caught:
-        mixtures.check(given | {"steps": 4})
+        check(given | {"steps": 4})
     assert caught.value.key == "checkpoints"
     larger = given | {"variants": "kha_linear", "seeds": 1, "keep": [0.25, 0.3]}  # less of one thing, more of another
     done.clear()
-    mixtures.check(larger)
-    mixtures.measure(mixtures.study_of(larger))
+    check(larger)
+    measured(study_of(larger))
     assert [(job.what, job.variant, job.keep) for job in done] == [("ticket", v, 0.25) for v in ("mha", "kha_linear")]
 
 
 @pytest.mark.slow
 def test_processes_change_nothing(config, stored):
     whole, _, _ = stored
-    table = mixtures.measure(mixtures.study_of(config(processes=2)))
+    table = measured(study_of(config(processes=2)))
     assert_same(table, whole)
 
 
 def test_a_training_that_diverges_is_a_row(config):
     given = config(dense_lr=1e30, spike_lrs=1e30, errors=False, matrices=False, variants="mea", keep=0.5)
-    study = mixtures.study_of(given)
-    table = mixtures.measure(study)
+    study = study_of(given)
+    table = measured(study)
     losses = table[table["what"] == "loss"]
     assert (losses["val_loss_dense"] == math.inf).all()
     assert np.isfinite(losses["val_loss"]).all()  # masks know no size of a step
     assert table.loc[table["what"] == "spikes", "diverged"].all()
-    summary = lab.plain(mixtures.summarise(study, table))
+    summary = lab.plain(summarise(study, table))
     assert summary["variants"]["mea"]["dense"]["verdict"] == "cannot tell"
     lab.render(plots.mixing_figures(table))
 
 
 def test_the_best_rate_is_taken(config, monkeypatch):
-    study = mixtures.study_of(config(lr=[0.1, 0.2, 0.3], pilot_steps=2))
+    study = study_of(config(lr=[0.1, 0.2, 0.3], pilot_steps=2))
     asked = []
 
     def train(model, data, how, lr, steps, label, method):
         asked.append((lr, steps, how.seed, label))
         return pruning.Fit([{"step": steps, "val_loss": abs(lr - 0.2)}], seconds=1.0)
 
-    monkeypatch.setattr(mixtures, "train", train)
-    found = mixtures.measure_ticket(study, mixtures.Job("ticket", "mha", 1, keep=0.5))
+    monkeypatch.setattr(ticket_losses, "train", train)
+    found = measure_ticket(study, Job("ticket", "mha", 1, keep=0.5))
     assert found["lr"] == 0.2
     assert [call[:3] for call in asked] == [(0.1, 2, 1), (0.2, 2, 1), (0.3, 2, 1), (0.2, 3, 1)]
     assert len({label for *_, label in asked}) == 4  # the names of checkpoints
@@ -536,19 +546,19 @@ def test_the_best_rate_is_taken(config, monkeypatch):
 )
 def test_a_bad_value_is_named(config, changed, key):
     with pytest.raises(lab.BadConfig) as caught:
-        mixtures.check(config(**changed))
+        check(config(**changed))
     assert caught.value.key == key
 
 
 def test_an_unknown_variant_is_named(config):
     with pytest.raises(lab.BadConfig, match=r"variants='foo': must be all, or one or several of mha, gqa, .*, mhla"):
-        mixtures.check(config(variants=["mea", "foo"]))
+        check(config(variants=["mea", "foo"]))
 
 
 @pytest.mark.parametrize("name", [None, "smoke", "quick", "full"])
 def test_the_configs_can_be_run(name, text):
     changed = mixing.ex.named_configs[name]() if name else {}
-    mixtures.check(mixing.ex.configurations[0]() | changed | {"data": str(text)})
+    check(mixing.ex.configurations[0]() | changed | {"data": str(text)})
 
 
 # ---------------------------------------------------------------- the figures

@@ -135,6 +135,7 @@ def test_the_summary_is_what_was_measured(stored):
     assert summary["mha_below_bigram"] == pytest.approx(below)
     assert "too short or too few" in summary["verdicts"][0]
     assert len(summary["verdicts"]) == 3
+    assert all("; by keep: 0.3 " in line and ", 0.5 " in line for line in summary["verdicts"][1:])
     spikes = results[results["what"] == "spikes"].groupby("variant", sort=False)["spikes"].sum()
     assert [(one["variant"], one["spikes"]) for one in summary["spikes"]] == list(spikes.items())
 

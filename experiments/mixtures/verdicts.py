@@ -158,12 +158,14 @@ def in_words(name: str, found: dict[str, Any], summary: dict[str, Any]) -> str:
         spread = "one seed, which has no spread"
     words = {"better": "better tickets than MHA", "worse": "worse tickets than MHA", "cannot tell": "cannot tell"}
     dense, count = found["dense"], len(summary["variants"]) - 1
-    return (
+    line = (
         f"{name}: {words[found['verdict']]}: {found['difference']:+.3f} nat ({spread}); trained densely "
         f"{dense['difference']:+.3f} ({dense['verdict']}); corrected for {count} comparisons (Holm): "
         f"{found['verdict_corrected']} (p = {found['p_corrected']:.2g}), densely {dense['verdict_corrected']} "
         f"(p = {dense['p_corrected']:.2g})"
     )
+    by_keep = [f"{keep} {one['difference']:+.3f} ({one['verdict']})" for keep, one in found["by_keep"].items()]
+    return line if len(by_keep) < 2 else f"{line}; by keep: {', '.join(by_keep)}"
 
 
 def caveat(summary: dict[str, Any]) -> str:

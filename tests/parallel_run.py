@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -69,7 +70,8 @@ def main(folder):
     faulthandler.dump_traceback_later(200, exit=True)  # says where it waited
     torch.set_num_threads(1)
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    dist.init_process_group("gloo", init_method=f"file://{folder}/met", rank=rank, world_size=size)
+    met, limit = f"file://{folder}/met", timedelta(seconds=150)
+    dist.init_process_group("gloo", init_method=met, rank=rank, world_size=size, timeout=limit)
     found = {method: state_of(*searched(method, 8)) for method in METHODS}
     sent, reduce = [], dist.all_reduce
     dist.all_reduce = lambda tensor, **group: (sent.append(tensor.numel()), reduce(tensor, **group))
@@ -115,9 +117,24 @@ def main(folder):
     def breaks(model, given):
         if rank:
             raise RuntimeError("it broke here alone")
+        limits.append(parallel._own._get_backend(torch.device("cpu")).options._timeout.total_seconds())
         return loss(model, given)
 
-    found["broken"] = refusal(lambda: slth.fit(network(), batch(8), breaks, STEPS, progress=False), RuntimeError)
+    def breaks_late(model, given):
+        value = loss(model, given)
+        if rank:
+            value.register_hook(lambda gradient: breaks(model, given))
+        return value
+
+    limits, kept = [], []
+    for broken in (breaks, breaks_late):
+        try:
+            slth.fit(network(), batch(8), broken, STEPS, progress=False)
+        except RuntimeError as error:
+            kept.append(error)  # and with it all frames that it came through
+    found["broken"], found["limits"] = [str(error) for error in kept], limits
+    found["refused"] = [refusal(lambda: slth.fit(network(), batch(8), loss, 0, progress=False)) for _ in range(20)]
+    found["again"] = state_of(*searched("edge_popup", 8))
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 

@@ -91,9 +91,17 @@ def test_what_cannot_be_shared_is_refused_in_every_process(ranks):
         assert "batch of str: must be tensors" in found["no tensors"]
 
 
-def test_what_breaks_in_one_process_ends_the_other(ranks):
-    assert ranks[1]["broken"] == "it broke here alone"
-    assert ranks[0]["broken"]  # the words are gloo's
+def test_what_breaks_in_one_process_ends_the_other_and_both_can_go_on(ranks):
+    assert ranks[1]["broken"] == ["it broke here alone"] * 2
+    assert len(ranks[0]["broken"]) == 2  # the words are gloo's
+    assert ranks[0]["limits"][0] == 150  # seconds, as in the user's own group
+    for found in ranks:
+        assert_same(found["again"], found["edge_popup"], 0.0)
+
+
+def test_what_all_refuse_at_once_is_no_error_of_their_connection(ranks):
+    for found in ranks:
+        assert found["refused"] == ["steps=0: must be an int >= 1"] * 20
 
 
 def test_one_process_keeps_its_batch():

@@ -92,8 +92,8 @@ def fit(
     Where `torch.distributed` has been initialised (torchrun, accelerate), every process calls this with the same model,
     batches and settings, and trains on its rows of each batch (`slth.search.parallel`): `loss` must be a mean over
     rows. Scores, masks and what is returned are the same in all; the first alone reads and writes the checkpoint and
-    shows the bar. What goes wrong in the loss of one process alone ends the others by an error of their connection,
-    over NCCL only where torchrun watches them.
+    shows the bar. What goes wrong in one process alone ends the others by an error of their connection; over NCCL, and
+    in the backward pass under DDP, only as that process ends or torchrun watches them.
 
     Raises ValueError for values outside the above, a model with a method but no scores to train, one without anything
     to train, scores that hold NaN; CheckpointError, with nothing changed, for a checkpoint that is damaged or of

@@ -11,6 +11,7 @@ nothing.
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -39,7 +40,7 @@ def size() -> int:
 
 @contextlib.contextmanager
 def talking() -> Iterator[None]:
-    """Have processes tell each other numbers and words in a group of their own, and leave it in the end.
+    """Have processes that meet over gloo tell each other things in a group of their own, and leave it in the end.
 
     gloo's threads let go of what Python sent late, and under Python's lock. Should they wait for it while
     DistributedDataParallel, at its end, takes their group down and holds that lock, both wait for ever (torch 2.13: 9
@@ -47,15 +48,44 @@ def talking() -> Iterator[None]:
     the lock. One that a process leaves by an error breaks for the others, which end by one too.
     """
     global _own
-    if size() == 1 or _own is not None or dist.get_backend() == "nccl":
+    gloo = _gloo() if _own is None else None
+    if gloo is None:
         yield
         return
-    _own = dist.new_group(backend="gloo")
+    _own = dist.new_group(backend="gloo", timeout=gloo.options._timeout)
     try:
+        dist.barrier(group=_own)  # nobody leaves before all have come
         yield
     finally:
-        left, _own = _own, None
+        _leave()
+
+
+def _gloo() -> Any:
+    """What tensors on the CPU travel by, where that is gloo and there are several processes; else None."""
+    if size() == 1:
+        return None
+    try:
+        backend = dist.group.WORLD._get_backend(torch.device("cpu"))  # type: ignore[union-attr]
+    except RuntimeError:  # none, as under NCCL alone
+        return None
+    return backend if backend.name() == "gloo" else None
+
+
+def _leave() -> None:
+    """A function of its own: the group must be held by no frame of an error that somebody keeps."""
+    global _own
+    left, _own = _own, None
+    with contextlib.suppress(ValueError):  # the default group was taken down, and this one with it
         dist.destroy_process_group(left)
+
+
+def _tell(collective: Callable[..., Any], *given: Any, device: str = "cpu") -> None:
+    """A collective in the group of `talking` for what is on the CPU, in the default one for the rest."""
+    try:
+        collective(*given, group=_own if device == "cpu" else None)
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # torch's, which hold the group
+        raise
 
 
 def share(batch: Any) -> tuple[Any, float]:
@@ -100,7 +130,7 @@ def mean(value: torch.Tensor) -> float:
     if size() == 1:
         return float(value.detach())
     found = value.detach().double().clone()
-    dist.all_reduce(found, group=_own)
+    _tell(dist.all_reduce, found, device=found.device.type)
     return float(found / size())
 
 
@@ -115,7 +145,7 @@ def average_gradients(model: nn.Module, parameters: Sequence[nn.Parameter]) -> N
     for kind in {(p.dtype, p.device): None for p in parameters}:
         grads = [p.grad for p in parameters if p.grad is not None and (p.dtype, p.device) == kind]
         flat = torch.cat([g.reshape(-1) for g in grads])
-        dist.all_reduce(flat)
+        _tell(dist.all_reduce, flat, device=flat.device.type)
         flat /= size()
         for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
             grad.copy_(part.view_as(grad))
@@ -129,7 +159,7 @@ def agree_on_statistics(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, _NormBase) and module.track_running_stats:
             for buffer in module.buffers(recurse=False):
-                dist.broadcast(buffer, 0)
+                _tell(dist.broadcast, buffer, 0, device=buffer.device.type)
 
 
 def check_same(identity: str) -> None:
@@ -137,7 +167,7 @@ def check_same(identity: str) -> None:
     if size() == 1:
         return
     found: list[Any] = [None] * size()
-    dist.all_gather_object(found, identity, group=_own)
+    _tell(dist.all_gather_object, found, identity)
     if len(set(found)) > 1:
         ranks = [r for r, one in enumerate(found) if one != found[0]]
         raise ValueError(
@@ -155,7 +185,7 @@ def from_first(call: Callable[[], T]) -> T:
             told = [call(), None]
         except Exception as error:  # whatever it is: the others wait for an answer
             told = [None, error]
-    dist.broadcast_object_list(told, 0, group=_own)
+    _tell(dist.broadcast_object_list, told, 0)
     if told[1] is not None:
         raise told[1]
     found: T = told[0]

@@ -269,9 +269,9 @@ def check_checkpoints(config: dict[str, Any], data: Data) -> None:
     if folder is None:
         return
     held, wanted = _held_claim(folder), _claim_of(config, data)
-    for key in {**wanted, **held} if held else ():
-        if held.get(key) != wanted.get(key):
-            was = f"{key}={held.get(key)!r}, not {wanted.get(key)!r}"
+    for key, value in wanted.items() if held else ():
+        if held.get(key) != value:
+            was = f"{key}={held.get(key)!r}, not {value!r}"
             raise BadConfig("checkpoints", str(folder), f"another folder: its checkpoints are of {was}")
     require_writable(folder, "checkpoints", "choose another")
 

@@ -5,6 +5,7 @@ folder does: its config, its status, and results.csv and summary.json as artifac
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -65,13 +66,20 @@ def files(place: str) -> dict[str, bytes]:
             raise BadConfig("runs", place, f"a completed run; this one is {row.status}")
         rows = connection.execute(artifact.select().where(artifact.c.run_id == run_id))
         found = {one.filename: bytes(one.content) for one in rows}
+        made_of, made_by = (_row(connection, tables[one], row) for one in ("experiment", "host"))
     for needed in NEEDED:
         if needed not in found:
             raise BadConfig("runs", place, f"a run with results; it has no {needed}")
     if strange := [one for one in found if Path(one).name != one]:
         raise BadConfig("runs", place, f"a run with files of its own; {strange[0]!r} is no name of one")
     config = _read(place, "config", lambda: lab.json_object(row.config))
-    about = {"_id": run_id, "status": row.status, "command": row.command}
+    about = {"_id": run_id, "status": row.status, "command": row.command, "artifacts": sorted(found), "meta": {}}
+    about |= {
+        "experiment": {"name": made_of.name, "base_dir": made_of.base_dir}
+        | {key: [] for key in ("sources", "dependencies", "repositories")},
+        "host": {key: made_by._mapping[key] for key in ("hostname", "cpu", "python_version")}
+        | {"os": [made_by.os, made_by.os_info]},
+    }
     times = {key: at and at.isoformat() for key, at in (("start_time", row.start_time), ("stop_time", row.stop_time))}
     return {
         **found,
@@ -79,6 +87,12 @@ def files(place: str) -> dict[str, bytes]:
         "run.json": _json({**about, **times}),
         "cout.txt": (row.captured_out or "").encode(),
     }
+
+
+def _row(connection: Any, table: Any, run: Any) -> Any:
+    """What a run is of: its experiment, its host."""
+    key = f"{table.name}_id"
+    return connection.execute(table.select().where(table.c[key] == run._mapping[key])).one()
 
 
 def _json(value: dict[str, Any]) -> bytes:
@@ -105,29 +119,64 @@ def observers(url: str, run_id: str) -> list[SqlObserver]:
 
     What an attempt left that was not completed is removed: an id is there once. Raises Refused.
     """
-    if run_id in runs_in(url):
+    with _connected(url) as (connection, tables):
+        run = tables["run"]
+        status = connection.execute(run.select().with_only_columns(run.c.status).where(run.c.run_id == run_id)).scalar()
+    if status == "COMPLETED":
         return []
-    remove(url, run_id)
+    if status is not None:
+        remove(url, run_id)
     return [SqlObserver(url)]
 
 
 def add(url: str, folder: Path) -> None:
-    """Store a completed run of a folder under the folder's name, through the same observer; nothing where it is there.
+    """Store a completed run of a folder under the folder's name, as if it had been stored as it was made.
 
-    Raises Refused; OSError, ValueError or KeyError for a folder that is no whole run.
+    What has been deleted of its figures or sources since then is left out. Nothing is done where the run is there.
+    Raises BadConfig (key `runs`) for a folder that is no whole run, Refused where the database cannot be reached.
     """
-    run, config = (lab.json_object((folder / name).read_bytes()) for name in ("run.json", "config.json"))
-    begun, ended = (datetime.fromisoformat(run[key]) for key in ("start_time", "stop_time"))
-    sources = [(path, Path(path).stem[-32:]) for _, path in run["experiment"]["sources"]]  # NAME_MD5.py
-    about = {**run["experiment"], "base_dir": str(folder.parent), "sources": sources}
-    with _connected(url):
+    try:
+        run, config = (lab.json_object((folder / name).read_bytes()) for name in ("run.json", "config.json"))
+        begun, ended = (datetime.fromisoformat(run[key]) for key in ("start_time", "stop_time"))
+        out = (folder / "cout.txt").read_text(encoding="utf-8")
+        about, sources = _experiment_of(folder, run["experiment"])
+        given = {"command": run["command"], "host_info": run["host"], "meta_info": run["meta"], "config": config}
+        artifacts = [name for name in run["artifacts"] if (folder / name).is_file()]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadConfig("runs", str(folder), f"a whole run ({type(error).__name__}: {error})") from error
+    with _connected(url):  # which says in one line what a database has against it
         for observer in observers(url, folder.name):
-            observer.started_event(about, run["command"], run["host"], begun, config, run["meta"], folder.name)
-            for name in run["artifacts"]:
-                observer.artifact_event(name, folder / name)
-            observer.heartbeat_event({}, (folder / "cout.txt").read_text(encoding="utf-8"), ended, None)
-            observer.completed_event(ended, None)
-            observer.engine.dispose()
+            try:
+                _put_sources(observer, sources)
+                observer.started_event(about, **given, start_time=begun, _id=folder.name)
+                for name in artifacts:
+                    observer.artifact_event(name, folder / name)
+                observer.heartbeat_event({}, out, ended, None)
+                observer.completed_event(ended, None)
+            finally:
+                observer.session.close()
+                observer.engine.dispose()
+
+
+def _experiment_of(folder: Path, experiment: dict[str, Any]) -> tuple[dict[str, Any], dict[tuple[str, str], str]]:
+    """(what Sacred had told of it, {(name, md5): text} of its sources), from their copies beside the run."""
+    texts: dict[tuple[str, str], str] = {}
+    for name, copy in experiment["sources"]:
+        path = folder.parent / copy  # _sources/NAME_MD5.py
+        if path.is_file() and hashlib.md5(path.read_bytes()).hexdigest() == path.stem[-32:]:
+            texts[name, path.stem[-32:]] = path.read_text(encoding="utf-8")
+    order = ("name", "base_dir", "sources", "dependencies", "repositories", "mainfile")  # of which Sacred makes a hash
+    return {key: {**experiment, "sources": [list(one) for one in texts]}.get(key) for key in order}, texts
+
+
+def _put_sources(observer: SqlObserver, sources: dict[tuple[str, str], str]) -> None:
+    """Store texts that Sacred would otherwise look for where they were, and may have been changed."""
+    from sacred.observers.sql_bases import Source
+
+    for (name, md5), text in sources.items():
+        if not observer.session.query(Source).filter_by(filename=name, md5sum=md5).first():
+            observer.session.add(Source(filename=name, md5sum=md5, content=text))
+    observer.save()
 
 
 def remove(url: str, run_id: str) -> None:

@@ -90,7 +90,10 @@ cluster.shutdown()
 """
 
 # Lines of Ray's and gRPC's own logs, which speak of the machine: an address not found, a disk that is nearly full.
-RAY_SAYS = re.compile(r"\[?\d{4}-\d\d-\d\d \d\d:\d\d:\d\d|[IWEF]\d{4} \d\d:\d\d:|WARNING: All log messages before absl")
+RAY_SAYS = re.compile(
+    r"\[?\d{4}-\d\d-\d\d \d\d:\d\d:\d\d|[IWEF]\d{4} \d\d:\d\d:|WARNING: All log messages before absl"
+    r"|(\x1b\[\d+m)?\((raylet|autoscaler|gcs_server)"
+)
 
 SETTINGS = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 

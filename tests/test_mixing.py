@@ -1,6 +1,7 @@
 """Attentions side by side: equal sizes, what is measured, what is said of it, what is drawn, cut runs, refusals."""
 
 import itertools
+import json
 import math
 import sys
 from dataclasses import replace
@@ -470,6 +471,8 @@ def test_a_run_that_was_cut_goes_on(tmp_path, config, monkeypatch, stored):
     assert caught.value.key == "checkpoints"
     larger = given | {"variants": "kha_linear", "seeds": 1, "keep": [0.25, 0.3]}  # less of one thing, more of another
     done.clear()
+    held = json.loads((folder / pruning.CLAIM).read_text())
+    (folder / pruning.CLAIM).write_text(json.dumps(held | {"keep": 0.9}))  # what it said when this was a claim, too
     check(larger)
     measured(study_of(larger))
     assert [(job.what, job.variant, job.keep) for job in done] == [("ticket", v, 0.25) for v in ("mha", "kha_linear")]

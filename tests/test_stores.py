@@ -275,22 +275,46 @@ def test_a_sweep_whose_folder_is_gone_is_gathered_from_its_database(database, re
 
 @needs_ray
 def test_runs_that_were_finished_before_are_added(tmp_path):
+    grid, sql = ("grid.hidden=[8,4]", "folder=out", "workers=1"), f"sql=sqlite:///{tmp_path}/runs.db"
+    url, out, nowhere = sql.removeprefix("sql="), tmp_path / "out", "address=127.0.0.1:1"  # nothing is left to be made
+    assert sweep(tmp_path, "grid.hidden=[4]", *grid[1:], sql).returncode == 0
+    assert sweep(tmp_path, *grid).returncode == 0
+    results, runs = (out / "results.csv").read_bytes(), run_folders(out)
+    for _ in range(2):
+        added = sweep(tmp_path, *grid, sql, nowhere)
+        assert (added.returncode, added.stderr) == (0, "")
+    assert sorted(stores.runs_in(url)) == [run.name for run in runs]
+    for run in runs:
+        assert_same_run(f"{url}#{run.name}", run)
+    assert rows_of(url, "select count(*) from experiment") == [(1,)]  # as if both had been stored as they were made
+    assert rows_of(url, "select filename from source") == [("toy.py",)]
+    shutil.rmtree(out)
+    another = f"sql=sqlite:///{tmp_path}/another.db"  # gets what comes back from the first
+    assert [sweep(tmp_path, *grid, one, nowhere).returncode for one in (sql, another)] == [0, 0]
+    assert (out / "results.csv").read_bytes() == results
+    for run in runs:
+        assert_same_run(f"{another.removeprefix('sql=')}#{run.name}", run)
+
+
+@needs_ray
+def test_what_is_no_longer_whole_is_added_without_or_named(tmp_path):
     grid = ("grid.hidden=[8,4]", "folder=out", "workers=1")
     assert sweep(tmp_path, *grid).returncode == 0
-    out, url = tmp_path / "out", f"sqlite:///{tmp_path}/runs.db"
-    results = (out / "results.csv").read_bytes()
-    for _ in range(2):
-        added = sweep(tmp_path, *grid, f"sql={url}", "address=127.0.0.1:1")  # nothing is left to be made
-        assert (added.returncode, added.stderr) == (0, "")
-    assert sorted(stores.runs_in(url)) == [run.name for run in run_folders(out)]
-    for run in run_folders(out):
-        assert_same_run(f"{url}#{run.name}", run)
-    assert {md5 for (md5,) in rows_of(url, "select md5sum from source")} == {
-        path.stem[-32:] for path in (out / "_sources").iterdir()
-    }
-    shutil.rmtree(out)
-    assert sweep(tmp_path, *grid, f"sql={url}", "address=127.0.0.1:1").returncode == 0
-    assert (out / "results.csv").read_bytes() == results
+    lacking, damaged = run_folders(tmp_path / "out")
+    (lacking / "block").unlink()
+    (damaged / "cout.txt").write_bytes(b"\xff")
+    (source,) = (tmp_path / "out" / "_sources").iterdir()
+    source.write_text("changed")
+    url = f"sqlite:///{tmp_path}/runs.db"
+    added = sweep(tmp_path, *grid, f"sql={url}", "address=127.0.0.1:1")
+    assert added.returncode == 0
+    assert len(added.stderr.splitlines()) == 1
+    assert added.stderr.rstrip().endswith("not added to the database")
+    assert damaged.name in added.stderr
+    assert rows_of(url, "select run_id, status from run") == [(lacking.name, "COMPLETED")]
+    assert rows_of(url, "select filename from artifact where filename = 'block'") == []
+    assert rows_of(url, "select filename from source") == []
+    assert_same_run(f"{url}#{lacking.name}", lacking)
 
 
 @needs_ray

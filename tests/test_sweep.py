@@ -407,8 +407,8 @@ def test_where_there_is_no_terminal_a_line_tells_how_far_it_is(impatient, monkey
     monkeypatch.setattr(loop, "NEWS_S", 0.0)
     drive(Scripted([1], {"status": 1}), tmp_path, runs_of(seed=[0, 1]))
     told = capsys.readouterr().out.splitlines()
-    assert told[0] == "1 runs are waiting, running 1, failed 0"
-    assert told[-1] == "0 runs are waiting, running 1, failed 1"
+    assert told[0] == "runs: 1 waiting, 1 running, 0 failed"
+    assert told[-1] == "runs: 0 waiting, 1 running, 1 failed"
 
 
 def test_a_full_disk_ends_the_sweep_at_once(tmp_path):

@@ -52,6 +52,7 @@ def conduct(sweep: Sweep) -> None:
                 runs, version = _plan(server, sweep)
                 missing = _missing(store, runs, sweep.sql)
                 print(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished: {sweep.folder}", flush=True)
+                _add_finished(store, runs, sweep.sql)
                 failed = _make(store, server, sweep, missing, version) if missing else {}
             with store.alone():
                 files, remarks = gather(store, sweep.script.stem, runs, failed)
@@ -92,8 +93,7 @@ def _plan(server: Server, sweep: Sweep) -> tuple[list[Run], str]:
 def _missing(store: Store, runs: Sequence[Run], sql: str | None) -> list[Run]:
     """The runs that are not there, or not whole any more; the latter are moved aside.
 
-    A run whose folder is gone is there as long as the database has it: it gets its folder back. One that the database
-    lacks is added to it.
+    A run whose folder is gone is there as long as the database has it: it gets its folder back.
     """
     kept = {*stores.runs_in(sql)} if sql is not None else set()
     missing = []
@@ -101,13 +101,22 @@ def _missing(store: Store, runs: Sequence[Run], sql: str | None) -> list[Run]:
         if remark := store.examine(run.id):
             print(lab.one_line(remark), file=sys.stderr)
         if store.has(run.id):
-            if sql is not None and run.id not in kept:
-                with store.alone():
-                    stores.add(sql, store.folder / run.id)
             continue
         if sql is None or run.id not in kept or not _restored(store, sql, run.id):
             missing.append(run)
     return missing
+
+
+def _add_finished(store: Store, runs: Sequence[Run], sql: str | None) -> None:
+    """Store in the database what was finished without it. A run that cannot be added is as good as it was."""
+    kept = {*stores.runs_in(sql)} if sql is not None else set()
+    finished = [run for run in runs if sql is not None and store.has(run.id) and run.id not in kept]
+    for run in lab.progress(finished, "add to the database"):
+        with store.alone():
+            try:
+                stores.add(sql, store.folder / run.id)
+            except lab.BadConfig as error:
+                print(lab.one_line(f"{error}; not added to the database"), file=sys.stderr)
 
 
 def _restored(store: Store, sql: str, run_id: str) -> bool:

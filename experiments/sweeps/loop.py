@@ -45,10 +45,9 @@ class News:
 
     def tell(self, waiting: int, running: int, failed: int) -> None:
         """How many runs are waiting, running, and have failed for good."""
-        state = f"running {running}, failed {failed}"
-        self._bar.set_postfix_str(state, refresh=True)
+        self._bar.set_postfix_str(f"running {running}, failed {failed}", refresh=True)
         if self._bar.disable and time.monotonic() >= self._next:
-            print(f"{waiting} runs are waiting, {state}", flush=True)
+            print(f"runs: {waiting} waiting, {running} running, {failed} failed", flush=True)
             self._next = time.monotonic() + NEWS_S
 
 

@@ -3,6 +3,7 @@
 import itertools
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -114,8 +115,12 @@ def difference_to_mha(table: pd.DataFrame) -> Figure:
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set(title=f"keep {keep:g}", xlabel="validation loss less MHA's (nat)")
     panels[0].tick_params(labelleft=True)
+    limits = np.array([axes.get_xlim() for axes in panels])
+    for axes in panels:
+        axes.set_xlim(limits[:, 0].min(), limits[:, 1].max())  # the same scale for all
     seeds = rows["seed"].nunique()
-    figure.suptitle(_title(f"mean and 95 % interval, {seeds} paired seed{'s' * (seeds > 1)}", rows), fontsize=10)
+    said = f"mean and 95 % interval, {seeds} paired seed{'s' * (seeds > 1)}; hollow: no conclusion"
+    figure.suptitle(_title(said, rows), fontsize=10)
     return figure
 
 

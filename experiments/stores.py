@@ -148,7 +148,8 @@ def add(url: str, folder: Path) -> None:
         for observer in observers(url, folder.name):
             try:
                 _put_sources(observer, sources)
-                observer.started_event(about, **given, start_time=begun, _id=folder.name)
+                with observer.session.no_autoflush:  # Sacred asks for the host with an experiment half made
+                    observer.started_event(about, **given, start_time=begun, _id=folder.name)
                 for name in artifacts:
                     observer.artifact_event(name, folder / name)
                 observer.heartbeat_event({}, out, ended, None)

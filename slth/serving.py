@@ -127,9 +127,11 @@ def serve(ticket: Ticket, module: nn.Module) -> nn.Module:
         module: a plain one of the ticket's names, shapes and dtypes, on the device to serve from.
 
     Returns the module (where it is itself such a layer, the one in its place). Raises TicketError as `Ticket.apply`
-    does, and ValueError, with the reasons, where no layer can be served, or where the module is wrapped; nothing is
-    changed then.
+    does, TypeError for something else than a ticket, and ValueError, with the reasons, where no layer can be served, or
+    where the module is wrapped; nothing is changed then.
     """
+    if not isinstance(ticket, Ticket):
+        raise TypeError(f"ticket={ticket!r}: must be a slth.Ticket, which slth.Ticket.load reads from a file")
     served = _served(ticket, module)
     ticket.apply(module)
     masks = ticket.masks()

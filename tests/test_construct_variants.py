@@ -589,3 +589,9 @@ def test_targets_without_such_projections(kind):
     source = LinearKnockingHeads(4, 4, 2, 8, shared_width=16)
     with pytest.raises(ValueError, match=f"target is {kind.__name__}: must be multi-head or grouped-query attention"):
         variant(kind(4, 4, 2, 8), source)
+
+
+def test_a_source_that_is_no_attention_is_refused():
+    target = MultiHeadAttention(4, 4, 2, 4, init="xavier_uniform").double()
+    with pytest.raises(TypeError, match=r"source=Linear.*must be an attention of slth.attention"):
+        variant(target, torch.nn.Linear(4, 4))

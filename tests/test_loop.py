@@ -707,3 +707,8 @@ def as_a_process(kill, folder):
 def test_a_method_is_a_search(method):
     with pytest.raises(ValueError, match=r"method=.*: must be a search"):
         slth.fit(wrapped(), lambda step: None, lambda m, batch: m, 5, method=method)
+
+
+def test_what_is_measured_has_names():
+    with pytest.raises(ValueError, match=r"evaluate: gave 1.5, must give numbers by name"):
+        fit(wrapped(), evaluate=lambda model: 1.5)

@@ -276,3 +276,8 @@ def test_layers_that_are_none_are_refused(draws, bias, match):
 def test_a_layer_tells_what_it_is():
     served = slth.serve(ticket_of(mlp(), "signed_constant"), mlp())
     assert repr(served[0]).startswith("SeededLinear(13, 40, sign 0.")
+
+
+def test_a_path_is_no_ticket():
+    with pytest.raises(TypeError, match="reads from a file"):
+        slth.serve("ticket.safetensors", nn.Linear(2, 2))

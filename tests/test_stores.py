@@ -288,9 +288,14 @@ def test_runs_that_were_finished_before_are_added(tmp_path):
         assert_same_run(f"{url}#{run.name}", run)
     assert rows_of(url, "select count(*) from experiment") == [(1,)]  # as if both had been stored as they were made
     assert rows_of(url, "select filename from source") == [("toy.py",)]
+    fresh = sweep(tmp_path, *grid, f"sql=sqlite:///{tmp_path}/fresh.db", nowhere)
+    assert (fresh.returncode, fresh.stderr) == (0, "")
+    assert rows_of(f"sqlite:///{tmp_path}/fresh.db", "select filename from source") == [("toy.py",)]
     shutil.rmtree(out)
     another = f"sql=sqlite:///{tmp_path}/another.db"  # gets what comes back from the first
-    assert [sweep(tmp_path, *grid, one, nowhere).returncode for one in (sql, another)] == [0, 0]
+    back, more = (sweep(tmp_path, *grid, one, nowhere) for one in (sql, another))
+    assert (back.returncode, more.returncode, more.stderr) == (0, 0, "")
+    assert back.stdout.startswith("2 runs taken back from the database\n")
     assert (out / "results.csv").read_bytes() == results
     for run in runs:
         assert_same_run(f"{another.removeprefix('sql=')}#{run.name}", run)

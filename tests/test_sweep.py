@@ -634,6 +634,7 @@ def test_a_changed_result_is_noticed_moved_aside_and_made_again(nodes, swept, tm
 def test_a_refused_run_or_address_leaves_no_runs(tmp_path):
     done = sweep(tmp_path, "grid.hidden=[4,0]", "folder=out")
     assert (done.returncode, done.stderr) == (1, "run 2 of 2 (hidden=0): hidden=0: must be an int >= 1\n")
+    assert not (tmp_path / "out").exists()
     done = sweep(tmp_path, "grid.hidden=[4]", "folder=out", "address=127.0.0.1:1")
     assert done.returncode == 1
     assert done.stderr.startswith("address=127.0.0.1:1: no cluster answers there (")

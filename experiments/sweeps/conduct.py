@@ -96,14 +96,18 @@ def _missing(store: Store, runs: Sequence[Run], sql: str | None) -> list[Run]:
     A run whose folder is gone is there as long as the database has it: it gets its folder back.
     """
     kept = {*stores.runs_in(sql)} if sql is not None else set()
-    missing = []
+    missing, restored = [], 0
     for run in runs:
         if remark := store.examine(run.id):
             print(lab.one_line(remark), file=sys.stderr)
         if store.has(run.id):
             continue
-        if sql is None or run.id not in kept or not _restored(store, sql, run.id):
+        if sql is not None and run.id in kept and _restored(store, sql, run.id):
+            restored += 1
+        else:
             missing.append(run)
+    if restored:
+        print(f"{restored} runs taken back from the database", flush=True)
     return missing
 
 

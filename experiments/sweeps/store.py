@@ -34,6 +34,7 @@ class Store:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._made = not folder.exists()
         lab.require_writable(folder, "folder", "choose another with folder=DIR")
         self.folder = folder.resolve()
         self.work = self.folder / ".work"
@@ -43,9 +44,13 @@ class Store:
         self._bury_the_dead()
 
     def close(self) -> None:
-        """Remove what this sweep left on its way."""
+        """Remove what this sweep left on its way, and a folder that it made in vain."""
         self._clear(self.token)
         self._lock.close()
+        if self._made and [*self.folder.iterdir()] == [self.work]:
+            with contextlib.suppress(OSError):  # another sweep has come
+                self.work.rmdir()
+                self.folder.rmdir()
 
     def _bury_the_dead(self) -> None:
         names = [path.name.split(".") for path in self.work.iterdir()]
@@ -154,7 +159,7 @@ class Store:
                 aside.mkdir(exist_ok=True)
                 to = aside / f"{run_id}.{uuid.uuid4().hex[:8]}"
                 (self.folder / run_id).rename(to)
-                return f"{error}; moved to {to} and made again"
+                return f"{error}; moved to {to}"
 
     def publish(self, files: Mapping[str, bytes], runs: Sequence[str]) -> bool:
         """Lay what was gathered of the runs beside them, in the place of all that was gathered before.

@@ -74,8 +74,10 @@ def variant(
 
     Raises ValueError for a source that cannot hold a ticket, which says what stands in the way; where target and source
     differ in d_in, d_out or heads; for hidden too small; weights that are not finite; a side that is none or cannot be
-    taken; and alpha <= 0.
+    taken; and alpha <= 0. TypeError for a source that is no attention.
     """
+    if not isinstance(source, Attention | MultiHeadAttention):
+        raise TypeError(f"source={source!r}: must be an attention of slth.attention")
     if side not in (*SIDES, "auto"):
         raise ValueError(f"side={side!r}: must be one of {', '.join(SIDES)} or auto")
     check_alpha(alpha)

@@ -200,7 +200,10 @@ def _step(
 @torch.no_grad()
 def _evaluated(model: nn.Module, evaluate: Callable[[nn.Module], Mapping[str, float]]) -> dict[str, float]:
     model.eval()
-    return {name: float(value) for name, value in evaluate(model).items()}
+    found = evaluate(model)
+    if not isinstance(found, Mapping):
+        raise ValueError(f"evaluate: gave {found!r}, must give numbers by name, as {{'val_loss': 1.5}}")
+    return {name: float(value) for name, value in found.items()}
 
 
 def _factor(step: int, steps: int, warmup: float) -> float:

@@ -52,7 +52,8 @@ def talking() -> Iterator[None]:
     if gloo is None:
         yield
         return
-    _own = dist.new_group(backend="gloo", timeout=gloo.options._timeout)
+    given = getattr(getattr(gloo, "options", None), "_timeout", None)  # the user's; torch's own where it is not told
+    _own = dist.new_group(backend="gloo", timeout=given)
     try:
         dist.barrier(group=_own)  # nobody leaves before all have come
         yield

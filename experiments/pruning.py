@@ -8,7 +8,7 @@ import contextlib
 import functools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -260,18 +260,19 @@ def folder_of(config: dict[str, Any]) -> Path | None:
     return None if given is None else Path(given)
 
 
-def check_checkpoints(config: dict[str, Any], data: Data) -> None:
+def check_checkpoints(config: dict[str, Any], data: Data, free: Collection[str] = ()) -> None:
     """BadConfig where the folder holds checkpoints of another config, Refused where it cannot be written.
 
-    The last of all checks: the folder is made where it is missing.
+    The last of all checks: the folder is made where it is missing. What it says of keys that are free does not count.
     """
     folder = folder_of(config)
     if folder is None:
         return
-    held, wanted = _held_claim(folder), _claim_of(config, data)
-    for key, value in wanted.items() if held else ():
-        if held.get(key) != value:
-            was = f"{key}={held.get(key)!r}, not {value!r}"
+    held = {key: value for key, value in _held_claim(folder).items() if key not in free}
+    wanted = _claim_of(config, data)
+    for key in {**wanted, **held} if held else ():
+        if held.get(key) != wanted.get(key):
+            was = f"{key}={held.get(key)!r}, not {wanted.get(key)!r}"
             raise BadConfig("checkpoints", str(folder), f"another folder: its checkpoints are of {was}")
     require_writable(folder, "checkpoints", "choose another")
 

@@ -177,7 +177,7 @@ def model_of(config: dict[str, Any], heads: int, vocabulary: int) -> gpt2.GPT2Co
 
 def check(config: dict[str, Any]) -> None:
     """BadConfig for what cannot be run."""
-    check_checkpoints(claimed(config), study_of(config).data)
+    check_checkpoints(claimed(config), study_of(config).data, free=WHICH)
 
 
 def claim(study: Study) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,10 @@ def conduct(sweep: Sweep) -> None:
         with contextlib.closing(Store(sweep.folder)) as store:
             with _server(Server(store.token, os.fspath(sweep.script), sweep.cpus)) as server:
                 runs, version = _plan(server, sweep)
-                missing = _missing(store, runs, sweep.sql)
+                kept = {*stores.runs_in(sweep.sql)} if sweep.sql is not None else set()
+                missing = _missing(store, runs, sweep.sql, kept)
                 print(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished: {sweep.folder}", flush=True)
-                _add_finished(store, runs, sweep.sql)
+                _add_finished(store, runs, sweep.sql, kept)
                 failed = _make(store, server, sweep, missing, version) if missing else {}
             with store.alone():
                 files, remarks = gather(store, sweep.script.stem, runs, failed)
@@ -90,12 +91,11 @@ def _plan(server: Server, sweep: Sweep) -> tuple[list[Run], str]:
     return [Run(**run) for run in answer["runs"]], answer["version"]
 
 
-def _missing(store: Store, runs: Sequence[Run], sql: str | None) -> list[Run]:
+def _missing(store: Store, runs: Sequence[Run], sql: str | None, kept: Set[str]) -> list[Run]:
     """The runs that are not there, or not whole any more; the latter are moved aside.
 
     A run whose folder is gone is there as long as the database has it: it gets its folder back.
     """
-    kept = {*stores.runs_in(sql)} if sql is not None else set()
     missing, restored = [], 0
     for run in runs:
         if remark := store.examine(run.id):
@@ -111,9 +111,8 @@ def _missing(store: Store, runs: Sequence[Run], sql: str | None) -> list[Run]:
     return missing
 
 
-def _add_finished(store: Store, runs: Sequence[Run], sql: str | None) -> None:
+def _add_finished(store: Store, runs: Sequence[Run], sql: str | None, kept: Set[str]) -> None:
     """Store in the database what was finished without it. A run that cannot be added is as good as it was."""
-    kept = {*stores.runs_in(sql)} if sql is not None else set()
     finished = [run for run in runs if sql is not None and store.has(run.id) and run.id not in kept]
     for run in lab.progress(finished, "add to the database"):
         with store.alone():

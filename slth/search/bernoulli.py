@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from slth import inits
+from slth.masking import Masked
 from slth.search.edge_popup import EdgePopup
-from slth.wrapping import Masked, handle
+from slth.wrapping import handle
 
 
 @dataclass(frozen=True, kw_only=True)

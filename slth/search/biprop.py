@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from slth.masking import Masked, straight_through
 from slth.search.edge_popup import EdgePopup
-from slth.wrapping import Masked, handle, straight_through
+from slth.wrapping import handle
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from slth import inits, recipes
-from slth.wrapping import Wrapped, fixed, handle, random_weight, root
+from slth.masking import Wrapped, fixed
+from slth.wrapping import handle, random_weight, root
 
 
 def random_mask(model: nn.Module, seed: int) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from slth import masks
-from slth.wrapping import handle, straight_through
+from slth.masking import straight_through
+from slth.wrapping import handle
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,9 @@ from torch import nn
 
 from slth import masks
 from slth.freezing import Freezing
+from slth.masking import Group, Wrapped
 from slth.search.edge_popup import EdgePopup
-from slth.wrapping import Group, Wrapped, handle
+from slth.wrapping import handle
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from slth import inits, recipes
+from slth.masking import Masked
 from slth.search.edge_popup import EdgePopup
-from slth.wrapping import Masked, handle, random_weight, root
+from slth.wrapping import handle, random_weight, root
 
 _MOST = 255  # generations: they are held in a byte a weight
 

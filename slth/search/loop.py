@@ -20,10 +20,11 @@ from torch import nn
 from tqdm import tqdm
 
 from slth import files, inits
+from slth.masking import Group
 from slth.search import checkpoint as checkpoints
 from slth.search import parallel
 from slth.search.edge_popup import EdgePopup
-from slth.wrapping import Group, handle, root
+from slth.wrapping import handle, root
 
 Batch = TypeVar("Batch")
 #: parameters -> optimiser, its learning rate the highest of the run.

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import nn
 
+from slth.masking import Masked, Wrapped
 from slth.recipes import of_generations, recipe_of
 from slth.targets import Part
 from slth.ticket.record import Plain, TicketError, Weight
-from slth.wrapping import Masked, Wrapped, random_weight
+from slth.wrapping import random_weight
 
 
 def weight_of(module: nn.Module, path: str, masked: Masked, mask: torch.Tensor, value: torch.Tensor) -> Weight:

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from slth import inits, masks, recipes, targets
-from slth.masking import Group, Masked, Wrapped
+from slth.masking import Group, Masked, Wrapped, state
 from slth.targets import Target
 
 _HANDLE = "_slth_wrapped"
@@ -289,6 +289,7 @@ def _attach(module: nn.Module, found: Sequence[Target], wrapped: Wrapped) -> Non
     wrapped.hooks = [
         module.register_forward_pre_hook(wrapped._open, prepend=True),
         module.register_forward_hook(wrapped._close, always_call=True),
+        *state.follow(module),
     ]
 
 

@@ -167,6 +167,17 @@ class Wrapped:
         """Weights of a group, kept or not."""
         return sum(masked.parts[i].of(masked.scores).numel() for masked, i in group.members)
 
+    def standing(self, masked: Masked) -> list[tuple[Group, int]]:
+        """The group of each part of a weight, and the part's first index there."""
+        found: dict[int, tuple[Group, int]] = {}
+        for group in self.groups:
+            offset = 0
+            for member, i in group.members:
+                if member is masked:
+                    found[i] = group, offset
+                offset += member.parts[i].of(member.scores).numel()
+        return [found[i] for i in range(len(masked.parts))]
+
     def scores(self) -> list[nn.Parameter]:
         """What a search trains, in the order of the weights."""
         return [masked.scores for masked in self.weights.values()]

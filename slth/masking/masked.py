@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, astuple
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from slth import masks
 from slth.freezing import Freezing
+from slth.masking import state
 from slth.targets import Part
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class _StraightThrough(Function):
         return None, slope if free is None else slope * free, None, None
 
 
+@state.named(state.PLAIN)
 def straight_through(masked: Masked, weight: torch.Tensor) -> torch.Tensor:
     """The gate of edge-popup: weight where the mask keeps it, else 0; the score's gradient is g * weight * sign."""
     pruned = masked.pruned(weight.detach())
@@ -45,6 +48,7 @@ def straight_through(masked: Masked, weight: torch.Tensor) -> torch.Tensor:
     return out
 
 
+@state.named(state.PLAIN)
 def fixed(masked: Masked, weight: torch.Tensor) -> torch.Tensor:
     """The gate of a mask that stays: gradients reach the kept weights, where these are trained, and no score."""
     return torch.where(masked.mask(), weight, torch.zeros((), dtype=weight.dtype, device=weight.device))
@@ -108,16 +112,75 @@ class Masked(nn.Module):
         """Drop what the last forward pass has made."""
         self._seen.clear()
 
+    # what a state_dict says beside the tensors
+
+    @property
+    def kind(self) -> str:
+        """What a search has made of the mask: "edge-popup", also where none has been, "biprop", "frozen" and so on."""
+        gate = state.describe(self.gate)
+        kinds = [str(gate.get("name", gate.get("own")))]
+        kinds += [name for name, buffer in (("frozen", self.free), ("iterand", self.generation)) if buffer is not None]
+        return " and ".join(kinds[1:] if kinds[0] == state.PLAIN and kinds[1:] else kinds)
+
+    def get_extra_state(self) -> torch.Tensor:
+        """Gate, freezing, parts and groups, with the keep that each has now, as `slth.masking.state` encodes them."""
+        return state.encode(self._told())
+
+    def _told(self) -> dict[str, Any]:
+        standing = self.wrapped.standing(self) if self.wrapped else []
+        return {
+            "gate": state.describe(self.gate),
+            "kind": self.kind,
+            "freezing": self.freezing and asdict(self.freezing),
+            "parts": [list(astuple(part)) for part in self.parts],
+            "groups": [[group.name if len(group.members) > 1 else "", offset] for group, offset in standing],
+            "current": [group.current for group, _ in standing],
+        }
+
+    def set_extra_state(self, told: torch.Tensor) -> None:
+        """Take on what :meth:`get_extra_state` told. Raises ValueError where it cannot be read."""
+        entry = state.decode(told)
+        self.gate = state.revive(entry["gate"], self.gate)
+        self.freezing = entry["freezing"] and Freezing(**entry["freezing"])
+        self._keep(entry["current"])
+
+    def check(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        """Raise ValueError, with the weight's name, for a state_dict that this mask cannot take on."""
+        with state.refusing(self.path):
+            scores = state_dict.get(prefix + "scores")
+            if isinstance(scores, torch.Tensor) and scores.shape != self.scores.shape:
+                raise ValueError(f"has shape {tuple(scores.shape)}, must be {tuple(self.scores.shape)}")
+            if prefix + state.KEY not in state_dict:
+                return  # saved before there were entries
+            entry, own = state.decode(state_dict[prefix + state.KEY]), self._told()
+            if entry["parts"] != own["parts"]:
+                raise ValueError(f"has parts {state.roles(entry['parts'])}, must have {state.roles(own['parts'])}")
+            if entry["groups"] != own["groups"]:
+                there, here = state.policies(entry["groups"]), state.policies(own["groups"])
+                raise ValueError(f"competes {there}, here {here}: wrap this model with the policy of the saved one")
+            if self.kind not in (state.PLAIN, entry["kind"]):
+                raise ValueError(f"is of {entry['kind']}, the model of {self.kind}: load it into a freshly wrapped one")
+            state.revive(entry["gate"], self.gate)
+            _ = entry["freezing"] and Freezing(**entry["freezing"])
+            for current in entry["current"]:
+                masks.check_keep(current)
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """What a search has added comes with a state_dict, and its keep holds from then on."""
         for name in ("free", "generation"):
             if getattr(self, name) is None and prefix + name in state_dict:
                 setattr(self, name, torch.zeros_like(state_dict[prefix + name], device=self.scores.device))
         super()._load_from_state_dict(state_dict, prefix, *rest)
-        for group in self.wrapped.groups if self.wrapped else ():
-            for masked, i in group.members:
-                if masked is self:
-                    group.keep = group.current = float(self.keep[i])
+        if (key := prefix + state.KEY) not in state_dict:  # saved before there were entries
+            missing: list[str] = rest[2]
+            missing.remove(key)
+            self._keep(self.keep.tolist())
+
+    def _keep(self, current: Sequence[float]) -> None:
+        """The groups' keep is that of the buffer, and now so much."""
+        standing = self.wrapped.standing(self) if self.wrapped else []
+        for (group, _), keep, now in zip(standing, self.keep.tolist(), current, strict=True):
+            group.keep, group.current = keep, now
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Masked:
         """Scores go with the module to another device, yet are float32 whatever the weights become."""

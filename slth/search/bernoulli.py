@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from slth import inits
-from slth.masking import Masked
+from slth.masking import Masked, state
 from slth.search.edge_popup import EdgePopup
 from slth.wrapping import handle
 
@@ -48,6 +48,7 @@ class Bernoulli(EdgePopup):
             masked.gate.step = step
 
 
+@state.named("bernoulli")
 @dataclass
 class Gate:
     """The noisy gate of one weight, at a step of the search."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from slth.masking import Masked, straight_through
+from slth.masking import Masked, state, straight_through
 from slth.search.edge_popup import EdgePopup
 from slth.wrapping import handle
 
@@ -27,6 +27,7 @@ class Biprop(EdgePopup):
             masked.gate = binary
 
 
+@state.named("biprop")
 def binary(masked: Masked, weight: torch.Tensor) -> torch.Tensor:
     """The gate of biprop."""
     return straight_through(masked, _levels(masked, weight.detach()))

@@ -10,7 +10,7 @@ from . import reference
 from .autocast import as_autocast
 from .bits import check_bits
 from .choice import check_impl, takes_triton
-from .shapes import BlockMask, Scored, Threshold, as_threshold, check_device, check_floats
+from .shapes import BlockMask, Scored, Threshold, as_threshold, check_device, check_floats, placed
 
 WIDEST = 256  # head width that Triton's attention holds on chip
 LONGEST = 128  # block of tokens that Triton's linear attention does
@@ -430,12 +430,12 @@ def seeded_weight(
         scale: of the distribution.
         stream: of re-draws.
         bits: uint8 (rows, ceil(columns / 8)): 0 where a bit is 0; all are kept without.
-        device: of the result.
+        device: of the result, "cuda" being the current one.
         impl: "auto", "reference" or "triton".
 
     Raises ValueError for another distribution, and for bits that do not fit.
     """
-    device = torch.device(device)
+    device = placed(device)
     _check_seeded(tuple(shape), distribution, bits, device)
     if takes_triton("seeded_weight", torch.empty(0, device=device), impl=impl):
         from . import triton_seeded

@@ -64,6 +64,11 @@ def check_floats(**tensors: torch.Tensor | None) -> None:
         check_device(**{first: base, name: t})
 
 
+def placed(device: torch.device | str) -> torch.device:
+    """The device as its tensors name it, so that devices can be compared: "cuda" with the index of the current one."""
+    return torch.empty(0, device=device).device
+
+
 def check_device(**tensors: torch.Tensor) -> None:
     """Raise ValueError unless all are on one device."""
     (first, base), *rest = tensors.items()

@@ -27,14 +27,14 @@ def signed(word: int) -> int:
 
 
 @triton.jit
-def philox(low, high, stream, key0, key1):
+def philox(low, high, stream_id, key0, key1):
     """Four uint32 words of block (low, high). Each product is one 32 x 32 -> 64 multiplication.
 
-    What is a scalar (high, stream) stays one for as many rounds as it can, which saves two products.
+    What is a scalar (high, stream_id) stays one for as many rounds as it can, which saves two products.
     """
     c0 = low.to(tl.uint32)
     c1 = high.to(tl.uint32)
-    c2 = stream.to(tl.uint32)
+    c2 = stream_id.to(tl.uint32)
     c3 = c2 ^ c2
     k0 = key0.to(tl.uint32)
     k1 = key1.to(tl.uint32)
@@ -51,13 +51,13 @@ def philox(low, high, stream, key0, key1):
 
 
 @triton.jit
-def block_words(block, stream, key0, key1, WIDE: tl.constexpr):
+def block_words(block, stream_id, key0, key1, WIDE: tl.constexpr):
     """The words of blocks by number: int64 where WIDE, else all below 2^32 and uint32."""
     if WIDE:
         high = (block >> 32).to(tl.uint32)
     else:
         high = tl.full((), 0, tl.uint32)
-    return philox(block.to(tl.uint32), high, stream, key0, key1)
+    return philox(block.to(tl.uint32), high, stream_id, key0, key1)
 
 
 @triton.jit
@@ -81,7 +81,7 @@ def sign(bit, factor):
 
 
 @triton.jit
-def element(index, stream, key0, key1, factor, DISTRIBUTION: tl.constexpr):
+def element(index, stream_id, key0, key1, factor, DISTRIBUTION: tl.constexpr):
     """Weights by the row-major index of each (int64), a block made for every one of them: slow, for any shape."""
     if DISTRIBUTION == "uniform":
         block, part = index >> 2, index & 3
@@ -89,7 +89,7 @@ def element(index, stream, key0, key1, factor, DISTRIBUTION: tl.constexpr):
         block, part = index >> 3, (index >> 1) & 3
     else:
         block, part = index >> 7, (index >> 5) & 3
-    w0, w1, w2, w3 = block_words(block, stream, key0, key1, True)
+    w0, w1, w2, w3 = block_words(block, stream_id, key0, key1, True)
     word = tl.where(part < 2, tl.where(part == 0, w0, w1), tl.where(part == 2, w2, w3))
     if DISTRIBUTION == "uniform":
         weight = uniform(word, factor)

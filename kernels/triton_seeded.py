@@ -27,7 +27,7 @@ from .bits import in_words
 from .offline import Case
 from .triton_philox import PER_BLOCK, block_words, element, factor, sign, signed, uniform, uniform16
 
-SCALARS = ["key0", "key1", "stream"]  # numbers without a meaning: no kernel is compiled for some of them
+SCALARS = ["key0", "key1", "stream_id"]  # numbers without a meaning: no kernel is compiled for some of them
 
 # ---------------------------------------------------------------- a tile of the weight
 
@@ -51,7 +51,8 @@ def _block_numbers(r, b, blocks, WIDE: tl.constexpr):
 
 @triton.jit
 def _tile_any(
-    bits, r, c, rows, columns, stride_bits, stream, key0, key1, scale, DISTRIBUTION: tl.constexpr, MASKED: tl.constexpr
+    bits, r, c, rows, columns, stride_bits, stream_id, key0, key1, scale,
+    DISTRIBUTION: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Element by element."""
     live = (r < rows)[:, None] & (c < columns)[None, :]
@@ -59,16 +60,16 @@ def _tile_any(
         byte = tl.load(bits + r.to(tl.int64)[:, None] * stride_bits + (c // 8)[None, :], mask=live, other=0)
         live = live & (((byte.to(tl.int32) >> (c % 8)[None, :]) & 1) != 0)
     index = r.to(tl.int64)[:, None] * columns + c[None, :]
-    return tl.where(live, element(index, stream, key0, key1, scale, DISTRIBUTION), 0.0)
+    return tl.where(live, element(index, stream_id, key0, key1, scale, DISTRIBUTION), 0.0)
 
 
 @triton.jit
-def _tile_uniform(bits, r, column, rows, columns, stride_bits, stream, key0, key1, scale, C: tl.constexpr,
+def _tile_uniform(bits, r, column, rows, columns, stride_bits, stream_id, key0, key1, scale, C: tl.constexpr,
                   WIDE: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
     """Four a block, whose bits are half a byte."""
     b = column // 4 + tl.arange(0, C // 4)
     live = (r < rows)[:, None] & (b < columns // 4)[None, :]
-    w0, w1, w2, w3 = block_words(_block_numbers(r, b, columns // 4, WIDE), stream, key0, key1, WIDE)
+    w0, w1, w2, w3 = block_words(_block_numbers(r, b, columns // 4, WIDE), stream_id, key0, key1, WIDE)
     kept = live.to(tl.int32) * 0xF
     if MASKED:
         byte = tl.load(bits + r.to(tl.int64)[:, None] * stride_bits + (b // 2)[None, :], mask=live, other=0)
@@ -82,12 +83,12 @@ def _tile_uniform(bits, r, column, rows, columns, stride_bits, stream, key0, key
 
 
 @triton.jit
-def _tile_uniform16(bits, r, column, rows, columns, stride_bits, stream, key0, key1, scale, C: tl.constexpr,
+def _tile_uniform16(bits, r, column, rows, columns, stride_bits, stream_id, key0, key1, scale, C: tl.constexpr,
                     WIDE: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
     """Eight a block, whose bits are a byte."""
     b = column // 8 + tl.arange(0, C // 8)
     live = (r < rows)[:, None] & (b < columns // 8)[None, :]
-    w0, w1, w2, w3 = block_words(_block_numbers(r, b, columns // 8, WIDE), stream, key0, key1, WIDE)
+    w0, w1, w2, w3 = block_words(_block_numbers(r, b, columns // 8, WIDE), stream_id, key0, key1, WIDE)
     kept = live.to(tl.int32) * 0xFF
     if MASKED:
         byte = tl.load(bits + r.to(tl.int64)[:, None] * stride_bits + b[None, :], mask=live, other=0)
@@ -108,11 +109,11 @@ def _tile_uniform16(bits, r, column, rows, columns, stride_bits, stream, key0, k
 
 
 @triton.jit
-def _tile_sign(bits, r, column, rows, columns, stride_bits, stream, key0, key1, scale, C: tl.constexpr,
+def _tile_sign(bits, r, column, rows, columns, stride_bits, stream_id, key0, key1, scale, C: tl.constexpr,
                WIDE: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
     """128 a block, whose bits are as many words as its signs."""
     b = column // 128 + tl.arange(0, C // 128)
-    w0, w1, w2, w3 = block_words(_block_numbers(r, b, columns // 128, WIDE), stream, key0, key1, WIDE)
+    w0, w1, w2, w3 = block_words(_block_numbers(r, b, columns // 128, WIDE), stream_id, key0, key1, WIDE)
     word = column // 32 + tl.arange(0, C // 32)
     live = (r < rows)[:, None] & (word < columns // 32)[None, :]
     kept = 0 - live.to(tl.int32)
@@ -126,7 +127,7 @@ def _tile_sign(bits, r, column, rows, columns, stride_bits, stream, key0, key1, 
 
 @triton.jit
 def _tile(
-    bits, row, column, rows, columns, stride_bits, stream, key0, key1, scale,
+    bits, row, column, rows, columns, stride_bits, stream_id, key0, key1, scale,
     DISTRIBUTION: tl.constexpr, R: tl.constexpr, C: tl.constexpr, WHOLE: tl.constexpr, WIDE: tl.constexpr,
     MASKED: tl.constexpr,
 ):  # fmt: skip
@@ -134,20 +135,20 @@ def _tile(
     r = row + tl.arange(0, R)
     if not WHOLE:
         weight = _tile_any(
-            bits, r, column + tl.arange(0, C), rows, columns, stride_bits, stream, key0, key1, scale,
+            bits, r, column + tl.arange(0, C), rows, columns, stride_bits, stream_id, key0, key1, scale,
             DISTRIBUTION, MASKED,
         )  # fmt: skip
     elif DISTRIBUTION == "uniform":
         weight = _tile_uniform(
-            bits, r, column, rows, columns, stride_bits, stream, key0, key1, scale, C, WIDE, MASKED
+            bits, r, column, rows, columns, stride_bits, stream_id, key0, key1, scale, C, WIDE, MASKED
         )  # fmt: skip
     elif DISTRIBUTION == "uniform16":
         weight = _tile_uniform16(
-            bits, r, column, rows, columns, stride_bits, stream, key0, key1, scale, C, WIDE, MASKED
+            bits, r, column, rows, columns, stride_bits, stream_id, key0, key1, scale, C, WIDE, MASKED
         )  # fmt: skip
     else:
         weight = _tile_sign(
-            bits, r, column, rows, columns, stride_bits, stream, key0, key1, scale, C, WIDE, MASKED
+            bits, r, column, rows, columns, stride_bits, stream_id, key0, key1, scale, C, WIDE, MASKED
         )  # fmt: skip
     return weight
 
@@ -157,7 +158,7 @@ def _tile(
 
 @triton.jit(do_not_specialize=SCALARS)
 def _write(
-    out, bits, rows, columns, stride_bits, stream, key0, key1, scale,
+    out, bits, rows, columns, stride_bits, stream_id, key0, key1, scale,
     DISTRIBUTION: tl.constexpr, R: tl.constexpr, C: tl.constexpr, WHOLE: tl.constexpr, WIDE: tl.constexpr,
     MASKED: tl.constexpr,
 ):  # fmt: skip
@@ -166,7 +167,7 @@ def _write(
     row = (tl.program_id(0) // across) * R
     column = (tl.program_id(0) % across) * C
     weight = _tile(
-        bits, row, column, rows, columns, stride_bits, stream, key0, key1, scale,
+        bits, row, column, rows, columns, stride_bits, stream_id, key0, key1, scale,
         DISTRIBUTION, R, C, WHOLE, WIDE, MASKED,
     )  # fmt: skip
     r = row + tl.arange(0, R)
@@ -225,7 +226,7 @@ def _added_signs(acc, word, kept, x, B: tl.constexpr):
 
 @triton.jit(do_not_specialize=SCALARS, do_not_specialize_on_alignment=["x", "bits"])
 def _one_token(
-    x, bits, bias, y, rows, blocks, stride_bits, stream, key0, key1, scale,
+    x, bits, bias, y, rows, blocks, stride_bits, stream_id, key0, key1, scale,
     DISTRIBUTION: tl.constexpr, PER: tl.constexpr, R: tl.constexpr, B: tl.constexpr, WIDE: tl.constexpr,
     BIASED: tl.constexpr,
 ):  # fmt: skip
@@ -243,7 +244,7 @@ def _one_token(
     for start in range(0, blocks, B):
         b = start + tl.arange(0, B)
         live = (r < rows)[:, None] & (b < blocks)[None, :]
-        w0, w1, w2, w3 = block_words(_block_numbers(r, b, blocks, WIDE), stream, key0, key1, WIDE)
+        w0, w1, w2, w3 = block_words(_block_numbers(r, b, blocks, WIDE), stream_id, key0, key1, WIDE)
         if DISTRIBUTION == "sign":
             words = lines + 4 * b[None, :]
             acc = _added_signs(acc, w0, tl.load(words, mask=live, other=0), x, B)
@@ -276,7 +277,7 @@ def _one_token(
 
 @triton.jit(do_not_specialize=SCALARS)
 def _product(
-    x, bits, bias, y, tokens, rows, columns, share, stride_xt, stride_xi, stride_bits, stream, key0, key1, scale,
+    x, bits, bias, y, tokens, rows, columns, share, stride_xt, stride_xi, stride_bits, stream_id, key0, key1, scale,
     DISTRIBUTION: tl.constexpr, OVER_COLUMNS: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
     WHOLE: tl.constexpr, WIDE: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -300,12 +301,12 @@ def _product(
         )  # (K, M)
         if OVER_COLUMNS:
             weight = _tile(
-                bits, o, start, rows, columns, stride_bits, stream, key0, key1, scale,
+                bits, o, start, rows, columns, stride_bits, stream_id, key0, key1, scale,
                 DISTRIBUTION, N, K, WHOLE, WIDE, True,
             )  # fmt: skip
         else:
             weight = tl.trans(_tile(
-                bits, start, o, rows, columns, stride_bits, stream, key0, key1, scale,
+                bits, start, o, rows, columns, stride_bits, stream_id, key0, key1, scale,
                 DISTRIBUTION, K, N, WHOLE, WIDE, True,
             ))  # fmt: skip
         acc = tl.dot(weight.to(token.dtype), token, acc, input_precision=PRECISION)
@@ -365,7 +366,7 @@ def _drawn(seed: int, name: str, distribution: str, scale: float, stream: int) -
     )
     key0, key1 = (signed(word) for word in inits.stream_key(seed, name))
     return {
-        "stream": signed(stream), "key0": key0, "key1": key1, "scale": factor(distribution, scale),
+        "stream_id": signed(stream), "key0": key0, "key1": key1, "scale": factor(distribution, scale),
         "DISTRIBUTION": distribution,
     }  # fmt: skip
 

@@ -100,7 +100,7 @@ class Cut:
 class DeviceCut:
     """A cut whose numbers, without axes, stay on the scores' device: nothing waits for them. Otherwise as :class:`Cut`.
 
-    threshold: float32; last_tie: int64.
+    threshold: float32; last_tie: int64. Scores that have moved since, or lie on another device, are cut where they are.
     """
 
     threshold: torch.Tensor
@@ -108,7 +108,8 @@ class DeviceCut:
 
     def mask(self, scores: torch.Tensor, offset: int = 0) -> torch.Tensor:
         """The mask of one tensor of the group, whose first score has index `offset`: bool, the scores' shape."""
-        return _kept(scores.detach(), self.threshold, self.last_tie - offset)
+        threshold, last_tie = _threshold(self, offset, scores.device)
+        return _kept(scores.detach(), threshold, last_tie)
 
 
 class Selector:
@@ -156,9 +157,11 @@ class Selector:
         self._nan.settle()
 
     def _cut_on_device(self, scores: list[torch.Tensor], kept: int) -> DeviceCut:
-        flat = scores[0] if len(scores) == 1 else torch.cat([s.reshape(-1) for s in scores])
+        device = scores[0].device
+        flat = scores[0] if len(scores) == 1 else torch.cat([s.to(device).reshape(-1) for s in scores])
         self._nan.look(flat)
-        self._on_device = kernels.select_threshold(flat, kept, near=self._on_device)
+        near = self._on_device and kernels.Threshold(*(number.to(device) for number in self._on_device))
+        self._on_device = kernels.select_threshold(flat, kept, near=near)
         return DeviceCut(*self._on_device)
 
     def _bracketed(self, held: _Held, kept: int, total: int) -> tuple[Keys, int]:
@@ -289,13 +292,20 @@ class _NaNWatch:
         self.waiting: torch.Tensor | None = None  # one that is still on the device, of looks since then
         self.arrived: torch.cuda.Event | None = None
 
+    def __getstate__(self) -> dict[str, object]:
+        """What a copy begins with: all that was found, waited for, as events cannot be copied."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        flags = [flag.cpu() for flag in (self.found, self.waiting) if flag is not None]
+        return {"found": torch.stack(flags).any() if flags else None, "waiting": None, "arrived": None}
+
     def look(self, scores: torch.Tensor) -> None:
         """Raise ValueError where an earlier look has found NaN, and look at these."""
         if self.found is not None and (self.arrived is None or self.arrived.query()):
             found, self.found = bool(self.found), None
             _refuse_nan(_INFINITY + found)
         seen = scores.isnan().any()
-        self.waiting = seen if self.waiting is None else self.waiting | seen
+        self.waiting = seen if self.waiting is None else self.waiting.to(seen.device) | seen
         if self.found is None:
             self.found, self.waiting = self.waiting.to("cpu", non_blocking=True), None
             if scores.is_cuda:

@@ -1,0 +1,117 @@
+"""Calls every case of the benchmarks through Triton's own launcher, without a GPU, and prints what came of it as JSON.
+
+A stub stands in for the driver, and tensors on the CPU pose as a GPU's. Each launch binds and specialises its arguments
+as it would there. Then, in place of running, the code is made for each set of arguments that are 1, which the launcher
+turns into constants, and the first launch of each kernel is compiled for sm_90. It wants a process of its own: Triton
+must not have been imported under TRITON_INTERPRET.
+"""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+import triton
+from posing import GPU, posing
+from triton._C.libtriton import ir
+from triton.backends.compiler import GPUTarget
+from triton.compiler import compiler
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+
+from benchmarks.cases import all_cases
+
+from slth import inits
+from slth.kernels import Threshold, choice, reference
+
+LARGEST_GRID = (2**31 - 1, 2**16 - 1, 2**16 - 1)
+
+
+class Driver:
+    """What the launcher asks of a driver before it launches."""
+
+    def get_current_device(self):
+        """Its number."""
+        return 0
+
+    def get_current_stream(self, device):
+        """Its handle."""
+        return 0
+
+    def get_current_target(self):
+        """An H100 or H200."""
+        return GPUTarget("cuda", 90, 32)
+
+    def get_active_torch_device(self):
+        """The same for torch."""
+        return GPU
+
+
+launches: Counter[str] = Counter()
+specialisations: Counter[str] = Counter()
+sources: set[tuple[str, tuple[tuple[int, ...], ...]]] = set()
+_run, _compile = JITFunction.run, compiler.compile
+
+
+def launch(kernel, *args, grid, warmup, **kwargs):
+    """A launch up to the point where a GPU would be needed."""
+    launches[kernel.__name__] += 1
+    assert len(grid) <= 3, f"grid {grid}: has three axes at most"
+    for count, most in zip(grid, LARGEST_GRID, strict=False):
+        assert isinstance(count, int), f"grid {grid}: must be ints"
+        assert 0 <= count <= most, f"grid {grid}: must be at most {LARGEST_GRID}"
+    return _run(kernel, *args, grid=grid, warmup=True, **kwargs)
+
+
+def made(source, target, options, **_):
+    """The code of a kernel, where it has not been made with the same arguments as constants."""
+    specialisations[source.fn.__name__] += 1
+    if specialisations[source.fn.__name__] == 1:
+        return _compile(source, target=target, options=options)
+    ones = tuple(sorted(path for path in source.constants if not source.fn.params[path[0]].is_constexpr))
+    if (source.fn.__name__, ones) in sources:
+        return source
+    sources.add((source.fn.__name__, ones))
+    backend = compiler.make_backend(target)
+    parsed, context = backend.parse_options(dict(options)), ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    implementation = backend.get_codegen_implementation(parsed)
+    return source.make_ir(target, parsed, implementation, backend.get_module_map(), context)
+
+
+def zeros(shape, scale, **_):
+    """In place of random numbers: nothing is computed with them."""
+    return torch.zeros(shape)
+
+
+def main():
+    """Call all cases in all dtypes."""
+    failed = {}
+    driver.set_active(Driver())
+    start = Threshold(torch.ones(()), torch.zeros((), dtype=torch.int64))
+    with (
+        patch.object(JITFunction, "run", launch),
+        patch.object(triton.compiler, "compile", made),
+        patch.object(choice, "interpreting", lambda: False),
+        patch.multiple(inits, normal=zeros, uniform=zeros),
+        patch.object(reference, "select_threshold", lambda scores, k: start),
+        posing(),
+    ):
+        for case in all_cases():
+            for dtype in case.dtypes:
+                inputs = case.inputs(torch.device("cuda"))
+                tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in inputs.items()}
+                try:
+                    case.call(tensors, "triton")
+                except Exception as error:  # whatever the launcher or the compiler throws
+                    failed[f"{case.name} {dtype}"] = f"{type(error).__name__}: {error}"[-400:]
+    print(json.dumps({"failed": failed, "launches": launches, "specialisations": specialisations}))
+
+
+if __name__ == "__main__":
+    main()

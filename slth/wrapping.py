@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from slth import inits, masks, recipes, targets
-from slth.masking import Group, Masked, Wrapped, state
+from slth.masking import Group, Masked, Wrapped, huggingface, pickling, state
 from slth.targets import Target
 
 _HANDLE = "_slth_wrapped"
@@ -119,6 +119,7 @@ def unwrap(module: nn.Module) -> nn.Module:
             if isinstance(owner, nn.RNNBase) and not parametrize.is_parametrized(owner):
                 owner._init_flat_weights()
     _as_before(module, wrapped.trainable)
+    huggingface.release(module)
     del module.__dict__[_HANDLE]
     return module
 
@@ -283,9 +284,11 @@ def _attach(module: nn.Module, found: Sequence[Target], wrapped: Wrapped) -> Non
         masked.train(module.training)
         for owner, name in target.places:
             parametrize.register_parametrization(owner, name, masked, unsafe=True)
+            pickling.allow(owner)
             if isinstance(owner, nn.RNNBase):
                 _read_afresh(owner)
     module.__dict__[_HANDLE] = wrapped
+    huggingface.guard(module)
     wrapped.hooks = [
         module.register_forward_pre_hook(wrapped._open, prepend=True),
         module.register_forward_hook(wrapped._close, always_call=True),
@@ -297,9 +300,7 @@ def _read_afresh(rnn: nn.RNNBase) -> None:
     """Let a recurrent layer look its weights up at each use, where it would keep those of the last forward pass."""
     rnn.__dict__.pop("_flat_weights", None)
     rnn.__dict__["_flat_weight_refs"] = [None] * len(rnn._flat_weights_names)
-    type(rnn)._flat_weights = property(  # type: ignore[assignment] # parametrization has given it a class of its own
-        lambda self: [getattr(self, name) for name in self._flat_weights_names], lambda self, weights: None
-    )
+    pickling.read_afresh(rnn)
 
 
 def _place(module: nn.Module, path: str) -> tuple[nn.Module, str]:

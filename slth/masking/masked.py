@@ -112,6 +112,18 @@ class Masked(nn.Module):
         """Drop what the last forward pass has made."""
         self._seen.clear()
 
+    @torch.no_grad()
+    def evaluated(self, weight: torch.Tensor) -> torch.Tensor:
+        """The effective weight that evaluation sees, whatever mode this is in."""
+        training = self.training
+        try:
+            self.eval()
+            if self.wrapped:
+                self.wrapped.refresh()
+            return self.gate(self, weight)
+        finally:
+            self.train(training)
+
     # what a state_dict says beside the tensors
 
     @property

@@ -127,15 +127,15 @@ def follow(module: nn.Module) -> list[Any]:
     """Have a module, once its weights are masked, save and load whole masks. Returns the handles to remove."""
     handles: list[Any] = []
     for holder in module.modules():
-        if any(True for _ in _places(holder)):
+        if any(True for _ in places(holder)):
             handles.append(holder.register_state_dict_post_hook(_once))
             handles.append(holder.register_load_state_dict_pre_hook(_check))
             handles.append(holder.register_load_state_dict_post_hook(_tie))
     return handles
 
 
-def _places(module: nn.Module) -> Iterator[tuple[str, ParametrizationList, Masked]]:
-    """(name of the parametrization, itself, its mask) of each masked parameter, tied ones several times."""
+def places(module: nn.Module) -> Iterator[tuple[str, ParametrizationList, Masked]]:
+    """(name of the parametrization, itself, its mask) of each masked parameter, a tied one at each of its places."""
     from slth.masking.masked import Masked
 
     for path, found in module.named_modules(remove_duplicate=False):
@@ -143,10 +143,16 @@ def _places(module: nn.Module) -> Iterator[tuple[str, ParametrizationList, Maske
             yield path, found, found[0]
 
 
+def plain_name(path: str) -> str:
+    """The name that the parameter of a parametrization has in a plain module."""
+    before, _, name = f".{path}".rpartition(_MARK)
+    return f"{before}.{name}"[1:]
+
+
 def _ties(module: nn.Module) -> Iterator[tuple[tuple[str, ParametrizationList], tuple[str, ParametrizationList]]]:
     """(first, other): two places of one mask."""
     first: dict[int, tuple[str, ParametrizationList]] = {}
-    for path, found, masked in _places(module):
+    for path, found, masked in places(module):
         if (place := first.setdefault(id(masked), (path, found)))[0] != path:
             yield place, (path, found)
 
@@ -164,20 +170,18 @@ def _once(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_meta
 
 def _check(module: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: object) -> None:
     """Raise ValueError for a state that does not fit; else complete what was saved once."""
-    plain = []
-    for path, _, masked in _places(module):
+    found = {prefix + plain_name(path): prefix + path for path, _, _ in places(module)}
+    for path, _, masked in places(module):
         masked.check(state_dict, f"{prefix}{path}.0.")
-        before, _, name = f".{path}".rpartition(_MARK)
-        plain.append((f"{prefix}{before.removeprefix('.')}{'.' * bool(before)}{name}", prefix + path))
     for (first, _), (other, _) in _ties(module):
         for name in _shared(state_dict, prefix + first):
             state_dict.setdefault(prefix + other + name, state_dict[prefix + first + name])
-    for name, place in plain:
+    for name, place in found.items():
         if name in state_dict and not _shared(state_dict, place):
             raise ValueError(
                 f"state_dict has {name} of a module that is not wrapped: load it before slth.wrap, or slth.unwrap first"
             )
-    for name, _ in plain:  # the masked weight, for readers who know of no masks
+    for name in found:  # the masked weight, which is there for readers who know of no masks
         state_dict.pop(name, None)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +12,8 @@ from slth.freezing import Freezing
 from slth.masking import Group, Wrapped
 from slth.search.edge_popup import EdgePopup
 from slth.wrapping import handle
+
+_MOST = torch.finfo(torch.float32).max  # the score of a locked weight: finite, so that averages of it are itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class Frozen(EdgePopup):
             masked = wrapped.weights[path]
             device = masked.scores.device
             with torch.no_grad():
-                masked.scores.masked_fill_(pruned.to(device), 0.0).masked_fill_(locked.to(device), math.inf)
+                masked.scores.masked_fill_(pruned.to(device), 0.0).masked_fill_(locked.to(device), _MOST)
             masked.free = ~(pruned | locked).to(device)
             masked.freezing = freezing
 

@@ -28,6 +28,7 @@ _ROOMS = (
     "attention",
     "construct",
     "inits",
+    "kernels",
     "masks",
     "models",
     "plots",
@@ -46,3 +47,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'slth' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_ROOMS, "__version__", "__doc__", "__name__"})

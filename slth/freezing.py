@@ -13,6 +13,7 @@ from fractions import Fraction
 import torch
 
 from slth import inits, masks
+from slth.numbers import as_float, as_int, put
 from slth.targets import Part
 
 
@@ -28,9 +29,9 @@ class Freezing:
     seed: int
 
     def __post_init__(self) -> None:
-        for name, share in (("pruned", self.pruned), ("locked", self.locked)):
-            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
-                raise ValueError(f"{name}={share!r}: must be a number in [0, 1), the share of weights frozen so")
+        for name in ("pruned", "locked"):
+            put(self, **{name: as_float(name, getattr(self, name), "[0, 1)", "the share of weights frozen so")})
+        put(self, seed=as_int("seed", self.seed))
         if not 0 < self.pruned + self.locked < 1:
             raise ValueError(f"pruned + locked = {self.pruned + self.locked}: must be in (0, 1), to leave weights free")
 
@@ -42,7 +43,7 @@ class Freezing:
     def places(self, shape: torch.Size, parts: Sequence[Part], path: str) -> tuple[torch.Tensor, torch.Tensor]:
         """(pruned, locked) of a weight: bool masks of its shape, in each part the same exact shares."""
         dice = inits.uniform(shape, 1.0, seed=self.seed, name=f"freezing/{path}").abs()
-        pruned, locked = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
+        pruned, locked = (torch.zeros(shape, dtype=torch.bool, device="cpu") for _ in range(2))
         for part in parts:
             if self.pruned:
                 part.of(pruned).copy_(~_top(part.of(dice), self.open))

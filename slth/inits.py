@@ -24,13 +24,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numba import njit, uint32, uint64
+
+from slth.numbers import as_float, as_int, plain, put
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -44,9 +45,9 @@ _CHUNK = 1 << 16  # words made at a time: the buffers stay in a core's cache
 def stream_key(seed: int, name: str) -> tuple[int, int]:
     """The 64-bit Philox key of a named stream: the first 8 bytes of SHA-256("seed/name"), as two uint32, low first.
 
-    Raises TypeError where seed is no integer.
+    Raises ValueError where seed is no integer.
     """
-    digest = hashlib.sha256(f"{operator.index(seed)}/{name}".encode()).digest()
+    digest = hashlib.sha256(f"{as_int('seed', seed)}/{name}".encode()).digest()
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")
 
 
@@ -207,12 +208,12 @@ def _draw(
     stream: int,
     device: torch.device | str,
 ) -> torch.Tensor:
+    scale, stream = as_float("scale", scale, "(0, inf)"), as_int("stream", stream, 0, _LOW)
+    shape = [as_int("shape", size, 0) for size in shape]
     if not _SMALLEST <= scale <= _LARGEST:
         raise ValueError(
             f"scale={scale}: must be a finite number > 0, in [{_SMALLEST:.3g}, {_LARGEST:.3g}] for float32 to hold it"
         )
-    if not 0 <= operator.index(stream) <= _LOW:
-        raise ValueError(f"stream={stream}: must be an int in [0, 2^32)")
     device = torch.device(device)
     key = stream_key(seed, name)
     out = torch.empty(math.prod(shape), dtype=torch.float32, device=device)
@@ -287,6 +288,9 @@ class Fan:
     role: str = ""
     keep: float = 1.0
 
+    def __post_init__(self) -> None:
+        put(self, **{name: plain(value) for name, value in vars(self).items()})
+
 
 def _theory_scale(fan: Fan) -> float:
     return float(fan.width) ** 0.25 if fan.role in ("query", "key") else 1.0
@@ -333,7 +337,6 @@ def scaled(init: str, fan: Fan) -> tuple[Callable[..., torch.Tensor], float]:
     """(distribution, its scale) of an initialisation at a fan. Raises ValueError as :func:`weight` does."""
     if init not in INITS:
         raise ValueError(f"init={init!r}: must be one of {', '.join(INITS)}")
-    if not 0 < fan.keep <= 1:
-        raise ValueError(f"keep={fan.keep}: must be a number in (0, 1], the share of weights kept")
+    as_float("keep", fan.keep, "(0, 1]", "the share of weights kept")
     distribution, scale_of = INITS[init]
     return distribution, scale_of(fan)

@@ -27,6 +27,7 @@ from numba import njit
 from torch.autograd.graph import increment_version
 
 import slth.kernels as kernels
+from slth.numbers import as_float
 from slth.threads import in_parallel
 
 _MAGNITUDE = 0x7FFFFFFF  # the bits of a float32 without its sign
@@ -44,10 +45,9 @@ Keys = npt.NDArray[np.int64]
 # ---------------------------------------------------------------- how many
 
 
-def check_keep(keep: float) -> None:
-    """Raise ValueError unless keep is a number in (0, 1]."""
-    if isinstance(keep, bool) or not isinstance(keep, int | float) or not 0 < keep <= 1:
-        raise ValueError(f"keep={keep!r}: must be a number in (0, 1], the share of weights kept")
+def as_keep(keep: float) -> float:
+    """Keep as a plain number. Raises ValueError unless it lies in (0, 1]."""
+    return as_float("keep", keep, "(0, 1]", "the share of weights kept")
 
 
 def count_kept(n: int, keep: float) -> int:
@@ -56,8 +56,7 @@ def count_kept(n: int, keep: float) -> int:
     >>> [count_kept(n, 0.9) for n in (1, 10, 100, 1000)]
     [1, 9, 90, 900]
     """
-    check_keep(keep)
-    return max(1, math.floor(Fraction(str(keep)) * n + Fraction(1, 2)))
+    return max(1, math.floor(Fraction(str(as_keep(keep))) * n + Fraction(1, 2)))
 
 
 #: name -> share of the way from keeping everything to the final keep, as a function of progress in [0, 1].
@@ -70,7 +69,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 def scheduled_keep(keep: float, schedule: str, progress: float) -> float:
     """The keep at a share `progress` in [0, 1] of the search: from 1 down to keep, along a name of SCHEDULES."""
-    check_keep(keep)
+    keep = as_keep(keep)
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule={schedule!r}: must be one of {', '.join(SCHEDULES)}")
     ahead = 1.0 - SCHEDULES[schedule](min(max(progress, 0.0), 1.0))

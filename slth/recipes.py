@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from slth import inits
+from slth.numbers import as_float, as_int, put
 
 #: name -> function of `slth.inits`, as a recipe names it.
 DISTRIBUTIONS = {
@@ -39,6 +40,8 @@ class Draw:
     def __post_init__(self) -> None:
         if self.distribution not in DISTRIBUTIONS:
             raise ValueError(f"distribution={self.distribution!r}: must be one of {', '.join(DISTRIBUTIONS)}")
+        numbers = {"seed": as_int("seed", self.seed), "stream": as_int("stream", self.stream, 0)}
+        put(self, scale=as_float("scale", self.scale), **numbers)
 
     def tensor(self, shape: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
         """The draw as a float32 tensor of the given shape."""

@@ -17,6 +17,7 @@ from torch import nn
 
 import slth.kernels as kernels
 from slth.kernels.reference import SEEDED
+from slth.modules import check_module
 from slth.recipes import Draw
 from slth.ticket import Ticket, Weight
 from slth.ticket.making import tensors_of
@@ -126,12 +127,13 @@ def serve(ticket: Ticket, module: nn.Module) -> nn.Module:
         ticket: as loaded or taken.
         module: a plain one of the ticket's names, shapes and dtypes, on the device to serve from.
 
-    Returns the module (where it is itself such a layer, the one in its place). Raises TicketError as `Ticket.apply`
-    does, TypeError for something else than a ticket, and ValueError, with the reasons, where no layer can be served, or
-    where the module is wrapped; nothing is changed then.
+    Returns the module in eval mode (where it is itself such a layer, the one in its place). Raises TicketError as
+    `Ticket.apply` does, TypeError for something else than a ticket, and ValueError, with the reasons, where no layer
+    can be served, or where the module is wrapped or none; nothing is changed then.
     """
     if not isinstance(ticket, Ticket):
         raise TypeError(f"ticket={ticket!r}: must be a slth.Ticket, which slth.Ticket.load reads from a file")
+    check_module(module)
     served = _served(ticket, module)
     ticket.apply(module)
     masks = ticket.masks()

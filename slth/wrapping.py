@@ -21,6 +21,8 @@ from torch.nn.utils import parametrize
 
 from slth import inits, masks, recipes, targets
 from slth.masking import Group, Masked, Wrapped, huggingface, pickling, state
+from slth.modules import check_module
+from slth.numbers import as_int
 from slth.targets import Target
 
 _HANDLE = "_slth_wrapped"
@@ -72,10 +74,12 @@ def wrap(
     nothing to mask, one that is wrapped already, or NaN scores.
     Source: straight-through scores by magnitude, Ramanujan et al. 2020 (arXiv 1911.13299).
     """
+    check_module(module)
     if any(isinstance(m, Masked) for m in module.modules()):
         raise ValueError(f"{type(module).__name__} is wrapped already: unwrap it first")
     if scores not in SCORES:
         raise ValueError(f"scores={scores!r}: must be one of {', '.join(SCORES)}")
+    seed = as_int("seed", seed)
     found = _find(module, targets)
     keeps = _keeps(found, keep)
     members = _grouped(found, keeps, policy)
@@ -154,6 +158,7 @@ def handle(module: nn.Module) -> Wrapped:
 
 def root(module: nn.Module) -> nn.Module:
     """The module itself, without what data parallelism and torch.compile put around it."""
+    check_module(module)
     while _HANDLE not in module.__dict__:
         inner = module._modules.get(_AROUND.get(type(module).__name__, ""))
         if inner is None:
@@ -200,10 +205,9 @@ def _find(module: nn.Module, patterns: str | Sequence[str] | None) -> list[Targe
 
 def _keeps(found: Sequence[Target], keep: float | Mapping[str, float]) -> dict[str, float]:
     if not isinstance(keep, Mapping):
-        masks.check_keep(keep)
-        return {target.path: keep for target in found}
-    for value in keep.values():
-        masks.check_keep(value)
+        everywhere = masks.as_keep(keep)
+        return {target.path: everywhere for target in found}
+    keep = {pattern: masks.as_keep(value) for pattern, value in keep.items()}
     _all_used("keep", keep, found)
     matched = {target.path: targets.first_match(keep, target.paths) for target in found}
     for path, share in matched.items():

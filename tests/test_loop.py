@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import math
 import os
 import signal
@@ -11,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import regression
 import torch
@@ -22,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import slth
 from slth import Ticket, files
-from slth.search import Biprop, CheckpointError, EdgePopup, Frozen, IteRand, controls
+from slth.search import Bernoulli, Biprop, CheckpointError, EdgePopup, Frozen, IteRand, controls
 from slth.threads import one_torch_thread
 from slth.wrapping import handle
 
@@ -244,7 +246,7 @@ def test_a_bar_where_somebody_does(monkeypatch, capfd):
         ({"lr": "0.1"}, "lr='0.1'"),
         ({"lr": True}, "lr=True"),
         ({"clip": 0.0}, "clip=0.0"),
-        ({"warmup": 1.0}, r"warmup=1.0: must be in \[0, 1\)"),
+        ({"warmup": 1.0}, r"warmup=1.0: must be a number in \[0, 1\)"),
         ({"warmup": -0.1}, "warmup=-0.1"),
     ],
 )
@@ -510,6 +512,91 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, other):
     assert fit(wrapped(), checkpoint=path, **own).resumed_at == 10
 
 
+TOLD = {
+    "seed": "seed 0 != 1",
+    "lr": r"lr 0\.02 != 0\.021",
+    "steps": "steps 24 != 25",
+    "no clip": "clip 1.0 != None",
+    "optimiser": "optimiser AdamW != SGD",
+    "its options": r"weight_decay 0\.0 != 0\.1",
+    "method": r"\(method IteRand != Biprop\)",
+    "its rate": r"\(method\.rate 0\.1 != 0\.2\)",
+    "keep": r"keep of 0\.weight 0\.4 != 0\.41",
+    "dense": r"method IteRand != none; .*only one of them trains",
+    "trained": r"\(the model differs \(weights, scores, masks or buffers",
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_another_run_is_told_what_differs(tmp_path, name):
+    path, own = tmp_path / "c", {"method": IteRand(every=5)}
+    interrupted(wrapped(), path, **own)
+    options = own | OTHERS[name]
+    model = options.pop("build", wrapped)()
+    with pytest.raises(CheckpointError, match=TOLD[name]):
+        fit(model, until(0), checkpoint=path, **options)
+
+
+def test_settings_that_are_equal_as_numbers_are_the_same_search(tmp_path):
+    interrupted(wrapped(keep=1), tmp_path / "c", clip=1, method=Biprop(arrival=1))
+    assert fit(wrapped(keep=1.0), checkpoint=tmp_path / "c", clip=1.0, method=Biprop(arrival=1.0)).resumed_at == 10
+
+
+#: Of files that slth 0.1.0 wrote before checkpoints held settings: what their searches were known by.
+OLD = {
+    "8cde115a71f632524cded5cc610ae544ab03eca6196a5655d8a8f945ec90685d": {},
+    "f6e420462eeeee5020ab60ff0d810c5d40372aec6d9ace24b75347ce690e4fda": {"method": IteRand(every=5)},
+    "5c573895955a76318b899465346e1353388adad8005faf944777d4d4bf1ffe9e": {"method": IteRand(), "steps": 1000},
+    "e0fd2ba9cf0106c2be833c150a9b6ecdbd831c760c8722835386428a4875cba8": {"method": Frozen(pruned=0, locked=0.2)},
+    "fd418b2c79b90800f55206fb7ef5c86912e7755cb10ecdc753fd06cff3f923b2": {
+        "method": Bernoulli(),
+        "clip": 1,
+        "warmup": 0,
+        "lr": 1,
+    },
+}
+
+
+@pytest.mark.parametrize(("identity", "options"), OLD.items())
+def test_checkpoints_of_before_still_go_on(tmp_path, identity, options):
+    path, options = tmp_path / "c", {"lr": 0.01} | options
+    interrupted(wrapped(), path, **options)
+    tensors, content = files.read(path, "checkpoint", [1])
+    assert content["identity"] == identity
+    del content["began"]
+    files.save(path, "checkpoint", 1, tensors, content)
+    with pytest.raises(CheckpointError, match=r"another search.*weights, scores, settings or seed differ"):
+        fit(wrapped(), until(0), checkpoint=path, **options | {"seed": 5})
+    with pytest.raises(Stopped):
+        fit(wrapped(), until(11), checkpoint=path, **options)
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_a_run_that_goes_on_says_so(tmp_path, caplog, capfd, progress):
+    interrupted(wrapped(), tmp_path / "c")
+    assert not caplog.records
+    with caplog.at_level(logging.INFO, "slth.search"):
+        fit(wrapped(), checkpoint=tmp_path / "c", progress=progress, name="mine")
+    (record,) = caplog.records
+    assert record.getMessage() == f"mine: goes on at step 10 of 24, from checkpoint {tmp_path / 'c'}"
+    assert record.levelno == (logging.WARNING if progress else logging.INFO)
+
+
+def test_a_relative_checkpoint_stays_where_it_was(tmp_path, monkeypatch):
+    there = tmp_path / "elsewhere"
+    there.mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def wandering(model, batch):
+        os.chdir(there)
+        return loss(model, batch)
+
+    fit(wrapped(), loss=wandering, checkpoint="c", evaluate=lambda model: os.chdir("/") or {})
+    assert not list(there.iterdir())
+    monkeypatch.chdir(tmp_path)
+    assert fit(wrapped(), until(0), checkpoint="c").resumed_at == STEPS
+
+
 def test_dense_runs_are_told_apart_by_their_start(tmp_path):
     interrupted(net(), tmp_path / "c")
     other = net()
@@ -709,6 +796,111 @@ def test_a_method_is_a_search(method):
         slth.fit(wrapped(), lambda step: None, lambda m, batch: m, 5, method=method)
 
 
-def test_what_is_measured_has_names():
-    with pytest.raises(ValueError, match=r"evaluate: gave 1.5, must give numbers by name"):
-        fit(wrapped(), evaluate=lambda model: 1.5)
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        (1.5, r"evaluate: gave 1.5, must give numbers by name"),
+        ({"a": None}, "evaluate: gave a=None, must be one number"),
+        ({"a": "1.5"}, "evaluate: gave a='1.5'"),
+        ({"a": torch.ones(2)}, "evaluate: gave a=tensor"),
+        ({"a": 1j}, "evaluate: gave a=1j"),
+        ({"a": [1.0]}, r"evaluate: gave a=\[1.0\]"),
+        ({1: 1.0}, "evaluate: gave the name 1, must be text other than step, train_loss"),
+        ({"step": 1.0}, "evaluate: gave the name 'step'"),
+        ({"train_loss": 1.0}, "evaluate: gave the name 'train_loss'"),
+    ],
+)
+def test_what_is_measured_is_numbers_by_name(values, match):
+    with pytest.raises(ValueError, match=match):
+        fit(wrapped(), steps=1, evaluate=lambda model: values)
+
+
+@pytest.mark.parametrize("value", [2, 2.0, True, np.float32(2), np.array([2]), torch.tensor(2), torch.tensor([2.0])])
+def test_what_is_measured_becomes_a_float(value):
+    (number,) = fit(wrapped(), steps=1, evaluate=lambda model: {"a": value}).last.values()
+    assert (number, type(number)) == (1.0 if value is True else 2.0, float)
+
+
+class Output(dict):
+    """As transformers' model outputs: a mapping with attributes."""
+
+    loss = torch.ones(())
+
+
+@pytest.mark.parametrize(
+    ("value", "match"),
+    [
+        (lambda m, b: {"loss": loss(m, b)}, "loss: gave dict, must give a scalar tensor"),
+        (lambda m, b: Output(), "loss: gave Output, must give a scalar tensor, as its .loss is"),
+        (lambda m, b: (loss(m, b), 1.0), "loss: gave tuple"),
+        (lambda m, b: loss(m, b).item(), "loss: gave float"),
+        (lambda m, b: None, "loss: gave NoneType"),
+        (lambda m, b: m(b[0]), r"loss: gave a tensor of shape \(32, 4\) and torch.float32"),
+        (lambda m, b: m(b[0]).argmax().sum(), r"loss: gave a tensor of shape \(\) and torch.int64"),
+        (lambda m, b: loss(m, b).detach(), "loss: gave a tensor without a gradient"),
+    ],
+)
+def test_a_loss_is_one_number_with_a_gradient(value, match):
+    with pytest.raises(ValueError, match=match):
+        fit(wrapped(), loss=value)
+
+
+def test_a_loss_of_one_axis_is_one_number():
+    models = [wrapped(), wrapped()]
+    fit(models[0], steps=3)
+    fit(models[1], steps=3, loss=lambda m, b: loss(m, b).reshape(1))
+    assert_same(state(models[0]), state(models[1]))
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "match"),
+    [
+        (lambda m: torch.optim.SGD(handle(m).scores(), lr=0.1), "optimiser=SGD: must be a function of the parameters"),
+        (lambda m: "adam", "optimiser=str: must be a function"),
+        (lambda m: lambda parameters: None, "optimiser: gave NoneType, must give a torch.optim.Optimizer"),
+        (lambda m: lambda parameters: torch.optim.LBFGS(parameters), "optimiser: gave LBFGS"),
+        (lambda m: lambda parameters: torch.optim.SGD(net().parameters(), lr=0.1), "parameters that are not the model"),
+        (
+            lambda m: lambda parameters: torch.optim.SGD([*parameters, nn.Parameter(torch.ones(1))], lr=0.1),
+            "optimiser: trains parameters that are not the model's",
+        ),
+    ],
+)
+def test_an_optimiser_is_made_of_the_parameters(optimiser, match):
+    model = wrapped()
+    before = state(model)
+    with pytest.raises(ValueError, match=match):
+        fit(model, until(0), optimiser=optimiser(model))
+    assert_same(before, state(model))
+
+
+def test_an_optimiser_may_name_the_frozen_weights_too():
+    models = [wrapped(), wrapped()]
+    for model, chosen in zip(models, (lambda p: p, lambda p: models[1].parameters()), strict=True):
+        fit(model, steps=3, optimiser=lambda parameters, chosen=chosen: torch.optim.SGD(chosen(parameters), lr=0.1))
+    assert_same(state(models[0]), state(models[1]))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"loss": nn.MSELoss()}, r"loss=MSELoss\(\): takes outputs and targets"),
+        ({"loss": nn.functional.mse_loss}, "loss=mse_loss: takes outputs and targets"),
+        ({"loss": 1.5}, r"loss=1\.5: must be a function \(model, batch\)"),
+        ({"loss": lambda model: model}, "loss=.*lambda.*: must be a function"),
+        ({"evaluate": {"error": 1.0}}, "evaluate=.*: must be a function model -> numbers by name"),
+        ({"evaluate": dict}, "evaluate=.*: must be a function"),
+        ({"data": "train"}, "batches of type str: must be a function of the step, or an iterable"),
+        ({"data": {"inputs": 1}}, "batches of type dict"),
+        ({"data": 5}, "batches of type int"),
+        ({"data": lambda: 1}, "batches=.*: must be a function of the step"),
+        ({"checkpoint": 5}, "checkpoint=5: must be a path"),
+        ({"seed": None}, "seed=None: must be an int"),
+    ],
+)
+def test_functions_are_looked_at_before_a_step(options, match):
+    model = wrapped()
+    before = state(model)
+    with pytest.raises(ValueError, match=match):
+        fit(model, **{"data": until(0)} | options)
+    assert_same(before, state(model))

@@ -15,7 +15,7 @@ from slth.masks import (
     SCHEDULES,
     Cut,
     Selector,
-    check_keep,
+    as_keep,
     count_kept,
     scheduled_keep,
     score_gradient,
@@ -94,7 +94,7 @@ def test_counts_by_hand():
 
 @pytest.mark.parametrize("keep", [0, 0.0, -0.1, 1.0001, math.nan, math.inf, True, "0.5", None, Fraction(1, 2)])
 def test_a_bad_keep_is_named(keep):
-    for call in (check_keep, lambda k: count_kept(10, k), lambda k: scheduled_keep(k, "linear", 0.5)):
+    for call in (as_keep, lambda k: count_kept(10, k), lambda k: scheduled_keep(k, "linear", 0.5)):
         with pytest.raises(ValueError, match=r"keep=.*: must be a number in"):
             call(keep)
 

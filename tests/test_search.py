@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import regression
@@ -113,7 +114,7 @@ def test_keep_comes_down_along_the_schedule(schedule, arrival):
     ("make", "match"),
     [
         (lambda: EdgePopup(schedule="steep"), "schedule='steep': must be one of constant, linear, cubic"),
-        (lambda: EdgePopup(arrival=0.0), r"arrival=0.0: must be in \(0, 1\]"),
+        (lambda: EdgePopup(arrival=0.0), r"arrival=0.0: must be a number in \(0, 1\]"),
         (lambda: EdgePopup(arrival=1.1), "arrival=1.1"),
         (lambda: Biprop(arrival=math.nan), "arrival=nan"),
         (lambda: Frozen(pruned=1.0), r"pruned=1.0: must be a number in \[0, 1\)"),
@@ -122,7 +123,7 @@ def test_keep_comes_down_along_the_schedule(schedule, arrival):
         (lambda: Frozen(pruned=0.0, locked=0), r"pruned \+ locked = 0"),
         (lambda: IteRand(every=0), "every=0: must be an int >= 1"),
         (lambda: IteRand(every=2.5), "every=2.5"),
-        (lambda: IteRand(rate=0.0), r"rate=0.0: must be in \(0, 1\]"),
+        (lambda: IteRand(rate=0.0), r"rate=0.0: must be a number in \(0, 1\]"),
         (lambda: IteRand(rate=1.5), "rate=1.5"),
         (lambda: Bernoulli(sigma=0.0), "sigma=0.0: must be a finite number > 0"),
         (lambda: Bernoulli(sharpness=math.nan), "sharpness=nan"),
@@ -224,6 +225,52 @@ def test_keep_may_be_at_either_end(keep):
 
 
 # ---------------------------------------------------------------- iterand
+
+
+def redrawn_at(method, steps):
+    """After how many steps weights were drawn anew."""
+    model, found = wrapped(), []
+
+    def generations():
+        return sum(int(m.generation.sum()) for m in handle(model).weights.values() if m.generation is not None)
+
+    def watched(step):
+        found.append(generations())
+        return batches(step)
+
+    slth.fit(model, watched, loss, steps, method=method, progress=False)
+    found.append(generations())
+    return [step for step in range(1, steps + 1) if found[step] > found[step - 1]]
+
+
+@pytest.mark.parametrize(
+    ("method", "steps", "expected"),
+    [
+        (IteRand(), 100, list(range(10, 91, 10))),
+        (IteRand(), 57, list(range(5, 51, 5))),
+        (IteRand(), 3, [1, 2]),
+        (IteRand(), 2, [1]),
+        (IteRand(every=9), 10, [9]),
+    ],
+)
+def test_iterand_redraws_in_a_search_of_any_length(method, steps, expected):
+    assert redrawn_at(replace(method, rate=1.0), steps) == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "steps", "match"),
+    [
+        (IteRand(every=100), 100, "every=100 never redraws in 100 steps, must have every at most 90"),
+        (IteRand(every=10), 10, "every=10 never redraws in 10 steps, must have every at most 9"),
+        (IteRand(), 1, "every=1 never redraws in 1 steps, must have 2 steps or more"),
+    ],
+)
+def test_iterand_that_would_never_redraw_is_refused(method, steps, match):
+    model = wrapped()
+    before = state(model)
+    with pytest.raises(ValueError, match=f"method=IteRand: {match}"):
+        slth.fit(model, lambda step: pytest.fail("a batch was drawn"), loss, steps, method=method, progress=False)
+    assert_same(before, state(model))
 
 
 def of_streams(model, path):

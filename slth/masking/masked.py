@@ -91,7 +91,8 @@ class Masked(nn.Module):
         self.register_buffer("keep", torch.ones(len(parts), dtype=torch.float64, device=scores.device))
         # the cuts once more, as tensors, for graphs that must not be built anew when they move
         device = scores.device
-        self.register_buffer("threshold", torch.full((len(parts),), -1.0, device=device), persistent=False)
+        threshold = torch.full((len(parts),), -1.0, dtype=torch.float32, device=device)
+        self.register_buffer("threshold", threshold, persistent=False)
         self.register_buffer("last_tie", torch.full((len(parts),), -1, device=device), persistent=False)
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:

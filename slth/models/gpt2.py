@@ -17,7 +17,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.initialization import no_init_weights
 from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
 
+from slth.defaults import usual
 from slth.models import gpt2_kernels
+from slth.numbers import as_float, as_int, plainly
 from slth.recipes import Draw, Recipe, fill
 
 
@@ -45,6 +47,7 @@ SIZES = {
 INITS = {"gpt2": ("normal", 1.0), "theory": ("uniform", math.sqrt(3.0)), "signed": ("sign", 1.0)}
 
 
+@plainly
 def config(
     size: str = "tiny",
     *,
@@ -66,8 +69,7 @@ def config(
     vocabulary = own.vocabulary if vocabulary is None else vocabulary
     length = own.length if length is None else length
     for name, count in (("vocabulary", vocabulary), ("length", length)):
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(f"{name}={count}: must be an int >= 1")
+        as_int(name, count, 1)
     unknown = overrides.keys() - {*GPT2Config().to_dict(), "attn_implementation"}
     if unknown:
         raise ValueError(f"{', '.join(sorted(unknown))}: must be fields of GPT2Config")
@@ -104,6 +106,7 @@ def check_length(config: GPT2Config, length: int) -> None:
         raise ValueError(f"length={length}: must be at least 1 and at most {config.n_positions}, the model's positions")
 
 
+@plainly
 def recipes(
     config: GPT2Config,
     *,
@@ -138,8 +141,7 @@ def recipes(
         raise ValueError(f"init={init!r}: must be one of {', '.join(INITS)}")
     position_std = embedding_std if position_std is None else position_std
     for name, std in (("base_std", base_std), ("embedding_std", embedding_std), ("position_std", position_std)):
-        if not 0 < std < math.inf:
-            raise ValueError(f"{name}={std}: must be a finite number > 0")
+        as_float(name, std, "(0, inf)")
     theory = math.sqrt(math.sqrt(config.n_embd // config.n_head))  # n^(1/4), rounded alike everywhere
     qk = base_std * numeric_scale(qk_scale, theory) * (theory if init == "theory" else 1.0)
     residual = base_std * residual_scale(init, config.n_layer)
@@ -179,11 +181,10 @@ def numeric_scale(qk_scale: float | str, theory: float) -> float:
     """qk_scale as a number, `theory` where it says so. Raises ValueError unless that is finite and > 0."""
     if qk_scale == "theory":
         return theory
-    if isinstance(qk_scale, str) or not 0 < qk_scale < math.inf:
-        raise ValueError(f"qk_scale={qk_scale!r}: must be a finite number > 0, or 'theory'")
-    return qk_scale
+    return as_float("qk_scale", qk_scale, "(0, inf)", "or 'theory'")
 
 
+@plainly
 def build(
     config: GPT2Config,
     *,
@@ -207,7 +208,7 @@ def build(
         qk_scale=qk_scale,
         seed=seed,
     )
-    with no_init_weights():  # torch's own random numbers would be overwritten
+    with usual(), no_init_weights():  # torch's own random numbers would be overwritten
         model = GPT2LMHeadModel(config)
     model.tie_weights()
     for module in model.modules():
@@ -226,7 +227,7 @@ class _Moments:
 
     heads: int
     count: int = 0
-    sums: torch.Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.float64))
+    sums: torch.Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.float64, device="cpu"))
 
     def hook(self, module: nn.Module, inputs: Any, fused: torch.Tensor) -> None:
         """Take in the output (batch, T, 3 d) of a `c_attn`."""

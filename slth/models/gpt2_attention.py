@@ -17,6 +17,7 @@ from transformers import GPT2LMHeadModel
 
 from slth.attention import ATTENTIONS, Attention
 from slth.models.gpt2 import INITS, numeric_scale, residual_scale
+from slth.numbers import as_float, plainly
 from slth.recipes import Draw, Recipe, fill
 
 _PROJECTIONS = {
@@ -51,6 +52,7 @@ class InGPT2(nn.Module):
         return self.inner(hidden_states), None
 
 
+@plainly
 def with_attention(
     model: GPT2LMHeadModel,
     attention: str,
@@ -76,8 +78,7 @@ def with_attention(
         raise ValueError(f"attention={attention!r}: must be one of {', '.join(ATTENTIONS)}")
     if init not in INITS:
         raise ValueError(f"init={init!r}: must be one of {', '.join(INITS)}")
-    if not 0 < base_std < math.inf:
-        raise ValueError(f"base_std={base_std}: must be a finite number > 0")
+    as_float("base_std", base_std, "(0, inf)")
     config = model.config
     width = config.n_embd // config.n_head if hidden is None else hidden
     given = dict(options or {})

@@ -19,6 +19,7 @@ from torch.nn.functional import layer_norm, relu
 
 from slth import inits
 from slth.attention import MultiHeadAttention
+from slth.numbers import as_int, plain, plainly
 
 
 def normalise(x: torch.Tensor, norm: bool) -> torch.Tensor:
@@ -35,6 +36,7 @@ class FeedForward(nn.Module):
 
     scales: torch.Tensor
 
+    @plainly
     def __init__(
         self,
         widths: Sequence[int],
@@ -45,13 +47,14 @@ class FeedForward(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        if len(widths) < 2 or min(widths) < 1:
-            raise ValueError(f"widths={list(widths)}: must be at least two ints >= 1, those of one layer or more")
+        widths = [plain(width) for width in widths]
+        if len(widths) < 2 or any(type(width) is not int or width < 1 for width in widths):
+            raise ValueError(f"widths={widths}: must be at least two ints >= 1, those of one layer or more")
         self.layers = nn.ParameterList(
             inits.weight(init, (n, m), inits.Fan(fan_in=n, fan_out=m), seed=seed, name=f"{prefix}layers.{i}").to(dtype)
             for i, (n, m) in enumerate(pairwise(widths))
         )
-        self.register_buffer("scales", torch.ones(len(self.layers), dtype=dtype))
+        self.register_buffer("scales", torch.ones(len(self.layers), dtype=dtype, device="cpu"))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """X (..., widths[0]) -> (..., widths[-1])."""
@@ -82,6 +85,7 @@ class Transformer(nn.Module):
     Raises ValueError for blocks < 1 and whatever its parts refuse.
     """
 
+    @plainly
     def __init__(
         self,
         d: int,
@@ -97,8 +101,7 @@ class Transformer(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        if blocks < 1:
-            raise ValueError(f"blocks={blocks}: must be an int >= 1")
+        as_int("blocks", blocks, 1)
         self.d, self.norm = d, norm
         self.blocks = nn.ModuleList()
         for b in range(blocks):
@@ -121,6 +124,7 @@ class Transformer(nn.Module):
 class Table(nn.Module):
     """A matrix (rows, columns) that is learned or given: an embedding, a head."""
 
+    @plainly
     def __init__(self, rows: int, columns: int, *, std: float, seed: int, name: str, dtype: torch.dtype) -> None:
         super().__init__()
         self.weight = nn.Parameter(inits.normal((rows, columns), std, seed=seed, name=name).to(dtype))
@@ -135,11 +139,12 @@ class Product(nn.Module):
 
     scale: torch.Tensor
 
+    @plainly
     def __init__(self, rows: int, columns: int, hidden: int, *, seed: int, name: str, dtype: torch.dtype) -> None:
         super().__init__()
         for which, shape in (("first", (rows, hidden)), ("second", (hidden, columns))):
             setattr(self, which, nn.Parameter(inits.uniform(shape, 1.0, seed=seed, name=f"{name}.{which}").to(dtype)))
-        self.register_buffer("scale", torch.ones((), dtype=dtype))
+        self.register_buffer("scale", torch.ones((), dtype=dtype, device="cpu"))
 
     first: nn.Parameter
     second: nn.Parameter
@@ -167,8 +172,9 @@ class LanguageModel(nn.Module):
     ) -> None:
         super().__init__()
         self.embedding, self.positions, self.transformer, self.head = embedding, positions, transformer, head
-        length = positions.matrix().shape[0]
-        self.register_buffer("causal", torch.ones(length, length, dtype=torch.bool).tril(), persistent=False)
+        length, device = len(positions.matrix()), positions.matrix().device
+        causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+        self.register_buffer("causal", causal, persistent=False)
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Tokens (..., T) int64 -> vectors (..., T, d). Raises ValueError where T exceeds the positions there are."""

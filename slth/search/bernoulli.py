@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 
 from slth import inits
 from slth.masking import Masked, state
+from slth.numbers import as_float, as_int, put
 from slth.search.edge_popup import EdgePopup
 from slth.wrapping import handle
 
@@ -32,8 +32,8 @@ class Bernoulli(EdgePopup):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("sigma", "sharpness"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)}: must be a finite number > 0")
+            put(self, **{name: as_float(name, getattr(self, name), "(0, inf)")})
+        put(self, seed=as_int("seed", self.seed))
 
     def start(self, model: nn.Module) -> None:
         """Prepare a wrapped model."""

@@ -1,8 +1,8 @@
 """What a search needs to go on where it was: trained parameters, buffers, optimiser, step and measurements.
 
 A sealed safetensors file (`slth.files`), written whole or not at all; weights that are not trained are not in it, as
-they follow from their seed. An identity is, made of the settings and of all that the search began with, so that a
-checkpoint is never taken up by another one.
+they follow from their seed. It also stores the settings and a hash of the initial state, so that only the search that
+wrote a checkpoint can resume it, and another one is told in what it differs.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,57 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message says why."""
 
 
+@dataclass(frozen=True)
+class Identity:
+    """Which search it is: its settings (JSON), the names of what it trains, a digest of the model before step 0."""
+
+    settings: Mapping[str, Any]
+    trained: list[str]
+    model: str
+
+    @classmethod
+    def of(cls, model: nn.Module, settings: Mapping[str, Any]) -> Identity:
+        """The identity of a search that is about to begin."""
+        tensors = dict(named_tensors(model))
+        trained = sorted(name for name, tensor in tensors.items() if tensor.requires_grad)
+        return cls(settings, trained, digest_of(tensors))
+
+    @property
+    def digest(self) -> str:
+        """One word for it all."""
+        text = json.dumps([self.settings, self.trained, self.model], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def differences(self, other: Mapping[str, Any]) -> list[str]:
+        """In what another identity, as a checkpoint holds it, differs from this one: empty where in nothing."""
+        there, here = _flat(other["settings"]), _flat(json.loads(json.dumps(self.settings)))
+        names = [name for name in here | there if here.get(name) != there.get(name)]
+        if "method" in names:
+            names = [name for name in names if not name.startswith("method.")]
+        told = [f"{name} {there.get(name, 'none')} != {here.get(name, 'none')}" for name in names]
+        if odd := sorted(set(other["trained"]) ^ set(self.trained)):
+            told.append(f"only one of them trains {', '.join(odd[:4])}")
+        if other["model"] != self.model:
+            told.append("the model differs (weights, scores, masks or buffers, or it is already trained)")
+        return told
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings side by side, by the names that a user knows them by."""
+    flat = {name: value for name, value in settings.items() if name not in ("method", "optimiser", "groups")}
+    if settings.get("method"):
+        name, options = settings["method"]
+        flat |= {"method": name} | {f"method.{key}": value for key, value in options.items()}
+    name, groups = settings["optimiser"]
+    flat["optimiser"] = name
+    for i, options in enumerate(groups):
+        where = f" of group {i}" if len(groups) > 1 else ""
+        flat |= {f"{key}{where}": value for key, value in options.items()}
+    return flat | {f"keep of {name}": keep for name, keep in settings["groups"]}
+
+
 def save(
-    path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, identity: str, manifest: Mapping[str, Any]
+    path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, identity: Identity, manifest: Mapping[str, Any]
 ) -> None:
     """Write a checkpoint of the search that `identity` names, with a manifest (JSON) for :func:`restore`."""
     tensors = {f"model.{name}": tensor.detach() for name, tensor in _moving(model).items()}
@@ -44,20 +94,27 @@ def save(
             else:
                 numbers.setdefault(str(index), {})[key] = value
     rest = json.dumps(dict(manifest))  # text, in which numbers need not be finite
-    content = {"identity": identity, "numbers": numbers, "rest": rest}
+    content = {"identity": identity.digest, "began": asdict(identity), "numbers": numbers, "rest": rest}
     files.save(path, _KIND, _VERSION, tensors, content)
 
 
-def read(path: Path, identity: str) -> Content:
-    """What the file holds. Raises CheckpointError where it is damaged or belongs to another search."""
+def read(path: Path, identity: Identity) -> Content:
+    """What the file holds. Raises CheckpointError where it is damaged or belongs to another search, and says to which.
+
+    Files of before identities were stored, which hold a digest alone, are read too.
+    """
     try:
         tensors, content = files.read(path, _KIND, [_VERSION])
     except files.FileError as error:
         raise CheckpointError(f"checkpoint {error}") from error
-    if content.get("identity") != identity:
+    if content.get("identity") == identity.digest:
+        return tensors, content
+    told = ["weights, scores, settings or seed differ, or the model is already trained"]
+    if "began" in content:
+        told = identity.differences(content["began"])
+    if told:
         raise CheckpointError(
-            f"checkpoint {path}: was written by another search (other weights, scores, settings or seed, or a model "
-            "already trained); remove it, or begin as it began"
+            f"checkpoint {path}: was written by another search ({'; '.join(told[:8])}); remove it, or begin as it began"
         )
     return tensors, content
 
@@ -103,14 +160,6 @@ def _state_of(
     if not set(state) <= set(range(len(shapes))):
         raise ValueError(f"an optimiser of parameters {sorted(state)}, must be of {len(shapes)}")
     return state
-
-
-def identity_of(model: nn.Module, settings: Mapping[str, Any]) -> str:
-    """A digest of the settings (JSON) and of the model as it is before its first step: which search this is."""
-    tensors = dict(named_tensors(model))
-    trained = sorted(name for name, tensor in tensors.items() if tensor.requires_grad)
-    text = json.dumps([settings, trained, digest_of(tensors)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _moving(model: nn.Module) -> dict[str, torch.Tensor]:

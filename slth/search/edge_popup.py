@@ -11,6 +11,7 @@ from torch import nn
 
 from slth import masks
 from slth.masking import straight_through
+from slth.numbers import as_float, put
 from slth.wrapping import handle
 
 
@@ -28,8 +29,11 @@ class EdgePopup:
     def __post_init__(self) -> None:
         if self.schedule not in masks.SCHEDULES:
             raise ValueError(f"schedule={self.schedule!r}: must be one of {', '.join(masks.SCHEDULES)}")
-        if not 0 < self.arrival <= 1:
-            raise ValueError(f"arrival={self.arrival}: must be in (0, 1], a share of the steps")
+        put(self, arrival=as_float("arrival", self.arrival, "(0, 1]", "a share of the steps"))
+
+    def for_steps(self, steps: int) -> EdgePopup:
+        """This search with what depends on the number of steps settled. Raises ValueError where it could never act."""
+        return self
 
     def start(self, model: nn.Module) -> None:
         """Prepare a wrapped model, once before training and again on resuming. Raises ValueError."""

@@ -10,6 +10,7 @@ from torch import nn
 from slth import masks
 from slth.freezing import Freezing
 from slth.masking import Group, Wrapped
+from slth.numbers import put
 from slth.search.edge_popup import EdgePopup
 from slth.wrapping import handle
 
@@ -30,7 +31,8 @@ class Frozen(EdgePopup):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.freezing
+        freezing = self.freezing
+        put(self, pruned=freezing.pruned, locked=freezing.locked, seed=freezing.seed)
 
     @property
     def freezing(self) -> Freezing:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from slth import inits, recipes
 from slth.masking import Masked
+from slth.numbers import as_float, as_int, put
 from slth.search.edge_popup import EdgePopup
 from slth.wrapping import handle, random_weight, root
 
@@ -19,21 +20,36 @@ _MOST = 255  # generations: they are held in a byte a weight
 class IteRand(EdgePopup):
     """Edge-popup that redraws weights: after every `every` steps, each pruned one with probability `rate`.
 
-    No redraw comes in the last tenth of the steps, so that scores can settle. A weight's new value is that of the next
+    every is an int >= 1, or None: a tenth of the steps, which makes nine redraws. (It was 100 by default, whatever the
+    steps: a search of 1000 steps is as before.) No redraw comes in the last tenth of the steps, so that scores can
+    settle; a search in which none would come at all is refused. A weight's new value is that of the next
     stream of its own draw, so a ticket needs the number of redraws of the weights it keeps and no more. Weights must
     come from `slth.inits`. Raises ValueError for every < 1 or a rate outside (0, 1].
     """
 
-    every: int = 100
+    every: int | None = None
     rate: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
-            raise ValueError(f"every={self.every!r}: must be an int >= 1, steps between redraws")
-        if not 0 < self.rate <= 1:
-            raise ValueError(f"rate={self.rate}: must be in (0, 1], the share of the pruned weights that is redrawn")
+        put(
+            self,
+            every=None if self.every is None else as_int("every", self.every, 1, meaning="steps between redraws"),
+            rate=as_float("rate", self.rate, "(0, 1]", "the share of the pruned weights that is redrawn"),
+            seed=as_int("seed", self.seed),
+        )
+
+    def for_steps(self, steps: int) -> IteRand:
+        """This search with its spacing in steps. Raises ValueError where no redraw would come in so many steps."""
+        every = self._spacing(steps)
+        if not _redraws(every, every, steps):
+            most = f"every at most {int(0.9 * steps)}" if steps > 1 else "2 steps or more"
+            raise ValueError(f"method=IteRand: every={every} never redraws in {steps} steps, must have {most}")
+        return replace(self, every=every)
+
+    def _spacing(self, steps: int) -> int:
+        return self.every or max(1, steps // 10)
 
     def start(self, model: nn.Module) -> None:
         """Prepare. Raises ValueError for a weight that is not known to come from `slth.inits`."""
@@ -52,7 +68,7 @@ class IteRand(EdgePopup):
     @torch.no_grad()
     def after(self, model: nn.Module, step: int, steps: int) -> None:
         """Redraw, where the step is one for it."""
-        if (step + 1) % self.every or step + 1 > 0.9 * steps:
+        if not _redraws(step + 1, self._spacing(steps), steps):
             return
         wrapped = handle(model)
         wrapped.refresh()
@@ -63,6 +79,11 @@ class IteRand(EdgePopup):
             again = (dice + 0.5 < self.rate) & ~masked.mask() & (masked.generation < _MOST)
             masked.generation += again
             _write(model, path, masked)
+
+
+def _redraws(done: int, every: int, steps: int) -> bool:
+    """Whether a redraw comes after so many steps of all: not in the last tenth."""
+    return done % every == 0 and done <= 0.9 * steps
 
 
 @torch.no_grad()

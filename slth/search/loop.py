@@ -7,6 +7,7 @@ not.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,9 +21,12 @@ from torch import nn
 from tqdm import tqdm
 
 from slth import files, inits
+from slth.defaults import usual
 from slth.masking import Group
+from slth.modules import check_module
+from slth.numbers import as_float, as_int
+from slth.search import arguments, parallel
 from slth.search import checkpoint as checkpoints
-from slth.search import parallel
 from slth.search.edge_popup import EdgePopup
 from slth.wrapping import handle, root
 
@@ -30,6 +34,7 @@ Batch = TypeVar("Batch")
 #: parameters -> optimiser, its learning rate the highest of the run.
 Optimiser = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 _FLOOR = 0.01  # of the learning rate, at the end of the cosine
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -76,19 +81,24 @@ def fit(
         model: changed in place; in eval mode afterwards.
         batches: step -> batch, a pure function; or an iterable (a DataLoader), begun anew when it ends. What it draws
             from torch's generator, to shuffle or to augment, follows from seed and step.
-        loss: (model, batch) -> scalar tensor.
+        loss: (model, batch) -> scalar tensor that depends on what is trained.
         steps: optimiser steps, an int >= 1.
-        method: the search, for a wrapped model; None: :class:`EdgePopup`. A plain model has none.
+        method: the search, for a wrapped model; None: :class:`EdgePopup`. A plain model has none. One that would never
+            act in so many steps is refused.
         lr: the highest learning rate, > 0, of AdamW without weight decay; a linear warm-up over the share `warmup` of
             the steps leads to it, a cosine from it to a hundredth.
-        optimiser: parameters -> optimiser, instead of AdamW; its own learning rates then are the highest.
+        optimiser: parameters -> optimiser of these, instead of AdamW; its own learning rates then are the highest.
         clip: the largest norm of the gradient, or None.
         evaluate: model -> numbers by name; called without gradients in eval mode after every `every` steps (0: only at
             the end).
-        checkpoint: a file to save to after every `save_every` steps (0: ten times a run) and at the end. Where it
-            exists the run goes on from it, bit for bit; the model must then be as it was before the first step.
-        seed: of torch's own dice (dropout, shuffling).
-        progress: show a bar, where standard error is a terminal; name: its label.
+        checkpoint: a file to save to after every `save_every` steps (0: ten times a run) and at the end; a relative
+            path is one from the folder that is current when fit is called. Where the file exists the run goes on from
+            it, bit for bit, and says so; the model must then be as it was before the first step.
+        seed: of torch's own dice (dropout, shuffling), an int.
+        progress: show a bar, where standard error is a terminal; name: its label. That a run goes on from a checkpoint
+            is logged to "slth.search.loop", as a warning with progress, which Python shows by itself, else as info.
+
+    A scalar of numpy or torch does for an int or a float.
 
     Where `torch.distributed` has been initialised (torchrun, accelerate), every process calls this with the same model,
     batches and settings, and trains on its rows of each batch (`slth.search.parallel`): `loss` must be a mean over
@@ -97,30 +107,36 @@ def fit(
     in the backward pass under DDP, only as that process ends or torchrun watches them.
 
     Raises ValueError for values outside the above, a model with a method but no scores to train, one without anything
-    to train, scores that hold NaN; CheckpointError, with nothing changed, for a checkpoint that is damaged or of
-    another search; OSError where it cannot be read or written; FloatingPointError where the loss or its gradient is not
-    finite.
+    to train, scores that hold NaN, and for an optimiser, a loss or an evaluation that is not what its function must
+    give; CheckpointError, with nothing changed, for a checkpoint that is damaged or of another search, which it says
+    the differences to; OSError where it cannot be read or written; FloatingPointError where the loss or its gradient
+    is not finite.
     """
     started = time.perf_counter()
     parallel.check_whole(batches)
-    _check(steps, lr, warmup, clip, every, save_every)
-    search = _search(model, method)
+    check_module(model, "model")
+    arguments.check_functions(batches, loss, evaluate)
+    steps, every, save_every = as_int("steps", steps, 1), as_int("every", every, 0), as_int("save_every", save_every, 0)
+    lr, warmup = as_float("lr", lr, "(0, inf)"), as_float("warmup", warmup, "[0, 1)", "a share of the steps")
+    clip, seed = None if clip is None else as_float("clip", clip, "(0, inf)"), as_int("seed", seed)
+    path = arguments.path_of(checkpoint)
+    search = _search(model, method, steps)
     if search:
         handle(model).changed()
         handle(model).refresh()  # which refuses NaN, before a batch is drawn
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError(f"{type(root(model)).__name__}: nothing to train, no parameter has requires_grad")
-    built = (optimiser or partial(torch.optim.AdamW, lr=lr, weight_decay=0.0))(parameters)
+    make = partial(torch.optim.AdamW, lr=lr, weight_decay=0.0) if optimiser is None else optimiser
+    built = arguments.optimiser_of(make, parameters, model)
     highest = [group["lr"] for group in built.param_groups]
-    path, identity, held = Path(checkpoint) if checkpoint is not None else None, "", None
-    first = parallel.rank() == 0
+    held, first = None, parallel.rank() == 0
     if path or parallel.size() > 1:
         settings: dict[str, Any] = {"steps": steps, "warmup": warmup, "clip": clip, "seed": seed}
         if parallel.size() > 1:
             settings["processes"] = parallel.size()  # whose dropout has dice of its own in each
-        identity = checkpoints.identity_of(root(model), settings | _described(model, search, built))
-        parallel.check_same(identity)
+        identity = checkpoints.Identity.of(root(model), settings | _described(model, search, built))
+        parallel.check_same(identity.digest)
     if path:
         held = parallel.from_first(partial(_held, path, identity))
         save = partial(checkpoints.save, path, root(model), built, identity)
@@ -132,6 +148,9 @@ def fit(
         result.resumed_at, result.rows = rest["step"], rest["rows"]
         if search:
             search.restore(model)
+        if first:
+            message = "%s: goes on at step %d of %d, from checkpoint %s"
+            _LOG.log(logging.WARNING if progress else logging.INFO, message, name, rest["step"], steps, path)
     elif path:  # what cannot be written is better known now
         parallel.from_first(partial(save, {"step": 0, "rows": []}))
     save_every = save_every or max(1, steps // 10)
@@ -165,7 +184,7 @@ def fit(
     return result
 
 
-def _held(path: Path, identity: str) -> checkpoints.Content | None:
+def _held(path: Path, identity: checkpoints.Identity) -> checkpoints.Content | None:
     """What a checkpoint holds, None where there is none."""
     files.clear_leftovers(path)
     return checkpoints.read(path, identity) if path.exists() else None
@@ -183,28 +202,27 @@ def _step(
     model.train()
     optimiser.zero_grad(set_to_none=True)
     rows, weight = parallel.share(batch)
-    value = loss(model, rows)
+    value = arguments.check_loss(loss(model, rows))
     value = value if weight == 1.0 else value * weight
     number = parallel.mean(value)
     if not math.isfinite(number):
         raise FloatingPointError(f"the loss is {number} at step {step}: a lower learning rate may help")
+    arguments.check_gradient(value)
     value.backward()
     parallel.average_gradients(model, parameters)
     parallel.agree_on_statistics(model)
     norm = float(nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip))
     if not math.isfinite(norm):
         raise FloatingPointError(f"the gradient's norm is {norm} at step {step}: a lower learning rate may help")
-    optimiser.step()
+    with usual():  # which the optimiser's own numbers must not depend on
+        optimiser.step()
     return number
 
 
 @torch.no_grad()
 def _evaluated(model: nn.Module, evaluate: Callable[[nn.Module], Mapping[str, float]]) -> dict[str, float]:
     model.eval()
-    found = evaluate(model)
-    if not isinstance(found, Mapping):
-        raise ValueError(f"evaluate: gave {found!r}, must give numbers by name, as {{'val_loss': 1.5}}")
-    return {name: float(value) for name, value in found.items()}
+    return arguments.measured(evaluate(model))
 
 
 def _factor(step: int, steps: int, warmup: float) -> float:
@@ -261,11 +279,11 @@ def _groups(model: nn.Module) -> list[Group]:
         return []
 
 
-def _search(model: nn.Module, method: EdgePopup | None) -> EdgePopup | None:
+def _search(model: nn.Module, method: EdgePopup | None, steps: int) -> EdgePopup | None:
     if method is not None and not isinstance(method, EdgePopup):
         raise ValueError(f"method={method!r}: must be a search, as slth.search.IteRand()")
     if any(masked.scores.requires_grad for group in _groups(model) for masked, _ in group.members):
-        return method or EdgePopup()
+        return (method or EdgePopup()).for_steps(steps)
     if method is not None:
         raise ValueError(f"method={method}: {type(root(model)).__name__} has no scores to train, there must be none")
     return None
@@ -279,14 +297,3 @@ def _described(model: nn.Module, search: EdgePopup | None, optimiser: torch.opti
         "optimiser": [type(optimiser).__name__, options],
         "groups": [[group.name, group.keep] for group in _groups(model)],
     }
-
-
-def _check(steps: int, lr: float, warmup: float, clip: float | None, every: int, save_every: int) -> None:
-    for name, value, least in (("steps", steps, 1), ("every", every, 0), ("save_every", save_every, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}={value!r}: must be an int >= {least}")
-    for name, number in (("lr", lr), ("clip", 1.0 if clip is None else clip)):
-        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
-            raise ValueError(f"{name}={number!r}: must be a finite number > 0")
-    if not 0 <= warmup < 1:
-        raise ValueError(f"warmup={warmup!r}: must be in [0, 1), a share of the steps")

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -22,6 +21,7 @@ from torch.nn.functional import mse_loss
 
 from slth import inits
 from slth.attention import MultiHeadAttention
+from slth.numbers import as_float, as_int, plain, plainly, put
 from slth.threads import one_torch_thread
 
 Split = Literal["train", "validation", "test"]
@@ -45,6 +45,7 @@ class Setting:
     token: float = 0.0
 
     def __post_init__(self) -> None:
+        put(self, **{name: plain(value) for name, value in vars(self).items()})
         if not 0 < self.omega_max <= math.pi:
             raise ValueError(f"omega_max={self.omega_max}: must lie in (0, pi]")
         if not 0 <= self.phase_max <= 2 * math.pi:
@@ -87,6 +88,7 @@ class Report:
     variance: float
 
 
+@plainly
 def sample(
     count: int,
     length: int,
@@ -118,7 +120,7 @@ def sample(
     Source: arXiv 2511.04217, section 4.1 and appendix B.1.
     """
     for name, value in (("count", count), ("length", length), ("d_in", d_in)):
-        _check_count(name, value)
+        as_int(name, value, 1)
     if split not in get_args(Split):
         raise ValueError(f"split={split!r}: must be one of {', '.join(get_args(Split))}")
 
@@ -128,10 +130,10 @@ def sample(
 
     omega = setting.omega_max * unit("omega")
     phase = setting.phase_max * (unit("phase") + 1) / 2
-    steps = torch.arange(length, dtype=torch.float64)[:, None]  # (T, 1)
+    steps = torch.arange(length, dtype=torch.float64, device="cpu")[:, None]  # (T, 1)
     angles = omega[:, None] * steps + phase[:, None]  # (count, T, planes)
     points = torch.stack((angles.cos(), angles.sin()), dim=-1).flatten(-2)[..., :d_in]  # (count, T, d_in)
-    token = torch.full((count, 1, d_in), setting.token, dtype=torch.float64)
+    token = torch.full((count, 1, d_in), setting.token, dtype=torch.float64, device="cpu")
     return Samples(torch.cat((token, points), dim=1).to(dtype), omega.to(dtype))
 
 
@@ -146,6 +148,7 @@ def predict(model: MultiHeadAttention, inputs: torch.Tensor) -> torch.Tensor:
     return torch.einsum("bhi,hio->bo", weights @ inputs, vo)
 
 
+@plainly
 def train_target(
     model: MultiHeadAttention,
     *,
@@ -207,11 +210,6 @@ def _mse(model: MultiHeadAttention, samples: Samples) -> float:
         return mse_loss(predict(model, samples.inputs), samples.targets).item()
 
 
-def _check_count(name: str, value: int, least: int = 1) -> None:
-    if not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name}={value}: must be an int >= {least}")
-
-
 def _check_training(
     model: MultiHeadAttention, length: int, samples: int, epochs: int, batch: int, lr: float, weight_decay: float
 ) -> None:
@@ -219,11 +217,8 @@ def _check_training(
         raise ValueError(f"d_in={model.d_in}: must be even for training, two coordinates a plane")
     if model.d_out != model.d_in // 2:
         raise ValueError(f"d_out={model.d_out}: must be d_in / 2 = {model.d_in // 2}, one velocity a plane")
-    _check_count("length", length)
-    _check_count("samples", samples)
-    _check_count("epochs", epochs, least=0)
-    _check_count("batch", batch)
-    if not 0 < lr < math.inf:
-        raise ValueError(f"lr={lr}: must be a finite number > 0")
-    if not 0 <= weight_decay < math.inf:
-        raise ValueError(f"weight_decay={weight_decay}: must be a finite number >= 0")
+    for name, value in (("length", length), ("samples", samples), ("batch", batch)):
+        as_int(name, value, 1)
+    as_int("epochs", epochs, 0)
+    as_float("lr", lr, "(0, inf)")
+    as_float("weight_decay", weight_decay, "[0, inf)")

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from slth.numbers import as_int
+
 _Ints = npt.NDArray[np.int64]
 _Floats = npt.NDArray[np.float64]
 _PIECE = 1 << 22  # pairs counted at a time
@@ -78,8 +80,7 @@ def _numpy(tokens: torch.Tensor) -> _Ints:
 
 
 def _check(train: torch.Tensor, valid: torch.Tensor, size: int) -> None:
-    if size < 1:
-        raise ValueError(f"size={size}: must be an int >= 1, the tokens of the vocabulary")
+    as_int("size", size, 1, meaning="the tokens of the vocabulary")
     if train.dim() != 1 or len(train) == 0:
         raise ValueError(f"train of shape {tuple(train.shape)}: must be tokens (n,), at least one")
     if valid.dim() == 0 or valid[..., 1:].numel() == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from slth import inits
+from slth.numbers import as_int
 from slth.tasks.corpora import Corpus, corpus
 from slth.tasks.ngrams import bigram_loss, unigram_loss
 from slth.tasks.vocabularies import BPE, OTHER, Bytes, Characters, Vocabulary, cache_folder, vocabulary
@@ -54,11 +55,12 @@ def batch(tokens: torch.Tensor, count: int, length: int, *, seed: int, step: int
 
     Raises ValueError where the text is shorter than a window.
     """
+    count, length, step = (as_int(*each, 0) for each in (("count", count), ("length", length), ("step", step)))
     room = len(tokens) - length + 1
     if room < 1:
         raise ValueError(f"text of {len(tokens)} tokens: must be at least {length}, one window")
     places = (inits.uniform((count,), 0.5, seed=seed, name=name, stream=step).double() + 0.5) * room
-    return tokens[places.long()[:, None] + torch.arange(length)].long()
+    return tokens[places.long()[:, None] + torch.arange(length, device=tokens.device)].long()
 
 
 def windows(tokens: torch.Tensor, length: int, most: int) -> torch.Tensor:
@@ -66,6 +68,7 @@ def windows(tokens: torch.Tensor, length: int, most: int) -> torch.Tensor:
 
     Raises ValueError where the text is shorter than a window.
     """
+    length, most = as_int("length", length, 1), as_int("most", most, 1)
     count = len(tokens) // length
     if count < 1:
         raise ValueError(f"text of {len(tokens)} tokens: must be at least {length}, one window")

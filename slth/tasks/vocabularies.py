@@ -18,6 +18,7 @@ import tokenizers
 import torch
 
 from slth import files
+from slth.numbers import as_int
 from slth.tasks.corpora import Corpus
 
 _PIECE = 1 << 16  # bytes: a text is cut into pieces of at most this size where BPE works on it
@@ -84,8 +85,7 @@ class BPE:
         of the corpus, the size and the version of `tokenizers`; one that cannot be read is made again. Raises
         ValueError for a size outside [256, 2^20] and, before it trains, for a folder that cannot be written.
         """
-        if not isinstance(size, int) or not 256 <= size <= 1 << 20:
-            raise ValueError(f"size={size}: must be an int from 256, the bytes, to {1 << 20}")
+        size = as_int("size", size, 256, 1 << 20, "256 of them the bytes")
         folder = cache_folder() if cache is None else Path(cache)
         path = folder / f"bpe-{size}-{corpus.digest}-tokenizers-{tokenizers.__version__}.json"
         kept = _load(path)

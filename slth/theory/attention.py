@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from slth.numbers import plainly
 from slth.theory.checks import check_count, check_epsilon, check_layer, check_widths
 from slth.theory.constants import Constant, constant_of, least_hidden
 from slth.theory.softmax import lemma5_softmax
@@ -42,6 +43,7 @@ class Theorem9Budget:
     failure: float
 
 
+@plainly
 def theorem9_hidden(
     d_in: int, d_out: int, heads: int, alpha: float, epsilon: float, constant: Constant
 ) -> Theorem9Hidden:
@@ -79,6 +81,7 @@ def _theorem9_logs(d_in: int, d_out: int, heads: int, alpha: float) -> tuple[flo
     return qk, vo
 
 
+@plainly
 def theorem9_budget(d_in: int, d_out: int, heads: int, alpha: float, epsilon: float) -> Theorem9Budget:
     """The error budget in the proof of Theorem 9.
 
@@ -105,6 +108,7 @@ def theorem9_budget(d_in: int, d_out: int, heads: int, alpha: float, epsilon: fl
     )
 
 
+@plainly
 def theorem9_failure(d_in: int, d_out: int, heads: int, alpha: float, epsilon: float) -> float:
     """Failure probability of Theorem 9: ``sqrt(d_in) epsilon / (8 alpha^3) + sqrt(d_out) epsilon / (2 alpha)``.
 
@@ -129,6 +133,7 @@ def theorem9_failure(d_in: int, d_out: int, heads: int, alpha: float, epsilon: f
     return epsilon * (math.sqrt(d_in) / alpha / alpha / alpha / 8 + math.sqrt(d_out) / alpha / 2)
 
 
+@plainly
 def required_hidden(
     d_in: int,
     d_out: int,
@@ -159,6 +164,7 @@ def required_hidden(
     return max(theorem9_hidden(d_in, d_out, heads, _alpha(d_in, d_out, alpha), epsilon, constant))
 
 
+@plainly
 def reachable_epsilon(
     hidden: int,
     d_in: int,

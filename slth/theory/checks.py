@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral, Real
+from fractions import Fraction
+
+from slth.numbers import as_float, as_int
 
 
 def exp_or_inf(x: float) -> float:
@@ -40,28 +42,24 @@ def check_widths(d_in: int, d_out: int) -> None:
 
 def check_count(name: str, value: int) -> None:
     """Raise ValueError unless value is an int >= 1."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}={value!r}: must be an int >= 1")
+    as_int(name, value, 1)
 
 
 def check_positive(name: str, value: float) -> None:
     """Raise ValueError unless value is finite and > 0."""
-    if not is_positive(value):
-        raise ValueError(f"{name}={value!r}: must be a finite number > 0")
-
-
-def is_positive(value: float | str) -> bool:
-    """Whether value is a finite number > 0."""
-    return isinstance(value, Real) and 0 < value < math.inf
+    as_float(name, _real(value), "(0, inf)")
 
 
 def check_not_negative(name: str, value: float) -> None:
     """Raise ValueError unless value is finite and >= 0."""
-    if not (isinstance(value, Real) and 0 <= value < math.inf):
-        raise ValueError(f"{name}={value!r}: must be a finite number >= 0")
+    as_float(name, _real(value), "[0, inf)")
 
 
 def check_epsilon(epsilon: float) -> None:
     """Raise ValueError unless epsilon lies in (0, 1)."""
-    if not (isinstance(epsilon, Real) and 0 < epsilon < 1):
-        raise ValueError(f"epsilon={epsilon!r}: must lie in (0, 1)")
+    as_float("epsilon", _real(epsilon), "(0, 1)")
+
+
+def _real(value: object) -> object:
+    """A fraction as a float, anything else as it is."""
+    return float(value) if isinstance(value, Fraction) else value

@@ -8,7 +8,7 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import Literal
 
-from slth.theory.checks import is_positive
+from slth.numbers import as_float
 
 #: A number, or "measured".
 Constant = float | Literal["measured"]
@@ -25,9 +25,7 @@ def constant_of(name: str, value: Constant) -> float:
     """C as a number; "measured" is the one for targets of +-1. Raises ValueError, with name, for anything else."""
     if value == "measured":
         return MEASURED_CONSTANT["unit"]
-    if not is_positive(value):
-        raise ValueError(f"{name}={value!r}: must be a finite number > 0 or 'measured'")
-    return float(value)
+    return float(as_float(name, value, "(0, inf)", "or 'measured'"))
 
 
 def relu_constant(value: Constant) -> Constant:

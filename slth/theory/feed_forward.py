@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+from slth.numbers import plain, plainly
 from slth.theory.checks import check_count, check_epsilon, check_positive, check_widths, expm1_or_inf
 from slth.theory.constants import Constant, least_hidden, relu_constant
 
 
+@plainly
 def lemma2_accuracy(d_in: int, d_out: int, epsilon: float) -> float:
     """Largest error of an entry in the proof of Lemma 2: ``epsilon / (2 d_in d_out)``.
 
@@ -36,6 +38,7 @@ def lemma2_accuracy(d_in: int, d_out: int, epsilon: float) -> float:
     return epsilon / (2 * d_in * d_out)
 
 
+@plainly
 def lemma2_hidden(d_in: int, d_out: int, epsilon: float, constant: Constant) -> int:
     """Hidden dimension that Lemma 2 asks for: the least integer ``n >= d_in C log(2 d_in d_out / epsilon)``.
 
@@ -64,6 +67,7 @@ def lemma2_hidden(d_in: int, d_out: int, epsilon: float, constant: Constant) -> 
     )
 
 
+@plainly
 def theorem10_accuracy(d_in: int, d_out: int, layers: int, epsilon: float) -> float:
     """Largest error of an entry of one of the layers in the proof of Theorem 10: ``epsilon / (4 layers d_in d_out)``.
 
@@ -84,6 +88,7 @@ def theorem10_accuracy(d_in: int, d_out: int, layers: int, epsilon: float) -> fl
     return lemma2_accuracy(d_in, d_out, epsilon / (2 * layers))
 
 
+@plainly
 def theorem10_hidden(widths: Sequence[int], epsilon: float, constant: Constant) -> tuple[int, ...]:
     """Hidden dimensions that Theorem 10 asks for: ``n_l >= d_l C log(4 L d_l d_(l+1) / epsilon)``, least integers.
 
@@ -104,11 +109,13 @@ def theorem10_hidden(widths: Sequence[int], epsilon: float, constant: Constant) 
 
     Source: arXiv 2511.04217, Theorem 10.
     """
+    widths = [plain(width) for width in widths]
     layers = _layers_of(widths)
     check_epsilon(epsilon)
     return tuple(lemma2_hidden(d_in, d_out, epsilon / (2 * layers), constant) for d_in, d_out in pairwise(widths))
 
 
+@plainly
 def theorem10_error(alpha: float, epsilon: float) -> float:
     """Error that Theorem 10 promises for inputs of norm at most alpha: ``exp(alpha epsilon / 2) - 1``.
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+from slth.numbers import plainly
 from slth.theory.checks import check_epsilon, check_widths
 from slth.theory.constants import Constant, least_hidden
 
 
+@plainly
 def lemma7_accuracy(d_in: int, d_out: int, epsilon: float) -> float:
     """Largest error of an entry that Lemma 7 promises: ``epsilon / (d_in d_out)``.
 
@@ -32,6 +34,7 @@ def lemma7_accuracy(d_in: int, d_out: int, epsilon: float) -> float:
     return epsilon / (d_in * d_out)
 
 
+@plainly
 def lemma7_hidden(d_in: int, d_out: int, epsilon: float, constant: Constant) -> int:
     """Hidden dimension that Lemma 7 asks for: the least integer ``n >= d_in C log(d_in d_out / epsilon)``.
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+from slth.numbers import plainly
 from slth.theory.checks import check_count, check_not_negative, check_positive, expm1_or_inf
 
 
+@plainly
 def lemma8_softmax(m: float, d_in: int, alpha: float) -> float:
     """Lemma 8: ``sqrt(d_in) alpha (exp(2m) - 1)``.
 
@@ -31,6 +33,7 @@ def lemma8_softmax(m: float, d_in: int, alpha: float) -> float:
     return math.sqrt(d_in) * exp_softmax(m, alpha)
 
 
+@plainly
 def lemma5_softmax(m: float, d_in: int, alpha: float) -> float:
     """Lemma 5: ``4 sqrt(d_in) alpha m``, the linear form of :func:`lemma8_softmax` for small m.
 
@@ -52,6 +55,7 @@ def lemma5_softmax(m: float, d_in: int, alpha: float) -> float:
     return 4 * math.sqrt(d_in) * alpha * m
 
 
+@plainly
 def exp_softmax(m: float, alpha: float) -> float:
     """Lemma 8 without its slack: ``alpha (exp(2m) - 1)``.
 
@@ -76,6 +80,7 @@ def exp_softmax(m: float, alpha: float) -> float:
     return alpha * expm1_or_inf(2 * m)
 
 
+@plainly
 def tanh_softmax(m: float, alpha: float) -> float:
     """The best bound of its kind: ``2 alpha tanh(m / 2)``, never above 2 alpha.
 

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from slth.numbers import plainly
 from slth.theory.attention import Theorem9Budget, theorem9_budget
 from slth.theory.checks import (
     check_count,
@@ -62,6 +63,7 @@ class Theorem11Budget:
     failure: float
 
 
+@plainly
 def theorem11_hidden(d: int, heads: int, layers: int, alpha: float, epsilon: float, constant: Constant) -> BlockHidden:
     """Hidden dimensions that Theorem 11 asks for, the least integers with
 
@@ -88,6 +90,7 @@ def theorem11_hidden(d: int, heads: int, layers: int, alpha: float, epsilon: flo
     return _block_hidden(d, heads, layers, math.log(alpha), math.log(epsilon), constant)
 
 
+@plainly
 def theorem11_budget(d: int, heads: int, layers: int, alpha: float, epsilon: float) -> Theorem11Budget:
     """The error budget in the proof of Theorem 11.
 
@@ -123,6 +126,7 @@ def theorem11_budget(d: int, heads: int, layers: int, alpha: float, epsilon: flo
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@plainly
 def lemma12_attention(drift: float, d: int, heads: int, alpha: float, moved_alpha: float | None = None) -> float:
     """Lemma 12: ``heads sqrt(d) (alpha (exp(4 alpha drift) - 1) + drift)``.
 
@@ -149,6 +153,7 @@ def lemma12_attention(drift: float, d: int, heads: int, alpha: float, moved_alph
     return heads * math.sqrt(d) * (alpha * expm1_or_inf(exponent) + drift)
 
 
+@plainly
 def lemma13_block(drift: float, d: int, heads: int, alpha: float, moved_alpha: float | None = None) -> float:
     """Lemma 13, corrected: ``2 heads sqrt(d) (alpha (exp(4 alpha drift) - 1) + 2 drift)``.
 
@@ -177,6 +182,7 @@ def lemma13_block(drift: float, d: int, heads: int, alpha: float, moved_alpha: f
     return 2 * (lemma12_attention(drift, d, heads, alpha, moved_alpha) + heads * math.sqrt(d) * drift)
 
 
+@plainly
 def tanh_attention(drift: float, heads: int, alpha: float, moved_alpha: float | None = None) -> float:
     """A tighter Lemma 12: ``heads (2 alpha tanh(alpha drift) + drift)``, without d.
 
@@ -192,6 +198,7 @@ def tanh_attention(drift: float, heads: int, alpha: float, moved_alpha: float | 
     return heads * (2 * alpha * math.tanh(change / 2) + drift)
 
 
+@plainly
 def tanh_block(drift: float, heads: int, alpha: float, moved_alpha: float | None = None) -> float:
     """A tighter Lemma 13: ``2 (heads (2 alpha tanh(alpha drift) + drift) + drift)``, by :func:`tanh_attention`.
 
@@ -227,6 +234,7 @@ class Theorem14Block:
     error: float
 
 
+@plainly
 def theorem14_budget(d: int, heads: int, alpha: float, epsilon: float, blocks: int) -> tuple[Theorem14Block, ...]:
     """The recursion in the proof of Theorem 14, block by block.
 
@@ -271,6 +279,7 @@ def theorem14_budget(d: int, heads: int, alpha: float, epsilon: float, blocks: i
     return tuple(budget)
 
 
+@plainly
 def theorem14_hidden(
     d: int, heads: int, layers: int, alpha: float, epsilon: float, blocks: int, constant: Constant
 ) -> tuple[BlockHidden, ...]:
@@ -302,6 +311,7 @@ def theorem14_hidden(
     return tuple(hidden)
 
 
+@plainly
 def theorem14_failure(d: int, heads: int, alpha: float, epsilon: float, blocks: int) -> float:
     """Failure probability of Theorem 14: the sum of its blocks' errors E_b, each block's epsilon by Theorem 11.
 

@@ -19,6 +19,7 @@ import sys
 
 from scipy.special import exp1
 
+from slth.numbers import plainly
 from slth.theory.attention import theorem9_hidden
 from slth.theory.checks import check_count, check_epsilon, check_layer, check_positive
 from slth.theory.constants import Constant, constant_of, least_hidden
@@ -27,6 +28,7 @@ from slth.theory.linear import lemma7_hidden
 # ---------------------------------------------------------------- densities
 
 
+@plainly
 def product_density(x: float, factors: int) -> float:
     """Density at x of the product of independent U[-1, 1]: ``(-ln |x|)^(L-1) / (2 (L-1)!)`` on [-1, 1], L = factors.
 
@@ -52,6 +54,7 @@ def product_density(x: float, factors: int) -> float:
     return (-math.log(abs(x))) ** (factors - 1) / (2 * math.factorial(factors - 1))
 
 
+@plainly
 def uniform_part(factors: int) -> float:
     """Mass of the part of :func:`product_density` that is uniform on [-1/2, 1/2]: its height at 1/2, where it is least.
 
@@ -66,6 +69,7 @@ def uniform_part(factors: int) -> float:
     return product_density(0.5, factors)
 
 
+@plainly
 def normal_part(std: float) -> float:
     """The same of U[-1, 1] times a normal number: ``E1(1 / (8 std^2)) / (2 sqrt(2 pi) std)``.
 
@@ -85,6 +89,7 @@ def normal_part(std: float) -> float:
     return float(mean) / (2 * math.sqrt(2 * math.pi))
 
 
+@plainly
 def chain_constant(factors: int, constant: Constant) -> float:
     """C for candidates that are products of so many factors: C for two, times the uniform part of two over theirs.
 
@@ -104,6 +109,7 @@ def chain_constant(factors: int, constant: Constant) -> float:
     return constant_of("constant", constant) * (uniform_part(2) / uniform_part(factors))
 
 
+@plainly
 def chain_hidden(d_in: int, d_out: int, epsilon: float, factors: int, constant: Constant) -> int:
     """Lemma 7 for a product of two factors and factors - 2 diagonals between them, all U[-1, 1]: the same at another C.
 
@@ -124,6 +130,7 @@ def chain_hidden(d_in: int, d_out: int, epsilon: float, factors: int, constant: 
 # ---------------------------------------------------------------- widths
 
 
+@plainly
 def grouped_hidden(d_in: int, d_out: int, heads: int, alpha: float, epsilon: float, constant: Constant) -> int:
     """Hidden dimension per head of grouped- or multi-query attention: Theorem 9's own, the larger of its two.
 
@@ -141,6 +148,7 @@ def grouped_hidden(d_in: int, d_out: int, heads: int, alpha: float, epsilon: flo
     return max(theorem9_hidden(d_in, d_out, heads, alpha, epsilon, constant))
 
 
+@plainly
 def tied_hidden(d_in: int, d_out: int, heads: int, alpha: float, epsilon: float, constant: Constant) -> int:
     """Hidden dimension per head of grouped-tied attention whose tied projection is U[-n^(1/4), n^(1/4)].
 
@@ -156,6 +164,7 @@ def tied_hidden(d_in: int, d_out: int, heads: int, alpha: float, epsilon: float,
     return least
 
 
+@plainly
 def knocking_hidden(
     d_in: int, d_out: int, heads: int, alpha: float, epsilon: float, constant: Constant, *, mix: str = "qkv"
 ) -> int:
@@ -177,6 +186,7 @@ def knocking_hidden(
     return max(theorem9_hidden(*layer, qk).hidden_qk, theorem9_hidden(*layer, vo).hidden_vo)
 
 
+@plainly
 def explicit_hidden(
     d_in: int, d_out: int, heads: int, alpha: float, epsilon: float, constant: Constant, *, norm: float = 1.0
 ) -> int:
@@ -194,6 +204,7 @@ def explicit_hidden(
     return grouped_hidden(d_in, d_out, heads, alpha, epsilon, constant_of("constant", constant) * factor)
 
 
+@plainly
 def projection_width(
     d_in: int, d_out: int, heads: int, hidden: int, alpha: float, epsilon: float, constant: Constant
 ) -> int:
@@ -224,6 +235,7 @@ def projection_width(
     return least_hidden(hidden, -math.log(accuracy), constant)
 
 
+@plainly
 def projection_accuracy(d_in: int, d_out: int, heads: int, hidden: int, alpha: float, epsilon: float) -> float:
     """Largest error of an entry of W_Q and W_K that :func:`projection_width` promises, and each entry's failure.
 
@@ -238,6 +250,7 @@ def projection_accuracy(d_in: int, d_out: int, heads: int, hidden: int, alpha: f
 # ---------------------------------------------------------------- ranks
 
 
+@plainly
 def explicit_rank(d_in: int, hidden: int) -> int:
     """Largest rank of a head's W_QK in explicit attention: ``min(d_in, hidden)``, however many components it mixes.
 
@@ -252,6 +265,7 @@ def explicit_rank(d_in: int, hidden: int) -> int:
     return talking_rank(d_in, 1, hidden)
 
 
+@plainly
 def talking_rank(d_in: int, heads: int, hidden: int) -> int:
     """Largest rank of a head's W_QK in talking-heads attention: ``min(d_in, heads hidden)``.
 

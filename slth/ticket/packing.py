@@ -91,7 +91,7 @@ def generations_of(weights: Sequence[Weight], masks: Tensors, tensors: Tensors) 
         raise TicketError(f"there are {len(data)} numbers of redraws: must be {total}, one for each weight kept")
     counts = torch.from_numpy(np.frombuffer(data, np.uint8).copy()).split([w.kept for w in redrawn])
     return {
-        w.path: torch.zeros(w.shape, dtype=torch.uint8).masked_scatter(masks[w.path], count)
+        w.path: torch.zeros(w.shape, dtype=torch.uint8, device="cpu").masked_scatter(masks[w.path], count)
         for w, count in zip(redrawn, counts, strict=True)
     }
 

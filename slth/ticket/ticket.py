@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from slth import files
+from slth.modules import check_module
 from slth.recipes import of_generations
 from slth.ticket import packing
 from slth.ticket.making import digest_of, name_of, others, plain_of, signs, tensors_of, weight_of
@@ -94,9 +95,12 @@ class Ticket:
     def apply(self, module: nn.Module) -> nn.Module:
         """Make a plain module of the same names and shapes the ticket's network, on its own device; returns it.
 
+        The module is in eval mode then, as the network was when its ticket was taken: call `.train()` to train it on.
+
         Raises TicketError, and changes nothing, where names, shapes or dtypes differ, or where the rebuilt network's
-        digest does (a wrong seed, other bits). ValueError where the module is wrapped.
+        digest does (a wrong seed, other bits). ValueError where the module is wrapped or none (a class, say).
         """
+        check_module(module)
         own = tensors_of(module)
         self._check(own)
         with packing.refusing():
@@ -108,7 +112,7 @@ class Ticket:
             )
         for path, tensor in built.items():
             own[path].copy_(tensor)
-        return module
+        return module.eval()
 
     def describe(self) -> str:
         """What the ticket holds, for people."""

@@ -1,0 +1,14 @@
+"""A module where a module is asked for."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def check_module(module: object, name: str = "module") -> None:
+    """Raise ValueError, with name, unless module is an instance of nn.Module; a class says how to make one."""
+    if isinstance(module, nn.Module):
+        return
+    if isinstance(module, type) and issubclass(module, nn.Module):
+        raise ValueError(f"{name}={module.__name__}: is a class, must be an instance, as {module.__name__}(...) gives")
+    raise ValueError(f"{name} of type {type(module).__name__}: must be a torch.nn.Module")

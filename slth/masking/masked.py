@@ -176,7 +176,7 @@ class Masked(nn.Module):
             state.revive(entry["gate"], self.gate)
             _ = entry["freezing"] and Freezing(**entry["freezing"])
             for current in entry["current"]:
-                masks.check_keep(current)
+                masks.as_keep(current)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """What a search has added comes with a state_dict, and its keep holds from then on."""

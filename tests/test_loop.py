@@ -889,7 +889,7 @@ def test_an_optimiser_may_name_the_frozen_weights_too():
         ({"loss": 1.5}, r"loss=1\.5: must be a function \(model, batch\)"),
         ({"loss": lambda model: model}, "loss=.*lambda.*: must be a function"),
         ({"evaluate": {"error": 1.0}}, "evaluate=.*: must be a function model -> numbers by name"),
-        ({"evaluate": dict}, "evaluate=.*: must be a function"),
+        ({"evaluate": lambda: {"error": 1.0}}, "evaluate=.*: must be a function"),
         ({"data": "train"}, "batches of type str: must be a function of the step, or an iterable"),
         ({"data": {"inputs": 1}}, "batches of type dict"),
         ({"data": 5}, "batches of type int"),

@@ -87,7 +87,7 @@ def test_kept_weights_are_the_random_ones_and_pruned_ones_zero(method):
 @every_method
 def test_weights_have_no_gradient(method):
     model = wrapped()
-    fit(model, method, steps=3)
+    fit(model, method, steps=12)
     assert all(p.grad is None for name, p in model.named_parameters() if not name.endswith("scores"))
     assert all(not random_weight(model, path).requires_grad for path in PATHS)
 
@@ -500,7 +500,7 @@ def test_redrawn_weights_have_been_drawn_once():
 @every_method
 def test_weights_are_trained_under_a_mask_that_stays(method):
     model = wrapped()
-    fit(model, method, steps=10)
+    fit(model, method, steps=12)
     controls.train_weights(model)
     weights, kept, before = weights_of(model), handle(model).masks(), error(model)
     scores = {path: masked.scores.detach().clone() for path, masked in handle(model).weights.items()}

@@ -1,13 +1,15 @@
 """Redraw the figures of stored runs, and lay several runs over each other.
 
-with runs=runs/3 draws one run's figures again; runs=[runs/3,runs/5] draws those of both, and both on the same axes.
+with runs=runs/3 draws one run's figures again; runs=[runs/3,runs/5] draws those of both, and both on the same axes:
+runs that differ in their seed alone as one line, their mean with its 95 % interval, and others as lines of their own.
 A number stands for a run in the folder runs: runs=3, runs=[3,5]. A sweep's folder stands for all its finished runs. A
 run in a database is URL#ID, as sqlite:///runs.db#0, and a URL alone stands for all its finished runs.
 """
 
+import hashlib
+import json
 import os
 import re
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from slth import plots
 ex = lab.experiment("plot")
 ex.add_config(
     runs=None,  # a run's folder, number or URL#ID, a sweep's folder, a database's URL, or a list of them
-    out=None,  # where the figures go; None: into the run's own folder, or runs/plots for several and for databases
+    out=None,  # where the figures go; None: into the run's own folder, or a folder of runs/plots
 )
 
 Place = Path | str
@@ -35,7 +37,7 @@ def check(config: dict[str, Any]) -> tuple[dict[Place, tuple[pandas.DataFrame, d
     if not isinstance(config["out"], str | None):
         raise lab.BadConfig("out", config["out"], "a folder")
     first = next(iter(runs))
-    own = first if len(runs) == 1 and isinstance(first, Path) else lab.RUNS / "plots"
+    own = first if len(runs) == 1 and isinstance(first, Path) else folder_of(list(runs))
     return runs, Path(config["out"] or own)
 
 
@@ -85,6 +87,8 @@ def plot(_config: dict[str, Any]) -> None:
     runs, out = check(_config)
     lab.require_writable(out, "out", "choose another with out=DIR")
     figures = overlays(runs)
+    if len(runs) > 1 and not figures:
+        print(f"no overlay: no two of the {len(runs)} runs have tables that there is one figure for")
     for name, (table, summary, _) in zip(prefixes(list(runs)), runs.values(), strict=True):
         drawn = plots.figures(table, summary.get("fits"), summary)
         figures |= {name + figure: one for figure, one in drawn.items()}
@@ -96,24 +100,29 @@ def plot(_config: dict[str, Any]) -> None:
 
 
 def overlays(runs: dict[Place, Any]) -> dict[str, Figure]:
-    """The runs that hold errors over each other, against what varies in one of them; nothing below two such runs."""
-    names = labels({run: config for run, (_, _, config) in runs.items()})
-    tables = {names[run]: table for run, (table, _, _) in runs.items() if {*table.columns} >= plots.ERROR_COLUMNS}
-    figures = {}
-    for x, figure in (("hidden", "overlay_vs_width"), ("length", "overlay_vs_length")):
-        if len(tables) > 1 and any(table[x].nunique() > 1 for table in tables.values()):
-            figures[figure] = plots.overlay(tables, x)
-    return figures
+    """The runs over each other, seeds aggregated; nothing where no two of them have tables of one kind."""
+    tables = [table for table, _, _ in runs.values()]
+    configs = told_apart({run: config for run, (_, _, config) in runs.items()})
+    drawn = plots.across_runs(list(zip(configs, tables, strict=True)))
+    return {f"overlay_{name}": figure for name, figure in drawn.items()}
 
 
-def labels(configs: dict[Place, dict[str, Any]]) -> dict[Place, str]:
-    """For each run its place, and the config values in which it differs from another; the axes show the widths."""
-    keys = {key: None for config in configs.values() for key in config if key not in ("hidden", "lengths")}
-    differing = [key for key in keys if len({repr(config.get(key)) for config in configs.values()}) > 1]
-    texts = [
-        ", ".join([_name(run), *(f"{key}={config.get(key)}" for key in differing)]) for run, config in configs.items()
+def told_apart(configs: dict[Place, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The configs; with its place as runs=PLACE where a run has the config of another."""
+    texts = [json.dumps(config, sort_keys=True, default=str) for config in configs.values()]
+    names = _apart([_name(run) for run in configs], str)
+    return [
+        config if texts.count(text) == 1 else config | {"runs": name}
+        for config, text, name in zip(configs.values(), texts, names, strict=True)
     ]
-    return dict(zip(configs, _apart(texts, lambda text: textwrap.shorten(text, 70)), strict=True))
+
+
+def folder_of(runs: list[Place]) -> Path:
+    """Where the figures of these runs go, and of no others: a folder of runs/plots with the runs' names and a hash."""
+    places = [str(run.resolve()) if isinstance(run, Path) else run for run in runs]
+    names = "_".join(Path(run).name if isinstance(run, Path) else stores.name(run) for run in runs)
+    digest = hashlib.sha256("\0".join(places).encode(errors="replace")).hexdigest()[:8]
+    return lab.RUNS / "plots" / f"{_slug(names)[:40]}-{digest}"
 
 
 def prefixes(runs: list[Place]) -> list[str]:
@@ -123,7 +132,11 @@ def prefixes(runs: list[Place]) -> list[str]:
     holders = [run.resolve().parent for run in runs if isinstance(run, Path)]
     common = os.path.commonpath(holders) if holders else ""
     parts = [run.resolve().relative_to(common).parts if isinstance(run, Path) else (_name(run),) for run in runs]
-    return _apart(["_".join(one) for one in parts], lambda text: re.sub(r"[^\w.=-]+", "_", text) + "_")
+    return _apart(["_".join(one) for one in parts], lambda text: f"{_slug(text)}_")
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^\w.=-]+", "_", text)
 
 
 def _name(run: Place) -> str:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
+from scipy import stats
 
 from slth import plots
 from slth.plots.errors import _over_sources
@@ -50,6 +51,12 @@ def make_hidden(candidates=(8, 16, 24), blocks=4) -> pd.DataFrame:
     return table.assign(val_loss_target=1.5, val_loss_ticket=1.5 + gap, agreement=1 - gap)
 
 
+def across(name, *configs, **given):
+    """A figure of several runs with such configs, each with errors of its own."""
+    runs = [(config, make_table(factor=1 + n, sources=3, **given)) for n, config in enumerate(configs)]
+    return plots.across_runs(runs)[name]
+
+
 def texts(figure) -> str:
     """Everything that is written in the legends."""
     legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
@@ -63,8 +70,9 @@ def all_figures():
         "one width": plots.error_against_width(make_table(widths=(1024,), d_in=64, sources=3)),
         "one source": plots.error_against_width(make_table(widths=(8,), sources=1)),
         "many widths": plots.error_against_length(make_table(widths=range(2, 20, 2), lengths=lengths)),
-        "overlay": plots.overlay({f"runs/{i}": make_table(factor=i) for i in range(1, 8)}),
-        "overlay, length": plots.overlay({"runs/1": make_table(lengths=lengths), "runs/2": make_table()}, "length"),
+        "many series": across("error_vs_width", *({"keep": i / 20, "lr": 0.03, "seed": 0} for i in range(1, 17))),
+        "long names": across("error_vs_width", *({"seed": 0, "target_" * 30: i} for i in range(3))),
+        "points": across("error_vs_width", *({"seed": i % 3, "keep": i // 3} for i in range(9)), widths=(8,)),
         "block": plots.error_against_block(make_hidden(range(8, 26, 2))),
         "one block": plots.error_against_block(make_hidden((24,), blocks=1).assign(error=0.0)),
         "gap": plots.gap_against_candidates(make_hidden()),
@@ -131,7 +139,6 @@ def test_a_learned_mask_is_called_edge_popup_and_stands_beside_the_construction(
     assert len({handle.get_marker() for handle in legends[1].legend_handles[:3]}) == 3
     titles = [axes.get_title() for axes in plots.error_against_length(table).axes]
     assert titles[2] == "edge-popup, the same 10 sources at every length"
-    assert [axes.get_title() for axes in plots.overlay({"runs/1": table}).axes][2] == "edge-popup"
 
 
 def test_the_width_is_shown_at_the_shortest_length():
@@ -150,14 +157,6 @@ def test_lengths_speak_of_the_same_sources():
     apart = pd.concat([make_table(lengths=(8,)), make_table(lengths=(16,)).assign(source=lambda t: t["source"] + 10)])
     with pytest.raises(ValueError, match="no source was measured at every length"):
         plots.error_against_length(apart)
-
-
-def test_an_overlay_names_its_runs():
-    figure = plots.overlay({"runs/3": make_table(), "runs/5, target_norm=3": make_table(lengths=(8, 16), factor=3.0)})
-    assert "runs/3, $T$ = 4" in texts(figure)
-    assert "runs/5, target_norm=3, $T$ = 8" in texts(figure)
-    assert [axes.get_title() for axes in figure.axes] == ["side=input", "side=output"]
-    assert "runs/3, $n$ = 80" in texts(plots.overlay({"runs/3": make_table(lengths=(4, 8))}, x="length"))
 
 
 def test_a_hidden_model_shows_error_certificate_and_norm_by_block():
@@ -222,6 +221,156 @@ def test_a_table_gets_the_figures_it_has_columns_and_rows_for():
     assert plots.figures(pd.DataFrame({"what": ["subset sum"], "ratio": [3.0]})) == {}
 
 
+# ---------------------------------------------------------------- several runs
+
+
+def make_pruning(level):
+    """The losses of a dense network and a ticket, with the steps of a pilot that are not shown."""
+    table = pd.MultiIndex.from_product(
+        [("dense", "ticket"), ("grid", "full"), (10, 20)], names=["run", "stage", "step"]
+    )
+    table = table.to_frame(index=False).assign(size="tiny", qk_scale=1.0, nonzero=1000)
+    return table.assign(val_loss=level + table["step"] / 10 + (table["stage"] == "grid") * 100)
+
+
+def make_qk_scale(first):
+    table = pd.MultiIndex.from_product([(0.02, 0.1), (1.0, 2.0), (first, first + 1)])
+    table = table.set_names(["base_std", "qk_scale", "seed"]).to_frame(index=False)
+    loss = table["base_std"] + table["qk_scale"] + table["seed"]
+    return table.assign(run="ticket", val_loss=loss, logit_std_at_init=1.0, theory_scale=2.0)
+
+
+def make_constant(n_prime):
+    table = pd.DataFrame({"d": 2, "epsilon": [0.1, 0.3], "target": "unit", "n_prime": n_prime, "verdict": "suffices"})
+    return pd.concat([table, table.assign(n_prime=1, verdict="fails"), table.assign(n_prime=99)])
+
+
+def make_mixing(first):
+    table = pd.MultiIndex.from_product([("mha", "mea"), (0.3, 0.5), (first, first + 1)])
+    table = table.set_names(["variant", "keep", "seed"]).to_frame(index=False).assign(what="loss", hidden=8, length=64)
+    table = table.assign(val_loss=table["keep"] + table["seed"], val_loss_dense=1.0, below_bigram=0.1, conclusive=True)
+    return table.assign(difference=table["seed"], difference_low=-1.0, difference_high=1.0)
+
+
+def make_speed(ratio):
+    rows = {"what": "masks", "size": ["small", "large"], "peer": "topk", "ratio": [ratio, 2 * ratio]}
+    times = [f"{who}_s{bound}" for who in ("ours", "peer") for bound in ("", "_low", "_high")]
+    return pd.DataFrame(rows | dict.fromkeys(times, 1.0))
+
+
+def lines_of(axes):
+    return {line.get_label().partition(" (")[0]: line for line in axes.get_lines() if "(n=" in line.get_label()}
+
+
+# what is drawn of runs: figure, (config, table)s, and by the panel's place and the series the x and y of its line
+SEVERAL = {
+    "approx_error": (
+        "error_vs_width",
+        [({"seed": seed, "keep": keep}, make_table(factor=keep + seed)) for keep in (1.0, 10.0) for seed in (0, 1)],
+        {
+            (panel, f"keep={keep:g}"): (WIDTHS, (keep + 0.5) * 5.5 * 2.0 ** (-np.array(WIDTHS) / 2) + 0.02)
+            for keep in (1.0, 10.0)
+            for panel in (0, 1)
+        },
+    ),
+    "gpt2_prune": (
+        "loss",
+        [
+            ({"seed": seed, "method": method}, make_pruning(level + seed))
+            for method, level in (("edge_popup", 1.0), ("biprop", 5.0))
+            for seed in (0, 1, 2)
+        ],
+        {
+            (panel, f"method={method}"): ((10, 20), (level + 2.0, level + 3.0))
+            for method, level in (("edge_popup", 1.0), ("biprop", 5.0))
+            for panel in (0, 1)
+        },
+    ),
+    "qk_scale": (
+        "loss_vs_qk_scale",
+        [({"seed": seed, "seeds": 2}, make_qk_scale(seed)) for seed in (0, 2)],
+        {(0, f"base_std={std:g}"): ((1.0, 2.0), (std + 2.5, std + 3.5)) for std in (0.02, 0.1)},
+    ),
+    "hidden_lm": (
+        "error_vs_block",
+        [({"seed": seed}, make_hidden((8, 16), 2).assign(error=float(seed))) for seed in (1, 3)],
+        {(0, f"candidates={n}"): ((1, 2), (2.0, 2.0)) for n in (8, 16)},
+    ),
+    "constant": (
+        "constant",
+        [({"seed": seed, "effort": 10}, make_constant(10 + seed)) for seed in (0, 1)],
+        {(0, "mean"): (np.log([40 / 3, 40]), (10.5, 10.5))},
+    ),
+    "mixing": (
+        "loss_vs_keep",
+        [({"seed": seed}, make_mixing(seed)) for seed in (0, 2)],
+        {(0, f"variant={name}"): ((0.3, 0.5), (1.8, 2.0)) for name in ("mha", "mea")},
+    ),
+    "speed": (
+        "speed",
+        [({"seed": seed}, make_speed(1.0 + seed)) for seed in (0, 1)],
+        {(0, "size=small"): ((1.5,), (0,)), (0, "size=large"): ((3.0,), (1,))},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_runs_that_differ_in_their_seed_are_one_line_and_all_else_is_a_series(kind):
+    name, runs, expected = SEVERAL[kind]
+    figure = plots.across_runs(runs)[name]
+    assert len(figure.axes) == 1 + max(panel for panel, _ in expected)
+    for (panel, series), (x, y) in expected.items():
+        line = lines_of(figure.axes[panel])[series]
+        assert line.get_xdata() == pytest.approx(x)
+        assert line.get_ydata() == pytest.approx(y)
+    for panel, axes in enumerate(figure.axes):
+        assert {(panel, series) for series in lines_of(axes)} == {key for key in expected if key[0] == panel}
+
+
+def test_the_interval_is_students_over_seeds():
+    runs = [({"seed": seed}, make_pruning(level)) for seed, level in enumerate((1.0, 2.0, 6.0))]
+    figure = plots.across_runs(runs)["loss"]
+    low, high = stats.t.interval(0.95, 2, 4.0, stats.sem([2.0, 3.0, 7.0]))
+    (band,) = figure.axes[0].collections
+    y = band.get_paths()[0].vertices[band.get_paths()[0].vertices[:, 0] == 10, 1]
+    assert (y.min(), y.max()) == pytest.approx((low, high))
+    assert texts(figure) == "mean (n=3)"
+
+
+def test_how_many_seeds_there_are_is_said():
+    runs = [({"seed": s, "keep": k}, make_pruning(1.0 + s)) for k, seeds in ((0.3, 3), (0.5, 1)) for s in range(seeds)]
+    assert texts(plots.across_runs(runs)["loss"]) == "keep=0.3 (n=3)\nkeep=0.5 (n=1)"
+    apart = plots.across_runs([run for run in runs if run[0]["seed"] == 0])["loss"]
+    assert "no interval" in apart.get_suptitle()
+    assert not apart.axes[0].collections
+
+
+def test_a_value_on_the_axis_or_in_a_column_names_no_series():
+    grid = [({"seed": 0, "hidden": [n]}, make_table(widths=(n,))) for n in (4, 8)]
+    line = lines_of(plots.across_runs(grid)["error_vs_width"].axes[0])["mean"]
+    assert line.get_xdata().tolist() == [4, 8]
+    lengths = [({"seed": 0, "lengths": n}, make_table(lengths=(n,))) for n in (4, 8)]
+    assert texts(plots.across_runs(lengths)["error_vs_width"]) == "length=4 (n=1)\nlength=8 (n=1)"
+
+
+def test_the_same_seed_in_two_runs_counts_once():
+    curves = [({"seed": 0, "hidden": n}, make_table(widths=range(2, n + 1, 2))) for n in (4, 8)]
+    assert texts(plots.across_runs(curves)["error_vs_width"]) == "mean (n=1)"
+
+
+def test_tables_of_one_kind_are_drawn_together_and_single_ones_not():
+    runs = [({"seed": 0}, make_pruning(1.0)), ({"seed": 1}, make_pruning(1.0)), ({"seed": 0}, make_table())]
+    assert list(plots.across_runs(runs)) == ["loss"]
+    assert plots.across_runs([({"seed": 0}, pd.DataFrame({"a": [1]}))] * 2) == {}
+
+
+def test_many_series_are_apart_without_colour():
+    figure = all_figures()["many series"]
+    lines = lines_of(figure.axes[0]).values()
+    assert len({(str(line._dash_pattern), line.get_marker()) for line in lines}) == 16
+    assert len(texts(figure).splitlines()) == 16
+
+
 # ---------------------------------------------------------------- that it can be read
 
 
@@ -246,9 +395,10 @@ def test_nothing_is_cut_off(drawn):
 def test_axes_are_labelled(drawn):
     for name, figure in drawn.items():
         wanted = "loss of ticket" if "gap" in name else "approximation error"
-        assert wanted in figure.axes[0].get_ylabel(), name
-        assert all(axes.get_xlabel() and axes.get_title() for axes in figure.axes), name
-        assert texts(figure), name
+        assert wanted in figure.axes[0].get_ylabel() + figure.axes[-1].get_xlabel(), name
+        assert all(axes.get_title() for axes in figure.axes), name
+        assert all(axes.get_xlabel() for axes in figure.axes) or name == "points", name
+        assert texts(figure) or name == "points", name
 
 
 def test_a_picture_is_small():
@@ -310,19 +460,10 @@ def test_neither_pyplot_nor_torch_is_loaded():
         (make_table().assign(side="left"), "side='left': must be one of input, output, free"),
     ],
 )
-@pytest.mark.parametrize(
-    "draw", [plots.error_against_width, plots.error_against_length, lambda table: plots.overlay({"a": table})]
-)
+@pytest.mark.parametrize("draw", [plots.error_against_width, plots.error_against_length])
 def test_a_table_that_cannot_be_drawn_is_refused(draw, table, complaint):
     with pytest.raises(ValueError, match=complaint):
         draw(table)
-
-
-def test_an_overlay_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="of 0 tables"):
-        plots.overlay({})
-    with pytest.raises(ValueError, match="x='side'"):
-        plots.overlay({"a": make_table()}, x="side")
 
 
 # ---------------------------------------------------------------- experiments/plot.py
@@ -359,9 +500,21 @@ def test_several_runs_are_laid_over_each_other(capsys):
     store(Path("runs/3"), make_table(lengths=(4, 8)), target_norm=None)
     store(Path("runs/5"), make_table(factor=3.0), target_norm=3.0)
     plot.plot(_config={"runs": "[runs/3,runs/5]", "out": None})
-    names = ["overlay_vs_width", "overlay_vs_length", "3_error_vs_width", "3_error_vs_length", "5_error_vs_width"]
-    assert capsys.readouterr().out.splitlines() == [f"figure: runs/plots/{name}.png" for name in names]
-    assert {path.name for path in Path("runs/plots").iterdir()} == {f"{name}.png" for name in names}
+    own = ["3_error_vs_width", "3_error_vs_length", "5_error_vs_width"]
+    names = ["overlay_error_vs_width", "overlay_error_vs_length", *own]
+    (out,) = Path("runs/plots").iterdir()
+    assert capsys.readouterr().out.splitlines() == [f"figure: {out}/{name}.png" for name in names]
+    assert {path.name for path in out.iterdir()} == {f"{name}.png" for name in names}
+
+
+@pytest.mark.usefixtures("no_rendering")
+def test_runs_that_no_figure_joins_are_drawn_one_by_one_and_a_line_says_so(capsys):
+    store(Path("runs/3"), make_table())
+    store(Path("runs/5"), make_pruning(1.0))
+    plot.plot(_config={"runs": [3, 5], "out": "out"})
+    said = "no overlay: no two of the 2 runs have tables that there is one figure for"
+    names = ["3_error_vs_width", "5_loss"]
+    assert capsys.readouterr().out.splitlines() == [said, *(f"figure: out/{name}.png" for name in names)]
 
 
 @pytest.mark.usefixtures("no_rendering")
@@ -402,9 +555,20 @@ def test_runs_that_name_nothing_are_refused(given_runs):
         plot.places(given_runs)
 
 
-def test_labels_tell_what_differs():
-    first, second = Path("runs/3"), Path("runs/5")
-    configs = {first: {"hidden": 4, "norm": None, "seed": 0}, second: {"hidden": 8, "norm": 3.0, "seed": 0}}
-    assert plot.labels(configs) == {first: "runs/3, norm=None", second: "runs/5, norm=3.0"}
+def test_runs_of_one_config_are_told_apart_by_their_place():
+    first, second, third = Path("runs/3"), Path("runs/5"), Path("runs/6")
+    configs = {first: {"seed": 0}, second: {"seed": 0}, third: {"seed": 1}}
+    assert plot.told_apart(configs) == [{"seed": 0, "runs": "runs/3"}, {"seed": 0, "runs": "runs/5"}, {"seed": 1}]
+
+
+def test_figures_of_other_runs_go_to_another_folder():
+    groups = [[3, 5], [3, 6], ["other/3", "other/5"], ["sqlite:///a/runs.db#0"], ["sqlite:///b/runs.db#0"]]
+    folders = [plot.folder_of(plot.places(group)) for group in groups]
+    assert len({*folders}) == len(folders)
+    assert folders[0] == plot.folder_of(plot.places("[3,5]"))
+    assert all(folder.parent == lab.RUNS / "plots" for folder in folders)
+
+
+def test_prefixes_tell_runs_apart():
     assert plot.prefixes([Path("a/runs/3"), Path("b/runs/3")]) == ["a_runs_3_", "b_runs_3_"]
-    assert plot.prefixes([first]) == [""]
+    assert plot.prefixes([Path("runs/3")]) == [""]

@@ -140,9 +140,10 @@ def test_figures_are_drawn_of_runs_in_databases_and_folders_alike(sqlite, capsys
     url, folder = sqlite
     for runs in (f"{url}#0", url):
         plot.plot(_config={"runs": runs, "out": None})
-        assert capsys.readouterr().out == "figure: runs/plots/error_vs_width.png\n"
+        out = plot.folder_of(plot.places(runs))
+        assert capsys.readouterr().out == f"figure: {out}/error_vs_width.png\n"
     plot.plot(_config={"runs": [f"{url}#0", str(folder)], "out": "out"})
-    names = ["overlay_vs_width", "runs.db_0_error_vs_width", "1_error_vs_width"]
+    names = ["overlay_error_vs_width", "runs.db_0_error_vs_width", "1_error_vs_width"]
     assert capsys.readouterr().out.splitlines() == [f"figure: out/{name}.png" for name in names]
 
 
@@ -165,7 +166,7 @@ def test_places_in_databases(sqlite, tmp_path):
 def test_runs_of_the_same_name_in_two_databases_are_told_apart():
     runs = ["sqlite:///a/runs.db#0", "sqlite:///b/runs.db#0"]
     assert plot.prefixes(runs) == ["1_runs.db_0_", "2_runs.db_0_"]
-    assert list(plot.labels({run: {"seed": 0} for run in runs}).values()) == ["1 runs.db#0", "2 runs.db#0"]
+    assert plot.told_apart({run: {} for run in runs}) == [{"runs": "1 runs.db#0"}, {"runs": "2 runs.db#0"}]
 
 
 def test_plot_takes_a_url_from_the_command_line(sqlite, tmp_path):
@@ -173,7 +174,7 @@ def test_plot_takes_a_url_from_the_command_line(sqlite, tmp_path):
     command = [sys.executable, str(EXPERIMENTS / "plot.py"), "with", f"runs={url}#0"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "figure: runs/plots/error_vs_width.png\n"
+    assert done.stdout == f"figure: {plot.folder_of([f'{url}#0'])}/error_vs_width.png\n"
 
 
 def test_names_of_classes_in_a_config_make_nothing():

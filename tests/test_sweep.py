@@ -38,7 +38,7 @@ from sweeping import (
 import lab  # isort: skip  # sweeping has put experiments/ on the path
 import plot  # isort: skip
 import sweep as script  # isort: skip
-from sweeps import child, code, conduct, engine, gather, loop, page, plan  # isort: skip
+from sweeps import child, client, code, conduct, engine, gather, loop, page, plan  # isort: skip
 from sweeps.client import Server, ServerLost, execute  # isort: skip
 from sweeps.store import Store  # isort: skip
 
@@ -93,10 +93,65 @@ def test_changed_code_is_another_version(tmp_path):
     assert versions[0] == versions[2] != versions[1]
 
 
+HELPERS = {
+    "beside": ("import helper\n", "helper.py"),
+    "in a function": ("def main():\n    from helper import a\n", "helper.py"),
+    "of a helper": ("import first\n", "helper.py"),
+    "in a package": ("import package\n", "package/deep/module.py"),
+    "without __init__": ("from namespace import part\n", "namespace/part.py"),
+    "linked": ("import linked\n", "elsewhere/real.py"),
+    "linked package": ("import linked_package\n", "elsewhere/package/module.py"),
+    "on the path": ("import distant\n", "lib/distant.py"),
+    "by a literal": ("import importlib\nimportlib.import_module('helper')\n", "helper.py"),
+    "by a name": ("import importlib\nimportlib.import_module('hel' + 'per')\n", "helper.py"),
+}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A user's folder, with what a script may import, and what it does not."""
+    others = {"first.py": "import helper\n", "package/__init__.py": "", "package/deep/__init__.py": ""}
+    others |= {"elsewhere/package/__init__.py": "", "stranger.py": "", "notes.txt": ""}
+    for name, text in {**others, **{name: "a = 1\n" for _, name in HELPERS.values()}}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "linked.py").symlink_to(tmp_path / "elsewhere" / "real.py")
+    (tmp_path / "linked_package").symlink_to(tmp_path / "elsewhere" / "package")
+    for folder in (tmp_path / "lib", tmp_path):
+        monkeypatch.syspath_prepend(folder)
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", HELPERS)
+def test_a_changed_helper_is_another_version(kind, project):
+    imports, name = HELPERS[kind]
+    (project / "toy.py").write_text(imports)
+    before = code.version(project / "toy.py")
+    (project / "stranger.py").write_text("b = 2\n") if kind != "by a name" else None
+    (project / "notes.txt").write_text("other\n")
+    assert code.version(project / "toy.py") == before
+    (project / name).write_text("a = 2\n")
+    assert code.version(project / "toy.py") != before
+
+
+def test_what_has_been_imported_is_part_of_the_version(project):
+    (project / "toy.py").write_text("")
+    versions = {code.version(project / "toy.py", imported) for imported in ((), ("helper",), ("json", "pytest", "lab"))}
+    assert len(versions) == 2
+
+
+def test_the_version_does_not_depend_on_where_the_files_lie(project, tmp_path_factory, monkeypatch):
+    (project / "toy.py").write_text("import helper, package\n")
+    before = code.version(project / "toy.py")
+    moved = shutil.copytree(project, tmp_path_factory.mktemp("moved") / "to", symlinks=True)
+    monkeypatch.setattr(sys, "path", [str(moved), *(path for path in sys.path if not path.startswith(str(project)))])
+    assert code.version(moved / "toy.py") == before
+
+
 def test_the_version_covers_the_sources_and_not_the_sweeps_own(tmp_path):
     path = tmp_path / "toy.py"
     path.write_text(TOY)
-    names = {name for name, _ in code._sources(path)}
+    names = {name for name, _ in code._sources(path, ())}
     assert names >= {"slth/masks.py", "slth.kernels/reference.py", "experiments/lab.py", "script"}
     assert not {name for name in names if "sweep" in name}
 
@@ -231,9 +286,59 @@ def test_a_server_that_ends_leaves_the_socket_of_the_next(server):
     assert server.path.exists()
 
 
-def test_a_folder_of_sockets_that_others_may_enter_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
-    (tmp_path / f"slth-{os.getuid()}").mkdir(mode=0o755)
+@pytest.fixture
+def short(monkeypatch):
+    """A folder of temporary files with a short name."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setattr(tempfile, "gettempdir", lambda: folder)
+        yield Path(folder)
+
+
+def test_a_socket_lies_in_a_short_folder(short, monkeypatch):
+    assert client.own_folder().parent == short
+    for name in ("a" * 60, "ü"):
+        other = short / name
+        other.mkdir()
+        monkeypatch.setattr(tempfile, "gettempdir", lambda other=other: str(other))
+        monkeypatch.setattr(client, "FALLBACKS", ("/nowhere", str(short)))
+        assert client.own_folder().parent == short
+        assert len(str(Server("0" * 12, "toy.py", 1).path)) < client.SOCKET_BYTES
+        monkeypatch.setattr(client, "FALLBACKS", ("/nowhere",))
+        with pytest.raises(OSError, match=f"TMPDIR={other}: must be a folder of at most [0-9]+ ASCII letters"):
+            client.own_folder()
+
+
+def test_rays_sockets_lie_in_a_short_folder_where_the_user_chose_none(short, monkeypatch):
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    assert engine._sessions() == str(short / "ray")
+    monkeypatch.setenv("RAY_TMPDIR", "/elsewhere")
+    assert engine._sessions() is None
+
+
+@pytest.mark.parametrize("given", ["relative", "/nowhere/at/all"])
+def test_a_sweep_names_its_temporary_folder_in_full(given, tmp_path, monkeypatch):
+    (tmp_path / "relative").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", given)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    conduct._settle_temporary()
+    assert os.path.isdir(os.environ["TMPDIR"])
+    assert os.path.isabs(os.environ["TMPDIR"])
+    assert (os.environ["TMPDIR"] == str(tmp_path / "relative")) == (given == "relative")
+
+
+@needs_ray
+def test_a_sweep_with_a_long_temporary_folder(tmp_path, monkeypatch):
+    long = tmp_path / ("a" * 60) / ("b" * 60)
+    long.mkdir(parents=True)
+    monkeypatch.setenv("TMPDIR", str(long))
+    done = sweep(tmp_path, "workers=1", "folder=out")
+    assert done.returncode == 0, done.stderr
+    assert len(run_folders(tmp_path / "out")) == 1
+
+
+def test_a_folder_of_sockets_that_others_may_enter_is_refused(short):
+    (short / f"slth-{os.getuid()}").mkdir(mode=0o755)
     with pytest.raises(ServerLost, match="is no folder of this user alone"):
         Server("refused", "toy.py", 1).connect()
 
@@ -735,17 +840,19 @@ def test_seeds_and_the_tables_own_columns_are_drawn_together():
     assert list(gather.figures(runs, errors_of(runs))) == ["error_vs_width"]
 
 
-def test_other_keys_are_drawn_apart_and_over_each_other():
+def test_other_keys_are_series():
     runs = runs_of(keep=[0.3, 0.5], seed=[0, 1])
-    names = ["overlay_vs_width", "keep=0.3_error_vs_width", "keep=0.5_error_vs_width"]
-    assert list(gather.figures(runs, errors_of(runs))) == names
     measured = errors_of(runs).assign(keep=0.25)  # a column of the same name may hold what was measured
-    assert list(gather.figures(runs, measured)) == names
+    for table in (errors_of(runs), measured):
+        (figure,) = gather.figures(runs, table).values()
+        labels = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert labels == ["keep=0.3 (n=2)", "keep=0.5 (n=2)"]
 
 
-def test_very_many_are_only_drawn_over_each_other():
-    runs = runs_of(keep=[n / 100 for n in range(1, gather.MOST_GROUPS + 2)])
-    assert list(gather.figures(runs, errors_of(runs))) == ["overlay_vs_width"]
+def test_a_sweep_of_one_run_has_the_figures_of_the_run():
+    runs = runs_of(seed=[3])
+    (figure,) = gather.figures(runs, errors_of(runs)).values()
+    assert "3 sources" in figure.axes[0].get_title()
 
 
 def test_a_page_shows_what_is_text_as_text():

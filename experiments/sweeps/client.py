@@ -24,13 +24,36 @@ class ServerLost(Exception):
     """The server ended, or could not be reached, before it had answered."""
 
 
+SOCKET_BYTES = 103  # of a Unix socket's path that every system takes: 107 on Linux, 103 on macOS
+SERVER_NAME_BYTES = 32  # of a socket's name, and the slashes around
+FALLBACKS = ("/tmp", "/var/tmp", "/dev/shm")
+
+
+def short_temporary(room: int) -> Path:
+    """The folder of temporary files where `room` more bytes make a socket's path; TMPDIR may be too long for that.
+
+    TMPDIR comes first; where it is too long, or holds letters that Ray does not take, one of the system's.
+
+    Raises:
+        OSError: if none of them is short enough and can be written.
+    """
+    own = tempfile.gettempdir()
+    for folder in (own, *FALLBACKS):
+        fits = len(os.fsencode(folder)) + room <= SOCKET_BYTES
+        if fits and folder.isascii() and os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
+            return Path(folder)
+    most = SOCKET_BYTES - room
+    raise OSError(f"TMPDIR={own}: must be a folder of at most {most} ASCII letters, or {', '.join(FALLBACKS)} writable")
+
+
 def own_folder() -> Path:
     """Where this machine's servers of this user have their sockets; nobody else may enter.
 
     Raises:
-        OSError: if something else has the name.
+        OSError: if something else has the name, or there is no place for it.
     """
-    folder = Path(tempfile.gettempdir()) / f"slth-{os.getuid()}"
+    name = f"slth-{os.getuid()}"
+    folder = short_temporary(room=len(name) + SERVER_NAME_BYTES) / name
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) != 0o700:

@@ -1,29 +1,39 @@
 """The version of the code that runs: the same config under changed code is another run."""
 
+import ast
 import hashlib
-from collections.abc import Iterator
+import os
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from importlib.machinery import ModuleSpec
 from importlib.metadata import version as installed
 from importlib.util import find_spec
 from pathlib import Path
 
 EXPERIMENTS = Path(__file__).parents[1]
 IDLE = ("sweep.py", "plot.py", "sweeps")  # of experiments/: no run executes them
+ROOMS = ("slth", "slth.kernels")
+DYNAMIC = {"import_module", "__import__", "run_path", "run_module", "spec_from_file_location", "exec"}
 
 
-def version(script: Path) -> str:
-    """slth's version and 16 hex digits over every source file of slth, its kernels, the experiments and the script.
+def version(script: Path, imported: Iterable[str] = ()) -> str:
+    """slth's version and 16 hex digits over every source file of slth, its kernels, the experiments and the script's.
 
-    Comments count, data files and other packages do not: it is bytes that are compared.
+    The script's are the script, what it imports from outside the standard library and the installed packages, now or
+    later, and what these import in turn; of a package all files. `imported` names modules that are known to be needed,
+    as those in sys.modules once the script has been imported. Comments count, data files and installed packages do
+    not: it is bytes that are compared, under names that do not depend on where the files lie.
     """
     digest = hashlib.sha256()
-    for name, path in sorted(_sources(script)):
+    for name, path in sorted(_sources(script, imported)):
         content = path.read_bytes()
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
     return f"{installed('slth')}+{digest.hexdigest()[:16]}"
 
 
-def _sources(script: Path) -> Iterator[tuple[str, Path]]:
-    for room in ("slth", "slth.kernels"):
+def _sources(script: Path, imported: Iterable[str]) -> Iterator[tuple[str, Path]]:
+    for room in ROOMS:
         spec = find_spec(room)
         for folder in (spec.submodule_search_locations or []) if spec else []:
             yield from ((f"{room}/{path.relative_to(folder)}", path) for path in Path(folder).rglob("*.py"))
@@ -32,3 +42,85 @@ def _sources(script: Path) -> Iterator[tuple[str, Path]]:
         if name.parts[0] not in IDLE:
             yield f"experiments/{name}", path
     yield "script", script
+    yield from ((f"module {name}", path) for name, path in _local(script, imported).items())
+
+
+def _local(script: Path, imported: Iterable[str]) -> dict[str, Path]:
+    """The files, by name, of the modules that the script needs and that neither this project nor an installer brought.
+
+    An import is followed wherever it stands, in a function too. Where a file imports by a name that only it knows, all
+    files beside it may be meant.
+    """
+    found: dict[str, Path] = {}
+    names, files = {name.partition(".")[0] for name in imported}, [script]
+    known: set[str] = set()
+    while names or files:
+        for name in names - known:
+            for key, path in _files_of(name).items():
+                if key not in found:
+                    found[key] = path
+                    files.append(path)
+        known |= names
+        names = set()
+        if files:
+            file = files.pop()
+            names, dynamic = _imports(file)
+            if dynamic:
+                names |= {path.stem for path in file.parent.glob("*.py")}
+    return {name: path for name, path in found.items() if not path.samefile(script)}
+
+
+def _files_of(name: str) -> dict[str, Path]:
+    """The files of a top-level module by their names; none of what is installed, of this project, or not there."""
+    if name in sys.stdlib_module_names or name in ROOMS:
+        return {}
+    try:
+        spec = find_spec(name)
+    except (ImportError, ValueError, AttributeError):  # a module that was made by hand, as __main__
+        return {}
+    return {key: path for key, path in _files(spec) if _is_local(path)} if spec else {}
+
+
+def _files(spec: ModuleSpec) -> Iterator[tuple[str, Path]]:
+    for place in spec.submodule_search_locations or ():
+        if not _is_local(Path(place)):
+            continue
+        for folder, within, names in os.walk(place):
+            within[:] = [one for one in within if one.isidentifier()]  # no subpackage has another name
+            for name in names:
+                if name.endswith(".py"):
+                    path = Path(folder, name)
+                    yield f"{spec.name}/{path.relative_to(place)}", path
+    if spec.has_location and spec.origin and not spec.submodule_search_locations:
+        yield Path(spec.origin).name, Path(spec.origin)
+
+
+def _is_local(path: Path) -> bool:
+    """Whether a file is neither of the standard library, nor installed, nor one of experiments/."""
+    folders = [EXPERIMENTS, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))]
+    return path.exists() and not (
+        {"site-packages", "dist-packages"} & {*path.parts}
+        or any(path.absolute().is_relative_to(folder) for folder in folders)
+    )
+
+
+def _imports(path: Path) -> tuple[set[str], bool]:
+    """The top-level modules that a file imports by name, and whether it imports any by a name that is not in it."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):  # a compiled module
+        return set(), False
+    names, dynamic = set(), False
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", None)) in DYNAMIC:
+            match node.args:
+                case [ast.Constant(str() as name), *_] if name.replace(".", "").isidentifier():
+                    names.add(name)
+                    dynamic |= "spec_from_file_location" in ast.unparse(node.func)
+                case _:
+                    dynamic = True
+    return {name.partition(".")[0] for name in names}, dynamic

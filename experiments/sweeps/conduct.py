@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ def conduct(sweep: Sweep) -> None:
         lab.Refused: if a config is refused, before anything starts; where the folder cannot be written, the database
             not be reached, or there is no cluster; and in the end, if runs failed.
     """
+    _settle_temporary()
     if sweep.sql is not None:
         stores.prepare(sweep.sql)
     try:
@@ -66,6 +68,18 @@ def conduct(sweep: Sweep) -> None:
         print("other runs had been gathered there before: the command that made them gathers them again")
     if failed:
         raise lab.Refused(_failures(sweep.folder, runs, failed))
+
+
+def _settle_temporary() -> None:
+    """Name the folder of temporary files in full to all that the sweep starts.
+
+    TMPDIR may be relative, or no folder that can be written: then Python has chosen another.
+    """
+    try:
+        os.environ["TMPDIR"] = tempfile.gettempdir()
+    except OSError as error:
+        given = os.environ.get("TMPDIR")
+        raise lab.Refused(f"TMPDIR={given}: must be a folder that can be written ({error})") from error
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 
 import lab
 
-from sweeps.client import Server, on_node
+from sweeps.client import Server, on_node, short_temporary
 
 REACH_S = 5.0  # for a cluster's address to answer
 HEAD_S = 20.0  # to wait for a head that does not answer any more; after 60 s Ray would end this process by itself
@@ -21,6 +21,7 @@ TROUBLES = 2  # on end that keep a node from runs: other code, no folder, a serv
 MESSAGE = 300  # characters of what Ray has to say
 OBJECT_STORE = 80_000_000  # bytes, about the least that Ray takes; results do not go through it
 
+SESSION_BYTES = 74  # of "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store", and some
 SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # an empty frame of this kind, with which each side begins
 
 
@@ -113,7 +114,8 @@ def cluster(address: str | None, server: Server, cpus: int, gpus: float, workers
         if address is None:
             number = None if workers is None else workers * cpus
             small = {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
-            ray.init("local", num_cpus=number, **small, **quiet)  # without it, one that happens to run here is joined
+            # without "local", one that happens to run here is joined
+            ray.init("local", num_cpus=number, _temp_dir=_sessions(), **small, **quiet)
         else:
             _require_open(address)
             ray.init(address=address, **quiet)
@@ -130,6 +132,15 @@ def cluster(address: str | None, server: Server, cpus: int, gpus: float, workers
         yield found
     finally:
         ray.shutdown()
+
+
+def _sessions() -> str | None:
+    """The folder for Ray's sessions, short enough for the sockets in them; None where the user chose one for Ray.
+
+    Raises:
+        OSError: if there is no place for it.
+    """
+    return None if "RAY_TMPDIR" in os.environ else str(short_temporary(room=SESSION_BYTES) / "ray")
 
 
 def _require_open(address: str) -> None:

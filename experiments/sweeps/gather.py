@@ -17,14 +17,6 @@ from sweeps.plan import Run, varying
 from sweeps.store import Store
 
 TIMES = re.compile(r".*_s|seconds.*")  # columns that may differ between two sweeps of the same code
-AXES = {"hidden": "hidden", "lengths": "length"} | {
-    name: name
-    for name in ("depth", "side", "method", "candidates", "d", "epsilon", "target", "base_std", "qk_scale", "size")
-}
-"""The config keys that a figure can tell apart by a column of the table; any other may change what a row means."""
-
-MOST_GROUPS = 12  # that get figures of their own; more are overlaid only
-
 Row = dict[str, str]
 
 
@@ -89,22 +81,11 @@ def as_csv(columns: Sequence[str], rows: Sequence[Row]) -> bytes:
 
 
 def figures(runs: Sequence[Run], table: pandas.DataFrame) -> dict[str, Figure]:
-    """What `slth.plots` draws of the gathered table: one set where the runs differ in AXES and their seeds alone.
-
-    Where they differ in other keys, a set for each combination of their values, and the combinations over each other.
-    """
-    keys = [key for key in varying(runs) if key != "seed" and AXES.get(key) not in table.columns]
-    labels = {run.id: ", ".join(f"{key}={text(run.config.get(key))}" for key in keys) for run in runs}
-    groups = {str(label): rows for label, rows in table.groupby(table["run_id"].map(labels), sort=False)}
-    drawn: dict[str, Figure] = {}
-    if len(groups) > 1 and set(table.columns) >= plots.ERROR_COLUMNS:
-        for x, name in (("hidden", "overlay_vs_width"), ("length", "overlay_vs_length")):
-            if table[x].nunique() > 1:
-                drawn[name] = plots.overlay(groups, x)
-    for label, rows in groups.items() if len(groups) <= MOST_GROUPS else ():
-        prefix = re.sub(r"[^\w=.-]+", "_", label) + "_" if label else ""
-        drawn |= {prefix + name: figure for name, figure in plots.figures(rows.reset_index(drop=True)).items()}
-    return drawn
+    """What `slth.plots` draws of the gathered table: of several runs, the seeds aggregated and all else as series."""
+    if len(runs) == 1:
+        return plots.figures(table)
+    configs = {run.id: run.config for run in runs}
+    return plots.across_runs([(configs[str(run_id)], rows) for run_id, rows in table.groupby("run_id", sort=False)])
 
 
 def gather(

@@ -197,8 +197,8 @@ def main() -> None:
     from sweeps import child, code
 
     script = Path(server.script)
-    version = code.version(script)
     child.prepare(script)
+    version = code.version(script, sys.modules)
     gc.collect()
     gc.freeze()  # what has been imported stays shared with the runs
     try:

@@ -5,38 +5,43 @@ stored here, and pyplot's global state is not touched. Series differ in more tha
 be printed in grey.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from slth.plots.constant import CONSTANT_COLUMNS, TARGETS, constant
+from slth.plots.aggregate import Curve, Run
+from slth.plots.aggregate import across_runs as _across_runs
+from slth.plots.constant import CONSTANT_COLUMNS, CONSTANT_CURVES, TARGETS, constant
 from slth.plots.errors import (
     DEPTH_COLUMNS,
+    DEPTH_CURVES,
     ERROR_COLUMNS,
+    ERROR_CURVES,
     SIDES,
     error_against_depth,
     error_against_length,
     error_against_width,
-    overlay,
 )
-from slth.plots.hidden import HIDDEN_COLUMNS, error_against_block, gap_against_candidates
+from slth.plots.hidden import HIDDEN_COLUMNS, HIDDEN_CURVES, error_against_block, gap_against_candidates
 from slth.plots.mixing import (
     MIXING_COLUMNS,
+    MIXING_CURVES,
     difference_to_mha,
     error_by_variant,
     loss_by_variant,
     mixing_figures,
 )
-from slth.plots.pruning import PRUNING_COLUMNS, loss_against_parameters, loss_against_steps
-from slth.plots.qk_scale import QK_SCALE_COLUMNS, loss_against_qk_scale
-from slth.plots.speed import SPEED_COLUMNS, speed
+from slth.plots.pruning import PRUNING_COLUMNS, PRUNING_CURVES, loss_against_parameters, loss_against_steps
+from slth.plots.qk_scale import QK_SCALE_COLUMNS, QK_SCALE_CURVES, loss_against_qk_scale
+from slth.plots.speed import SPEED_COLUMNS, SPEED_CURVES, speed
 from slth.plots.style import CERTIFICATE, LOOKS, MEAN, MEDIAN, ZERO, Fit, Look
 
 __all__ = [
     "CERTIFICATE",
     "CONSTANT_COLUMNS",
+    "CURVES",
     "DEPTH_COLUMNS",
     "ERROR_COLUMNS",
     "HIDDEN_COLUMNS",
@@ -50,8 +55,11 @@ __all__ = [
     "SPEED_COLUMNS",
     "TARGETS",
     "ZERO",
+    "Curve",
     "Fit",
     "Look",
+    "Run",
+    "across_runs",
     "constant",
     "difference_to_mha",
     "error_against_block",
@@ -66,15 +74,35 @@ __all__ = [
     "loss_against_steps",
     "loss_by_variant",
     "mixing_figures",
-    "overlay",
     "speed",
 ]
+
+CURVES = (
+    *(*ERROR_CURVES, *DEPTH_CURVES, *HIDDEN_CURVES, *PRUNING_CURVES, *QK_SCALE_CURVES, *CONSTANT_CURVES),
+    *(*MIXING_CURVES, *SPEED_CURVES),
+)
+"""What is drawn of several runs."""
+
+
+def across_runs(runs: Sequence[Run]) -> dict[str, Figure]:
+    """Every figure of several runs that at least two of them have the columns and rows for, by its file's name.
+
+    Runs that differ in their seed alone are one series: its mean, with a 95 % interval. What varies otherwise names
+    series of their own.
+
+    Args:
+        runs: the (config, table) of each.
+    """
+    return _across_runs(runs, CURVES)
 
 
 def figures(
     table: pd.DataFrame, fits: Mapping[str, Fit] | None = None, summary: Mapping[str, Any] | None = None
 ) -> dict[str, Figure]:
-    """Every figure that the table has the columns and rows for, by its file's name; `fits` and `summary` as there."""
+    """Every figure of one run that its table has the columns and rows for, by its file's name.
+
+    `fits` and `summary` are as the figures take them.
+    """
     drawn = {}
     if set(table.columns) >= ERROR_COLUMNS:
         widths, lengths = table["hidden"].nunique(), table["length"].nunique()

@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from slth.plots.aggregate import Curve
 from slth.plots.style import (
     FIT,
     MEDIAN,
@@ -22,10 +23,33 @@ from slth.plots.style import (
 
 CONSTANT_COLUMNS = frozenset({"d", "epsilon", "target", "n_prime", "verdict"})
 TARGETS = {"uniform": "target entries uniform in $[-1, 1]$", "unit": "target entries $|w| = 1$"}
+X_LABEL = r"$\log(d^2/\epsilon)$"
 SUFFICES: Kind = {"linestyle": ""}
 VERDICT_KEYS = (
     legend_key("smallest $n'$ shown to suffice", kind=SUFFICES),
     legend_key("largest $n'$ shown to fail", kind=POINTS),
+)
+
+
+def _sufficing(table: pd.DataFrame) -> pd.DataFrame:
+    """The smallest n' shown to suffice in each cell."""
+    rows = table[table["verdict"] == "suffices"]
+    least = rows.groupby(["target", "d", "epsilon"], sort=False)["n_prime"].min().reset_index()
+    return least.assign(log=np.log(least["d"] ** 2 / least["epsilon"]))
+
+
+CONSTANT_CURVES = (
+    Curve(
+        name="constant",
+        columns=CONSTANT_COLUMNS,
+        x="log",
+        y="n_prime",
+        labels=(X_LABEL, "smallest number of candidates $n'$ shown to suffice"),
+        by=("d",),
+        panel="target",
+        titles=TARGETS,
+        rows=_sufficing,
+    ),
 )
 
 
@@ -54,7 +78,7 @@ def constant(table: pd.DataFrame) -> Figure:
             axes.vlines(fails.index, fails, suffices.reindex(fails.index), color=looks[d].color, linewidth=1)
             draw_line(axes, fails, looks[d], POINTS)
             draw_line(axes, suffices, looks[d], SUFFICES)
-        axes.set(xlabel=r"$\log(d^2/\epsilon)$", title=TARGETS.get(str(target), str(target)))
+        axes.set(xlabel=X_LABEL, title=TARGETS.get(str(target), str(target)))
         axes.set(xlim=(0, 1.05 * table["log"].max()), ylim=(0, 1.25 * needed))  # room for the legend
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         _constant_lines(axes, _verdicts(rows)[1])

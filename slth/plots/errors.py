@@ -1,4 +1,4 @@
-"""Approximation errors over sources: against width, length and depth, and several runs on the same axes."""
+"""Approximation errors over sources: against width, length and depth."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from slth.plots.aggregate import Curve
 from slth.plots.style import (
     CERTIFICATE,
     FIT,
@@ -38,6 +39,7 @@ NAMES = {"input": "construction, side=input", "output": "construction, side=outp
 
 ERROR_COLUMNS = frozenset({"hidden", "length", "source", "side", "d_in", "error_mean", "certificate"})
 ERROR_LABEL = "approximation error\n(maximum over tokens, mean over samples)"
+MEAN_ERROR_LABEL = "approximation error\n(maximum over tokens, mean over samples and sources)"
 X_LABELS = {"hidden": "hidden dimension $n$ per head", "length": "length $T$"}
 
 ERROR_KEYS = (legend_key("median over sources", kind=MEDIAN), legend_key("mean over sources", kind=MEAN))
@@ -126,35 +128,45 @@ def error_against_length(table: pd.DataFrame) -> Figure:
     return figure
 
 
-@styled
-def overlay(tables: Mapping[str, pd.DataFrame], x: str = "hidden") -> Figure:
-    """Several runs on the same axes: median and mean error against x, one panel per side, one look per run.
+def _of_widths(table: pd.DataFrame) -> pd.DataFrame:
+    """At the shortest length, or nothing of a single width at several lengths."""
+    lengths = table["length"]
+    return table[lengths == lengths.min()] if table["hidden"].nunique() > 1 or lengths.nunique() == 1 else table[:0]
 
-    Args:
-        tables: for the label of each run its table, with one row per (hidden, length, source, side) and ERROR_COLUMNS.
-        x: "hidden", at the shortest length of each run, or "length", at the largest hidden of each.
 
-    Raises:
-        ValueError: if there are no tables, or one has no rows, lacks a column, or names another side.
-    """
-    if x not in X_LABELS or not tables:
-        raise ValueError(f"x={x!r} of {len(tables)} tables: must be one of {', '.join(X_LABELS)}, of 1 table or more")
-    shown = dict(_seen_against(x, label, table) for label, table in tables.items())
-    sides = [side for side in SIDES if any((table["side"] == side).any() for table in shown.values())]
-    looks = assign_looks(shown)
-    figure, panels = make_panels(len(sides))
-    for axes, side in zip(panels, sides, strict=True):
-        axes.set_yscale("log")
-        if x == "length":
-            axes.set_xscale("log", base=2)
-        for label, table in shown.items():
-            _median_and_mean(axes, table[table["side"] == side], x, looks[label])
-        mark_float64(axes)
-        axes.set(xlabel=X_LABELS[x], title=_panel_name(side))
-    panels[0].set_ylabel(ERROR_LABEL)
-    runs = [legend_key(label, look) for label, look in looks.items()]
-    figure.legend(handles=[*runs, *ERROR_KEYS], loc="outside lower center", ncols=2)
-    return figure
+def _of_lengths(table: pd.DataFrame) -> pd.DataFrame:
+    """At the largest width."""
+    widest: pd.DataFrame = table[table["hidden"] == table["hidden"].max()]
+    return widest
+
+
+ERROR_CURVES = (
+    Curve(
+        name="error_vs_width",
+        columns=ERROR_COLUMNS,
+        x="hidden",
+        y="error_mean",
+        labels=(X_LABELS["hidden"], MEAN_ERROR_LABEL),
+        by=("length", "d_in"),
+        panel="side",
+        titles=NAMES,
+        rows=_of_widths,
+        log="y",
+    ),
+    Curve(
+        name="error_vs_length",
+        columns=ERROR_COLUMNS,
+        x="length",
+        y="error_mean",
+        labels=(X_LABELS["length"], MEAN_ERROR_LABEL),
+        by=("hidden", "d_in"),
+        panel="side",
+        titles=NAMES,
+        rows=_of_lengths,
+        log="xy",
+        least=2,
+    ),
+)
 
 
 # ---------------------------------------------------------------- depth
@@ -162,6 +174,18 @@ def overlay(tables: Mapping[str, pd.DataFrame], x: str = "hidden") -> Figure:
 DEPTH_COLUMNS = frozenset(
     {"hidden", "depth", "length", "source", "error_mean", "error_max", "candidates_attention"}
     | {"certificate", "certificate_recursion"}
+)
+DEPTH_CURVES = (
+    Curve(
+        name="error_vs_depth",
+        columns=DEPTH_COLUMNS,
+        x="hidden",
+        y="error_mean",
+        labels=(X_LABELS["hidden"], MEAN_ERROR_LABEL),
+        by=("depth", "length"),
+        rows=lambda table: table[table["length"] == table["length"].min()],
+        log="y",
+    ),
 )
 RESOLVED = 40  # candidates that a subset sum in float64 can still tell apart
 RECURSION_KEY = legend_key("the paper's recursion, median where finite", kind=FORMULA)
@@ -283,16 +307,6 @@ def _panel_name(side: str) -> str:
 
 def _by_side(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     return ((side, table[table["side"] == side]) for side in SIDES if (table["side"] == side).any())
-
-
-def _seen_against(x: str, label: str, table: pd.DataFrame) -> tuple[str, pd.DataFrame]:
-    """The rows at the shortest length (x is hidden) or the largest hidden (x is length), with that in the label."""
-    _require_errors(table)
-    if x == "hidden":
-        length = table["length"].min()
-        return f"{label}, $T$ = {length}", table[table["length"] == length]
-    hidden = table["hidden"].max()
-    return f"{label}, $n$ = {hidden}", table[table["hidden"] == hidden]
 
 
 def _at_every_length(table: pd.DataFrame) -> pd.DataFrame:

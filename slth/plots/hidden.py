@@ -11,6 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from slth.plots.aggregate import Curve
 from slth.plots.style import (
     CERTIFICATE,
     FORMULA,
@@ -33,6 +34,47 @@ HIDDEN_COLUMNS = frozenset(
 )
 MARKERS = "os^DvP<X>*"  # as many as a sweep has numbers of candidates, and more
 GAP_KEYS = (legend_key("measured", LOOKS[0]), legend_key("exactly 0, shown at the lower end", LOOKS[0], POINTS))
+BLOCK_LABEL = "approximation error\n(Euclidean norm, maximum over tokens)"
+GAP_LABELS = (
+    "|loss of ticket − loss of target|\n(nats per token)",
+    "share of tokens where ticket and target differ",
+)
+
+
+def _gaps(table: pd.DataFrame) -> pd.DataFrame:
+    """How far a ticket is from its target in the end, a row for each number of candidates."""
+    rows = table.drop_duplicates("candidates")
+    gap = (rows["val_loss_ticket"] - rows["val_loss_target"]).abs()
+    return rows.assign(gap=gap, disagreement=1.0 - rows["agreement"])
+
+
+HIDDEN_CURVES = (
+    Curve(
+        name="error_vs_block",
+        columns=HIDDEN_COLUMNS,
+        x="block",
+        y="error",
+        labels=("after block", BLOCK_LABEL),
+        by=("candidates",),
+        log="y",
+    ),
+    *(
+        Curve(
+            name=name,
+            columns=HIDDEN_COLUMNS,
+            x="candidates",
+            y=y,
+            labels=("candidates per entry", label),
+            rows=_gaps,
+            log="y",
+            least=2,
+        )
+        for name, y, label in (
+            ("gap_vs_candidates", "gap", GAP_LABELS[0]),
+            ("disagreement_vs_candidates", "disagreement", GAP_LABELS[1]),
+        )
+    ),
+)
 
 
 @styled
@@ -57,7 +99,7 @@ def error_against_block(table: pd.DataFrame) -> Figure:
     draw_line(axes, table.groupby("block")["norm"].max(), Look(GREY, ""), FORMULA)
     mark_float64(axes)
     axes.set(xlabel="after block", title="hidden language model, by candidates per entry")
-    axes.set_ylabel("approximation error\n(Euclidean norm, maximum over tokens)")
+    axes.set_ylabel(BLOCK_LABEL)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     kinds = {"error": MEDIAN, "certificate": CERTIFICATE, "norm of the target": FORMULA}
     keys = [legend_key(f"{candidates} candidates", look) for candidates, look in looks.items()]
@@ -78,12 +120,12 @@ def gap_against_candidates(table: pd.DataFrame) -> Figure:
         ValueError: if the table has no rows or lacks a column.
     """
     require(table, HIDDEN_COLUMNS)
-    rows = table.drop_duplicates("candidates").set_index("candidates").sort_index()
+    rows = _gaps(table).set_index("candidates").sort_index()
     figure, (left, right) = make_panels(2, share_y=False)
-    _gap(left, (rows["val_loss_ticket"] - rows["val_loss_target"]).abs())
-    _gap(right, 1.0 - rows["agreement"])
-    left.set(title="validation loss", ylabel="|loss of ticket − loss of target|\n(nats per token)")
-    right.set(title="most likely next token", ylabel="share of tokens where ticket and target differ")
+    _gap(left, rows["gap"])
+    _gap(right, rows["disagreement"])
+    left.set(title="validation loss", ylabel=GAP_LABELS[0])
+    right.set(title="most likely next token", ylabel=GAP_LABELS[1])
     figure.legend(handles=list(GAP_KEYS), loc="outside lower center", ncols=2)
     return figure
 

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from slth.plots.aggregate import Curve
 from slth.plots.style import (
     FORMULA,
     GREY,
@@ -30,6 +31,37 @@ MIXING_ERROR_COLUMNS = MIXING_COLUMNS | {"error"}
 BASE = "mha"
 SHORT = "too short or too few runs for conclusions"
 DENSE = "dense"  # stands at the end of the axis of keep
+MIXING_CURVES = (
+    Curve(
+        name="loss_vs_keep",
+        columns=LOSS_COLUMNS,
+        x="keep",
+        y="val_loss",
+        labels=("keep", "validation loss (nat a token)"),
+        by=("variant",),
+        rows=lambda table: table[table["what"] == "loss"],
+    ),
+    Curve(
+        name="difference_to_mha",
+        columns=DIFFERENCE_COLUMNS,
+        x="keep",
+        y="difference",
+        labels=("keep", "validation loss less MHA's of the same seed (nat)"),
+        by=("variant",),
+        rows=lambda table: table[(table["what"] == "loss") & (table["variant"] != BASE)],
+    ),
+    Curve(
+        name="error_vs_width_by_variant",
+        columns=MIXING_ERROR_COLUMNS,
+        x="hidden",
+        y="error",
+        labels=("width $n$ of a head of the MHA that is as large", "squared error, as a share of the target's"),
+        by=("variant",),
+        panel="length",
+        rows=lambda table: table[table["what"] == "error"],
+        log="xy",
+    ),
+)
 
 
 def mixing_figures(table: pd.DataFrame) -> dict[str, Figure]:

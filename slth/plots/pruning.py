@@ -7,10 +7,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from slth.plots.aggregate import Curve
 from slth.plots.style import GREY, MEAN, MEDIAN, assign_looks, draw_line, legend_key, make_panels, require, styled
 
 PRUNING_COLUMNS = frozenset({"size", "run", "qk_scale", "nonzero", "stage", "step", "val_loss"})
 NAMES = {"dense": "dense training", "ticket": "ticket", "sparse": "weights trained under a random mask"}
+LABEL = "validation loss (nat a token)"
 LEVELS = {
     "val_loss_unigram": "unigram",
     "val_loss_bigram": "bigram",
@@ -19,11 +21,50 @@ LEVELS = {
 }
 
 
+def _measured(table: pd.DataFrame) -> pd.DataFrame:
+    """The losses on the way of full trainings."""
+    return table[(table["stage"] == "full") & table["val_loss"].notna()]
+
+
+def _at_the_end(table: pd.DataFrame) -> pd.DataFrame:
+    rows = _measured(table)
+    last: pd.DataFrame = rows[rows["step"] == rows["step"].max()]
+    return last
+
+
+PRUNING_CURVES = (
+    Curve(
+        name="loss",
+        columns=PRUNING_COLUMNS,
+        x="step",
+        y="val_loss",
+        labels=("steps", LABEL),
+        by=("size", "qk_scale"),
+        panel="run",
+        titles=NAMES,
+        rows=_measured,
+    ),
+    Curve(
+        name="loss_vs_parameters",
+        columns=PRUNING_COLUMNS,
+        x="nonzero",
+        y="val_loss",
+        labels=("parameters that are not zero", LABEL),
+        by=("qk_scale",),
+        panel="run",
+        titles=NAMES,
+        rows=_at_the_end,
+        log="x",
+        least=2,
+    ),
+)
+
+
 @styled
 def loss_against_steps(table: pd.DataFrame, summary: Mapping[str, Any] | None = None) -> Figure:
     """Validation loss (nat a token) over steps, a panel for each size; the simple models of the summary as lines."""
     require(table, PRUNING_COLUMNS)
-    full = table[(table["stage"] == "full") & table["val_loss"].notna()]
+    full = _measured(table)
     figure, panels = make_panels(full["size"].nunique())
     looks = assign_looks(NAMES)
     for axes, (size, rows) in zip(panels, full.groupby("size", sort=False), strict=True):
@@ -36,7 +77,7 @@ def loss_against_steps(table: pd.DataFrame, summary: Mapping[str, Any] | None = 
         _draw_levels(axes, summary or {}, top=rows["val_loss"].max())
         axes.set(xlabel="steps", title=f"GPT-2 {size}")
         axes.legend(loc="upper right")
-    panels[0].set_ylabel("validation loss (nat a token)")
+    panels[0].set_ylabel(LABEL)
     return figure
 
 
@@ -44,8 +85,7 @@ def loss_against_steps(table: pd.DataFrame, summary: Mapping[str, Any] | None = 
 def loss_against_parameters(table: pd.DataFrame, summary: Mapping[str, Any] | None = None) -> Figure:
     """Validation loss at the end over the parameters that are not 0: dense networks and tickets by size."""
     require(table, PRUNING_COLUMNS)
-    last = table[(table["stage"] == "full") & table["val_loss"].notna()]
-    last = last[last["step"] == last["step"].max()]
+    last = _at_the_end(table)
     last = last[last["run"].isin(["dense", "ticket"])]
     figure, (axes,) = make_panels(1)
     axes.set_xscale("log")
@@ -59,10 +99,10 @@ def loss_against_parameters(table: pd.DataFrame, summary: Mapping[str, Any] | No
         for row in rows.itertuples():
             if run == "dense":
                 axes.annotate(
-                    row.size, (row.nonzero, row.val_loss), textcoords="offset points", xytext=(4, 5), fontsize=8
+                    str(row.size), (row.nonzero, row.val_loss), textcoords="offset points", xytext=(4, 5), fontsize=8
                 )
     _draw_levels(axes, {k: v for k, v in (summary or {}).items() if "gram" in k}, top=last["val_loss"].max())
-    axes.set(xlabel="parameters that are not zero", ylabel="validation loss (nat a token)")
+    axes.set(xlabel="parameters that are not zero", ylabel=LABEL)
     axes.legend(handles=keys)
     return figure
 

@@ -4,6 +4,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from slth.plots.aggregate import Curve
 from slth.plots.style import (
     FORMULA,
     GREY,
@@ -22,6 +23,18 @@ from slth.plots.style import (
 QK_SCALE_COLUMNS = frozenset({"run", "base_std", "qk_scale", "seed", "val_loss", "logit_std_at_init", "theory_scale"})
 KINDS: dict[str, Kind] = {"ticket": MEDIAN, "dense": MEAN}
 NAMES = {"ticket": "ticket", "dense": "dense training"}
+QK_SCALE_CURVES = (
+    Curve(
+        name="loss_vs_qk_scale",
+        columns=QK_SCALE_COLUMNS,
+        x="qk_scale",
+        y="val_loss",
+        labels=("scale of query and key weights", "validation loss (nat a token)"),
+        by=("base_std",),
+        panel="run",
+        titles=NAMES,
+    ),
+)
 THEORY: Kind = {"linestyle": "", "marker": "o", "markersize": 11, "markerfacecolor": "none"}
 
 

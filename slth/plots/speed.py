@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from slth.plots.aggregate import Curve
 from slth.plots.style import (
     GREY,
     LOOKS,
@@ -22,6 +23,17 @@ from slth.plots.style import (
 
 SPEED_TIMES = {f"{who}_s{bound}" for who in ("ours", "peer") for bound in ("", "_low", "_high")}
 SPEED_COLUMNS = frozenset({"what", "size", "peer", "ratio"} | SPEED_TIMES)
+SPEED_CURVES = (
+    Curve(
+        name="speed",
+        columns=SPEED_COLUMNS,
+        x=None,
+        y="ratio",
+        labels=("", "times as fast as the peer"),
+        by=("size", "peer"),
+        panel="what",
+    ),
+)
 IDEAL: Kind = {"marker": "|", "markersize": 17, "markeredgewidth": 2.5, "linestyle": ""}
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 import slth
 from slth import Ticket, inits, masks, recipes, theory
+from slth.attention import ATTENTIONS, MultiHeadAttention
 from slth.freezing import Freezing
 from slth.models import FeedForward, Transformer
 from slth.numbers import as_float, as_int, plain
@@ -140,13 +141,19 @@ def test_a_search_takes_them_and_is_the_same(tmp_path, method, kinds):
 
 
 def parameters(module):
-    return [p.detach() for p in module.parameters()]
+    """Parameters and buffers."""
+    return [tensor.detach() for tensor in (*module.parameters(), *module.buffers())]
 
 
 def redrawn(seed):
     model = regression.wrapped()
     controls.redrawn_weights(model, seed)
     return Ticket.of(model).to_bytes()
+
+
+def attention_of(name, d_in, d_out, heads, hidden, seed):
+    options = {"length": heads} if name == "mhla" else {}
+    return ATTENTIONS[name](d_in, d_out, heads, hidden, seed=seed, dtype=torch.float64, **options)
 
 
 #: Calls with ints n(...) and floats x(...), to be the same for every kind of both.
@@ -166,6 +173,14 @@ BORDERS = {
     "widths": lambda n, x: theory.theorem10_hidden([n(200), n(100), n(50)], x(0.125), "measured"),
     "inverse": lambda n, x: theory.reachable_epsilon(n(255), n(4), n(4), heads=n(2), alpha=x(4.0), C=x(2.0)),
     "projection": lambda n, x: theory.projection_accuracy(n(200), n(200), n(99), n(200), x(64.0), x(0.5)),
+    **{
+        name: lambda n, x, name=name: parameters(attention_of(name, n(4), n(4), n(2), n(4), n(3)))
+        for name in sorted(ATTENTIONS)
+    },
+    "depth": lambda n, x: parameters(
+        ATTENTIONS["differential"](n(4), n(4), n(2), n(4), depth=n(2), lambda_std=x(0.0), seed=n(1))
+    ),
+    "merged": lambda n, x: parameters(MultiHeadAttention(n(4), n(4), n(2), n(8), hidden_qk=n(4), seed=n(3))),
     "task": lambda n, x: angular_velocity.sample(n(3), n(4), n(4), seed=n(1)).inputs,
 }
 
@@ -196,6 +211,9 @@ def test_every_border_takes_them(call):
         (lambda: Frozen(seed=None), "seed=None: must be an int"),
         (lambda: recipes.Draw("sign", True, 0, "w"), "scale=True: must be a finite number"),
         (lambda: theory.lemma7_hidden(np.float32(2), 2, 0.1, 1.0), "d_in=2.0: must be an int >= 1"),
+        (lambda: MultiHeadAttention(2, True, 1, 3), "d_out=True: must be an int >= 1"),
+        (lambda: ATTENTIONS["gqa"](2, 2, np.float32(1), 3), "heads=1.0: must be an int >= 1"),
+        (lambda: ATTENTIONS["gqa"](2, 2, 1, 3, seed=None), "seed=None: must be an int"),
         (lambda: FeedForward([2, 2.0]), r"widths=\[2, 2.0\]: must be at least two ints"),
     ],
 )

@@ -16,6 +16,7 @@ from torch.nn.functional import rms_norm as _rms_norm
 
 from slth import inits, recipes
 from slth.attention.mha import attend, causal_mask, check_mask, fit_mask, merged_attention
+from slth.numbers import as_int, plainly
 
 ROPE_BASE = 10000.0
 NORM_EPS = 1e-5
@@ -62,8 +63,7 @@ class Support:
 def check_sizes(**sizes: int) -> None:
     """Raise ValueError unless every size is an int >= 1."""
     for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name}={size}: must be an int >= 1")
+        as_int(name, size, 1)
 
 
 def check_groups(heads: int, kv_heads: int | None) -> int:
@@ -97,6 +97,11 @@ def rope(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     first, second = x[..., 0::2], x[..., 1::2]
     return torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1).flatten(-2)
+
+
+def eye(rows: int, columns: int) -> torch.Tensor:
+    """Ones on the diagonal, float32, on the CPU, whatever torch's defaults are."""
+    return torch.eye(rows, columns, dtype=torch.float32, device="cpu")
 
 
 def rms_norm(x: torch.Tensor) -> torch.Tensor:
@@ -138,6 +143,7 @@ class Cache(Protocol):
 class KVCache:
     """What a decoder keeps of the tokens so far: tensors (..., T, width) that grow along T."""
 
+    @plainly
     def __init__(self) -> None:
         self.tensors: tuple[torch.Tensor, ...] = ()
 
@@ -178,6 +184,7 @@ class Attention(nn.Module):
     support: ClassVar[Support] = Support()
     inputs_first = True  # weights are (..., in, out)
 
+    @plainly
     def __init__(
         self,
         d_in: int,
@@ -203,6 +210,7 @@ class Attention(nn.Module):
                 raise ValueError(f"{option}={wanted}: {type(self).__name__} has no {option}, leave it False")
         if rope and hidden % 2:
             raise ValueError(f"hidden={hidden}: must be even with rope, which turns pairs")
+        as_int("seed", seed)
         self.d_in, self.d_out, self.heads, self.hidden = d_in, d_out, heads, hidden
         self.init, self.seed, self.prefix, self.dtype = init, seed, prefix, dtype
         self.causal, self.rope, self.qk_norm = causal, rope, qk_norm

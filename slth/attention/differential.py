@@ -11,6 +11,7 @@ from torch import nn
 from slth import recipes
 from slth.attention.base import Options, SoftmaxAttention, Support, rms_norm, softmax_head
 from slth.attention.mha import attend
+from slth.numbers import as_float, as_int, plainly
 
 VECTORS = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
 
@@ -51,6 +52,7 @@ class DifferentialAttention(SoftmaxAttention):
     lambda_k2: nn.Parameter
     support = Support(construct="")
 
+    @plainly
     def __init__(
         self,
         d_in: int,
@@ -67,10 +69,8 @@ class DifferentialAttention(SoftmaxAttention):
         if hidden % (4 if self.rope else 2):
             wanted = "4 with rope, which turns pairs in each half" if self.rope else "2, into the halves"
             raise ValueError(f"hidden={hidden}: must be divisible by {wanted}")
-        if not isinstance(depth, int) or depth < 0:
-            raise ValueError(f"depth={depth}: must be an int >= 0")
-        if not 0 <= lambda_std < math.inf:
-            raise ValueError(f"lambda_std={lambda_std}: must be a finite number >= 0")
+        as_int("depth", depth, 0)
+        as_float("lambda_std", lambda_std, "[0, inf)")
         self.depth, self.norm = depth, norm
         for role in ("query", "key", "value"):
             self._add(role, (heads, d_in, hidden))
@@ -81,7 +81,7 @@ class DifferentialAttention(SoftmaxAttention):
     def _add_vector(self, name: str, std: float) -> None:
         shape = (self.hidden // 2,)
         if std == 0:
-            setattr(self, name, nn.Parameter(torch.zeros(shape, dtype=self.dtype)))
+            setattr(self, name, nn.Parameter(torch.zeros(shape, dtype=self.dtype, device="cpu")))
         else:
             self._put(name, shape, recipes.Draw("normal", std, self.seed, self.prefix + name))
 

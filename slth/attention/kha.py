@@ -17,9 +17,10 @@ from typing import ClassVar, Unpack
 import torch
 from torch import nn
 
-from slth.attention.base import Options, Support, check_mixing_init, check_sizes
+from slth.attention.base import Options, Support, check_mixing_init, check_sizes, eye
 from slth.attention.gqa import GroupedAttention, GroupedQueryAttention
 from slth.attention.gta import GroupedTiedAttention
+from slth.numbers import plainly
 
 _MIXED_BY = {"query": "mix_query", "key": "mix_key", "value": "mix_value", "key_value": "mix_value"}
 
@@ -30,6 +31,7 @@ class _Linear(GroupedAttention):
     plain: ClassVar[type[GroupedAttention]]
     letters: ClassVar[str]
 
+    @plainly
     def __init__(
         self,
         d_in: int,
@@ -55,7 +57,7 @@ class _Linear(GroupedAttention):
         self.mix = "".join(letter for letter in self.letters if letter in wanted)
         self._mixed = mixed  # projection -> name of its T
         for name in dict.fromkeys(mixed.values()):
-            self._add_mixing(name, torch.eye(width, hidden), mixing_init)
+            self._add_mixing(name, eye(width, hidden), mixing_init)
 
     def _weight(self, role: str) -> torch.Tensor:
         weight = super()._weight(role)
@@ -115,6 +117,7 @@ class _MLP(GroupedAttention):
     mlp_gate: nn.Parameter
     mlp_down: nn.Parameter
 
+    @plainly
     def __init__(
         self,
         d_in: int,
@@ -128,9 +131,9 @@ class _MLP(GroupedAttention):
     ) -> None:
         check_mixing_init(mixing_init)
         super().__init__(d_in, d_out, heads, hidden, kv_heads=kv_heads, **options)
-        self._add_mixing("mlp_up", torch.eye(hidden), mixing_init)
-        self._add_mixing("mlp_gate", torch.zeros(hidden, hidden), mixing_init)
-        self._add_mixing("mlp_down", torch.eye(hidden), mixing_init)
+        self._add_mixing("mlp_up", eye(hidden, hidden), mixing_init)
+        self._add_mixing("mlp_gate", torch.zeros(hidden, hidden, dtype=torch.float32, device="cpu"), mixing_init)
+        self._add_mixing("mlp_down", eye(hidden, hidden), mixing_init)
 
     def _knock(self, v: torch.Tensor) -> torch.Tensor:
         """Values (..., hidden) of any head -> (..., hidden)."""

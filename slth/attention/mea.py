@@ -26,6 +26,7 @@ from slth.attention.base import (
     rms_norm,
     softmax_head,
 )
+from slth.numbers import as_int, plainly
 
 
 class MultiheadExplicitAttention(SoftmaxAttention):
@@ -47,6 +48,7 @@ class MultiheadExplicitAttention(SoftmaxAttention):
     mix_value: nn.Parameter
     support = Support(cache="component keys and values", construct="without rope, qk_norm and norm")
 
+    @plainly
     def __init__(
         self,
         d_in: int,
@@ -129,8 +131,7 @@ class MultiheadExplicitAttention(SoftmaxAttention):
         number of components and of kv_heads.
         """
         most = min(self.components, self.kv_heads, self.d_in * self.hidden)
-        if not isinstance(heads, int) or not 1 <= heads <= most:
-            raise ValueError(f"heads={heads}: must be an int in [1, {most}], for kv_heads={self.kv_heads}")
+        heads = as_int("heads", heads, 1, most, f"for kv_heads={self.kv_heads}")
         module = MultiheadExplicitAttention(
             self.d_in,
             self.d_out,
@@ -173,7 +174,8 @@ class Compressed:
 def _identity(components: int, heads: int) -> torch.Tensor:
     """Ones at (a, j) where a = j modulo the shorter side: each component is used, and each head has one."""
     shorter = min(components, heads)
-    return (torch.arange(components)[:, None] % shorter == torch.arange(heads) % shorter).float()
+    component, head = (torch.arange(count, device="cpu") % shorter for count in (components, heads))
+    return (component[:, None] == head).float()
 
 
 def _fewer(weight: torch.Tensor, mixing: torch.Tensor, components: torch.Tensor, mixed_by: torch.Tensor) -> float:

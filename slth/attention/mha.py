@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from slth import inits, kernels, recipes
+from slth.numbers import as_int, plainly
 
 ROLES = ("query", "key", "value", "output")
 
@@ -129,6 +130,7 @@ class MultiHeadAttention(nn.Module):
     scale_vo: torch.Tensor
     inputs_first = True  # weights are (heads, in, out)
 
+    @plainly
     def __init__(
         self,
         d_in: int,
@@ -149,8 +151,7 @@ class MultiHeadAttention(nn.Module):
         self.hidden_vo = hidden if hidden_vo is None else hidden_vo
         sizes = {"d_in": d_in, "d_out": d_out, "heads": heads, "hidden": hidden}
         for name, size in (sizes | {"hidden_qk": self.hidden_qk, "hidden_vo": self.hidden_vo}).items():
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name}={size}: must be an int >= 1")
+            as_int(name, size, 1)
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype={dtype}: must be torch.float32 or torch.float64")
         for role in ROLES:
@@ -158,7 +159,7 @@ class MultiHeadAttention(nn.Module):
             setattr(self, role, nn.Parameter(recipe.tensor(self._shape(role)).to(dtype)))
             recipes.remember(self, role, recipe)
         for name in ("scale_qk", "scale_vo"):
-            self.register_buffer(name, torch.ones(heads, dtype=dtype))
+            self.register_buffer(name, torch.ones(heads, dtype=dtype, device="cpu"))
 
     def _shape(self, role: str) -> tuple[int, int, int]:
         width = self.hidden_qk if role in ("query", "key") else self.hidden_vo

@@ -22,6 +22,7 @@ from torch.nn.utils import parametrize
 
 from slth import kernels, recipes
 from slth.attention.base import Attention, Options, Support, check_sizes
+from slth.numbers import as_float, plainly
 
 #: Feature maps, of positive values: that of the published code, and that of Katharopoulos et al. 2020
 #: (arXiv 2006.16236).
@@ -39,7 +40,7 @@ def locality(blocks: int, *, causal: bool = False, floor: float = 0.0) -> torch.
     Rows sum to 1; where causal, row i is made of blocks j <= i alone, with 0 beyond. With floor = 0 the block that is
     farthest has exactly 0: a mask on it would prune what is pruned already. Returns (blocks, blocks), float64.
     """
-    index = torch.arange(blocks)
+    index = torch.arange(blocks, device="cpu")
     distance = (index[:, None] - index).abs().double()
     seen = torch.ones_like(distance).tril() if causal else torch.ones_like(distance)
     farthest = (distance * seen).amax(dim=1, keepdim=True).clamp_min(1.0)  # 1 for a block that sees itself alone
@@ -56,7 +57,7 @@ class Stream:
 
     length: int = 0  # tokens so far
     summaries: list[torch.Tensor] = field(default_factory=list)
-    earlier: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    earlier: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float32, device="cpu"))
 
     def add(self, token: torch.Tensor, row: torch.Tensor, block: int) -> torch.Tensor:
         """A token's own summary, its block's row of M_c, tokens of a block -> the summary that the token sees."""
@@ -101,6 +102,7 @@ class MultiHeadLinearAttention(Attention):
     mixing: nn.Parameter
     support = Support(mask=False, qk_norm=False, cache="summaries of blocks", construct="")
 
+    @plainly
     def __init__(
         self,
         d_in: int,
@@ -122,8 +124,7 @@ class MultiHeadLinearAttention(Attention):
             raise ValueError(f"phi={phi!r}: must be one of {', '.join(PHI)}")
         if mixing_init not in STARTS:
             raise ValueError(f"mixing_init={mixing_init!r}: must be one of {', '.join(STARTS)}")
-        if not 0 <= floor < float("inf"):
-            raise ValueError(f"floor={floor}: must be a finite number >= 0")
+        as_float("floor", floor, "[0, inf)")
         if self.rope and normalise:
             raise ValueError("rope=True: needs normalise=False, for a normaliser of turned queries and keys can be 0")
         self.length, self.block, self.phi, self.normalise = length, block, phi, normalise

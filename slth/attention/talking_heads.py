@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from slth import recipes
-from slth.attention.base import MIXING_INITS, Options, SoftmaxAttention, Support, check_sizes
+from slth.attention.base import MIXING_INITS, Options, SoftmaxAttention, Support, check_sizes, eye
 from slth.attention.mha import causal_mask
+from slth.numbers import plainly
 
 STARTS = (*MIXING_INITS, "identity")
 
@@ -45,6 +46,7 @@ class TalkingHeadsAttention(SoftmaxAttention):
     mix_weights: nn.Parameter
     support = Support(construct="")
 
+    @plainly
     def __init__(
         self,
         d_in: int,
@@ -71,7 +73,7 @@ class TalkingHeadsAttention(SoftmaxAttention):
         self._add_heads_mixing("mix_weights", heads, self.value_heads, mixing_init)
 
     def _add_heads_mixing(self, name: str, rows: int, columns: int, mixing_init: str) -> None:
-        start = torch.eye(rows, columns)
+        start = eye(rows, columns)
         if mixing_init == "identity":
             self._add_mixing(name, start, "natural")
         else:

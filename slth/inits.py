@@ -277,13 +277,14 @@ def normal(
 class Fan:
     """What an initialisation may depend on.
 
-    fan_in, fan_out: inputs and outputs of one unit; width: hidden dimension per head (the n of the theory init);
+    fan_in: inputs that one unit sums, their mean number where units differ (transposed convolutions with a stride);
+    fan_out: outputs that one input reaches; width: hidden dimension per head (the n of the theory init);
     role: "query", "key", "value", "output" in an attention, else ""; keep: share of the weights that will be kept, for
     which the fan-scaled inits are made up (Ramanujan et al. 2020 scale by the kept share of the fan).
     """
 
-    fan_in: int
-    fan_out: int
+    fan_in: float
+    fan_out: float
     width: int = 1
     role: str = ""
     keep: float = 1.0

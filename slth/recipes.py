@@ -51,10 +51,11 @@ class Draw:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One parameter: a draw for each of its equal parts along axis `dim`."""
+    """One parameter: a draw for each of its equal parts along axis `dim`, but for rows that are 0 (of padding)."""
 
     draws: tuple[Draw, ...]
     dim: int = 0
+    zero_rows: tuple[int, ...] = ()
 
     def tensor(self, shape: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
         """The parameter as a float32 tensor. Raises ValueError where the parts do not divide the axis."""
@@ -63,7 +64,10 @@ class Recipe:
             raise ValueError(f"shape {tuple(shape)}: axis {self.dim} must be divisible into {parts} equal parts")
         part = [size // parts if axis == self.dim else size for axis, size in enumerate(shape)]
         made = [draw.tensor(part, device) for draw in self.draws]
-        return made[0] if parts == 1 else torch.cat(made, dim=self.dim)
+        whole = made[0] if parts == 1 else torch.cat(made, dim=self.dim)
+        if self.zero_rows:
+            whole[list(self.zero_rows)] = 0.0
+        return whole
 
     def redrawn(self, seed: int) -> Recipe:
         """The same recipe from another seed."""

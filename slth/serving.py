@@ -17,6 +17,7 @@ from torch import nn
 
 import slth.kernels as kernels
 from slth.kernels.reference import SEEDED
+from slth.layouts import is_conv1d
 from slth.modules import check_module
 from slth.recipes import Draw
 from slth.ticket import Ticket, Weight
@@ -166,7 +167,7 @@ def _layer(weight: Weight) -> str:
 def _obstacle(weight: Weight, layer: nn.Module | None, tied: set[str]) -> str:
     """What keeps a weight from being served, empty where nothing does."""
     named = weight.path.rpartition(".")[2] == "weight"
-    if layer is None or not named or not (type(layer) is nn.Linear or _is_conv1d(layer)):
+    if layer is None or not named or not (type(layer) is nn.Linear or is_conv1d(layer)):
         return "is no weight of an nn.Linear or Conv1D in this module"
     if weight.path in tied:
         return "is tied"
@@ -175,8 +176,10 @@ def _obstacle(weight: Weight, layer: nn.Module | None, tied: set[str]) -> str:
     draws = weight.recipe.draws
     if odd := sorted({draw.distribution for draw in draws} - SEEDED.keys()):
         return f"is drawn by {odd[0]!r}, must be by {', '.join(SEEDED)}"
-    if len(draws) > 1 and weight.recipe.dim != int(_is_conv1d(layer)):
+    if len(draws) > 1 and weight.recipe.dim != int(is_conv1d(layer)):
         return "has parts along its inputs, must have them along its outputs"
+    if weight.recipe.zero_rows:
+        return "has rows of padding"
     return ""
 
 
@@ -185,9 +188,4 @@ def _seeded(weight: Weight, mask: torch.Tensor, layer: nn.Module) -> SeededLinea
     bias, device = layer.bias, layer.get_parameter("weight").device
     assert bias is None or isinstance(bias, nn.Parameter)
     mask = mask.to(device)
-    return SeededLinear(weight.recipe.draws, mask, bias, inputs_first=_is_conv1d(layer)).train(layer.training)
-
-
-def _is_conv1d(layer: nn.Module) -> bool:
-    """Hugging Face's linear layer with a weight (in, out), told by its name: transformers need not be imported."""
-    return type(layer).__name__ == "Conv1D" and hasattr(layer, "nf")
+    return SeededLinear(weight.recipe.draws, mask, bias, inputs_first=is_conv1d(layer)).train(layer.training)

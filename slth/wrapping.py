@@ -19,8 +19,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from slth import inits, masks, recipes, targets
+from slth import inits, masks, recipes, storage, targets
 from slth.masking import Group, Masked, Wrapped, huggingface, pickling, state
+from slth.masking.places import check, freeze, place, take_off
 from slth.modules import check_module
 from slth.numbers import as_int
 from slth.targets import Target
@@ -35,7 +36,7 @@ _AROUND = {  # what is put around a module, and the name of the module in there
 
 #: How scores start, from the weight's fan-in. "kaiming_uniform": U[-1/sqrt(fan_in), 1/sqrt(fan_in)] (Ramanujan et al.
 #: 2020); "magnitude": |weight|, so that the first mask keeps the largest; "constant": all equal, ties by index.
-SCORES: dict[str, Callable[[torch.Tensor, int, int, str], torch.Tensor]] = {
+SCORES: dict[str, Callable[[torch.Tensor, float, int, str], torch.Tensor]] = {
     "kaiming_uniform": lambda weight, fan_in, seed, name: inits.uniform(
         weight.shape, fan_in**-0.5, seed=seed, name=name, device=weight.device
     ),
@@ -63,23 +64,40 @@ def wrap(
             "global": all weights compete; or groups by name, {"qk": ["*query*", "*key*"]}: what a pattern matches
             competes within its group, the rest by layer.
         targets: shell patterns of the parameters to mask; None: all weights (see `slth.targets`), no biases and no
-            normalisation.
+            normalisation. A pattern that matches weights takes these alone ("blocks.*.attn.*" takes no bias); one that
+            matches none takes what it names ("*.bias").
         weights: None leaves the weights as they are. A name of `slth.inits.INITS`, or names by pattern, draws them anew
             from `slth.inits` by seed and parameter name, fan-scaled inits for the kept share of the fan; only such
             weights (and those of our own models) can be told by a seed in a ticket.
         scores: how scores start, a key of SCORES.
         seed: of scores and weights, an int.
 
+    The row of an embedding's padding_idx is 0 where weights are drawn, and pruned first where it is 0; it counts among
+    the weights of which a share is kept. Embeddings have dense gradients while they are wrapped.
+
     Everything is checked before anything is changed. Raises ValueError for values outside the above, a module with
-    nothing to mask, one that is wrapped already, or NaN scores.
+    nothing to mask, one that is wrapped already or has a wrapped part, NaN scores, a weight that cannot be masked: not
+    a plain dense floating-point tensor, one that shares memory with another parameter, an embedding with max_norm.
     Source: straight-through scores by magnitude, Ramanujan et al. 2020 (arXiv 1911.13299).
     """
     check_module(module)
-    if any(isinstance(m, Masked) for m in module.modules()):
-        raise ValueError(f"{type(module).__name__} is wrapped already: unwrap it first")
+    check_plain(module)
     if scores not in SCORES:
         raise ValueError(f"scores={scores!r}: must be one of {', '.join(SCORES)}")
     seed = as_int("seed", seed)
+    with torch.inference_mode(False), torch.no_grad():
+        return _wrapped(module, keep, policy, targets, weights, scores, seed)
+
+
+def _wrapped(
+    module: nn.Module,
+    keep: float | Mapping[str, float],
+    policy: str | Mapping[str, str | Sequence[str]],
+    targets: str | Sequence[str] | None,
+    weights: str | Mapping[str, str] | None,
+    scores: str,
+    seed: int,
+) -> nn.Module:
     found = _find(module, targets)
     keeps = _keeps(found, keep)
     members = _grouped(found, keeps, policy)
@@ -87,73 +105,84 @@ def wrap(
     for target in found:
         if target.path not in drawn and target.parameter.isnan().any():
             raise ValueError(f"{target.path} holds NaN: weights must be numbers, or be drawn anew by weights=...")
+    storage.check(module, [target.path for target in found])
 
     recipes.fill(module, drawn)
-    weights_of: dict[str, Masked] = {}
-    for target in found:
-        fan_in = target.fan(target.parts[0], 1.0).fan_in
-        start = SCORES[scores](target.parameter.detach(), fan_in, seed, f"scores/{target.path}")
-        weights_of[target.path] = Masked(start, target.parts, target.path)
+    weights_of = {target.path: Masked(_scores(target, scores, seed), target.parts, target.path) for target in found}
     groups = [Group(name, share, [(weights_of[p], i) for p, i in parts]) for name, share, parts in members]
     for group in groups:
         group.set_keep(group.keep)
-    wrapped = Wrapped(module, found, weights_of, groups)
+    wrapped = Wrapped(found, weights_of, groups)
     wrapped.refresh()
     _attach(module, found, wrapped)
     return module
 
 
+def _scores(target: Target, scores: str, seed: int) -> torch.Tensor:
+    """Scores to start with, 0 for a row of padding: no gradient would ever reach it."""
+    weight = target.parameter.detach()
+    start = SCORES[scores](weight, target.fan(target.parts[0], 1.0).fan_in, seed, f"scores/{target.path}")
+    for row in target.padding_rows:
+        if not weight[row].any():
+            start[row] = 0.0
+    return start
+
+
 def unwrap(module: nn.Module) -> nn.Module:
     """Take the masks off, in place: pruned weights are 0, kept ones what they were, all as plain parameters again.
 
-    Ties, requires_grad and hooks are restored. Returns the module. Raises ValueError where it is not wrapped.
+    Ties, requires_grad and hooks are restored. What was put on a weight after wrap (spectral_norm, say) stays on it;
+    masks go from every layer that is still in the module, whatever else was changed in it; a module outside that shares
+    a weight keeps it unpruned, as it saw it. Returns the module. Raises ValueError where it is not wrapped.
     """
     wrapped = handle(module)
     module = root(module)
-    values = {path: weight.detach() for path, weight in effective(module).items()}
+    with torch.inference_mode(False), torch.no_grad(), _evaluating(wrapped):
+        wrapped.refresh()
+        take_off(module, wrapped)
     for hook in wrapped.hooks:
         hook.remove()
-    for path, places in wrapped.paths.items():
-        for place in places:
-            owner, name = _place(module, place)
-            with torch.no_grad():
-                owner.parametrizations[name].original.copy_(values[path])  # type: ignore[index, union-attr]
-            _class_of_its_own(owner)
-            parametrize.remove_parametrizations(owner, name, leave_parametrized=False)
-            if isinstance(owner, nn.RNNBase) and not parametrize.is_parametrized(owner):
-                owner._init_flat_weights()
-    _as_before(module, wrapped.trainable)
     huggingface.release(module)
     del module.__dict__[_HANDLE]
     return module
 
 
-def _class_of_its_own(owner: nn.Module) -> None:
-    """A class that no copy shares: the one that shows masked weights is handed on by deepcopy."""
-    shared = type(owner)
-    content = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
-    owner.__class__ = type(shared.__name__, shared.__bases__, content)
-
-
-def _as_before(module: nn.Module, trainable: Mapping[str, bool]) -> None:
-    """Parameters in the order they had, each with its requires_grad."""
-    present = dict(module.named_parameters(remove_duplicate=False))
-    for path in filter(present.__contains__, trainable):
-        owner, name = _place(module, path)
-        owner._parameters[name] = owner._parameters.pop(name)  # behind those that came before it
-        present[path].requires_grad_(trainable[path])
+def check_plain(module: nn.Module) -> None:
+    """Raise ValueError where masks are on any weight of the module, in words that say which module to unwrap."""
+    if _HANDLE in root(module).__dict__:
+        raise ValueError(f"{type(module).__name__} is wrapped already: unwrap it first")
+    if nearby := wrapped_nearby(module):
+        raise ValueError(f"{nearby} must be unwrapped first")
 
 
 def handle(module: nn.Module) -> Wrapped:
     """The masks of a wrapped module, also where DDP or torch.compile stand around it.
 
-    Raises ValueError where the module is not wrapped.
+    Raises ValueError where the module is not wrapped, and says which part of it or module around it is.
     """
     wrapped = root(module).__dict__.get(_HANDLE)
     if wrapped is None:
-        raise ValueError(f"{type(module).__name__} is not wrapped: must come from slth.wrap")
+        nearby = wrapped_nearby(module)
+        plain = f"{type(module).__name__} is not wrapped: must come from slth.wrap"
+        raise ValueError(f"{nearby} must be given instead" if nearby else plain)
     assert isinstance(wrapped, Wrapped)
     return wrapped
+
+
+def wrapped_nearby(module: nn.Module) -> str:
+    """What is wrapped in place of a module that is not: a part of it, or a whole that it is a part of; else empty.
+
+    The beginning of a sentence, to go on with what must be done with that module.
+    """
+    name = type(module).__name__.removeprefix("Parametrized")
+    parts = [path for path, each in module.named_modules() if _HANDLE in each.__dict__]
+    if len(parts) > 1:
+        some = ", ".join(map(repr, parts[:8])) + (", ..." if len(parts) > 8 else "")
+        return f"{name} has wrapped parts, {some}: each of them (model.get_submodule({parts[0]!r}))"
+    if parts:
+        return f"{name} has a wrapped part, {parts[0]!r}: that part (model.get_submodule({parts[0]!r}))"
+    inside = next((each for each in module.modules() if isinstance(each, Masked)), None)
+    return f"{name} is a part of a wrapped module, as the holder of {inside.path}: that module" if inside else ""
 
 
 def root(module: nn.Module) -> nn.Module:
@@ -168,11 +197,16 @@ def root(module: nn.Module) -> nn.Module:
 
 
 def random_weight(module: nn.Module, path: str) -> nn.Parameter:
-    """The weight under a mask, by its parameter name: unpruned, as it was drawn."""
-    owner, name = _place(root(module), path)
-    weight = owner.parametrizations[name].original  # type: ignore[index, union-attr]
-    assert isinstance(weight, nn.Parameter)
-    return weight
+    """The weight under a mask, by its parameter name at wrap: unpruned, as it was drawn.
+
+    Raises ValueError where it is no longer in the module.
+    """
+    return place(root(module), handle(module), path).original
+
+
+def check_in_place(module: nn.Module) -> None:
+    """Raise ValueError, with its name and a way out, where a wrapped weight was replaced, moved or parametrized."""
+    check(root(module), handle(module))
 
 
 @torch.no_grad()
@@ -266,7 +300,7 @@ def _recipe(target: Target, init: str, keep: float, seed: int) -> recipes.Recipe
     for part in target.parts:
         name = target.path + (f".{part.role or part.index}" if part.count > 1 else "")
         draws.append(recipes.draw(init, target.fan(part, keep), seed=seed, name=name))
-    return recipes.Recipe(tuple(draws), target.parts[0].dim)
+    return recipes.Recipe(tuple(draws), target.parts[0].dim, target.padding_rows)
 
 
 def _all_used(what: str, table: Mapping[str, object], found: Sequence[Target]) -> None:
@@ -279,9 +313,7 @@ def _all_used(what: str, table: Mapping[str, object], found: Sequence[Target]) -
 
 
 def _attach(module: nn.Module, found: Sequence[Target], wrapped: Wrapped) -> None:
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-        parameter.grad = None
+    freeze(module)
     for target in found:
         masked = wrapped.weights[target.path]
         masked.wrapped = wrapped
@@ -305,8 +337,3 @@ def _read_afresh(rnn: nn.RNNBase) -> None:
     rnn.__dict__.pop("_flat_weights", None)
     rnn.__dict__["_flat_weight_refs"] = [None] * len(rnn._flat_weights_names)
     pickling.read_afresh(rnn)
-
-
-def _place(module: nn.Module, path: str) -> tuple[nn.Module, str]:
-    prefix, _, name = path.rpartition(".")
-    return module.get_submodule(prefix), name

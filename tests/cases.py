@@ -6,6 +6,7 @@ def test_something(case):
     case.loss(model).backward()
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -200,6 +201,39 @@ class Pair(nn.Module):
         return self.norm(self.both(x, y))
 
 
+class Experts(nn.Module):
+    """Two matrices an expert, held as one stack each, as transformers holds them; every token goes to one expert."""
+
+    def __init__(self):
+        super().__init__()
+        self.router = nn.Linear(WIDTH, 3)
+        self.up = nn.Parameter(torch.randn(3, 20, WIDTH))
+        self.down = nn.Parameter(torch.randn(3, WIDTH, 20))
+
+    def forward(self, x):
+        shares = self.router(x).softmax(-1)
+        each = torch.einsum("eoi,bti->beto", self.up, x).relu()
+        return torch.einsum("eoi,beti,bte->bto", self.down, each, shares)
+
+
+def weight_normed(norm):
+    """Layers under one of torch's two forms of weight_norm."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of the older form
+        return nn.Sequential(norm(nn.Linear(WIDTH, 8)), nn.Tanh(), norm(nn.Conv1d(LENGTH, 4, 3)))
+
+
+def embedded(layer):
+    """A layer that is looked up, with a network behind it."""
+    return nn.Sequential(layer, nn.Linear(WIDTH, 5))
+
+
+def with_padding():
+    tokens_ = tokens()
+    tokens_[:, -2:] = 3
+    return (tokens_,)
+
+
 # ---------------------------------------------------------------- slth
 
 
@@ -259,6 +293,34 @@ CASES = [
     Case("convolutions, training", convolutions, images, training=True),
     Case("convolutions, channels last", lambda: convolutions().to(memory_format=torch.channels_last), images),
     Case("transposed convolution", lambda: nn.ConvTranspose1d(LENGTH, 4, 3, stride=2), vectors),
+    Case(
+        "depthwise transposed convolution",
+        lambda: nn.ConvTranspose1d(LENGTH, 2 * LENGTH, 4, stride=2, groups=LENGTH),
+        vectors,
+    ),
+    Case("mixture of experts", Experts, vectors),
+    Case("weight_norm", lambda: weight_normed(nn.utils.parametrizations.weight_norm), vectors),
+    Case("weight_norm, older", lambda: weight_normed(nn.utils.weight_norm), vectors),
+    *(
+        Case(
+            f"embedding, {name}",
+            lambda options=options: embedded(nn.Embedding(VOCABULARY, WIDTH, **options)),
+            looked_up,
+        )
+        for name, options, looked_up in (
+            ("padding_idx", {"padding_idx": 3}, with_padding),
+            ("sparse", {"sparse": True}, lambda: (tokens(),)),
+            ("scale_grad_by_freq", {"scale_grad_by_freq": True}, lambda: (tokens(),)),
+        )
+    ),
+    *(
+        Case(
+            f"embedding bag, {name}",
+            lambda options=options: embedded(nn.EmbeddingBag(VOCABULARY, WIDTH, **options)),
+            with_padding,
+        )
+        for name, options in (("padding_idx", {"padding_idx": 3}), ("sparse", {"sparse": True, "mode": "sum"}))
+    ),
     Case("bilinear", Pair, lambda: (numbers(2, WIDTH), numbers(2, 5))),
     Case("tied", TiedLanguageModel, lambda: (tokens(),), tied={"embedding.weight": ["head.weight"]}),
     Case("two names", Twice, vectors, tied={"first": ["second"]}),

@@ -368,7 +368,7 @@ def test_a_name_that_cannot_be_read_has_no_ticket():
 def test_a_wrapped_module_is_refused(data):
     model = wrapped()
     before = state(model)
-    with pytest.raises(ValueError, match="Sequential is wrapped: a ticket is applied to a plain module"):
+    with pytest.raises(ValueError, match="a ticket is applied to a plain module: Sequential is wrapped already"):
         Ticket.from_bytes(data).apply(model)
     assert_same(before, state(model))
 

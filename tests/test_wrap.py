@@ -174,7 +174,7 @@ def test_the_gradient_goes_straight_through_to_the_scores(case, context):
             loss = case.loss(module)
         loss.backward()
     for path, masked in handle(model).weights.items():
-        wanted = pruned[path].grad * random_weight(model, path) * masked.scores.sign()
+        wanted = pruned[path].grad.to_dense() * random_weight(model, path) * masked.scores.sign()
         assert wanted.any()
         assert masked.scores.grad.equal(wanted.float())
     scores = set(handle(model).scores())
@@ -427,6 +427,10 @@ def test_a_forward_pass_that_was_broken_off_leaves_nothing_behind(case, stop):
 
 @every_case
 def test_copies_go_their_own_way(case):
+    if case.name == "weight_norm, older":
+        with pytest.raises(RuntimeError, match="deepcopy protocol"):  # which torch refuses, wrapped or not
+            copy.deepcopy(case.build())
+        return
     model = wrapped(case)
     copies = [copy.deepcopy(model)]
     before = case.run(model)
@@ -525,6 +529,10 @@ def test_unwrapped_it_is_a_plain_module_with_zeros_in_place(case):
 def test_an_unwrapped_module_can_be_pickled(case):
     module = unwrap(wrapped(case))
     file = io.BytesIO()
+    if case.name == "weight_norm":
+        with pytest.raises(RuntimeError, match="parametrized modules"):  # which torch refuses, wrapped or not
+            torch.save(case.build(), file)
+        return
     torch.save(module, file)
     file.seek(0)
     assert case.run(torch.load(file, weights_only=False)).equal(case.run(module))
@@ -927,7 +935,7 @@ REFUSED = {
     "nothing to mask": (lambda: nn.LayerNorm(3), {}, "LayerNorm: nothing to mask; it holds weight, bias"),
     "nothing at all": (nn.ReLU, {}, "ReLU: nothing to mask; it holds no parameters"),
     "wrapped": (already, {}, "Sequential is wrapped already: unwrap it first"),
-    "wrapped inside": (inside, {}, "Sequential is wrapped already: unwrap it first"),
+    "wrapped inside": (inside, {}, "Sequential has a wrapped part, '.*': that part .* must be unwrapped first"),
 }
 
 

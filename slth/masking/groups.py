@@ -82,11 +82,10 @@ class Group:
 class Wrapped:
     """The masks of one wrapped module: `weights` by parameter name (a tied one by its first), and their groups."""
 
-    def __init__(self, module: nn.Module, found: Sequence[Target], weights: dict[str, Masked], groups: list[Group]):
+    def __init__(self, found: Sequence[Target], weights: dict[str, Masked], groups: list[Group]):
         self.weights, self.groups = weights, groups
         self.paths = {target.path: target.paths for target in found}
         self.inside = False  # a forward pass of the whole
-        self.trainable = {name: p.requires_grad for name, p in module.named_parameters(remove_duplicate=False)}
         self.hooks: list[Any] = []
 
     # a forward pass of the whole: cuts are looked at before it, masked weights dropped after it

@@ -28,7 +28,7 @@ from slth.numbers import as_float, as_int
 from slth.search import arguments, parallel
 from slth.search import checkpoint as checkpoints
 from slth.search.edge_popup import EdgePopup
-from slth.wrapping import handle, root
+from slth.wrapping import handle, root, wrapped_nearby
 
 Batch = TypeVar("Batch")
 #: parameters -> optimiser, its learning rate the highest of the run.
@@ -285,6 +285,8 @@ def _search(model: nn.Module, method: EdgePopup | None, steps: int) -> EdgePopup
     if any(masked.scores.requires_grad for group in _groups(model) for masked, _ in group.members):
         return (method or EdgePopup()).for_steps(steps)
     if method is not None:
+        if nearby := wrapped_nearby(model):
+            raise ValueError(f"method={method}: {nearby} must be given instead")
         raise ValueError(f"method={method}: {type(root(model)).__name__} has no scores to train, there must be none")
     return None
 

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from slth.masking import Masked, Wrapped
+from slth.masking.places import places
 from slth.recipes import of_generations, recipe_of
 from slth.targets import Part
 from slth.ticket.record import Plain, TicketError, Weight
-from slth.wrapping import random_weight
+from slth.wrapping import check_plain, random_weight
 
 
 def weight_of(module: nn.Module, path: str, masked: Masked, mask: torch.Tensor, value: torch.Tensor) -> Weight:
@@ -86,7 +87,7 @@ def _is_constant(flat: torch.Tensor) -> bool:
 
 def others(module: nn.Module, wrapped: Wrapped) -> Iterator[tuple[str, torch.Tensor]]:
     """Parameters and persistent buffers that are not masked."""
-    masked = tuple(_under(place) for places in wrapped.paths.values() for place in places)
+    masked = tuple(_under(each.path) for each in places(module, wrapped))
     return ((path, tensor) for path, tensor in named_tensors(module) if not path.startswith(masked))
 
 
@@ -98,8 +99,10 @@ def _under(place: str) -> str:
 
 def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
     """All of a plain module, by name. Raises ValueError where it is wrapped."""
-    if any(isinstance(m, Masked) for m in module.modules()):
-        raise ValueError(f"{type(module).__name__} is wrapped: a ticket is applied to a plain module, unwrap it first")
+    try:
+        check_plain(module)
+    except ValueError as error:
+        raise ValueError(f"a ticket is applied to a plain module: {error}") from error
     return {path: tensor.detach() for path, tensor in named_tensors(module)}
 
 

@@ -149,7 +149,7 @@ def _weight_to_json(weight: Weight) -> dict[str, Any]:
         "shape": weight.shape,
         "dtype": weight.dtype,
         "kept": weight.kept,
-        "recipe": _recipe_to_json(weight.recipe),
+        **_recipe_to_json(weight.recipe),
     }
     if len(weight.parts) > 1:
         entry["parts"] = [weight.parts[0].dim, *(part.role for part in weight.parts)]
@@ -172,7 +172,7 @@ def _weight_from_json(entry: dict[str, Any]) -> Weight:
         shape=_shape(entry["shape"]),
         dtype=_text(entry["dtype"]),
         kept=_whole_number(entry["kept"]),
-        recipe=_recipe_from_json(entry["recipe"]),
+        recipe=_recipe_from_json(entry),
         parts=parts,
         levels=tuple(_number(level) for level in entry["levels"]) if "levels" in entry else None,
         freezing=_freezing_from_json(**entry["freezing"]) if "freezing" in entry else None,
@@ -189,7 +189,7 @@ def _plain_to_json(plain: Plain) -> dict[str, Any]:
     if plain.value is not None:
         entry["value"] = plain.value
     if plain.recipe is not None:
-        entry["recipe"] = _recipe_to_json(plain.recipe)
+        entry |= _recipe_to_json(plain.recipe)
     return entry
 
 
@@ -197,22 +197,25 @@ def _plain_from_json(entry: dict[str, Any]) -> Plain:
     plain = Plain(_text(entry["path"]), _shape(entry["shape"]), _text(entry["dtype"]))
     if "value" in entry:
         plain = replace(plain, value=_number(entry["value"]))
-    return replace(plain, recipe=_recipe_from_json(entry["recipe"])) if "recipe" in entry else plain
+    return replace(plain, recipe=_recipe_from_json(entry)) if "recipe" in entry else plain
 
 
-def _recipe_to_json(recipe: Recipe) -> list[Any]:
-    return [recipe.dim, *([d.distribution, d.scale, d.seed, d.name, d.stream] for d in recipe.draws)]
+def _recipe_to_json(recipe: Recipe) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "recipe": [recipe.dim, *([d.distribution, d.scale, d.seed, d.name, d.stream] for d in recipe.draws)]
+    }
+    return entry | {"zero_rows": recipe.zero_rows} if recipe.zero_rows else entry
 
 
-def _recipe_from_json(entry: list[Any]) -> Recipe:
-    dim, *draws = entry
+def _recipe_from_json(entry: dict[str, Any]) -> Recipe:
+    dim, *draws = entry["recipe"]
     made = tuple(
         Draw(_text(d), _number(s), _whole_number(seed), _text(n), _whole_number(stream))
         for d, s, seed, n, stream in draws
     )
     for draw in made:
         draw.tensor((0,))  # refuses what cannot be drawn
-    return Recipe(made, _whole_number(dim))
+    return Recipe(made, _whole_number(dim), tuple(_whole_number(row) for row in entry.get("zero_rows", ())))
 
 
 def _shape(entry: object) -> tuple[int, ...]:

@@ -40,6 +40,8 @@ class Weight:
         for count, dim in ((len(self.recipe.draws), self.recipe.dim), (len(self.parts), self.parts[0].dim)):
             if not count or not 0 <= dim < len(self.shape) or self.shape[dim] % count:
                 raise TicketError(f"{self.path}: {count} parts along axis {dim} of {self.shape}, must be equal ones")
+        if any(not 0 <= row < self.shape[0] for row in self.recipe.zero_rows):
+            raise TicketError(f"{self.path}: rows {self.recipe.zero_rows} are 0, must be of its {self.shape[0]}")
         if self.levels is not None and len(self.levels) != len(self.parts):
             raise TicketError(
                 f"{self.path}: {len(self.levels)} levels, must be one for each of {len(self.parts)} parts"

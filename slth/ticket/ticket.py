@@ -15,7 +15,7 @@ from slth.recipes import of_generations
 from slth.ticket import packing
 from slth.ticket.making import digest_of, name_of, others, plain_of, signs, tensors_of, weight_of
 from slth.ticket.record import Plain, TicketError, Weight
-from slth.wrapping import effective, handle, root
+from slth.wrapping import check_in_place, effective, handle, root
 
 KIND, VERSION = "ticket", 1
 
@@ -37,6 +37,7 @@ class Ticket:
         or was trained), ValueError where the model is not wrapped.
         """
         wrapped, module = handle(model), root(model)
+        check_in_place(model)
         masks, values = wrapped.masks(), effective(model)
         weights = tuple(weight_of(module, path, m, masks[path], values[path]) for path, m in wrapped.weights.items())
         rest = dict(others(module, wrapped))

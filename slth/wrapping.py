@@ -152,7 +152,7 @@ def check_plain(module: nn.Module) -> None:
     if _HANDLE in root(module).__dict__:
         raise ValueError(f"{type(module).__name__} is wrapped already: unwrap it first")
     if nearby := wrapped_nearby(module):
-        raise ValueError(f"{nearby} must be unwrapped first")
+        raise ValueError(f"{_name(module)} {nearby} must be unwrapped first")
 
 
 def handle(module: nn.Module) -> Wrapped:
@@ -163,8 +163,8 @@ def handle(module: nn.Module) -> Wrapped:
     wrapped = root(module).__dict__.get(_HANDLE)
     if wrapped is None:
         nearby = wrapped_nearby(module)
-        plain = f"{type(module).__name__} is not wrapped: must come from slth.wrap"
-        raise ValueError(f"{nearby} must be given instead" if nearby else plain)
+        told = f" but {nearby} must be given instead" if nearby else ": must come from slth.wrap"
+        raise ValueError(f"{_name(module)} is not wrapped{told}")
     assert isinstance(wrapped, Wrapped)
     return wrapped
 
@@ -172,17 +172,20 @@ def handle(module: nn.Module) -> Wrapped:
 def wrapped_nearby(module: nn.Module) -> str:
     """What is wrapped in place of a module that is not: a part of it, or a whole that it is a part of; else empty.
 
-    The beginning of a sentence, to go on with what must be done with that module.
+    The middle of a sentence, which begins with the module and goes on with what must be done with that other one.
     """
-    name = type(module).__name__.removeprefix("Parametrized")
     parts = [path for path, each in module.named_modules() if _HANDLE in each.__dict__]
     if len(parts) > 1:
         some = ", ".join(map(repr, parts[:8])) + (", ..." if len(parts) > 8 else "")
-        return f"{name} has wrapped parts, {some}: each of them (model.get_submodule({parts[0]!r}))"
+        return f"has wrapped parts, {some}: each of them (model.get_submodule({parts[0]!r}))"
     if parts:
-        return f"{name} has a wrapped part, {parts[0]!r}: that part (model.get_submodule({parts[0]!r}))"
+        return f"has a wrapped part, {parts[0]!r}: that part (model.get_submodule({parts[0]!r}))"
     inside = next((each for each in module.modules() if isinstance(each, Masked)), None)
-    return f"{name} is a part of a wrapped module, as the holder of {inside.path}: that module" if inside else ""
+    return f"is a part of a wrapped module, as the holder of {inside.path}: that module" if inside else ""
+
+
+def _name(module: nn.Module) -> str:
+    return type(module).__name__.removeprefix("Parametrized")
 
 
 def root(module: nn.Module) -> nn.Module:

@@ -923,7 +923,7 @@ REFUSED = {
     "weights by pattern": (mlp, {"weights": {"0.*": "theory", "2.*": "glorot"}}, "init='glorot': must be one of"),
     "weights that match nothing": (mlp, {"weights": {"9.*": "theory"}}, r"weights: the pattern '9\.\*' matches no"),
     "scores": (mlp, {"scores": "uniform"}, "scores='uniform': must be one of kaiming_uniform, magnitude, constant"),
-    "seed": (mlp, {"seed": 0.5, "weights": "theory"}, "'float' object cannot be interpreted as an integer"),
+    "seed": (mlp, {"seed": 0.5, "weights": "theory"}, "seed=0.5: must be an int"),
     "not a number": (with_nan, {"weights": {"0.*": "theory"}, "scores": "magnitude"}, r"2\.weight holds NaN"),
     "meta": (on_meta, {"weights": "theory"}, r"2\.weight: must have values before it is wrapped"),
     "lazy": (lambda: nn.Sequential(nn.Linear(3, 2), nn.LazyLinear(2)), {}, r"1\.weight: must have values before"),

@@ -286,7 +286,7 @@ def _search(model: nn.Module, method: EdgePopup | None, steps: int) -> EdgePopup
         return (method or EdgePopup()).for_steps(steps)
     if method is not None:
         if nearby := wrapped_nearby(model):
-            raise ValueError(f"method={method}: {nearby} must be given instead")
+            raise ValueError(f"method={method}: {type(root(model)).__name__} {nearby} must be given instead")
         raise ValueError(f"method={method}: {type(root(model)).__name__} has no scores to train, there must be none")
     return None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -69,6 +70,11 @@ class Recipe:
             whole[list(self.zero_rows)] = 0.0
         return whole
 
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Recipe:
+        """The recipe that `dataclasses.asdict` told of. Raises ValueError or TypeError for anything else."""
+        return cls(**{**told, "draws": tuple(Draw(**draw) for draw in told["draws"])})
+
     def redrawn(self, seed: int) -> Recipe:
         """The same recipe from another seed."""
         return replace(self, draws=tuple(replace(draw, seed=seed) for draw in self.draws))
@@ -99,6 +105,11 @@ def _streamed(recipe: Recipe, stream: int) -> Recipe:
 def remember(module: nn.Module, name: str, recipe: Recipe) -> None:
     """Note how the module's own parameter `name` was made."""
     module.__dict__.setdefault(_MEMORY, {})[name] = recipe
+
+
+def forget(module: nn.Module, name: str) -> None:
+    """Note that it is not known how the module's own parameter `name` was made."""
+    module.__dict__.get(_MEMORY, {}).pop(name, None)
 
 
 @torch.no_grad()

@@ -112,6 +112,21 @@ def test_networks_of_other_kinds_do_so_too(method, case):
     assert same(effective(other), effective(model))
 
 
+@every_method
+def test_how_weights_were_drawn_is_loaded_too(method):
+    model, other = searched(method), wrapped(net(1), seed=1)
+    other.load_state_dict(written(model))
+    again = wrapped(net(2), weights=None)
+    again.load_state_dict(written(other))
+    for loaded in (other, again):
+        assert slth.Ticket.of(loaded.eval()).to_bytes() == slth.Ticket.of(model).to_bytes()
+    assert torch.equal(searched(method, other)(X), searched(method, model)(X))
+    other = wrapped()
+    other.load_state_dict(wrapped(net(1), weights=None).state_dict())
+    with pytest.raises(slth.TicketError, match=r"0\.weight: its weights did not come from slth\.inits"):
+        slth.Ticket.of(other)
+
+
 def test_a_schedule_is_saved_where_it_stands():
     model, states, outputs = wrapped(keep=0.2), [], []
     method = EdgePopup(schedule="linear", arrival=1.0)

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from slth import masks
 from slth.freezing import Freezing
 from slth.masking import state
+from slth.recipes import Recipe
 from slth.targets import Part
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Masked(nn.Module):
         self.offsets = [0] * len(parts)  # of the parts within these
         self.gate: Gate = straight_through
         self.freezing: Freezing | None = None
+        self.recipe: Recipe | None = None  # of the weight, as it was last saved or loaded
         self.wrapped: Wrapped | None = None
         self._seen: dict[tuple[bool, bool], torch.Tensor] = {}  # what this forward pass has made
         self.register_buffer("free", None)
@@ -136,7 +138,7 @@ class Masked(nn.Module):
         return " and ".join(kinds[1:] if kinds[0] == state.PLAIN and kinds[1:] else kinds)
 
     def get_extra_state(self) -> torch.Tensor:
-        """Gate, freezing, parts and groups, with the keep that each has now, as `slth.masking.state` encodes them."""
+        """Gate, freezing, recipe, parts, groups and what these keep now, as `slth.masking.state` encodes them."""
         return state.encode(self._told())
 
     def _told(self) -> dict[str, Any]:
@@ -145,6 +147,7 @@ class Masked(nn.Module):
             "gate": state.describe(self.gate),
             "kind": self.kind,
             "freezing": self.freezing and asdict(self.freezing),
+            "recipe": self.recipe and asdict(self.recipe),
             "parts": [list(astuple(part)) for part in self.parts],
             "groups": [[group.name if len(group.members) > 1 else "", offset] for group, offset in standing],
             "current": [group.current for group, _ in standing],
@@ -155,6 +158,7 @@ class Masked(nn.Module):
         entry = state.decode(told)
         self.gate = state.revive(entry["gate"], self.gate)
         self.freezing = entry["freezing"] and Freezing(**entry["freezing"])
+        self.recipe = entry["recipe"] and Recipe.of(entry["recipe"])
         self._keep(entry["current"])
 
     def check(self, state_dict: Mapping[str, Any], prefix: str) -> None:
@@ -175,6 +179,7 @@ class Masked(nn.Module):
                 raise ValueError(f"is of {entry['kind']}, the model of {self.kind}: load it into a freshly wrapped one")
             state.revive(entry["gate"], self.gate)
             _ = entry["freezing"] and Freezing(**entry["freezing"])
+            _ = entry["recipe"] and Recipe.of(entry["recipe"])
             for current in entry["current"]:
                 masks.as_keep(current)
 

@@ -18,6 +18,8 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from slth import recipes
+
 if TYPE_CHECKING:
     from slth.masking.masked import Masked
 
@@ -128,9 +130,10 @@ def follow(module: nn.Module) -> list[Any]:
     handles: list[Any] = []
     for holder in module.modules():
         if any(True for _ in places(holder)):
+            handles.append(holder.register_state_dict_pre_hook(_note))
             handles.append(holder.register_state_dict_post_hook(_once))
             handles.append(holder.register_load_state_dict_pre_hook(_check))
-            handles.append(holder.register_load_state_dict_post_hook(_tie))
+            handles.append(holder.register_load_state_dict_post_hook(_settle))
     return handles
 
 
@@ -162,6 +165,20 @@ def _shared(keys: Mapping[str, Any], place: str) -> list[str]:
     return [key.removeprefix(place) for key in keys if key == f"{place}.original" or key.startswith(f"{place}.0.")]
 
 
+def _owners(module: nn.Module) -> Iterator[tuple[nn.Module, str, Masked]]:
+    """(module that remembers how the weight was made, name there, mask) of each masked weight, by its first place."""
+    first = {id(masked): (plain_name(path), masked) for path, _, masked in reversed(list(places(module)))}
+    for path, masked in first.values():
+        prefix, _, name = path.rpartition(".")
+        yield module.get_submodule(prefix), name, masked
+
+
+def _note(module: nn.Module, *rest: object) -> None:
+    """How the weights were made, for the entries that are about to be written or, where there is none, to be kept."""
+    for owner, name, masked in _owners(module):
+        masked.recipe = recipes.recipe_of(owner, name) or masked.recipe
+
+
 def _once(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: object) -> None:
     for _, (other, _) in _ties(module):
         for name in _shared(state_dict, prefix + other):
@@ -181,12 +198,18 @@ def _check(module: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: ob
             raise ValueError(
                 f"state_dict has {name} of a module that is not wrapped: load it before slth.wrap, or slth.unwrap first"
             )
+    _note(module)
     for name in found:  # the masked weight, which is there for readers who know of no masks
         state_dict.pop(name, None)
 
 
-def _tie(module: nn.Module, incompatible: object) -> None:
-    """What assign=True has given each place is one parameter again."""
+def _settle(module: nn.Module, incompatible: object) -> None:
+    """What assign=True has given each place is one parameter again, and how it was made is known."""
     for (_, first), (_, other) in _ties(module):
         if other.original is not first.original:
             other.original = first.original
+    for owner, name, masked in _owners(module):
+        if masked.recipe is None:
+            recipes.forget(owner, name)
+        else:
+            recipes.remember(owner, name, masked.recipe)

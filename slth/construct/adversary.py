@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from slth import inits
 from slth.attention import merged_attention
 from slth.construct.certificate import Merged
+from slth.construct.checks import check_alpha
+from slth.numbers import as_int
 
 
 def output_error(target: Merged, source: Merged, x: torch.Tensor) -> torch.Tensor:
@@ -38,11 +38,8 @@ def worst_input(
     that is a multiple of this one. Raises ValueError for an alpha that is not finite and positive, and for counts too
     small.
     """
-    if not (math.isfinite(alpha) and alpha > 0):
-        raise ValueError(f"alpha={alpha}: must be a finite number > 0, the norm of the input tokens")
-    for name, value, least in (("length", length, 1), ("restarts", restarts, 1), ("steps", steps, 0)):
-        if value < least:
-            raise ValueError(f"{name}={value}: must be an int >= {least}")
+    alpha = check_alpha(alpha)
+    length, restarts, steps = as_int("length", length, 1), as_int("restarts", restarts, 1), as_int("steps", steps, 0)
     batch = torch.broadcast_shapes(target[0].shape[:-3], source[0].shape[:-3])
     d_in = source[0].shape[-1]
     if start is None:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
-from slth.attention import MultiHeadAttention
-from slth.construct.certificate import Certificate, Merged, certificate, spectral_norm
+from slth.attention import Attention, MultiHeadAttention
+from slth.construct.certificate import Certificate, Evaluated, Merged, certificate, evaluate, spectral_norm
+from slth.construct.checks import (
+    check_alike,
+    check_alpha,
+    check_apart,
+    check_attention,
+    check_equal,
+    check_finite,
+    check_kind,
+    check_merged,
+    check_scales,
+    double,
+)
 from slth.construct.linear import SIDES, LinearTicket, Side, better_side, linear
+from slth.construct.rounding import absolute
 from slth.construct.subset_sum import BoolArray
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,7 @@ class AttentionTicket:
     error_max_qk, error_max_vo, error_spectral_qk, error_spectral_vo: (heads,) float64, largest absolute entry and
     spectral norm of source minus target, as achieved. unreachable: entries whose target no subset could meet, of
     entries in total. certificate: bounds on the output error for inputs of norm <= certificate.alpha. merged: W_QK and
-    W_VO of the pruned source, float64.
+    W_VO of the pruned source, float64, with the sizes that their rounding is relative to.
     """
 
     masks: dict[str, torch.Tensor]
@@ -44,7 +54,7 @@ class AttentionTicket:
     unreachable: int
     entries: int
     certificate: Certificate
-    merged: tuple[torch.Tensor, torch.Tensor]
+    merged: Merged
 
     @property
     def keep(self) -> float:
@@ -55,17 +65,19 @@ class AttentionTicket:
     def prune(self, source: nn.Module) -> None:
         """Set the weights of source that are not kept to exactly 0, in place; the others keep every bit.
 
-        Raises ValueError for a source of other shapes.
+        Raises ValueError for a source of other shapes or one that is wrapped, TypeError for one that is no attention.
         """
+        check_attention("source", source)
+        weights = dict(source.named_parameters())
         for role, mask in self.masks.items():
-            if getattr(source, role).shape != mask.shape:
-                given = tuple(getattr(source, role).shape)
+            given = tuple(weights[role].shape) if role in weights else None
+            if given != mask.shape:
                 raise ValueError(f"source weight {role!r} of shape {given}: must be {tuple(mask.shape)}, the mask's")
         prune(source, self.masks)
 
 
 def attention(
-    target: MultiHeadAttention,
+    target: MultiHeadAttention | Attention,
     source: MultiHeadAttention,
     *,
     side: Side | Literal["auto"] = "auto",
@@ -79,22 +91,28 @@ def attention(
     per entry), "output" (n_V / d_out) or "auto", the one that leaves more. W_Q W_K^T is square, so its structural
     factor is always W_Q, with n_K / d_in candidates. alpha bounds the norm of the inputs the certificate speaks of, by
     default max(sqrt d_in, sqrt d_out), the least that Theorem 9 allows. The source's recorded scales are taken as they
-    are (see `slth.construct.scales`). Neither module is changed: see :meth:`AttentionTicket.prune`. In float64, as the
-    certificate is: evaluating in float32 adds float32's rounding, some 1e-6 of the outputs.
+    are (see `slth.construct.scales`). target may be any attention that merges and is not causal. Neither module is
+    changed: see :meth:`AttentionTicket.prune`. Modules of any float dtype and device; computed in float64 on the CPU,
+    as the certificate is: evaluating in float32 adds float32's rounding, which grows with the logits (with alpha^2): at
+    most certificate.rounding times 2^29.
 
-    Raises ValueError where target and source differ in d_in, d_out or heads, where hidden is too small, where a weight
-    of target or source is not finite, for another side, or for alpha <= 0.
+    Raises TypeError for a target or source that is no such attention. Raises ValueError where they are wrapped, share a
+    weight, or differ in d_in, d_out, heads or causal; where hidden is too small; where a weight of target or source is
+    not finite, or so large that a merged matrix is not; for another side; for alpha that is no finite number > 0.
     """
+    alpha = None if alpha is None else check_alpha(alpha)
+    check(target, source)
     if side == "auto":
-        side = better_side(target.d_in, target.d_out)
+        side = better_side(source.d_in, source.d_out)
     _check_side(source, side)
-    check_alpha(alpha)
     qk = query_key(target, source, threads=threads)
     return assemble(target, source, qk, value_output(target, source, side=side, threads=threads), alpha=alpha)
 
 
 @torch.no_grad()
-def query_key(target: MultiHeadAttention, source: MultiHeadAttention, *, threads: int | None = None) -> LinearTicket:
+def query_key(
+    target: MultiHeadAttention | Attention, source: MultiHeadAttention, *, threads: int | None = None
+) -> LinearTicket:
     """The half of :func:`attention` for W_Q W_K^T / sqrt(n_K) of each head; W_Q has the structural mask."""
     check(target, source)
     wanted, _ = double(target).merged()
@@ -106,7 +124,7 @@ def query_key(target: MultiHeadAttention, source: MultiHeadAttention, *, threads
 
 @torch.no_grad()
 def value_output(
-    target: MultiHeadAttention, source: MultiHeadAttention, *, side: Side, threads: int | None = None
+    target: MultiHeadAttention | Attention, source: MultiHeadAttention, *, side: Side, threads: int | None = None
 ) -> LinearTicket:
     """The half of :func:`attention` for W_V W_O of each head."""
     check(target, source)
@@ -119,7 +137,7 @@ def value_output(
 
 @torch.no_grad()
 def assemble(
-    target: MultiHeadAttention,
+    target: MultiHeadAttention | Attention,
     source: MultiHeadAttention,
     qk: LinearTicket,
     vo: LinearTicket,
@@ -128,6 +146,7 @@ def assemble(
     length: int = 64,
 ) -> AttentionTicket:
     """Put the two halves of :func:`attention` together, measure and certify them (for inputs up to `length` tokens)."""
+    check(target, source)
     masks = tensors(
         {
             "query": qk.mask_first,
@@ -138,12 +157,12 @@ def assemble(
     )
     pruned = double(source)
     prune(pruned, masks)
-    return measured(double(target).merged(), pruned.merged(), masks, qk, vo, alpha=alpha, length=length)
+    return measured(evaluate("target", target), pruned, masks, qk, vo, alpha=alpha, length=length)
 
 
 def measured(
-    want: Merged,
-    got: Merged,
+    target: Evaluated,
+    pruned: MultiHeadAttention | Attention,
     masks: dict[str, torch.Tensor],
     qk: LinearTicket,
     vo: LinearTicket,
@@ -151,7 +170,8 @@ def measured(
     alpha: float | None = None,
     length: int = 64,
 ) -> AttentionTicket:
-    """The ticket of a source from its masks and, float64, the target's merged matrices and those it has itself."""
+    """The ticket of a source from its masks, the target's merged matrices and the source itself, pruned, float64."""
+    got = evaluate("source", pruned)
     return AttentionTicket(
         masks=masks,
         side=vo.side,
@@ -159,9 +179,9 @@ def measured(
         candidates_vo=vo.candidates,
         unreachable=int(qk.unreachable.sum() + vo.unreachable.sum()),
         entries=qk.unreachable.size + vo.unreachable.size,
-        certificate=certificate(want, got, alpha or least_alpha(want), length=length),
+        certificate=certificate(target, got, least_alpha(target) if alpha is None else alpha, length=length),
         merged=got,
-        **achieved(want, got),
+        **achieved(target, got),
     )
 
 
@@ -181,11 +201,6 @@ def least_alpha(merged: Merged) -> float:
     return math.sqrt(max(merged[1].shape[-2:]))
 
 
-def double(module: Module) -> Module:
-    """A float64 copy."""
-    return copy.deepcopy(module).double()
-
-
 def tensors(masks: dict[str, BoolArray]) -> dict[str, torch.Tensor]:
     """The same as tensors of their own."""
     return {name: torch.from_numpy(np.ascontiguousarray(mask)) for name, mask in masks.items()}
@@ -195,35 +210,38 @@ def tensors(masks: dict[str, BoolArray]) -> dict[str, torch.Tensor]:
 def prune(module: nn.Module, masks: dict[str, torch.Tensor]) -> None:
     """Set the weights that masks, by parameter name, do not keep to exactly 0, in place."""
     for name, mask in masks.items():
-        module.get_parameter(name).masked_fill_(~mask, 0.0)
+        weight = module.get_parameter(name)
+        weight.masked_fill_(~mask.to(weight.device), 0.0)
 
 
-def check_alpha(alpha: float | None) -> None:
-    """Raise ValueError unless alpha is None or finite and > 0."""
-    if alpha is not None and not (math.isfinite(alpha) and alpha > 0):
-        raise ValueError(f"alpha={alpha}: must be a finite number > 0, the largest norm of an input token")
-
-
-def check_finite(target: nn.Module, source: nn.Module) -> None:
-    """Raise ValueError unless all weights of both are finite."""
-    for label, module in (("target", target), ("source", source)):
-        for name, weight in module.named_parameters():
-            if not torch.isfinite(weight).all():
-                raise ValueError(f"{label} weight {name!r} holds NaN or infinite values: all must be finite")
-
-
-def check(target: MultiHeadAttention, source: MultiHeadAttention) -> None:
-    """Raise ValueError unless source can hold target: the same d_in, d_out, heads, wide enough, all values finite."""
-    for name in ("d_in", "d_out", "heads"):
-        wanted, given = getattr(target, name), getattr(source, name)
-        if wanted != given:
-            raise ValueError(f"{name}: target has {wanted}, source {given}; they must be equal")
+def check(target: MultiHeadAttention | Attention, source: MultiHeadAttention) -> None:
+    """Raise an error as :func:`attention` does unless source can hold target, its side apart."""
+    check_attention("target", target)
+    check_kind("source", source, MultiHeadAttention, "a slth.attention.MultiHeadAttention (others: construct.variant)")
+    check_pair(target, source)
+    check_merged("source", absolute(double(source)).merged())  # so that no product of its weights overflows
     if source.hidden_qk < source.d_in:
         raise ValueError(f"hidden_qk={source.hidden_qk}: must be >= d_in={source.d_in}")
-    check_finite(target, source)
 
 
-def _check_side(source: MultiHeadAttention, side: str) -> None:
+def check_pair(target: MultiHeadAttention | Attention, source: MultiHeadAttention | Attention) -> Merged:
+    """The target's merged matrices. Raises ValueError unless both go together, whatever the source's mechanism."""
+    for name in ("d_in", "d_out"):
+        check_equal(name, getattr(target, name), getattr(source, name))
+    check_alike(target, source, ("causal",))
+    check_apart(target, source)
+    for label, module in (("target", target), ("source", source)):
+        check_finite(label, module)
+    check_scales("source", source)
+    try:
+        merged = double(target).merged()
+    except ValueError as error:
+        raise ValueError(f"target: {error}") from None
+    check_equal("heads", len(merged[1]), source.heads)
+    return check_merged("target", merged)
+
+
+def _check_side(source: MultiHeadAttention, side: Any) -> None:
     if side not in SIDES:
         raise ValueError(f"side={side!r}: must be one of {', '.join(SIDES)} or auto")
     name = "d_in" if side == "input" else "d_out"

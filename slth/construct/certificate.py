@@ -9,8 +9,9 @@ rows of attention weights; z_T = sum_k p_T,k x_k and z_S alike; y_h = z_S - z_T.
 
     Attn_S(x_i) - Attn_T(x_i) = sum_h  VO_h^T y_h + E_h^T z_h,    |z_h| <= alpha,                                  (1)
 
-with VO_h = VO_S,h and z_h = z_T, or VO_h = VO_T,h and z_h = z_S; whichever is smaller is taken. The logits of the two
-softmaxes differ by e_k = <u_h, x_k>, u_h = D_h^T x_i, so |u_h| <= alpha |D_h|_2 and |e_k| <= m_h = alpha^2 |D_h|_2.
+with VO_h = VO_S,h and z_h = z_T, or VO_h = VO_T,h and z_h = z_S. Each head may take either: what is asked of z_h holds
+for both, and of y_h nothing changes. The logits of the two softmaxes differ by e_k = <u_h, x_k>, u_h = D_h^T x_i, so
+|u_h| <= alpha |D_h|_2 and |e_k| <= m_h = alpha^2 |D_h|_2.
 
 * Total variation. Two softmaxes whose logits differ by at most m differ by at most tanh(m/2) in total variation: for a
   set A of keys with weight a under p_T, the weight under p_S is at most a e^m / (a e^m + (1-a) e^-m); the difference is
@@ -25,14 +26,14 @@ softmaxes differ by e_k = <u_h, x_k>, u_h = D_h^T x_i, so |u_h| <= alpha |D_h|_2
 
 With [VO] the heads' matrices stacked on top of each other, the first sum of (1) is at most the least of
 
-    sum_h 2 alpha tanh(m_h/2) |VO_h|_2                                   (heads added up)
+    sum_h min(2 alpha tanh(m_h/2) |VO_h|_2, alpha^3 lambda_max(..)/2)    (heads added up, each the lesser of S and T)
     |[VO]|_2 (sum_h (2 alpha tanh(m_h/2))^2)^(1/2)                       (heads stacked)
     |[VO]|_2 alpha^3 |[D_1 .. D_H]|_2                                    (covariance, stacked)
-    sum_h min(2 alpha tanh(m_h/2) |VO_h|_2, alpha^3 lambda_max(..)/2)    (covariance, aligned)
 
-and the second at most min(sum_h alpha |E_h|_2, alpha sqrt(H) |[E]|_2). What float64 may add when both attentions are
-evaluated in float64, sums over d_in coordinates and up to `length` tokens, is covered by a last term of some
-(16 d_in + 2 length) 1e-16 relative to the outputs.
+where the stacked ones take the least |[VO]|_2 of: all heads from S, all from T, each from where |VO_h|_2 is the lesser.
+The second sum is at most min(sum_h alpha |E_h|_2, alpha sqrt(H) |[E]|_2). A last term, `slth.construct.rounding`,
+covers what float64 adds where both are evaluated in it: relative to the factors where these are given, to the merged
+matrices where they are all there is.
 
 Lemma 8 with its exponential, as Theorem 9 uses it, is kept beside it for comparison: it is infinite or far above the
 error wherever logits differ by more than about 1.
@@ -45,49 +46,70 @@ from dataclasses import dataclass
 
 import torch
 
+from slth.attention import Attention, MultiHeadAttention
+from slth.construct.checks import check_alike, check_alpha, check_attention, check_finite, check_merged, double
+from slth.construct.rounding import Evaluated, Merged, Sizes, average_moved, spectral_norm
+from slth.numbers import as_int
+
+__all__ = ["Certificate", "Evaluated", "Merged", "certificate", "logit_certificate", "spectral_norm", "stacked"]
+
 
 @dataclass(frozen=True)
 class Certificate:
-    """Bounds on max_i |Attn_S(x_i) - Attn_T(x_i)|_2 over inputs of norm <= alpha, each (...,) float64.
+    """Bounds on max_i |Attn_S(x_i) - Attn_T(x_i)|_2 over inputs of norm <= alpha, each (...,) float64, never NaN.
 
-    bound: the least that is proved here; lemma8: the paper's own form (Lemma 8 inside Theorem 9); softmax and values:
-    the two parts of bound.
+    bound: the least that is proved here, of softmax, values and rounding, its three parts, the sum; infinite where
+    something on the way to the outputs may overflow. rounding: what float64 may add; 2^29 times that is what float32
+    may. lemma8: the paper's own form (Lemma 8 inside Theorem 9).
     """
 
     bound: torch.Tensor
     lemma8: torch.Tensor
     softmax: torch.Tensor
     values: torch.Tensor
+    rounding: torch.Tensor
     alpha: float
 
 
-def certificate(target: Merged, source: Merged, alpha: float, *, length: int = 64) -> Certificate:
-    """Certify a source against a target by their merged matrices.
+def certificate(
+    target: MultiHeadAttention | Attention | Merged,
+    source: MultiHeadAttention | Attention | Merged,
+    alpha: float,
+    *,
+    length: int = 64,
+) -> Certificate:
+    """Certify a source against a target.
 
-    target, source: (qk (..., heads, d_in, d_in), vo (..., heads, d_in, d_out)), leading axes broadcast; alpha > 0
-    bounds the norm of every input token, and length their number as far as rounding goes. In float64. Raises ValueError
-    for alpha that is not finite and positive, for other shapes, and for values that are not finite.
+    target, source: an attention that merges (a source already pruned), or merged matrices (qk (..., heads, d_in, d_in),
+    vo (..., heads, d_in, d_out)), leading axes broadcast. Rounding is covered for the module by whatever route it is
+    evaluated in float64, for merged matrices as in `slth.attention.merged_attention`. alpha > 0 bounds the norm of
+    every input token; length >= 1 their number, as far as rounding goes. In float64 on the CPU.
+
+    Raises ValueError for alpha that is not finite and positive, for other shapes or numbers of heads, modules that are
+    not causal alike, and values that are not finite; TypeError for anything else than these.
     """
-    if not (math.isfinite(alpha) and alpha > 0):
-        raise ValueError(f"alpha={alpha}: must be a finite number > 0, the largest norm of an input token")
-    for label, pair in (("target", target), ("source", source)):
-        if pair[0].shape[-3:] != target[0].shape[-3:] or pair[1].shape[-3:] != target[1].shape[-3:]:
+    alpha, length = check_alpha(alpha), as_int("length", length, 1)
+    check_alike(target, source, ("causal",))
+    (qk_t, vo_t), sizes_t = _evaluated("target", target)
+    (qk_s, vo_s), sizes_s = _evaluated("source", source)
+    for matrix, other in ((qk_s, qk_t), (vo_s, vo_t)):
+        if matrix.shape[-3:] != other.shape[-3:]:
             raise ValueError(
-                f"{label} of shapes {tuple(pair[0].shape)} and {tuple(pair[1].shape)}: must end in the target's "
-                f"{tuple(target[0].shape[-3:])} and {tuple(target[1].shape[-3:])}"
+                f"source of shapes {tuple(qk_s.shape)} and {tuple(vo_s.shape)}: must end in the target's "
+                f"{tuple(qk_t.shape[-3:])} and {tuple(vo_t.shape[-3:])}"
             )
-        if not all(torch.isfinite(matrix).all() for matrix in pair):
-            raise ValueError(f"{label} holds NaN or infinite values: all must be finite")
-    (qk_t, vo_t), (qk_s, vo_s) = ([m.detach().double() for m in pair] for pair in (target, source))
     d_qk, d_vo = qk_s - qk_t, vo_s - vo_t  # D_h, E_h
-    qk_s, vo_s, qk_t, vo_t = (
-        m.expand(d.shape) for m, d in zip((qk_s, vo_s, qk_t, vo_t), (d_qk, d_vo, d_qk, d_vo), strict=True)
-    )
-    softmax = torch.minimum(_softmax_term(d_qk, vo_s, alpha), _softmax_term(d_qk, vo_t, alpha))
+    m = alpha * (alpha * spectral_norm(d_qk))
+    # [D_1 .. D_H] side by side has the norm of the transposes stacked
+    together = alpha * (alpha * spectral_norm(stacked(d_qk.mT)))
+    pair = [_Values.of(vo.expand(d_vo.shape), alpha) for vo in (vo_s, vo_t)]
+    aligned = [_product(m, values.norms) * _aligned(d_qk, values.vo) for values in pair]
+    softmax = _softmax_term(m, pair, aligned, together, alpha)
     values = _value_term(d_vo, alpha)
-    rounding = _rounding_term((qk_t, qk_s), (vo_t, vo_s), alpha, length)
-    entries = alpha**2 * qk_t.shape[-1] * d_qk.abs().amax((-2, -1))  # by which the paper bounds the logits
-    return Certificate(softmax + values + rounding, _lemma8(entries, vo_t, d_vo, alpha), softmax, values, alpha)
+    rounding = _rounding(pair, (sizes_s, sizes_t), alpha, length)
+    entries = alpha * (alpha * qk_t.shape[-1] * d_qk.abs().amax((-2, -1)))  # by which the paper bounds the logits
+    lemma8 = _lemma8(entries, vo_t, d_vo, alpha)
+    return Certificate(softmax + values + rounding, lemma8, softmax, values, rounding, alpha)
 
 
 def logit_certificate(
@@ -96,35 +118,22 @@ def logit_certificate(
     source: torch.Tensor,
     alpha: float,
     *,
-    logits: torch.Tensor,
-    outputs: torch.Tensor,
-    steps: float,
+    sizes: tuple[Sizes, Sizes],
+    length: int,
 ) -> Certificate:
     """Certify a source whose logits are no bilinear form of the inputs, from how far they may move.
 
     moved (heads,): bounds m_h on the differences of the two logits of head h, for inputs of norm <= alpha; of the
     bounds above only the two by total variation stand, heads added up and heads stacked. target, source
-    (heads, d_in, d_out): W_VO. logits, outputs (heads,): bounds on the sizes of what is rounded in each, in `steps`
-    roundings. All float64.
+    (heads, d_in, d_out): W_VO. sizes: of target and source, what rounding over `length` tokens is relative to. All
+    float64.
     """
-    reach = 2.0 * alpha * torch.tanh(0.5 * moved)  # (heads,): |y_h|
-    softmax = torch.minimum(_total_variation(reach, target), _total_variation(reach, source))
+    pair = [_Values.of(vo, alpha) for vo in (source, target)]
+    softmax = _softmax_term(moved, pair, [], torch.full((), torch.inf, dtype=moved.dtype), alpha)
     values = _value_term(source - target, alpha)
-    bound = softmax + values + _rounding(steps, outputs, logits)
-    return Certificate(bound, _lemma8(moved, target, source - target, alpha), softmax, values, alpha)
-
-
-#: (W_QK (..., heads, d_in, d_in), the scale included, W_VO (..., heads, d_in, d_out))
-Merged = tuple[torch.Tensor, torch.Tensor]
-
-_GRID = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)  # t, after both matrices are scaled to norm 1
-_TINY = torch.finfo(torch.float64).tiny
-
-
-def spectral_norm(matrix: torch.Tensor) -> torch.Tensor:
-    """|.|_2 of the last two axes."""
-    norm: torch.Tensor = torch.linalg.matrix_norm(matrix, ord=2)
-    return norm
+    rounding = _rounding(pair, sizes[::-1], alpha, length)
+    lemma8 = _lemma8(moved, target, source - target, alpha)
+    return Certificate(softmax + values + rounding, lemma8, softmax, values, rounding, alpha)
 
 
 def stacked(matrix: torch.Tensor) -> torch.Tensor:
@@ -132,31 +141,81 @@ def stacked(matrix: torch.Tensor) -> torch.Tensor:
     return matrix.flatten(-3, -2)
 
 
-def _softmax_term(d_qk: torch.Tensor, vo: torch.Tensor, alpha: float) -> torch.Tensor:
-    moved = 2.0 * alpha * torch.tanh(0.5 * alpha**2 * spectral_norm(d_qk))  # (..., heads): |y_h| by total variation
-    added = moved * spectral_norm(vo)
-    aligned = torch.minimum(added, alpha**3 * _aligned(d_qk, vo))
-    vo_stacked = spectral_norm(stacked(vo))
-    # [D_1 .. D_H] side by side has the norm of the transposes stacked
-    together = alpha**3 * spectral_norm(stacked(d_qk.mT))
-    return torch.stack(
-        (aligned.sum(-1), vo_stacked * torch.linalg.vector_norm(moved, dim=-1), vo_stacked * together)
-    ).amin(0)
+def _evaluated(name: str, given: MultiHeadAttention | Attention | Merged) -> tuple[Merged, Sizes]:
+    if isinstance(given, tuple | list):
+        merged = check_merged(name, given)
+        return merged, given.sizes if isinstance(given, Evaluated) else Sizes.of_merged(merged)
+    evaluated = evaluate(name, given)
+    return evaluated, evaluated.sizes
 
 
-def _total_variation(moved: torch.Tensor, vo: torch.Tensor) -> torch.Tensor:
-    """The lesser of heads added up and heads stacked, for averages that moved by so much (..., heads)."""
-    added = (moved * spectral_norm(vo)).sum(-1)
-    return torch.minimum(added, spectral_norm(stacked(vo)) * torch.linalg.vector_norm(moved, dim=-1))
+@torch.no_grad()
+def evaluate(name: str, module: MultiHeadAttention | Attention) -> Evaluated:
+    """The merged matrices of a module, by its argument's name, and the sizes of what they were added up from."""
+    check_attention(name, module)
+    module = double(module)
+    check_finite(name, module)
+    return Evaluated(check_merged(name, module.merged()), Sizes.of(module))
+
+
+# ---------------------------------------------------------------- the terms
+
+
+@dataclass(frozen=True)
+class _Values:
+    """VO (..., heads, d_in, d_out) of one side: alpha |VO_h|_2 (..., heads) and alpha |[VO]|_2 (...,)."""
+
+    vo: torch.Tensor
+    norms: torch.Tensor
+    stack: torch.Tensor
+
+    @staticmethod
+    def of(vo: torch.Tensor, alpha: float) -> _Values:
+        return _Values(vo, alpha * spectral_norm(vo), alpha * spectral_norm(stacked(vo)))
+
+
+_GRID = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)  # t, after both matrices are scaled to norm 1
+
+
+def _softmax_term(
+    m: torch.Tensor, pair: list[_Values], aligned: list[torch.Tensor], together: torch.Tensor, alpha: float
+) -> torch.Tensor:
+    """The first sum of (1), from bounds m (..., heads) on logits and those that covariance gives, if any.
+
+    aligned: (..., heads) for either side, alpha^3 lambda_max(..) / 2; together (...,): alpha^2 |[D_1 .. D_H]|_2.
+    """
+    moved = average_moved(m)
+    added = [_product(moved, values.norms) for values in pair] + aligned
+    first, second = pair
+    lesser = (first.norms <= second.norms)[..., None, None]
+    mixed = alpha * spectral_norm(stacked(torch.where(lesser, first.vo, second.vo)))
+    stack = torch.minimum(torch.minimum(first.stack, second.stack), mixed)
+    apart = torch.minimum(torch.linalg.vector_norm(moved, dim=-1), together)
+    return torch.minimum(torch.stack(added).amin(0).sum(-1), _product(stack, apart))
+
+
+def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """A b, where 0 times infinity is 0: for bounds of which one is exactly 0."""
+    return torch.where((a == 0) | (b == 0), 0.0, a * b)
 
 
 def _aligned(d_qk: torch.Tensor, vo: torch.Tensor) -> torch.Tensor:
-    """At least max_c |VO^T c| |D c| over unit c: the least lambda_max(t VO VO^T + D^T D / t) / 2 of a grid of t."""
-    norm_vo, norm_d = spectral_norm(vo), spectral_norm(d_qk)
-    vo, d = (m / norm.clamp_min(_TINY)[..., None, None] for m, norm in ((vo, norm_vo), (d_qk, norm_d)))
+    """At least max_c |VO^T c| |D c| over unit c, VO and D scaled to norm 1.
+
+    It is the least lambda_max(t VO VO^T + D^T D / t) / 2 of a grid of t.
+    """
+    vo, d = _unit(vo), _unit(d_qk)
     a, b = vo @ vo.mT, d.mT @ d  # norm 1, or 0
-    least = torch.stack([torch.linalg.eigvalsh(t * a + b / t)[..., -1] for t in _GRID]).amin(0)
-    return 0.5 * least * norm_vo * norm_d
+    least: torch.Tensor = torch.stack([torch.linalg.eigvalsh(t * a + b / t)[..., -1] for t in _GRID]).amin(0)
+    return 0.5 * least
+
+
+def _unit(matrix: torch.Tensor) -> torch.Tensor:
+    """The matrices (..., rows, columns) at norm 1, those of zeros as they are, whatever their size."""
+    for size in (lambda m: m.abs().amax((-2, -1)), spectral_norm):
+        norm = size(matrix)[..., None, None]
+        matrix = matrix / torch.where(norm > 0, norm, 1.0)
+    return matrix
 
 
 def _value_term(d_vo: torch.Tensor, alpha: float) -> torch.Tensor:
@@ -164,25 +223,15 @@ def _value_term(d_vo: torch.Tensor, alpha: float) -> torch.Tensor:
     return alpha * torch.minimum(spectral_norm(d_vo).sum(-1), math.sqrt(heads) * spectral_norm(stacked(d_vo)))
 
 
-def _rounding_term(
-    qk: tuple[torch.Tensor, torch.Tensor], vo: tuple[torch.Tensor, torch.Tensor], alpha: float, length: int
-) -> torch.Tensor:
-    d_in = qk[0].shape[-1]
-    logits, outputs = (
-        alpha**2 * (spectral_norm(qk[0]) + spectral_norm(qk[1])),
-        alpha * (spectral_norm(vo[0]) + spectral_norm(vo[1])),
-    )
-    return _rounding(16.0 * d_in + 2.0 * length, outputs, logits)
-
-
-def _rounding(steps: float, outputs: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    return steps * torch.finfo(torch.float64).eps * (outputs * (1.0 + logits)).sum(-1)
+def _rounding(pair: list[_Values], sizes: tuple[Sizes, Sizes], alpha: float, length: int) -> torch.Tensor:
+    """What float64 adds to either side, together."""
+    source, target = (size.rounding(values.norms, alpha, length) for size, values in zip(sizes, pair, strict=True))
+    return source + target
 
 
 def _lemma8(m: torch.Tensor, vo_t: torch.Tensor, d_vo: torch.Tensor, alpha: float) -> torch.Tensor:
     """Sum of sqrt(d1) alpha (exp(2m) - 1) |VO_T,h| + d1 sqrt(d2) alpha |E_h|_max, where logits differ by <= m."""
     d_in, d_out = d_vo.shape[-2:]
-    norm = spectral_norm(vo_t)
-    softmax = math.sqrt(d_in) * alpha * torch.where(norm > 0, torch.expm1(2.0 * m) * norm, 0.0)  # not inf * 0
+    softmax = math.sqrt(d_in) * alpha * _product(torch.expm1(2.0 * m), spectral_norm(vo_t))
     values = d_in * math.sqrt(d_out) * alpha * d_vo.abs().amax((-2, -1))
     return (softmax + values).sum(-1)

@@ -10,7 +10,8 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_flow
 
 from slth.construct import subset_sum
-from slth.construct.linear import IntArray, out_of_reach, span
+from slth.construct.checks import array, check_apart, check_finite, check_kind, check_scales, check_threads, double
+from slth.construct.linear import IntArray, check_factors, out_of_reach, span
 from slth.construct.subset_sum import BoolArray, FloatArray
 from slth.models.transformer import FeedForward
 
@@ -59,6 +60,10 @@ def relu_linear(target: FloatArray, first: FloatArray, second: FloatArray, *, th
 
     Raises ValueError for shapes that do not fit, hidden < 2 d_in, or values that are not finite.
     """
+    target, first, second = array("target", target), array("first", first), array("second", second)
+    threads = check_threads(threads)
+    if target.ndim != 2:
+        raise ValueError(f"target of shape {target.shape}: must be (d_in, d_out)")
     d_in, d_out = target.shape
     hidden = first.shape[-1]
     if first.shape != (d_in, hidden) or second.shape != (hidden, d_out):
@@ -68,9 +73,7 @@ def relu_linear(target: FloatArray, first: FloatArray, second: FloatArray, *, th
         )
     if hidden < 2 * d_in:
         raise ValueError(f"hidden={hidden}: must be >= {2 * d_in}, two hidden units for each of the inputs")
-    for name, values in (("target", target), ("first", first), ("second", second)):
-        if not np.isfinite(values).all():
-            raise ValueError(f"{name} holds NaN or infinite values: all must be finite")
+    check_factors(target, first, second)
     units, candidates = _halves(first, second)
     some = units >= 0
     wanted = np.broadcast_to(target, (2, d_in, d_out))
@@ -131,6 +134,7 @@ def feed_forward(target: FeedForward, source: FeedForward, *, threads: int | Non
     Raises ValueError where the source has not twice the layers and fitting widths, and as :func:`relu_linear`.
     """
     check(target, source)
+    target, source = double(target), double(source)
     masks: dict[str, torch.Tensor] = {}
     errors, roundings, unreachable, entries, candidates = [], [], 0, 0, []
     weights = [w.detach().double() for w in source.layers]
@@ -161,7 +165,10 @@ def _rounding(target: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -
 
 
 def check(target: FeedForward, source: FeedForward) -> None:
-    """Raise ValueError where :func:`feed_forward` cannot hide target in source: layers, widths, values not finite."""
+    """Raise an error where :func:`feed_forward` cannot hide target in source: kinds, layers, widths, NaN."""
+    for label, network in (("target", target), ("source", source)):
+        check_kind(label, network, FeedForward, "a slth.models.transformer.FeedForward")
+    check_apart(target, source)
     if len(source.layers) != 2 * len(target.layers):
         raise ValueError(f"source of {len(source.layers)} layers: must have twice the target's {len(target.layers)}")
     for i, layer in enumerate(target.layers):
@@ -172,3 +179,5 @@ def check(target: FeedForward, source: FeedForward) -> None:
         for i, layer in enumerate(network.layers):
             if not torch.isfinite(layer).all():
                 raise ValueError(f"{label} layer {i} holds NaN or infinite values: all must be finite")
+        check_finite(label, network)
+    check_scales("source", source)

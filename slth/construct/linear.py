@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slth.construct import subset_sum
+from slth.construct.checks import array, check_threads
 from slth.construct.subset_sum import BoolArray, FloatArray
 
 IntArray = npt.NDArray[np.int64]
@@ -69,7 +70,8 @@ def linear(
     """
     if side not in SIDES:
         raise ValueError(f"side={side!r}: must be one of {', '.join(SIDES)}")
-    target, first, second = (np.asarray(a, np.float64) for a in (target, first, second))
+    target, first, second = array("target", target), array("first", first), array("second", second)
+    threads = check_threads(threads)
     *batch, d_in, d_out = target.shape
     hidden = first.shape[-1]
     if first.shape != (*batch, d_in, hidden) or second.shape != (*batch, hidden, d_out):
@@ -94,9 +96,7 @@ def linear(
         raise ValueError(
             f"hidden={hidden}: must be >= {d_in}, the coordinates that each need a hidden unit of their own"
         )
-    for name, values in (("target", target), ("first", first), ("second", second)):
-        if not np.isfinite(values).all():
-            raise ValueError(f"{name} holds NaN or infinite values: all must be finite")
+    check_factors(target, first, second)
 
     mask_first = np.zeros(first.shape, np.bool_)
     mask_second = np.zeros(second.shape, np.bool_)
@@ -108,6 +108,16 @@ def linear(
         mask_second[..., units, :] = np.swapaxes(solved.masks.reshape(candidates.shape), -1, -2)
         unreachable[..., rows, :] = out_of_reach(candidates, wanted)
     return LinearTicket(mask_first, mask_second, unreachable, "input", hidden // d_in)
+
+
+def check_factors(target: FloatArray, first: FloatArray, second: FloatArray) -> None:
+    """Raise ValueError unless all values are finite, and all products of first and second."""
+    for name, values in (("target", target), ("first", first), ("second", second)):
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} holds NaN or infinite values: all must be finite")
+    largest = [float(np.abs(values).max(initial=0.0)) for values in (first, second)]
+    if largest[0] * largest[1] == np.inf:
+        raise ValueError(f"first and second reach {largest[0]:g} and {largest[1]:g}: products must be finite")
 
 
 def _groups(first: FloatArray, second: FloatArray) -> Iterator[tuple[IntArray, IntArray, FloatArray]]:

@@ -20,18 +20,21 @@ import torch
 
 from slth.attention import Attention, GroupedQueryAttention, LinearKnockingHeads, MultiHeadAttention
 from slth.attention.base import NORM_EPS, repeat_heads
-from slth.construct.attention import (
-    AttentionTicket,
-    achieved,
+from slth.construct.attention import AttentionTicket, achieved, least_alpha, prune, tensors
+from slth.construct.certificate import Certificate, Evaluated, Merged, certificate, logit_certificate, spectral_norm
+from slth.construct.checks import (
+    check_alike,
     check_alpha,
+    check_apart,
+    check_attention,
+    check_equal,
     check_finite,
+    check_merged,
+    check_threads,
     double,
-    least_alpha,
-    prune,
-    tensors,
 )
-from slth.construct.certificate import Certificate, Merged, certificate, logit_certificate, spectral_norm
 from slth.construct.linear import LinearTicket, blocks, linear, structure
+from slth.construct.rounding import Sizes, absolute, largest, steps_of
 
 
 @dataclass(frozen=True)
@@ -63,20 +66,25 @@ def projections(
     """Find masks under which every projection of source, linear knocking heads with a shared_width, is target's own.
 
     target: grouped-query attention or linear knocking heads, or a :class:`slth.attention.MultiHeadAttention`, of the
-    same d_in, d_out, heads, hidden, rope and qk_norm. The certificate is that of the merged matrices where neither rope
-    nor qk_norm is there; with rope it bounds the logits by alpha^2 |W_Q| |W_K| for every pair of positions, and with
-    qk_norm by the norm's largest slope, which makes it loose: a query may be as short as its eps. Neither module is
-    changed. In float64.
+    same d_in, d_out, heads, hidden, rope, qk_norm and causal. The certificate is that of the merged matrices where
+    neither rope nor qk_norm is there; with rope it bounds the logits by alpha^2 |W_Q| |W_K| for every pair of
+    positions, and with qk_norm by the norm's largest slope, which makes it loose: a query may be as short as its eps.
+    Neither module is changed. In float64.
 
     Raises ValueError for a target or source of another kind; where they differ; for kv_heads other than heads and a mix
     other than "qkv" (some projection then has no second factor, or serves several heads); for hidden < d_out or
     shared_width < hidden; for a constant identity in T, which would feed features beyond the structure; for weights
     that are not finite; and for alpha <= 0.
     """
-    check_alpha(alpha)
+    alpha, threads = None if alpha is None else check_alpha(alpha), check_threads(threads)
+    for name, module in (("source", source), ("target", target)):
+        check_attention(name, module)
     source = _check_source(source)
     _check_target(target, source)
-    check_finite(target, source)
+    check_apart(target, source)
+    for name, module in (("target", target), ("source", source)):
+        check_finite(name, module)
+    check_merged("target", _Projections.of(double(target)).merged())
     wanted = _Projections.of(double(target))
     masks = _structure(source)
     pruned = double(source)
@@ -85,7 +93,8 @@ def projections(
     masks |= tensors({role: ticket.mask_first for role, ticket in found.items()})
     prune(pruned, masks)
     got = _Projections.of(pruned)
-    alpha = alpha or least_alpha(wanted.merged())
+    alpha = least_alpha(wanted.merged()) if alpha is None else alpha
+    sizes = _sizes_of(double(target), alpha), _sizes_of(pruned, alpha)
     return ProjectionTicket(
         masks=masks,
         side="output",
@@ -93,8 +102,8 @@ def projections(
         candidates_vo=found["value"].candidates,
         unreachable=sum(int(ticket.unreachable.sum()) for ticket in found.values()),
         entries=sum(ticket.unreachable.size for ticket in found.values()),
-        certificate=_certificate(wanted, got, pruned, alpha),
-        merged=got.merged(),
+        certificate=_certificate(wanted, got, pruned, sizes, alpha),
+        merged=Evaluated(got.merged(), sizes[1]),
         error_max_query=(got.query - wanted.query).abs().amax((-2, -1)),
         error_max_key=(got.key - wanted.key).abs().amax((-2, -1)),
         **achieved(wanted.merged(), got.merged()),
@@ -160,24 +169,36 @@ def _solve(wanted: _Projections, pruned: LinearKnockingHeads, threads: int | Non
 
 
 def _certificate(
-    wanted: _Projections, got: _Projections, pruned: LinearKnockingHeads, alpha: float, length: int = 64
+    wanted: _Projections,
+    got: _Projections,
+    pruned: LinearKnockingHeads,
+    sizes: tuple[Sizes, Sizes],
+    alpha: float,
+    length: int = 64,
 ) -> Certificate:
     """The merged matrices' own, or from bounds on the logits where rope or qk_norm stands between the factors."""
     if not pruned.obstacles():
-        return certificate(wanted.merged(), got.merged(), alpha, length=length)
-    sizes = {  # of what is added up on the way, at least that of the result
-        role: alpha * spectral_norm(pruned.get_parameter(role)) * spectral_norm(pruned.get_parameter(f"mix_{role}"))
-        for role in ("query", "key", "value")
-    }
-    query, key = sizes["query"] + alpha * spectral_norm(wanted.query), sizes["key"] + alpha * spectral_norm(wanted.key)
-    return logit_certificate(
-        _moved(wanted, got, alpha, norm=pruned.qk_norm),
-        wanted.vo,
-        got.vo,
-        alpha,
-        logits=(query + key) / math.sqrt(NORM_EPS) if pruned.qk_norm else query * key / math.sqrt(pruned.hidden),
-        outputs=sizes["value"] * spectral_norm(pruned.output) + alpha * spectral_norm(wanted.vo),
-        steps=16.0 * (pruned.d_in + len(pruned.get_parameter("mix_query"))) + 2.0 * length,
+        target, source = (Evaluated(side.merged(), size) for side, size in zip((wanted, got), sizes, strict=True))
+        return certificate(target, source, alpha, length=length)
+    moved = _moved(wanted, got, alpha, norm=pruned.qk_norm)
+    return logit_certificate(moved, wanted.vo, got.vo, alpha, sizes=sizes, length=length)
+
+
+def _sizes_of(module: MultiHeadAttention | Attention, alpha: float) -> Sizes:
+    """What rounding is relative to; with qk_norm for this alpha, since logits are then off in proportion to alpha.
+
+    A turn by rope multiplies the sizes of queries and of keys by at most sqrt 2, a norm by at most NORM_EPS^(-1/2).
+    """
+    if isinstance(module, MultiHeadAttention) or not module.obstacles():
+        return Sizes.of(module)
+    sizes, most = _Projections.of(absolute(module)), _Projections.of(largest(module))
+    query, key = spectral_norm(sizes.query), spectral_norm(sizes.key)
+    return Sizes(
+        (query + key) * (2.0 / math.sqrt(NORM_EPS) / alpha) if module.qk_norm else 2.0 * query * key,
+        spectral_norm(sizes.vo),
+        most.query.amax((-2, -1)) * most.key.amax((-2, -1)) / NORM_EPS,
+        most.vo.amax((-2, -1)),
+        steps_of(module.parameters()),
     )
 
 
@@ -221,9 +242,9 @@ def _check_source(source: Attention) -> LinearKnockingHeads:
 
 def _check_target(target: Attention | MultiHeadAttention, source: LinearKnockingHeads) -> None:
     """Raise ValueError unless target has the projections that source would have."""
+    check_alike(target, source, ("causal",))
     for name, wanted in _sizes(target).items():
-        if wanted != getattr(source, name):
-            raise ValueError(f"{name}: target has {wanted}, source {getattr(source, name)}; they must be equal")
+        check_equal(name, wanted, getattr(source, name))
 
 
 def _sizes(target: Attention | MultiHeadAttention) -> dict[str, int]:

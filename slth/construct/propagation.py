@@ -31,7 +31,8 @@ from dataclasses import dataclass
 
 import torch
 
-from slth.construct.certificate import Merged, certificate, spectral_norm, stacked
+from slth.attention import MultiHeadAttention
+from slth.construct.certificate import Merged, certificate, evaluate, spectral_norm, stacked
 from slth.models.transformer import Block, FeedForward, Transformer, normalise
 
 _EPS = 1e-5  # of layer normalisation
@@ -48,6 +49,7 @@ class BlockNorms:
     attention_centred: float
     network_centred: float
     layers_in: list[float]
+    length: int  # of the inputs, in tokens
     stream: float  # in the residual stream: before the block, after attention, after the block
 
 
@@ -67,7 +69,7 @@ def block_norms(target: Transformer, x: torch.Tensor, mask: torch.Tensor | None 
             layers.append(_largest(z))
             z = z @ weight * block.feed_forward.scales[i]
         stream = max(_largest(x), _largest(y), _largest(z + y))
-        norms.append(BlockNorms(_largest(h), _centred(x), _centred(y), layers, stream))
+        norms.append(BlockNorms(_largest(h), _centred(x), _centred(y), layers, x.shape[-2], stream))
         x = z + y
     return norms
 
@@ -89,9 +91,9 @@ def propagate(
     layer_roundings: list[float],
 ) -> float:
     """A bound on the drift after a block from a bound e before it; the last three are the source's, of its ticket."""
-    d = merged[0].shape[-1]
+    d = block.attention.d_in
     into = _into(e, block.norm, norms.attention_centred, norms.stream, d)
-    e = e + _attention_drift(into, norms.attention_in, block.attention.merged(), merged)
+    e = e + _attention_drift(into, norms.attention_in, block.attention, merged, norms.length)
     into = _into(e, block.norm, norms.network_centred, norms.stream, d)
     e = e + _network_drift(into, norms.layers_in, block.feed_forward, layer_errors, layer_roundings)
     e = e + _ROUNDING * d * (norms.stream + e)
@@ -109,11 +111,12 @@ def _through_norm(e: float, centred: float, d: int) -> float:
     return min(e / math.sqrt(least * least / d + _EPS), 2.0 * math.sqrt(d))
 
 
-def _attention_drift(e: float, a: float, target: Merged, source: Merged) -> float:
-    qk, vo = (m.detach().double() for m in target)
-    if a + e > _HUGE:
+def _attention_drift(e: float, a: float, target: MultiHeadAttention, source: Merged, length: int) -> float:
+    if not a + e <= _HUGE:
         return math.inf
-    own = float(certificate((qk, vo), source, max(a + e, _TINY)).bound)
+    evaluated = evaluate("target", target)
+    qk, vo = evaluated
+    own = float(certificate(evaluated, source, max(a + e, _TINY), length=length).bound)
     m = spectral_norm(qk) * (2.0 * a * e + e * e)
     moved = 2.0 * a * torch.tanh(m / 2.0) + e  # (heads,)
     added = (spectral_norm(vo) * moved).sum()

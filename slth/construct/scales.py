@@ -10,6 +10,9 @@ import numpy as np
 import torch
 
 from slth.attention import MultiHeadAttention
+from slth.construct.attention import check_pair
+from slth.construct.checks import check_attention, check_kind
+from slth.construct.feed_forward import check as check_feed_forward
 from slth.construct.feed_forward import relu_reach
 from slth.construct.linear import Side, reach
 from slth.construct.subset_sum import FloatArray
@@ -45,20 +48,35 @@ def scale_for(target: FloatArray, low: FloatArray, high: FloatArray) -> float:
 
 
 def _double(tensor: torch.Tensor) -> FloatArray:
-    return np.asarray(tensor.detach().double().numpy())
+    return np.asarray(tensor.detach().to("cpu", torch.float64).numpy())
+
+
+def _recorded(name: str, scales: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
+    """The scales as the source stores them. Raises ValueError for those that its dtype cannot hold."""
+    stored = scales.to(buffer)
+    if not (stored.isfinite() & (stored != 0)).all():
+        held = f"{buffer.dtype} cannot hold it; source.double() can"
+        raise ValueError(f"{name}={scales.tolist()}: {held if scales.isfinite().all() else 'the target is too large'}")
+    return stored
 
 
 @torch.no_grad()
 def record_attention_scales(target: MultiHeadAttention, source: MultiHeadAttention, side: Side = "input") -> None:
     """Set source.scale_qk and source.scale_vo (heads,) in place to fit the target's merged matrices.
 
-    side: that of the construction of W_V W_O that will follow.
+    side: that of the construction of W_V W_O that will follow. Raises an error, before any change, as
+    `slth.construct.attention` does, and ValueError for scales that the source's dtype cannot hold.
     """
-    qk, vo = target.merged()
+    check_attention("target", target)
+    check_kind("source", source, MultiHeadAttention, "a slth.attention.MultiHeadAttention")
+    qk, vo = check_pair(target, source)
     unit = source.hidden_qk**-0.5  # the theory init's products, of up to sqrt(n_K), become products of U[-1, 1]
     low, high = reach(_double(source.query), _double(source.key.mT))
-    source.scale_qk.copy_(_per_head(_double(qk), low * unit, high * unit))
-    source.scale_vo.copy_(_per_head(_double(vo), *reach(_double(source.value), _double(source.output), side=side)))
+    by_head = _per_head(_double(qk), low * unit, high * unit)
+    scale_qk = _recorded("scale_qk", by_head, source.scale_qk)
+    by_head = _per_head(_double(vo), *reach(_double(source.value), _double(source.output), side=side))
+    source.scale_vo.copy_(_recorded("scale_vo", by_head, source.scale_vo))
+    source.scale_qk.copy_(scale_qk)
 
 
 def _per_head(target: FloatArray, low: FloatArray, high: FloatArray) -> torch.Tensor:
@@ -67,15 +85,24 @@ def _per_head(target: FloatArray, low: FloatArray, high: FloatArray) -> torch.Te
 
 @torch.no_grad()
 def record_feed_forward_scales(target: FeedForward, source: FeedForward) -> None:
-    """Set the scales of the second of each pair of source layers in place to fit the target's layers."""
+    """Set the scales of the second of each pair of source layers in place to fit the target's layers.
+
+    Raises an error, before any change, as :func:`slth.construct.feed_forward.feed_forward` does, and ValueError for
+    scales that the source's dtype cannot hold.
+    """
+    check_feed_forward(target, source)
+    found = []
     for i, layer in enumerate(target.layers):
         low, high = relu_reach(_double(source.layers[2 * i]), _double(source.layers[2 * i + 1]))
-        wanted = layer.double() * target.scales[i].double() / source.scales[2 * i].double()
-        source.scales[2 * i + 1] = scale_for(_double(wanted), low, high)
+        wanted = _double(layer) * float(target.scales[i]) / float(source.scales[2 * i])
+        scale = torch.tensor(scale_for(wanted, low, high), dtype=torch.float64)
+        found.append(_recorded("scales", scale, source.scales))
+    source.scales[1::2] = torch.stack(found)
 
 
 @torch.no_grad()
 def record_product_scale(target: torch.Tensor, source: Product, side: Side = "input") -> None:
     """Set source.scale in place to fit a target matrix; side: that of the construction that will follow."""
     low, high = reach(_double(source.first), _double(source.second), side=side)
-    source.scale.fill_(scale_for(_double(target), low, high))
+    scale = torch.tensor(scale_for(_double(target), low, high), dtype=torch.float64)
+    source.scale.copy_(_recorded("scale", scale, source.scale))

@@ -46,7 +46,8 @@ def solve(candidates: npt.ArrayLike, targets: npt.ArrayLike, *, threads: int | N
     exactly and the surplus ones, taken greedily by size, first move the target towards the middle of their reach.
 
     Time grows as 2^(n/2), memory per thread likewise (30 MiB at n = 40). `threads` defaults to the cores this process
-    may use; the result does not depend on it. Raises ValueError for other shapes and for values that are not finite.
+    may use; the result does not depend on it. Raises ValueError for other shapes, for values that are not finite or
+    whose sums are not, and for threads < 1.
     """
     candidates = np.ascontiguousarray(candidates, dtype=np.float64)
     targets = np.ascontiguousarray(targets, dtype=np.float64)
@@ -57,6 +58,10 @@ def solve(candidates: npt.ArrayLike, targets: npt.ArrayLike, *, threads: int | N
     for name, values in (("candidates", candidates), ("targets", targets)):
         if not np.isfinite(values).all():
             raise ValueError(f"{name} hold NaN or infinite values: all must be finite")
+    with np.errstate(over="ignore"):
+        reach = np.abs(candidates).sum(axis=1) + np.abs(targets)
+    if not np.isfinite(8.0 * reach).all():
+        raise ValueError("candidates and targets add up to more than float64 holds: sums must stay below 2e307")
     masks = np.zeros(candidates.shape, np.bool_)
     sums = np.empty(targets.shape)
 

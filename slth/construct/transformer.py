@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
 from torch import nn
 
-from slth.construct.attention import attention
+from slth.construct.attention import attention, prune
 from slth.construct.attention import check as check_attention
 from slth.construct.certificate import Merged
+from slth.construct.checks import check_alike, check_apart, check_equal, check_finite, check_kind, check_scales, double
 from slth.construct.feed_forward import check as check_feed_forward
 from slth.construct.feed_forward import feed_forward
 from slth.construct.linear import better_side, linear
@@ -122,11 +123,11 @@ def language_model(target: LanguageModel, source: LanguageModel, *, threads: int
         product = getattr(source, name)
         if not isinstance(product, Product):
             continue
-        wanted = getattr(target, name).matrix().detach().double()
+        product, wanted = double(product), getattr(target, name).matrix().detach().to("cpu", torch.float64)
         found = linear(
-            (wanted / product.scale.double()).numpy(),
-            product.first.detach().double().numpy(),
-            product.second.detach().double().numpy(),
+            (wanted / product.scale).numpy(),
+            product.first.detach().numpy(),
+            product.second.detach().numpy(),
             side=better_side(*wanted.shape),
             threads=threads,
         )
@@ -134,17 +135,13 @@ def language_model(target: LanguageModel, source: LanguageModel, *, threads: int
         masks[f"{name}.second"] = torch.from_numpy(found.mask_second.copy())
         unreachable, entries = unreachable + int(found.unreachable.sum()), entries + found.unreachable.size
         candidates.append(found.candidates)
-    return TransformerTicket(
-        masks, inner.merged, inner.layer_errors, inner.layer_roundings, unreachable, entries, min(candidates)
-    )
+    return replace(inner, masks=masks, unreachable=unreachable, entries=entries, candidates=min(candidates))
 
 
 def pruned(source: Module, masks: dict[str, torch.Tensor]) -> Module:
     """A copy of source in which the weights that masks do not keep are exactly 0 and all others keep every bit."""
     twin = copy.deepcopy(source)
-    with torch.no_grad():
-        for name, mask in masks.items():
-            twin.get_parameter(name).masked_fill_(~mask, 0.0)
+    prune(twin, masks)
     return twin
 
 
@@ -179,12 +176,10 @@ def certify(
 
 
 def _check(target: Transformer, source: Transformer) -> None:
-    for name in ("d", "norm"):
-        wanted, given = getattr(target, name), getattr(source, name)
-        if wanted != given:
-            raise ValueError(f"{name}: target has {wanted}, source {given}; they must be equal")
-    if len(target.blocks) != len(source.blocks):
-        raise ValueError(f"blocks: target has {len(target.blocks)}, source {len(source.blocks)}; they must be equal")
+    for label, model in (("target", target), ("source", source)):
+        check_kind(label, model, Transformer, "a slth.models.transformer.Transformer")
+    check_alike(target, source, ("d", "norm"))
+    check_equal("blocks", len(target.blocks), len(source.blocks))
     for wanted_block, block in zip(target.blocks, source.blocks, strict=True):
         assert isinstance(wanted_block, Block)
         assert isinstance(block, Block)
@@ -193,6 +188,9 @@ def _check(target: Transformer, source: Transformer) -> None:
 
 
 def _check_language_model(target: LanguageModel, source: LanguageModel) -> None:
+    for label, model in (("target", target), ("source", source)):
+        check_kind(label, model, LanguageModel, "a slth.models.transformer.LanguageModel")
+    _check(target.transformer, source.transformer)
     for name in ("embedding", "positions", "head"):
         wanted, product = getattr(target, name).matrix(), getattr(source, name)
         if not isinstance(product, Product):
@@ -203,4 +201,6 @@ def _check_language_model(target: LanguageModel, source: LanguageModel) -> None:
         for label, matrix in (("target", wanted), ("source", product.first), ("source", product.second)):
             if not torch.isfinite(matrix).all():
                 raise ValueError(f"{label} {name} holds NaN or infinite values: all must be finite")
-    _check(target.transformer, source.transformer)
+        check_apart(target, product)
+        check_finite(f"source {name}", product)
+        check_scales(f"source {name}", product)

@@ -32,15 +32,9 @@ from slth.attention import (
     TalkingHeadsAttention,
     TiedLinearKnockingHeads,
 )
-from slth.construct.attention import (
-    AttentionTicket,
-    check_alpha,
-    check_finite,
-    double,
-    measured,
-    prune,
-    tensors,
-)
+from slth.construct.attention import AttentionTicket, check_pair, measured, prune, tensors
+from slth.construct.certificate import evaluate
+from slth.construct.checks import check_alpha, check_attention, check_threads, double
 from slth.construct.linear import SIDES, Side, better_side, linear, structure
 from slth.construct.projections import is_rectangular, projections
 
@@ -72,35 +66,36 @@ def variant(
     causal one included. Masks are under the source's parameter names, mixing tensors among them. Neither module is
     changed. A source with a shared_width gives a :class:`slth.construct.projections.ProjectionTicket`.
 
-    Raises ValueError for a source that cannot hold a ticket, which says what stands in the way; where target and source
-    differ in d_in, d_out or heads; for hidden too small; weights that are not finite; a side that is none or cannot be
-    taken; and alpha <= 0. TypeError for a source that is no attention.
+    Raises ValueError for a source that cannot hold a ticket, which says what stands in the way; where either is
+    wrapped, both share a weight, or they differ in d_in, d_out, heads or causal; for hidden too small; weights that are
+    not finite, or too large for their products to be; a side that is none or cannot be taken; and alpha that is no
+    finite number > 0. TypeError for a target or source that is no attention.
     """
-    if not isinstance(source, Attention | MultiHeadAttention):
-        raise TypeError(f"source={source!r}: must be an attention of slth.attention")
+    check_attention("source", source)
+    check_attention("target", target)
     if side not in (*SIDES, "auto"):
         raise ValueError(f"side={side!r}: must be one of {', '.join(SIDES)} or auto")
-    check_alpha(alpha)
+    alpha, threads = None if alpha is None else check_alpha(alpha), check_threads(threads)
     if is_rectangular(source):
         if side == "input":
             raise ValueError("side='input': must be output or auto with a shared_width, where values are solved for")
         return projections(target, source, alpha=alpha, threads=threads)
     source = _checked(source)
     side = _side(source, side)
-    wanted = double(target).merged()
-    _check_sizes(wanted, source, side)
-    check_finite(target, source)
-    return _solve(wanted, source, side, alpha, threads)
+    check_pair(target, source)
+    _check_hidden(source, side)
+    return _solve(target, source, side, alpha, threads)
 
 
 def _solve(
-    wanted: tuple[torch.Tensor, torch.Tensor],
+    target: Target,
     source: SoftmaxAttention,
     side: Side,
     alpha: float | None,
     threads: int | None,
 ) -> AttentionTicket:
     solved = "output" if side == "input" else "value"
+    wanted = evaluate("target", target)
     masks = _structure(source, solved=("query", solved))
     pruned = double(source)
     prune(pruned, masks)
@@ -110,7 +105,7 @@ def _solve(
     vo = linear(wanted[1].numpy(), value.numpy(), output.numpy(), side=side, threads=threads)
     masks |= tensors({"query": qk.mask_first, solved: vo.mask_second if side == "input" else vo.mask_first})
     prune(pruned, masks)
-    return measured(wanted, pruned.merged(), masks, qk, vo, alpha=alpha)
+    return measured(wanted, pruned, masks, qk, vo, alpha=alpha)
 
 
 def _structure(source: Attention, solved: tuple[str, ...]) -> dict[str, torch.Tensor]:
@@ -159,12 +154,8 @@ def _side(source: Attention, side: str) -> Side:
     return "output" if side == "output" else "input"
 
 
-def _check_sizes(wanted: tuple[torch.Tensor, torch.Tensor], source: Attention, side: Side) -> None:
-    """Raise ValueError unless merged matrices (heads, d_in, .), (., ., d_out) fit a source that is wide enough."""
-    sizes = dict(zip(("heads", "d_in", "d_out"), wanted[1].shape, strict=True))
-    for name, size in sizes.items():
-        if getattr(source, name) != size:
-            raise ValueError(f"{name}: target has {size}, source {getattr(source, name)}; they must be equal")
+def _check_hidden(source: Attention, side: Side) -> None:
+    """Raise ValueError unless a source is wide enough."""
     for name in ("d_in", "d_out") if side == "output" else ("d_in",):
-        if source.hidden < sizes[name]:
-            raise ValueError(f"hidden={source.hidden}: must be >= {name}={sizes[name]}")
+        if source.hidden < getattr(source, name):
+            raise ValueError(f"hidden={source.hidden}: must be >= {name}={getattr(source, name)}")

@@ -1,0 +1,161 @@
+"""What the functions of `slth.construct` take: one rule for each kind of argument, and one sentence where it is broken.
+
+A target or source is an instance of a class that the function names, with weights of its own: neither wrapped nor
+parametrized, real, finite, and on a device that holds values. Whatever its dtype and device, constructions compute
+with a float64 copy on the CPU.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from slth.attention import Attention, MultiHeadAttention
+from slth.construct.rounding import Merged
+from slth.construct.subset_sum import FloatArray
+from slth.numbers import as_float, as_int
+
+Module = TypeVar("Module", bound=nn.Module)
+
+# ---------------------------------------------------------------- numbers and arrays
+
+
+def check_alpha(alpha: Any) -> float:
+    """Alpha as a float. Raises ValueError unless it is a finite number > 0."""
+    value = as_float("alpha", alpha, "(0, inf)", "the largest norm of an input token")
+    return float(as_float("alpha", value, f"(0, {sys.float_info.max}]"))  # an int may be larger
+
+
+def check_threads(threads: Any) -> int | None:
+    """Threads as an int, or None for all cores. Raises ValueError for anything else, or below 1."""
+    return None if threads is None else as_int("threads", threads, 1)
+
+
+def array(name: str, value: Any, *, axes: int = 2) -> FloatArray:
+    """An array, or a tensor of any device, as float64 numpy. Raises ValueError for fewer axes and what is not real."""
+    if isinstance(value, torch.Tensor):
+        _check_real(name, value)
+        value = value.detach().to("cpu", torch.float64).numpy()
+    try:
+        values = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        values = np.asarray(None)
+    if values.dtype.kind not in "buif":
+        raise ValueError(f"{name} of type {type(value).__name__}: must be an array of real numbers")
+    if values.ndim < axes:
+        raise ValueError(f"{name} of shape {values.shape}: must have {axes} axes or more")
+    return values.astype(np.float64)
+
+
+def _check_real(name: str, tensor: torch.Tensor) -> None:
+    if tensor.is_complex():
+        raise ValueError(f"{name} of dtype {tensor.dtype}: must be real")
+    if tensor.is_meta:
+        raise ValueError(f"{name} is on the device meta: must hold values")
+
+
+# ---------------------------------------------------------------- modules
+
+
+def check_kind(name: str, module: object, kinds: type | tuple[type, ...], allowed: str) -> None:
+    """Raise TypeError unless module is an instance of kinds, and ValueError unless its weights are its own.
+
+    allowed: kinds in words.
+    """
+    if isinstance(module, type):
+        raise TypeError(f"{name}={module!r}: must be an instance, not the class: {allowed}")
+    if not isinstance(module, kinds):
+        hint = "; copy its weights into one, biases have no place there"
+        given = textwrap.shorten(repr(module), 80)  # one line
+        raise TypeError(f"{name}={given}: must be {allowed}{hint * isinstance(module, nn.MultiheadAttention)}")
+    assert isinstance(module, nn.Module)
+    for inner, part in module.named_modules():
+        if parametrize.is_parametrized(part):
+            where = f"{name}.{inner}" if inner else name
+            raise ValueError(
+                f"{where} is wrapped or has parametrizations: take them off first, by slth.unwrap or "
+                "torch.nn.utils.parametrize.remove_parametrizations"
+            )
+    for weight, tensor in itertools.chain(module.named_parameters(), module.named_buffers()):
+        _check_real(f"{name} weight {weight!r}", tensor)
+
+
+def check_attention(name: str, module: object) -> None:
+    """As :func:`check_kind`, for any attention."""
+    check_kind(name, module, (MultiHeadAttention, Attention), "an attention of slth.attention")
+
+
+def check_finite(name: str, module: nn.Module) -> None:
+    """Raise ValueError unless all weights and recorded scales are finite, and no scale is 0."""
+    for kind, tensors in (("weight", module.named_parameters()), ("buffer", module.named_buffers())):
+        for where, tensor in tensors:
+            if not torch.isfinite(tensor).all():
+                raise ValueError(f"{name} {kind} {where!r} holds NaN or infinite values: all must be finite")
+
+
+def check_scales(name: str, module: nn.Module) -> None:
+    """Raise ValueError for a recorded scale of 0, by which a source cannot be divided."""
+    for buffer, tensor in module.named_buffers():
+        if buffer.rpartition(".")[2] in ("scale", "scales", "scale_qk", "scale_vo") and not tensor.all():
+            raise ValueError(f"{name} buffer {buffer!r} holds 0: a recorded scale must not be 0")
+
+
+def check_apart(target: nn.Module, source: nn.Module) -> None:
+    """Raise ValueError where the two share a parameter, so that pruning source would change target."""
+    mine = {id(parameter): name for name, parameter in target.named_parameters()}
+    for name, parameter in source.named_parameters():
+        if id(parameter) in mine:
+            raise ValueError(
+                f"source weight {name!r} is the target's {mine[id(parameter)]!r}: must be its own, pruning it would "
+                "change the target (copy.deepcopy makes a copy)"
+            )
+
+
+def check_alike(target: object, source: object, names: Sequence[str]) -> None:
+    """Raise ValueError where two modules differ in an option of these; one that a module lacks is False."""
+    if isinstance(target, nn.Module) and isinstance(source, nn.Module):
+        for name in names:
+            check_equal(name, getattr(target, name, False), getattr(source, name, False))
+
+
+def check_equal(name: str, target: object, source: object) -> None:
+    """Raise ValueError unless both are equal."""
+    if target != source:
+        raise ValueError(f"{name}: target has {target}, source {source}; they must be equal")
+
+
+def check_merged(name: str, merged: Any) -> Merged:
+    """Merged matrices as float64 on the CPU. Raises ValueError for shapes that do not belong together and NaN or inf.
+
+    Leading axes may be any.
+    """
+    if len(merged) != 2 or not all(isinstance(matrix, torch.Tensor) for matrix in merged):
+        raise TypeError(f"{name} of type {type(merged).__name__}: must be an attention or two tensors, W_QK and W_VO")
+    for matrix in merged:
+        _check_real(name, matrix)
+    qk, vo = (matrix.detach().to("cpu", torch.float64) for matrix in merged)
+    shapes = f"{name} of shapes {tuple(qk.shape)} and {tuple(vo.shape)}"
+    if min(qk.dim(), vo.dim()) < 3 or 0 in (*qk.shape, *vo.shape):
+        raise ValueError(f"{shapes}: must be (..., heads, d_in, d_in) and (..., heads, d_in, d_out), none of them 0")
+    if qk.shape[-1] != qk.shape[-2] or qk.shape[-3:-1] != vo.shape[-3:-1]:
+        raise ValueError(
+            f"{shapes}: must be (..., heads, d_in, d_in) and (..., heads, d_in, d_out), heads and d_in alike"
+        )
+    for which, matrix in (("W_QK", qk), ("W_VO", vo)):
+        if not torch.isfinite(matrix).all():
+            raise ValueError(f"{name} holds NaN or infinite values in {which}: all must be finite")
+    return qk, vo
+
+
+def double(module: Module) -> Module:
+    """A float64 copy on the CPU."""
+    return copy.deepcopy(module).to("cpu", torch.float64)

@@ -1,0 +1,154 @@
+"""What float64 adds to the outputs of an attention, by whatever route they are computed.
+
+An attention multiplies chains of matrices: x W_Q W_K^T x'^T for its logits, x' W_V W_O for its outputs, with recorded
+scales and mixing tensors in between. It may go through the factors one by one or merge some of them first. In any order
+an entry is off by at most `steps` eps times the sum of the sizes of all products that make it up, which is the entry of
+the same chain of the factors' absolute values, |W_Q| |W_K|^T. Where large factors cancel in their product that is far
+above the product itself, so the norms that count are (head by head)
+
+    A_h = | |W_Q,h| |W_K,h|^T |_2    and    B_h = | |W_V,h| |W_O,h| |_2,
+
+scales and mixing included: absolute values of all weights, merged. Logits are then off by at most
+r_h = steps eps alpha^2 A_h, which moves a head's average by at most 2 alpha tanh(r_h/2) (see
+`slth.construct.certificate`), and its output by |VO_h|_2 times that; values, softmax and output add
+steps eps alpha B_h. Here eps = 2^-52, and `steps` is above the number of additions in any chain, for outputs with the
+sums over `length` tokens.
+
+Underflow adds at most 2^-1074 an operation, times what the rest of the chain multiplies it by: at most P_h, the same
+merged chain of matrices whose entries are all the largest of the weight, or 1. Where P_h, with alpha^2 or alpha where
+these are above 1, comes near the largest float64, something on the way may overflow, and the bound is infinite.
+
+In float32 eps is 2^29 times as large, and so is the bound, while nothing leaves float32's range.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from slth.attention import Attention, MultiHeadAttention
+
+#: (W_QK (..., heads, d_in, d_in), the scale included, W_VO (..., heads, d_in, d_out))
+Merged = tuple[torch.Tensor, torch.Tensor]
+Module = TypeVar("Module", bound=nn.Module)
+
+_EPS = torch.finfo(torch.float64).eps
+_LEAST = 5e-324  # the smallest float64 above 0
+_HUGE = 1e307
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What rounding is relative to, for inputs of norm 1, each (..., heads) float64.
+
+    logits, outputs: A_h and B_h of this file. longest_logits, longest_outputs: P_h of the two chains. steps: additions
+    in any chain, but for those over tokens.
+    """
+
+    logits: torch.Tensor
+    outputs: torch.Tensor
+    longest_logits: torch.Tensor
+    longest_outputs: torch.Tensor
+    steps: int
+
+    @staticmethod
+    def of(module: MultiHeadAttention | Attention) -> Sizes:
+        """Those of an attention that merges, float64, evaluated by any route."""
+        logits, outputs = (spectral_norm(matrix.abs()) for matrix in absolute(module).merged())
+        longest = [matrix.abs().amax((-2, -1)) for matrix in largest(module).merged()]
+        return Sizes(logits, outputs, longest[0], longest[1], steps_of(module.parameters()))
+
+    @staticmethod
+    def of_merged(merged: Merged) -> Sizes:
+        """Those of merged matrices that are all there is, as in `slth.attention.merged_attention`."""
+        logits, outputs = (spectral_norm(matrix.abs()) for matrix in merged)
+        longest = [matrix.abs().amax((-2, -1)).clamp_min(1.0) * matrix.shape[-2] for matrix in merged]
+        return Sizes(logits, outputs, longest[0], longest[1], steps_of(merged))
+
+    def rounding(self, values: torch.Tensor, alpha: float, length: int) -> torch.Tensor:
+        """Bound (...,) on the rounding of the outputs; values (..., heads): alpha |VO_h|_2."""
+        grown = max(alpha, 1.0)
+        return rounding(
+            alpha * (alpha * self.logits),
+            alpha * self.outputs,
+            values,
+            longest_logits=grown * (grown * self.longest_logits),
+            longest_outputs=grown * self.longest_outputs,
+            steps=self.steps,
+            length=length,
+        )
+
+
+class Evaluated(tuple[torch.Tensor, torch.Tensor]):
+    """Merged matrices, (W_QK, W_VO), float64, with the sizes of what was added up to get them."""
+
+    sizes: Sizes
+
+    def __new__(cls, merged: Merged, sizes: Sizes) -> Evaluated:
+        """Of merged matrices and their sizes."""
+        evaluated = super().__new__(cls, merged)
+        evaluated.sizes = sizes
+        return evaluated
+
+    def __getnewargs__(self) -> tuple[Merged, Sizes]:
+        return (self[0], self[1]), self.sizes
+
+
+def rounding(
+    logits: torch.Tensor,
+    outputs: torch.Tensor,
+    values: torch.Tensor,
+    *,
+    longest_logits: torch.Tensor,
+    longest_outputs: torch.Tensor,
+    steps: int,
+    length: int,
+) -> torch.Tensor:
+    """Bound (...,) from alpha^2 A_h, alpha B_h, alpha |VO_h|_2, and P_h with alpha in them, (..., heads) each."""
+    moved = average_moved(steps * _EPS * logits + _LEAST * steps**2 * longest_logits)
+    steps += 2 * length
+    each = moved * values + steps * _EPS * outputs + _LEAST * steps**2 * longest_outputs
+    in_range = (longest_logits < _HUGE) & (longest_outputs < _HUGE)
+    return torch.where(in_range, each, torch.inf).sum(-1)
+
+
+def average_moved(m: torch.Tensor) -> torch.Tensor:
+    """2 tanh(m/2), at most m: by how much of alpha an average moves where no logit moves by more than m."""
+    return torch.where(m < 1e-8, m, 2.0 * torch.tanh(0.5 * m))  # torch's tanh takes 1e-300 for 0
+
+
+def spectral_norm(matrix: torch.Tensor) -> torch.Tensor:
+    """|.|_2 of the last two axes; infinite where a value is."""
+    finite = matrix.isfinite().all(-1).all(-1)
+    norm: torch.Tensor = torch.linalg.matrix_norm(matrix.where(finite[..., None, None], 0.0), ord=2)
+    return norm.where(finite, torch.inf)
+
+
+def steps_of(weights: Iterable[torch.Tensor]) -> int:
+    """More than the additions in a chain of these: an axis is summed over at most once on the way, and heads are."""
+    shapes = [tuple(weight.shape) for weight in weights]
+    return 32 + max(shape[-3] for shape in shapes if len(shape) > 2) + sum(sum(shape[-2:]) for shape in shapes)
+
+
+def absolute(module: Module) -> Module:
+    """A copy with the absolute values of all weights and scales. Vectors among the parameters stay as they are."""
+    return _replaced(module, torch.abs)
+
+
+def largest(module: Module) -> Module:
+    """A copy in which every weight and scale has the largest size of its tensor, or 1 where that is below."""
+    return _replaced(module, lambda weight: torch.full_like(weight, 1.0) * weight.abs().amax().clamp_min(1.0))
+
+
+@torch.no_grad()
+def _replaced(module: Module, by: Callable[[torch.Tensor], torch.Tensor]) -> Module:
+    module = copy.deepcopy(module)
+    for weight in [*(p for p in module.parameters() if p.dim() > 1), *module.buffers()]:
+        if weight.is_floating_point() and weight.numel():
+            weight.copy_(by(weight))
+    return module

@@ -1,7 +1,8 @@
 """How fast the error of a ticket inside a random attention falls with the source's width, and how it is certified.
 
 Figures 4 to 6 of arXiv 2511.04217: one target attention, many random sources, masks by exact subset sums.
-hidden=64 draws the curve up to width 64; hidden=[8,16,32] measures just these widths. depth=[1,2,3,4] measures
+hidden=64 draws the curve up to width 64, and the run says with which widths; hidden=[8,16,32] measures just these,
+hidden=[64] this one. depth=[1,2,3,4] measures
 transformers of so many blocks instead. method=edge_popup learns a mask of each source, too, and sets it beside the
 construction: the same target, sources and test inputs, in the same table and figures.
 
@@ -24,10 +25,11 @@ ex = lab.experiment("approx_error")
 
 ex.add_config(
     method="construction",  # construction, or edge_popup: masks learned, next to the construction
-    hidden=64,  # the source's width per head: the end of the curve, or a list of widths
+    hidden=None,  # the source's width per head: an int is the end of a curve of up to nine widths, a list is just
+    # these, as in [64]; None: a curve that ends at 64, or where a coordinate has four units if d_in is above that
     lengths=4,  # points in an input, one or several; the regression token comes on top
     d_in=2,
-    d_out=None,  # None: 1, with a depth d_in
+    d_out=None,  # None: d_in/2 with a trained target, 1 with a random one, d_in with a depth
     heads=1,
     depth=None,  # None: an attention; an int or a list: transformers of so many blocks
     target=None,  # trained on the task, or random; None: trained, with a depth random
@@ -85,6 +87,9 @@ def check(config):
 def main(_config, _run):
     started = time.perf_counter()
     study = check(_config)
+    if not isinstance(_config["hidden"], list | tuple) and len(study.hidden) > 1:
+        widths, end = ", ".join(map(str, study.hidden)), study.hidden[-1]
+        print(f"widths of the curve up to hidden={end}: {widths}; hidden=[{end}] measures this one alone")
     table, summary, figures = (attention if _config["depth"] is None else transformers)(study)
     summary |= {"alpha": study.alpha, "seconds": time.perf_counter() - started}
     lab.save(_run, table, summary, figures)

@@ -11,10 +11,9 @@ from typing import Any
 import learning
 import numpy as np
 import pandas as pd
+import scipy  # its parts load where they are used
 import torch
 from lab import BadConfig, as_choice, as_float, as_int, as_int_list, progress
-from scipy.optimize import curve_fit
-from scipy.stats import linregress, t
 from torch import nn
 
 from slth import inits
@@ -33,6 +32,7 @@ SOURCES = {"construction": 100, "edge_popup": 10}  # that are measured where the
 FREE = "free"  # the side of a learned mask: no factor's mask has a structure
 TRAINING, VALIDATION = 4096, 256  # sequences that scores are trained and masks are chosen on
 TASKS = {"paper": task.PAPER, "learnable": task.LEARNABLE}
+WIDTH = 64  # where a curve ends if the config does not say
 POINTS = 9  # widths on the curve that one width asks for
 RESOLVED = (4, 40)  # candidates per entry between which the error halves with each: not too few, nor beyond float64
 
@@ -67,9 +67,10 @@ class Study:
 def study_of(config: dict[str, Any], *, units: int = 1) -> Study:
     """A checked Study, or BadConfig; units: hidden ones that each coordinate needs for itself."""
     method = as_choice(config, "method", METHODS)
-    config = filled(config, d_out=1, target="trained", side="both", sources=SOURCES[method])
-    d_in, d_out = as_int(config, "d_in", 1), as_int(config, "d_out", 1)
-    target = as_choice(config, "target", ("trained", "random"))
+    config = filled(config, target="trained", side="both", sources=SOURCES[method])
+    target, d_in = as_choice(config, "target", ("trained", "random")), as_int(config, "d_in", 1)
+    config = filled(config, d_out=max(1, d_in // 2) if target == "trained" else 1)
+    d_out = as_int(config, "d_out", 1)
     if target == "trained" and d_in % 2:
         raise BadConfig("d_in", d_in, "even for target=trained, whose task is made of planes; or take target=random")
     if target == "trained" and d_out != d_in // 2:
@@ -105,8 +106,12 @@ def filled(config: dict[str, Any], **defaults: Any) -> dict[str, Any]:
 
 
 def _widths(config: dict[str, Any], coordinates: int, units: int) -> list[int]:
-    """A list of widths as it is; one width n as a curve of at most POINTS multiples of the least that ends at n."""
+    """A list of widths as it is; one width n as a curve of at most POINTS multiples of the least that ends at n.
+
+    None is WIDTH, or four times the least where that is more than WIDTH.
+    """
     least = units * coordinates
+    config = filled(config, hidden=WIDTH if least <= WIDTH else 4 * least)
     widths = as_int_list(config, "hidden", 1, 2**31 - 1)
     for width in widths:
         if width < least:
@@ -332,15 +337,15 @@ def fit_decay(hidden: np.ndarray, error: np.ndarray) -> dict[str, float] | None:
     """Least squares fit of gamma exp(-delta hidden) to errors, with the 95 % interval of delta; None below 3 widths."""
     if len(hidden) < 3 or not (error > 0).all():
         return None
-    slope = linregress(hidden, np.log(error)).slope
+    slope = scipy.stats.linregress(hidden, np.log(error)).slope
     start = (float(error[0]), max(-slope, 1e-6))
     try:
-        (gamma, delta), covariance = curve_fit(
+        (gamma, delta), covariance = scipy.optimize.curve_fit(
             lambda n, g, d: g * np.exp(-d * n), hidden, error, p0=start, maxfev=10_000
         )
     except RuntimeError:  # no fit found
         return None
-    half = t.ppf(0.975, len(hidden) - 2) * math.sqrt(covariance[1, 1])
+    half = scipy.stats.t.ppf(0.975, len(hidden) - 2) * math.sqrt(covariance[1, 1])
     return {"gamma": float(gamma), "delta": float(delta), "delta_low": delta - half, "delta_high": delta + half}
 
 
@@ -351,7 +356,7 @@ def slope_bits(table: pd.DataFrame) -> float | None:
     inside = (candidates >= RESOLVED[0]) & (candidates <= RESOLVED[1]) & (median.to_numpy() > 0)
     if inside.sum() < 2:
         return None
-    return float(linregress(candidates[inside], np.log2(median.to_numpy()[inside])).slope)
+    return float(scipy.stats.linregress(candidates[inside], np.log2(median.to_numpy()[inside])).slope)
 
 
 def fits_of(table: pd.DataFrame) -> dict[str, dict[str, Any]]:

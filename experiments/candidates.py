@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy  # its parts load where they are used
 import torch
 from lab import BadConfig, as_float, as_int, as_int_list, progress
-from scipy.stats import binomtest, linregress
 
 from slth import inits, theory
 from slth.construct.subset_sum import MAX_EXACT, BoolArray, FloatArray, solve
@@ -190,7 +190,7 @@ def rows_of(cell: Cell, least: np.ndarray) -> pd.DataFrame:
     """
     n_prime = np.arange(cell.first, min(least.max(), MAX_EXACT) + 1)
     succeeded = (least[:, None] <= n_prime).sum(axis=0)
-    intervals = [binomtest(int(k), len(least)).proportion_ci(CONFIDENCE, method="exact") for k in succeeded]
+    intervals = [scipy.stats.binomtest(int(k), len(least)).proportion_ci(CONFIDENCE, method="exact") for k in succeeded]
     low, high = (np.array(bound) for bound in zip(*intervals, strict=True))
     fails, suffices = high < 1 - cell.epsilon, low >= 1 - cell.epsilon
     largest_fail = n_prime[fails].max(initial=0)
@@ -249,5 +249,5 @@ def _line(cells: list[dict[str, Any]]) -> dict[str, float] | None:
     known = [(cell["log"], cell["n_prime_suffices"]) for cell in cells if cell["n_prime_suffices"] is not None]
     if len({log for log, _ in known}) < 3:
         return None
-    fit = linregress(*zip(*known, strict=True))
+    fit = scipy.stats.linregress(*zip(*known, strict=True))
     return {"slope": fit.slope, "intercept": fit.intercept}

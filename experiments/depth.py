@@ -16,10 +16,10 @@ from typing import Any
 import approximation
 import numpy as np
 import pandas as pd
+import scipy  # its parts load where they are used
 import torch
 from approximation import RESOLVED, filled, scale_factors, source_seed, spread, test_inputs
 from lab import BadConfig, as_choice, as_int, as_int_list, progress
-from scipy.stats import linregress, t
 
 from slth.construct.transformer import TransformerTicket, certify, pruned, transformer
 from slth.models.transformer import Transformer
@@ -176,8 +176,8 @@ def fit_depths(errors: pd.DataFrame) -> dict[str, dict[str, Any]] | None:
 
 def _line(hidden: np.ndarray, logs: np.ndarray) -> dict[str, float]:
     """A straight line through logarithms, as gamma exp(-delta hidden)."""
-    line = linregress(hidden, logs)
-    half = float(t.ppf(0.975, len(hidden) - 2)) * float(line.stderr)
+    line = scipy.stats.linregress(hidden, logs)
+    half = float(scipy.stats.t.ppf(0.975, len(hidden) - 2)) * float(line.stderr)
     delta = -float(line.slope)
     return {
         "gamma": float(np.exp(line.intercept)),

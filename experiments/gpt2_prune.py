@@ -62,7 +62,8 @@ ex.add_config(
     qk_scale=1.0,  # of the source's query and key: a number or theory, n^(1/4); one or several
     embedding_std=0.15,
     base_std=[0.04, 0.07],  # of the blocks: the grid of both sides, with
-    position_std=[0.02, 0.12],  # of the positions, one for all or each with its base_std, and
+    position_std=None,  # of the positions, one for all or each with its base_std; None: 0.02 with one below 0.055,
+    # 0.12 with one above; and
     lr=[0.003, 0.0045],
     pilot_steps=60,  # of training at every point of the grid, to choose the learning rate of each init
     steps=400,  # of each init at its own

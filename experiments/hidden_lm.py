@@ -21,7 +21,7 @@ ex.add_config(
     norm=True,  # layer normalisation, without affine part
     d=64,
     blocks=4,
-    heads=4,
+    heads=None,  # None: 4, or the most below that divide d
     layers=2,  # of the target's feed-forward networks; the source has twice as many
     length=128,  # tokens a window
     vocabulary=128,  # the most common characters; the last stands for all others

@@ -59,7 +59,8 @@ class Study:
 
 def study_of(config: dict[str, Any]) -> Study:
     """A checked Study, or BadConfig."""
-    d, heads = as_int(config, "d", 1), as_int(config, "heads", 1)
+    d = as_int(config, "d", 1)
+    heads = next(n for n in (4, 3, 2, 1) if d % n == 0) if config["heads"] is None else as_int(config, "heads", 1)
     if d % heads:
         raise BadConfig("heads", heads, f"a divisor of d={d}, for target heads of width d/heads")
     study = Study(

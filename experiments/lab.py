@@ -21,18 +21,22 @@ import ast
 import contextlib
 import difflib
 import functools
+import importlib.util
 import io
 import json
 import logging
 import math
 import os
 import pdb
+import re
 import reprlib
 import runpy
+import signal
 import sys
 import tempfile
+import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +51,40 @@ with warnings.catch_warnings():  # Sacred imports pkg_resources, and from Python
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     import sacred
     from docopt import DocoptExit, docopt
+    from sacred import stdout_capturing
     from sacred.arg_parser import get_config_updates
+    from sacred.config.config_files import HANDLER_BY_EXT
     from sacred.initialize import create_run
     from sacred.observers import FileStorageObserver, SqlObserver
     from sacred.run import Run
     from sacred.utils import apply_backspaces_and_linefeeds, print_filtered_stacktrace
 
+from slth import console
+
+
+class _Tee(stdout_capturing.TeeingStreamProxy):  # type: ignore[misc]
+    """What is printed in a run goes to the stream and to the run; to the stream alone once the run has ended.
+
+    Whatever was set up within a run may write after it: handlers of logging, colorama as the program ends.
+    """
+
+    def write(self, text: str) -> int:
+        self.__wrapped__.write(text)
+        if not self._self_out.closed:
+            self._self_out.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        self.__wrapped__.flush()
+
+
+def _read_up(captured: stdout_capturing.CapturedStdout) -> bool:
+    """Whether nothing is left to read: a run that fails or is cut has closed the buffer before its last words are."""
+    return bool(captured.buffer.closed) and captured.final is None
+
+
+stdout_capturing.TeeingStreamProxy = _Tee
+stdout_capturing.CapturedStdout.closed = property(_read_up)
 sacred.SETTINGS.CAPTURE_MODE = "sys"
 sacred.SETTINGS.CONFIG.READ_ONLY_CONFIG = False  # its read-only lists are no lists, for isinstance and json
 sacred.SETTINGS.HOST_INFO.INCLUDE_GPU_INFO = False  # asks nvidia-smi: a second, and it fails on shared devices
@@ -138,18 +170,46 @@ def as_bool(config: Mapping[str, Any], key: str) -> bool:
     return bool(config[key])
 
 
-def unbracketed(value: Any) -> Any:
-    """[a,b] as it comes from a command line, a string since a and b are no literals, as the list of its parts."""
-    if not isinstance(value, str) or not (value.startswith("[") and value.endswith("]")):
-        return value
-    return [_literal(part.strip()) for part in value[1:-1].split(",")]
+_PART = re.compile(
+    r"""
+    (?P<quoted> (?: '(?:[^'\\]|\\.)*' | "(?:[^"\\]|\\.)*" ) \s* (?=[],]) )
+    | (?P<mark> [][,] \s* )
+    | (?P<bare> [^][,'"{}]+ (?=[],]) )
+    """,
+    re.VERBOSE,
+)
 
 
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+def quoted(text: str) -> str:
+    """[a,b] as it comes from a command line, as the literal ['a','b']: words are quoted, what is a literal stays.
+
+    Lists may hold lists. Any other text stays as it is.
+    """
+    if not (text.startswith("[") and text.endswith("]")) or _is_literal(text):
         return text
+    parts, end = [], 0
+    for part in _PART.finditer(text):
+        if part.start() != end:
+            return text
+        end = part.end()
+        word = part[0].strip()
+        parts.append(repr(word) if part["bare"] and not _is_literal(word) else word)
+    made = "".join(parts)
+    return made if end == len(text) and _is_literal(made) else text
+
+
+def unbracketed(value: Any) -> Any:
+    """Text [a,b], as a file may hold it, as the list that it stands for; all else as it is."""
+    made = quoted(value) if isinstance(value, str) and value.startswith("[") else ""
+    return ast.literal_eval(made) if _is_literal(made) else value
+
+
+def _is_literal(text: str) -> bool:
+    try:
+        ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return False
+    return True
 
 
 def _is_int(value: object, minimum: int, maximum: float) -> bool:
@@ -171,10 +231,12 @@ def launch(ex: sacred.Experiment, check: Callable[[dict[str, Any]], object]) -> 
     `check` is the experiment's own validation: it is given the whole config and raises BadConfig. It runs before
     anything is stored. What keeps a run from starting (a bad value, an unknown key, a wrong option, a folder that
     cannot be written) ends the program with status 1 and one line on stderr. An error inside the run marks it FAILED
-    and shows its traceback without Sacred's frames; an interrupt marks it INTERRUPTED (status 130).
+    and shows its traceback without Sacred's frames; an interrupt, SIGTERM or SIGHUP marks it INTERRUPTED (status 130,
+    143, 129). A line that cannot be printed changes nothing.
 
     Runs are stored in the folder `runs` unless the user chose a store of Sacred's (-F, -s, -m, -S, -t) or none (-u).
     """
+    console.forgive()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s - %(name)s - %(message)s")
     options: dict[str, Any] = {}
     try:
@@ -183,24 +245,25 @@ def launch(ex: sacred.Experiment, check: Callable[[dict[str, Any]], object]) -> 
         _require_known("command", command, ex.commands)
         if options["help"] or options["--help"]:
             ex.run_commandline()
+        _require_possible(options)
         updates, named = _updates(options["UPDATE"])
         for name in named:
             if not os.path.isfile(name):
                 _require_known("named config", name, ex.named_configs)
         stored = not options["--unobserved"] and not ex.commands[command].unobserved
-        if options["--sql"]:
-            _require_database(options["--sql"])
         if stored and not any(options[store] for store in STORES):
             ex.observers.append(FileStorageObserver(RUNS))
         ex.config_hook(_guard(ex, check, options, stored))
         ex.post_run_hook(_store_plain_result)
-        ex.captured_out_filter = apply_backspaces_and_linefeeds  # keeps the last state of a progress bar alone
-        ex.run(command, updates, named, info={}, meta_info={}, options=options)
+        ex.captured_out_filter = _captured
+        with _signals_end_a_run():
+            ex.run(command, updates, named, info={}, meta_info={}, options=options)
     except Refused as error:
         sys.exit(one_line(error))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as end:
+        number = end.number if isinstance(end, Ended) else signal.SIGINT
+        print("interrupted" if number == signal.SIGINT else f"interrupted by {number.name}", file=sys.stderr)
+        sys.exit(128 + number)
     except Exception as error:
         if options.get("--debug"):
             raise
@@ -208,6 +271,46 @@ def launch(ex: sacred.Experiment, check: Callable[[dict[str, Any]], object]) -> 
         if options.get("--pdb"):
             pdb.post_mortem(error.__traceback__)
         sys.exit(1)
+
+
+class Ended(KeyboardInterrupt):
+    """A signal asked this process to end; a run is stored as one that was interrupted."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number = number
+        super().__init__(number.name)
+
+
+@contextlib.contextmanager
+def _signals_end_a_run() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise Ended, once, where they would end the process at once and leave its run RUNNING."""
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has no SIGHUP
+    caught = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]  # nohup ignores SIGHUP
+    owner = os.getpid()
+
+    def end(number: int, frame: object) -> None:
+        if os.getpid() != owner:  # a process that was forked within the run ends as it would have
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        for other in caught:
+            signal.signal(other, signal.SIG_IGN)  # while the run is stored
+        raise Ended(signal.Signals(number))
+
+    for number in caught:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in caught:
+            if signal.getsignal(number) is end:
+                signal.signal(number, signal.SIG_DFL)
+
+
+def _captured(text: str) -> str:
+    """What was printed, as UTF-8 can hold it, with the last state of a progress bar alone."""
+    return str(apply_backspaces_and_linefeeds(text.encode(errors="backslashreplace").decode()))
 
 
 Check = Callable[[dict[str, Any]], object]
@@ -275,12 +378,14 @@ def _options(ex: sacred.Experiment, arguments: list[str]) -> dict[str, Any]:
 
 def _updates(arguments: list[str] | None) -> tuple[dict[str, Any], list[str]]:
     """Config updates and the names of named configs, from what follows `with`."""
+    words = []
     for argument in arguments or []:
-        key, equals, _ = argument.partition("=")
+        key, equals, value = argument.partition("=")
         if equals and "." in key and not all(key.split(".")):
             raise Refused(f"{argument}: a key with an empty part")
+        words.append(key + equals + quoted(value))
     try:
-        return get_config_updates(arguments)
+        return get_config_updates(words)
     except Exception as error:
         raise Refused(f"with {' '.join(arguments or [])}: cannot be read as key=value ... ({error})") from error
 
@@ -300,6 +405,10 @@ def _guard(
         if "seed" in config:
             as_int(config, "seed", 0, 2**32 - 1)  # Sacred also seeds numpy's global generator, which takes no more
         check(config)
+        if command_name == "save_config":
+            _require_config_file(config.get("config_filename", "config.json"))
+        if stored and options["--sql"]:
+            _require_database(options["--sql"], options["--id"])
         if stored and (options["--file_storage"] or ex.observers):
             _require_room(Path(options["--file_storage"] or RUNS), options["--id"])
         # Its one line, or the traceback, tells what happened; Sacred's "Failed after 0:00:01!" adds a second.
@@ -329,6 +438,54 @@ def _require_known(what: str, name: str, allowed: Iterable[str], given: str | No
     if what == "command":
         hint = f"{hint} write: {USAGE};"
     raise Refused(f"{given or name}: unknown {what}{hint} allowed: {', '.join(allowed) or 'none'}")
+
+
+def _require_possible(options: Mapping[str, Any]) -> None:
+    """Refused for an option of Sacred's that cannot be followed."""
+    if options["--queue"]:
+        raise Refused("--queue: must be left out, for nothing takes runs from a queue; sweep.py makes many runs")
+    if options["--enforce_clean"]:
+        raise Refused("--enforce_clean: must be left out; no version control is asked, a run keeps copies of its code")
+    for option, (allowed, fits) in _ALLOWED.items():
+        given = options[option]
+        if given is not None and not fits(given):
+            raise Refused(f"{option}={_brief.repr(given)}: must be {allowed}")
+    for option, module in _MODULES.items():
+        if options[option] and not importlib.util.find_spec(module):
+            raise Refused(f"{option}={options[option]}: needs {module}: pip install {module}")
+
+
+def _is_number(text: str, minimum: float = -math.inf, maximum: float = math.inf) -> bool:
+    try:
+        return math.isfinite(float(text)) and minimum <= float(text) <= maximum
+    except ValueError:
+        return False
+
+
+def _is_level(text: str) -> bool:
+    return text in logging.getLevelNamesMapping() or (text.isdecimal() and int(text) <= logging.CRITICAL)
+
+
+_MOST_S = 1e6  # seconds between heartbeats; a thread does not wait for much more
+_ALLOWED: dict[str, tuple[str, Callable[[str], bool]]] = {
+    "--beat-interval": (f"a number >= 0 and <= {_MOST_S:g}, of seconds", lambda text: _is_number(text, 0, _MOST_S)),
+    "--capture": ("one of no, sys, fd", lambda text: text in ("no", "sys", "fd")),
+    "--id": (
+        "at most 200 letters, digits and any of . _ + = @ -, first a letter or a digit",
+        lambda text: bool(re.fullmatch(r"[^\W_][\w.+=@-]{0,199}", text)) and len(text.encode()) <= 200,
+    ),
+    "--loglevel": ("an int from 0 to 50, or DEBUG, INFO, WARNING, ERROR, CRITICAL", _is_level),
+    "--priority": ("a finite number", _is_number),
+    **dict.fromkeys(STORES, ("a place, not empty", bool)),
+}
+_MODULES = {"--mongo_db": "pymongo", "--tiny_db": "tinydb", "--s3": "boto3"}  # that Sacred imports for a store
+
+
+def _require_config_file(name: object) -> None:
+    """The file that save_config writes is of a kind that Sacred knows, and can be written."""
+    if not isinstance(name, str) or Path(name).suffix not in HANDLER_BY_EXT or Path(name).is_dir():
+        raise BadConfig("config_filename", name, f"the name of a file that ends in {', '.join(HANDLER_BY_EXT)}")
+    require_writable(Path(name).parent, "config_filename", "choose another")
 
 
 def _require_room(runs: Path, run_id: str | None) -> None:
@@ -386,20 +543,23 @@ def sql_tables() -> Any:
     return Base.metadata.tables
 
 
-def _require_database(url: str) -> None:
-    """Refused where an SQL database cannot be reached."""
+def _require_database(url: str, run_id: str | None) -> None:
+    """Refused where an SQL database cannot be reached, or holds a run of the wished id."""
     try:
-        sql_tables()
+        run = sql_tables()["run"]
         import sqlalchemy
 
         engine = sqlalchemy.create_engine(url)
-        with engine.connect():
-            pass
+        with engine.connect() as connection:
+            known = run_id is not None and sqlalchemy.inspect(connection).has_table("run")
+            taken = known and connection.execute(run.select().where(run.c.run_id == run_id)).first() is not None
         engine.dispose()
     except ModuleNotFoundError as error:
         raise Refused(f"-s {url}: needs {error.name}: pip install 'slth[sql]'") from error
     except (sqlalchemy.exc.SQLAlchemyError, ValueError, TypeError) as error:  # of a port or a setting that is none
         raise Refused(f"-s {url}: no database that can be reached ({str(error).partition(chr(10))[0]})") from error
+    if taken:
+        raise Refused(f"--id={run_id}: the database holds a run of that id; leave --id out or choose another")
 
 
 def _report(error: Exception, started: bool) -> None:

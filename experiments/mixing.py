@@ -37,7 +37,7 @@ ex.add_config(
     matrices=True,
     seeds=3,  # how many, from seed on: each has its own target, weights, scores and batches, the same for all variants
     heads=4,
-    kv_heads=2,  # of gqa and gta
+    kv_heads=None,  # of gqa and gta; None: half of the heads, or one where they are odd
     block=8,  # tokens of a block of mhla
     mixing_init="identity_plus_random",  # of what mixes, in tickets: natural, random, identity_plus_random
     dense_mixing_init="natural",

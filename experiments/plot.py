@@ -2,8 +2,9 @@
 
 with runs=runs/3 draws one run's figures again; runs=[runs/3,runs/5] draws those of both, and both on the same axes:
 runs that differ in their seed alone as one line, their mean with its 95 % interval, and others as lines of their own.
-A number stands for a run in the folder runs: runs=3, runs=[3,5]. A sweep's folder stands for all its finished runs. A
-run in a database is URL#ID, as sqlite:///runs.db#0, and a URL alone stands for all its finished runs.
+A number, or another id, stands for a run in the folder runs: runs=3, runs=[3,5]. Where runs were stored with -F DIR,
+the same -F DIR here, or folder=DIR, finds them. A sweep's folder stands for all its finished runs. A run in a database
+is URL#ID, as sqlite:///runs.db#0, and a URL alone stands for all its finished runs.
 """
 
 import hashlib
@@ -24,8 +25,17 @@ from slth import plots
 ex = lab.experiment("plot")
 ex.add_config(
     runs=None,  # a run's folder, number or URL#ID, a sweep's folder, a database's URL, or a list of them
-    out=None,  # where the figures go; None: into the run's own folder, or a folder of runs/plots
+    folder=None,  # where the runs lie that are given by a number or an id; None: that of -F, or runs
+    out=None,  # where the figures go; None: into the run's own folder, or a folder of FOLDER/plots
 )
+named_folder: list[str] = []  # with -F
+
+
+@ex.option_hook
+def note_folder(options: dict[str, Any]) -> None:
+    """Nothing is stored of a plot: -F says where the runs are."""
+    named_folder[:] = filter(None, [options["--file_storage"]])
+
 
 Place = Path | str
 """Where a run is stored: its folder, or URL#ID."""
@@ -33,31 +43,42 @@ Place = Path | str
 
 def check(config: dict[str, Any]) -> tuple[dict[Place, tuple[pandas.DataFrame, dict[str, Any], dict[str, Any]]], Path]:
     """The runs (results, summary, config) by their places, and the folder to write to."""
-    runs = {place: stores.load_run(place) for place in places(config["runs"])}
-    if not isinstance(config["out"], str | None):
-        raise lab.BadConfig("out", config["out"], "a folder")
+    config = {"folder": None, **config}
+    for key in ("folder", "out"):
+        if not isinstance(config[key], str | None) or config[key] == "":
+            raise lab.BadConfig(key, config[key], "a folder")
+    folder = Path(config["folder"] or next(iter(named_folder), lab.RUNS))
+    found = places(config["runs"], folder)
+    for place in found:
+        if isinstance(place, Path) and not os.path.isdir(place):
+            why = "its results.csv cannot be read (no such folder)"
+            hint = "-F DIR, or folder=DIR, says where runs lie that are given by number"
+            raise lab.BadConfig("runs", str(place), f"a run's folder; {why}; {hint}")
+    runs = {place: stores.load_run(place) for place in found}
     first = next(iter(runs))
-    own = first if len(runs) == 1 and isinstance(first, Path) else folder_of(list(runs))
+    own = first if len(runs) == 1 and isinstance(first, Path) else folder_of(list(runs), folder)
     return runs, Path(config["out"] or own)
 
 
-def places(given: Any) -> list[Place]:
-    """Places from one, a number, or a list of these; on the command line a list is a string in brackets."""
+def places(given: Any, folder: Path = lab.RUNS) -> list[Place]:
+    """Places from one, a number, or a list of these; runs by number or id lie in the folder."""
     runs = lab.unbracketed(given)
     runs = list(runs) if isinstance(runs, list | tuple) else [runs]
     if not runs or any(isinstance(run, bool) or not isinstance(run, int | str) or run == "" for run in runs):
         raise lab.BadConfig("runs", given, "a run's folder, number or URL#ID, or a list of them")
     lab.require_text("runs", runs)
-    found = [place for run in runs for place in _places_of(run)]
+    found = [place for run in runs for place in _places_of(run, folder)]
     if len({place.resolve() if isinstance(place, Path) else place for place in found}) < len(found):
         raise lab.BadConfig("runs", given, "different runs")
     return found
 
 
-def _places_of(run: int | str) -> list[Place]:
+def _places_of(run: int | str, folder: Path) -> list[Place]:
     if not stores.is_url(run):
         number = isinstance(run, int) or run.isdecimal()
-        return [*finished(lab.RUNS / str(run) if number else Path(run))]
+        inside = folder / str(run)
+        place = inside if number or (os.path.isdir(inside) and not os.path.isdir(run)) else Path(run)
+        return [*finished(place)]
     run = str(run)
     if stores.SEPARATOR in run:
         return [run]
@@ -117,12 +138,12 @@ def told_apart(configs: dict[Place, dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def folder_of(runs: list[Place]) -> Path:
-    """Where the figures of these runs go, and of no others: a folder of runs/plots with the runs' names and a hash."""
+def folder_of(runs: list[Place], folder: Path = lab.RUNS) -> Path:
+    """Where the figures of these runs go, and of no others: a folder of FOLDER/plots with their names and a hash."""
     places = [str(run.resolve()) if isinstance(run, Path) else run for run in runs]
     names = "_".join(Path(run).name if isinstance(run, Path) else stores.name(run) for run in runs)
     digest = hashlib.sha256("\0".join(places).encode(errors="replace")).hexdigest()[:8]
-    return lab.RUNS / "plots" / f"{_slug(names)[:40]}-{digest}"
+    return folder / "plots" / f"{_slug(names)[:40]}-{digest}"
 
 
 def prefixes(runs: list[Place]) -> list[str]:

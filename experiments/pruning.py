@@ -429,7 +429,9 @@ def best_of_stds(
 
 def stds_of(config: dict[str, Any]) -> list[tuple[float, float]]:
     """The pairs (base_std, position_std) that both sides choose from, or BadConfig."""
-    base, position = _numbers_of(config, "base_std"), _numbers_of(config, "position_std")
+    base = _numbers_of(config, "base_std")
+    default = [0.02 if std < 0.055 else 0.12 for std in base]
+    position = default if config["position_std"] is None else _numbers_of(config, "position_std")
     if len(position) == 1:
         position *= len(base)
     if len(position) != len(base):

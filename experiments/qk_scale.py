@@ -15,6 +15,7 @@ from typing import Any
 
 import lab
 import pandas as pd
+import scipy  # its parts load where they are used
 from lab import BadConfig, as_bool, as_choice, as_float, as_int
 from pruning import (
     Data,
@@ -31,7 +32,6 @@ from pruning import (
     sizes_of,
     training_of,
 )
-from scipy import stats
 
 from slth import plots
 from slth.models import gpt2
@@ -223,7 +223,7 @@ def compared(differences: "pd.Series[float]") -> dict[str, Any]:
     "helps" and "harms" need an interval that leaves 0 out.
     """
     count, mean, std = len(differences), float(differences.mean()), float(differences.std())  # NaN for one seed
-    half = float(stats.t.ppf(0.975, count - 1)) * std / math.sqrt(count) if count > 1 else math.inf
+    half = float(scipy.stats.t.ppf(0.975, count - 1)) * std / math.sqrt(count) if count > 1 else math.inf
     verdict = "cannot tell"
     if abs(mean) > half:
         verdict = "helps" if mean < 0 else "harms"

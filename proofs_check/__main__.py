@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import proofs_check
 from proofs_check.check import Statement
+from slth import console
 from slth.threads import one_torch_thread
 
 _ROW = "{:<74} {:>6} {:>12}  {}"
@@ -47,6 +48,7 @@ def rows(statement: Statement, seconds: float) -> list[str]:
 
 def main(names: Sequence[str], share: float = 1.0) -> int:
     """Test the named statements, or all; share of the usual number of cases. Returns the exit status."""
+    console.forgive()
     known = statements()
     for name in names:
         if name not in known:

@@ -153,6 +153,42 @@ def test_what_once_was_no_refusal(name, words, message, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "told"),
+    [
+        ("approx_error", "d_in=4", {"d_out": 2}),
+        ("approx_error", "d_in=4 target=random", {"d_out": 1}),
+        ("approx_error", "d_in=100 target=random", {"hidden": [100, 200, 300, 400]}),
+        ("approx_error", "d_in=40 depth=2", {"d_out": 40, "hidden": [80, 160, 240, 320]}),
+        ("approx_error", "hidden=[32] lengths=[4,8]", {"hidden": [32]}),
+        ("hidden_lm", "d=64", {"heads": 4}),
+        ("hidden_lm", "d=30", {"heads": 3}),
+        ("gpt2_prune", "size=tiny", {"stds": [(0.04, 0.02), (0.07, 0.12)]}),
+        ("gpt2_prune", "base_std=0.05", {"stds": [(0.05, 0.02)]}),
+        ("mixing", "heads=4", {"kv_heads": 2}),
+        ("mixing", "heads=1", {"kv_heads": 1}),
+        ("mixing", "variants=[kha_linear,mea]", {"variants": ("mha", "kha_linear", "mea")}),
+    ],
+)
+def test_defaults_follow_what_they_depend_on(name, words, told):
+    ex, check = lab.launched_by(EXPERIMENTS / f"{name}.py")
+    config, _ = lab.resolve(ex, check, *lab._updates(words.split()))
+    study_of = {"approx_error": check}.get(name) or check.__globals__["study_of"]
+    study = study_of(config)
+    assert {key: getattr(study, key) for key in told} == told
+
+
+def test_a_misspelt_key_is_told_without_what_takes_long_to_import():
+    heavy = ("torch._dynamo", "sympy", "scipy.stats", "scipy.optimize", "transformers")
+    code = f"""import sys; sys.path.insert(0, {str(EXPERIMENTS)!r}); import lab
+from pathlib import Path
+for name in ("approx_error", "constant", "hidden_lm", "plot", "sweep"):
+    lab.launched_by(Path({str(EXPERIMENTS)!r}) / f"{{name}}.py")
+print(*(module for module in {heavy!r} if module in sys.modules))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
+
+
 # ---------------------------------------------------------------- real processes
 
 TINY = {

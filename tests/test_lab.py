@@ -54,6 +54,7 @@ def main(_config, _run):
         raise ValueError("it broke")
     if _config["end"] == "wait":
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may have been told to ignore it
+        print("so far", flush=True)
         Path("waiting").touch()
         time.sleep(60)
     figure = Figure()
@@ -145,7 +146,15 @@ def test_a_crash_is_marked_failed_and_leaves_no_results(tmp_path):
     assert not (run / "summary.json").exists()
 
 
-def test_an_interrupt_is_marked_and_leaves_no_results(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "status", "line"),
+    [
+        (signal.SIGINT, 130, "interrupted\n"),
+        (signal.SIGTERM, 143, "interrupted by SIGTERM\n"),
+        (signal.SIGHUP, 129, "interrupted by SIGHUP\n"),
+    ],
+)
+def test_an_interrupt_is_marked_and_leaves_no_results(tmp_path, number, status, line):
     (tmp_path / "small.py").write_text(SCRIPT)
     process = subprocess.Popen(
         [sys.executable, "small.py", "with", "end=wait"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
@@ -153,15 +162,16 @@ def test_an_interrupt_is_marked_and_leaves_no_results(tmp_path):
     try:
         while not (tmp_path / "waiting").exists() and process.poll() is None:
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, stderr = process.communicate(timeout=30)
     finally:
         process.kill()
         process.wait()
-    assert process.returncode == 130
-    assert stderr == "interrupted\n"
+    assert process.returncode == status
+    assert stderr == line
     run = tmp_path / "runs" / "1"
     assert read(run / "run.json")["status"] == "INTERRUPTED"
+    assert (run / "cout.txt").read_text() == "so far\n"
     assert not (run / "results.csv").exists()
 
 
@@ -236,7 +246,26 @@ def refusal(tmp_path, monkeypatch, capsys):
         ("with", "with: unknown command"),
         ("--nothing", "--nothing: not understood"),
         ("-F", "-F: -F requires argument"),
-        ("-l LOUD", "cannot start: ValueError: Unknown level: 'LOUD'"),
+        ("-l LOUD", "--loglevel='LOUD': must be an int from 0 to 50, or DEBUG, INFO"),
+        ("-l 99", "--loglevel='99': must be an int from 0 to 50"),
+        ("-q", "--queue: must be left out"),
+        ("-F store -e", "--enforce_clean: must be left out"),
+        ("-F store -b nan", "--beat-interval='nan': must be a number >= 0 and <= 1e+06"),
+        ("-b soon", "--beat-interval='soon': must be a number"),
+        ("-F store -C all", "--capture='all': must be one of no, sys, fd"),
+        ("-F store -P high", "--priority='high': must be a finite number"),
+        ("-i a/b", "--id='a/b': must be at most 200 letters, digits"),
+        ("-i ..", "--id='..': must be"),
+        ("-i _sources", "--id='_sources': must be"),
+        (f"-i {'ä' * 120}", "--id="),
+        ("--file_storage=", "--file_storage='': must be a place, not empty"),
+        ("-F store -m db", "--mongo_db=db: needs pymongo: pip install pymongo"),
+        ("-F store -t db", "--tiny_db=db: needs tinydb"),
+        ("-F store -S s3://a/b", "--s3=s3://a/b: needs boto3"),
+        ("with hiden=3 -F store -s sqlite:///new.db", "hiden=3: unknown key"),
+        ("-F store -s nothing://", "-s nothing://: no database that can be reached"),
+        ("save_config with config_filename=a.txt", "config_filename='a.txt': must be the name of a file that ends in"),
+        ("save_config with config_filename=file/a.json", "config_filename=file: cannot write there"),
         ("-F file", "runs=file: cannot write there (File exists); choose another with -F DIR"),
         ("-F file/store", "runs=file/store: cannot write there (Not a directory); choose another with -F DIR"),
         (f"-F new/{'x' * 300}", "runs=new/xxx"),
@@ -244,6 +273,89 @@ def refusal(tmp_path, monkeypatch, capsys):
 )
 def test_refused_with_one_line_before_anything_is_made(refusal, arguments, line):
     assert refusal(*arguments.split()).startswith(line)
+
+
+TRIED = [
+    *("-b 1", "-c words", "-d", "-f", "-F store", "-i 7", "-l WARNING", "-n other", "-D", "-p", "-P 3", "-u"),
+    *("-C no", "-C sys", "-s sqlite:///runs.db", "-F store -s sqlite:///runs.db -i 8"),
+    *("print_config", "save_config", "save_config with config_filename=new/a.yaml"),
+    *("print_dependencies", "print_named_configs", "-h", "help", "help print_config"),
+]
+REFUSED = {"-q", "-e", "-m", "-t", "-S"}  # above
+
+
+@pytest.mark.parametrize("arguments", TRIED)
+def test_options_and_commands_do_what_they_say(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["small.py", *arguments.split()])
+    ex = make_experiment()
+    if "-h" in arguments or "help" in arguments:
+        with pytest.raises(SystemExit) as end:
+            lab.launch(ex, check)
+        assert not end.value.code
+    else:
+        lab.launch(ex, check)
+        assert ex.current_run.status == "COMPLETED"
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert bool(captured.out) == (arguments in ("-p", "-h") or arguments.startswith(("print", "help")))
+
+
+def test_every_option_and_command_is_tried():
+    ex = make_experiment()
+    words = {word for line in TRIED for word in line.split()}
+    assert {option.get_short_flag() for option in ex.all_cli_options} <= words | REFUSED
+    assert {*ex.commands} - {"<lambda>"} <= words
+
+
+def test_an_id_that_a_database_holds_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["small.py", "-s", "sqlite:///runs.db", "-i", "7"])
+    lab.launch(make_experiment(), check)
+    with pytest.raises(SystemExit, match="--id=7: the database holds a run of that id"):
+        lab.launch(make_experiment(), check)
+
+
+# ---------------------------------------------------------------- what cannot be printed
+
+
+def nobody():
+    """A pipe without a reader."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+@pytest.mark.parametrize(
+    ("store", "options"),
+    [
+        ("runs", lambda: {"stdout": nobody(), "stderr": nobody()}),
+        ("runs", lambda: {"preexec_fn": lambda: os.closerange(0, 3)}),
+        ("runs", lambda: dict.fromkeys(("stdout", "stderr"), os.open("/dev/full", os.O_WRONLY))),
+        ("d\xe9p\xf4t", lambda: {"stdout": subprocess.DEVNULL, "env": {**os.environ, "PYTHONIOENCODING": "ascii"}}),
+    ],
+    ids=["reader gone", "closed", "full", "narrow"],
+)
+def test_lines_that_cannot_be_printed_fail_no_run(tmp_path, store, options):
+    (tmp_path / "small.py").write_text(SCRIPT)
+    done = subprocess.run([sys.executable, "small.py", "-F", store], cwd=tmp_path, check=False, **options())
+    run = tmp_path / store / "1"
+    assert (done.returncode, read(run / "run.json")["status"]) == (0, "COMPLETED")
+    assert (run / "cout.txt").read_text() == f"results: {store}/1/results.csv\nfigure: {store}/1/errors.png\n"
+
+
+def test_what_outlives_a_run_still_prints(capsys):
+    with lab.stdout_capturing.tee_output_python() as captured:
+        kept = sys.stdout  # as colorama does, and handlers of logging
+        print("within")
+    kept.write("after\n")
+    kept.flush()
+    assert captured.get() == "within\n"
+    assert capsys.readouterr().out == "within\nafter\n"
+
+
+def test_a_name_that_is_no_text_is_stored_all_the_same():
+    assert lab._captured("results: \udcff/1\n") == "results: \\udcff/1\n"
 
 
 def test_a_file_named_runs_is_refused(tmp_path, monkeypatch):
@@ -270,6 +382,33 @@ def test_an_error_of_the_check_itself_is_shown_in_debug_mode(tmp_path, monkeypat
 
 
 # ---------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("[kha_linear,mea]", ["kha_linear", "mea"]),
+        ("['kha_linear','mea']", ["kha_linear", "mea"]),
+        ("[ a , 'b,c' , 3, None, 1e-3]", ["a", "b,c", 3, None, 1e-3]),
+        ("[tiny*0.25,tiny]", ["tiny*0.25", "tiny"]),
+        ("[sqlite:///a.db#1,runs/3,4]", ["sqlite:///a.db#1", "runs/3", 4]),
+        ("[[a,b],[c]]", [["a", "b"], ["c"]]),
+        ("[1.0,theory]", [1.0, "theory"]),
+        ("[a,]", ["a"]),
+        ("[]", []),
+        ("[a b]", ["a b"]),
+        ("a,b", "a,b"),
+        ("[a,,b]", "[a,,b]"),
+        ("[a,", "[a,"),
+        ("['a'b]", "['a'b]"),
+        ("[{a:1}]", "[{a:1}]"),
+        ("'[a,b]'", "[a,b]"),
+    ],
+)
+def test_words_in_lists_need_no_quotes(text, value):
+    updates, named = lab._updates(["smoke", f"x={text}", f"grid.y={text}"])
+    assert updates == {"x": value, "grid": {"y": value}}
+    assert named == ["smoke"]
 
 
 def test_values_of_the_right_kind_pass():

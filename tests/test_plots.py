@@ -555,6 +555,18 @@ def test_runs_that_name_nothing_are_refused(given_runs):
         plot.places(given_runs)
 
 
+def test_runs_by_number_or_id_lie_in_the_folder_that_is_named(tmp_path, monkeypatch):
+    (tmp_path / "tried").mkdir()
+    assert plot.places([3, "tried", "other/5"], tmp_path) == [tmp_path / "3", tmp_path / "tried", Path("other/5")]
+    missing = r"/3': must be a run's folder; .*no such folder.; -F DIR, or folder=DIR, says where runs lie"
+    with pytest.raises(lab.BadConfig, match=missing):
+        plot.check({"runs": 3, "folder": str(tmp_path), "out": None})
+    monkeypatch.setattr(plot, "named_folder", [])
+    plot.note_folder({"--file_storage": "elsewhere"})
+    with pytest.raises(lab.BadConfig, match=r"^runs='elsewhere/3'"):
+        plot.check({"runs": 3, "folder": None, "out": None})
+
+
 def test_runs_of_one_config_are_told_apart_by_their_place():
     first, second, third = Path("runs/3"), Path("runs/5"), Path("runs/6")
     configs = {first: {"seed": 0}, second: {"seed": 0}, third: {"seed": 1}}

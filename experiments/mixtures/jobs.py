@@ -48,6 +48,10 @@ def _on_processes(study: Study, jobs: list[Job]) -> Iterator[dict[str, Any]]:
     with ProcessPoolExecutor(study.config["processes"], context, _begin, (dict(study.config),)) as pool:
         try:
             yield from pool.map(_done_here, jobs)
+        except KeyboardInterrupt:  # what is not stored yet is done again: nobody waits for it
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 

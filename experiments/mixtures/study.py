@@ -106,7 +106,8 @@ def study_of(config: dict[str, Any]) -> Study:
     search = search_of(config | {"keep": max(keeps)})
     seeds = range(config["seed"], config["seed"] + as_int(config, "seeds", 1, 2**32 - config["seed"]))
     variants, heads = variants_of(config), as_int(config, "heads", 1)
-    kv_heads = as_int(config, "kv_heads", 1)
+    default = heads // 2 if heads % 2 == 0 else 1
+    kv_heads = default if config["kv_heads"] is None else as_int(config, "kv_heads", 1)
     if heads % kv_heads:
         raise BadConfig("kv_heads", kv_heads, f"a divisor of heads={heads}")
     as_choice(config, "equal", EQUAL)

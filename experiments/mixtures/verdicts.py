@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy  # its parts load where they are used
 
 from slth import inits
 
@@ -59,11 +59,11 @@ def compared(differences: "pd.Series[float]", seed: int) -> dict[str, Any]:
     found |= {"student_low": -math.inf, "student_high": math.inf, "p": math.nan}
     if count > 1 and np.isfinite(values).all():
         deviation = float(np.std(values, ddof=1)) / math.sqrt(count)
-        half = float(stats.t.ppf(0.975, count - 1)) * deviation
+        half = float(scipy.stats.t.ppf(0.975, count - 1)) * deviation
         low, high = bootstrap(values, seed)
         found |= {"difference_low": low, "difference_high": high}
         found |= {"student_low": mean - half, "student_high": mean + half}
-        found["p"] = 2 * float(stats.t.sf(abs(mean) / deviation, count - 1)) if deviation else float(mean == 0)
+        found["p"] = 2 * float(scipy.stats.t.sf(abs(mean) / deviation, count - 1)) if deviation else float(mean == 0)
     verdict = "cannot tell"
     if count < ENOUGH:
         pass

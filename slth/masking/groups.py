@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._compile import _disable_dynamo  # torch.compiler.disable that imports torch._dynamo at the first call
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from slth import masks
@@ -20,7 +21,7 @@ from slth.targets import Target
 _steps = 0  # that any optimiser has taken
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@_disable_dynamo
 def _count_step(optimiser: torch.optim.Optimizer, args: object, kwargs: object) -> None:
     """Notice a step: torch's fused optimisers change parameters without counting up their versions."""
     global _steps
@@ -90,13 +91,13 @@ class Wrapped:
 
     # a forward pass of the whole: cuts are looked at before it, masked weights dropped after it
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @_disable_dynamo
     def _open(self, module: nn.Module, args: object) -> None:
         self._forget()  # what a pass that was interrupted may have left
         self.refresh()
         self.inside = True
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @_disable_dynamo
     def _close(self, module: nn.Module, args: object, output: object) -> None:
         self.inside = False
         self._forget()
@@ -105,7 +106,7 @@ class Wrapped:
         for masked in self.weights.values():
             masked.forget()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @_disable_dynamo
     @torch.no_grad()
     def refresh(self) -> None:
         """Bring the masks up to date with the scores; cheap where nothing has changed."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
+from slth import console
 from slth.ticket import Ticket, TicketError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m slth.ticket show FILE`: describe a ticket. Returns the exit status."""
+    console.forgive()
     parser = argparse.ArgumentParser(prog="python -m slth.ticket", description="Look at tickets.")
     commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("show", help="describe a ticket")
@@ -22,10 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TicketError, OSError) as error:
         print(_line(str(error)), file=sys.stderr)
         return 1
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:  # whoever read it has read enough; nor shall Python try again as it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(text, flush=True)
     return 0
 
 

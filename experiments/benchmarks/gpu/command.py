@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu import report
-from slth import files
+from slth import console, files
 
 DEFAULTS: dict[str, Any] = {"device": "cuda", "what": list(report.AREAS), "rounds": 15, "seed": 0, "out": "runs/gpu"}
 
@@ -23,6 +23,7 @@ def main(arguments: Sequence[str]) -> int:
 
     The status is 1, too, where a check or a measurement failed; what the others found is written all the same.
     """
+    console.forgive()
     try:
         config = config_of(arguments)
     except ValueError as error:

@@ -249,3 +249,51 @@ def test_of_nested_modules_the_one_to_unwrap_is_named():
     for part in (inside[0], inside[2]):
         slth.unwrap(part)
     slth.unwrap(slth.wrap(inside))
+
+
+# ---------------------------------------------------------------- odd buffers
+
+
+def with_buffer(odd, persistent=True):
+    model = net()
+    model.register_buffer("odd", odd, persistent=persistent)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: torch.eye(4).to_sparse(), r"odd is Tensor, torch\.sparse_coo: a ticket holds plain dense tensors"),
+        (lambda: torch.ones(3, device="meta"), "odd is on meta: a ticket holds plain dense tensors with values"),
+        (lambda: torch.arange(3.0).expand(2, 3), r"odd is an expanded view, .* must be its clone"),
+    ],
+)
+def test_a_buffer_that_no_ticket_holds_is_named_and_can_be_left_out(make, message):
+    with pytest.raises(slth.ticket.TicketError, match=message):
+        slth.Ticket.of(slth.wrap(with_buffer(make()), weights="theory"))
+    model = slth.wrap(with_buffer(make(), persistent=False), weights="theory")
+    assert slth.Ticket.of(model).apply(with_buffer(make(), persistent=False))(X).equal(model(X))
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.complex64, torch.int8, torch.bool])
+def test_buffers_of_other_dtypes_come_along(dtype):
+    model = slth.wrap(with_buffer(torch.ones(3).to(dtype)), weights="theory")
+    other = slth.Ticket.from_bytes(slth.Ticket.of(model).to_bytes()).apply(with_buffer(torch.zeros(3).to(dtype)))
+    assert other.odd.float().equal(torch.ones(3)) if not dtype.is_complex else other.odd.real.equal(torch.ones(3))
+
+
+def test_a_ticket_is_not_applied_to_a_model_without_values():
+    ticket = slth.Ticket.of(wrapped())
+    with torch.device("meta"):
+        empty = net()
+    with pytest.raises(slth.ticket.TicketError, match=r"0\.weight is on meta"):
+        ticket.apply(empty)
+
+
+def test_a_search_that_redraws_names_a_weight_that_is_gone():
+    model = wrapped()
+    model.pop(2)
+    options = {"method": slth.search.IteRand(every=1), "progress": False}
+    with pytest.raises(ValueError, match=r"2\.weight is no longer in the Sequential"):
+        slth.fit(model, lambda step: X, lambda m, x: m(x).square().mean(), 20, **options)

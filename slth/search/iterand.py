@@ -54,6 +54,7 @@ class IteRand(EdgePopup):
     def start(self, model: nn.Module) -> None:
         """Prepare. Raises ValueError for a weight that is not known to come from `slth.inits`."""
         for path in handle(model).weights:
+            random_weight(model, path)  # refuses one that is gone
             recipes.required(root(model), path)
         super().start(model)
         for masked in handle(model).weights.values():

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from slth.masking import Masked, Wrapped
 from slth.masking.places import places
@@ -65,7 +66,8 @@ def signs(drawn: torch.Tensor, parts: Sequence[Part], levels: Sequence[float]) -
 
 
 def plain_of(module: nn.Module, path: str, tensor: torch.Tensor) -> Plain:
-    """The record of any other tensor of the module."""
+    """The record of any other tensor of the module. Raises TicketError for one that is not dense, or without values."""
+    check_dense(path, tensor)
     shape, dtype = tuple(tensor.shape), name_of(tensor.dtype)
     flat = tensor.detach().flatten()
     if flat.numel() and _is_constant(flat):
@@ -76,8 +78,22 @@ def plain_of(module: nn.Module, path: str, tensor: torch.Tensor) -> Plain:
     return Plain(path, shape, dtype)
 
 
+def check_dense(path: str, tensor: torch.Tensor) -> None:
+    """Raise TicketError unless a ticket can hold the tensor, or write to it."""
+    if tensor.is_meta or tensor.layout != torch.strided or is_traceable_wrapper_subclass(tensor):
+        kind = "on meta" if tensor.is_meta else f"{type(tensor).__name__}, {tensor.layout}"
+        raise TicketError(
+            f"{path} is {kind}: a ticket holds plain dense tensors with values; make it one, or a buffer with "
+            "persistent=False, which a ticket leaves out"
+        )
+    if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
+        raise TicketError(f"{path} is an expanded view, whose entries share memory: must be its clone()")
+
+
 def _is_constant(flat: torch.Tensor) -> bool:
     """One finite number throughout, which JSON holds exactly; -0.0 is told from 0.0."""
+    if flat.is_floating_point() and flat.itemsize == 1:
+        return False  # 8-bit floats, for which torch has no comparisons
     first = flat[0]
     if first.dtype.is_complex or not math.isfinite(first.item()) or (first == 0 and math.copysign(1, first.item()) < 0):
         return False

@@ -13,7 +13,7 @@ from slth import files
 from slth.modules import check_module
 from slth.recipes import of_generations
 from slth.ticket import packing
-from slth.ticket.making import digest_of, name_of, others, plain_of, signs, tensors_of, weight_of
+from slth.ticket.making import check_dense, digest_of, name_of, others, plain_of, signs, tensors_of, weight_of
 from slth.ticket.record import Plain, TicketError, Weight
 from slth.wrapping import check_in_place, effective, handle, root
 
@@ -142,6 +142,8 @@ class Ticket:
         return "\n".join(lines)
 
     def _check(self, own: Mapping[str, torch.Tensor]) -> None:
+        for path, tensor in own.items():
+            check_dense(path, tensor)
         here = {path: (tuple(t.shape), name_of(t.dtype)) for path, t in own.items()}
         there = {p.path: (p.shape, p.dtype) for p in self.plain}
         there |= {w.path: (w.shape, w.dtype) for w in self.weights}

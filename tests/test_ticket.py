@@ -41,7 +41,7 @@ def blank():
 def found(method=None, **options):
     """A wrapped network, its mask of a short search."""
     model = wrapped(**options)
-    fit(model, method, steps=10)
+    fit(model, method, steps=12)
     return model
 
 

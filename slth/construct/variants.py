@@ -119,9 +119,9 @@ def _structure(source: Attention, solved: tuple[str, ...]) -> dict[str, torch.Te
             mask = torch.from_numpy(structure(parts, source.hidden))  # (parts, hidden)
             mask = mask.mT if name == "output" else mask
         elif isinstance(source, MultiheadExplicitAttention):
-            mask = torch.ones(weight.shape, dtype=torch.bool)
+            mask = torch.ones(weight.shape, dtype=torch.bool, device="cpu")
         else:
-            mask = torch.eye(source.hidden, dtype=torch.bool)
+            mask = torch.eye(source.hidden, dtype=torch.bool, device="cpu")
         masks[name] = mask.expand_as(weight).clone()
     return masks
 

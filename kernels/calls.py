@@ -10,7 +10,16 @@ from . import reference
 from .autocast import as_autocast
 from .bits import check_bits
 from .choice import check_impl, takes_triton
-from .shapes import BlockMask, Scored, Threshold, as_threshold, check_device, check_floats, placed
+from .shapes import (
+    BlockMask,
+    Scored,
+    Threshold,
+    as_threshold,
+    check_attending,
+    check_device,
+    check_floats,
+    placed,
+)
 
 WIDEST = 256  # head width that Triton's attention holds on chip
 LONGEST = 128  # block of tokens that Triton's linear attention does
@@ -180,6 +189,7 @@ def attention(
     causal: bool = False,
     *,
     scale: float | None = None,
+    padded: bool = False,
     impl: str = "auto",
 ) -> torch.Tensor:
     """softmax(scale q k^T; mask) v for heads side by side, the T x S matrix never written to memory.
@@ -189,19 +199,21 @@ def attention(
         k: (..., groups, S, n), groups dividing heads: heads / groups neighbours share one (GQA).
         v: (..., groups, S, m).
         mask: bool, broadcastable to (..., heads, T, S), True = attend; or a :class:`BlockMask`, whose empty blocks cost
-            nothing.
+            nothing. A token that the mask says is padding may attend to nothing, and gets zeros: with one row for all
+            queries it is a mask of keys, which says so; with more, of tokens before a text, to which none attends.
         causal: query t attends to keys up to S - T + t only.
         scale: 1 / sqrt(n) unless given.
+        padded: every query that attends to nothing is padding, whatever the mask looks like.
         impl: "auto", "reference" or "triton" (n, m <= 256).
 
-    Returns (..., heads, T, m), of q's dtype. Raises ValueError for a query that attends to nothing, and for shapes,
-    dtypes or devices that do not fit.
+    Returns (..., heads, T, m), of q's dtype. Raises ValueError for a query that attends to nothing and is no padding,
+    and for shapes, dtypes or devices that do not fit.
     """
     check_floats(q=q, k=k, v=v)
     _check_heads(q, k, v)
-    _check_attended(mask, causal, (*q.shape[:-1], k.shape[-2]), q.device)
+    _check_attended(mask, causal, (*q.shape[:-1], k.shape[-2]), q.device, padded)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if takes_triton("attention", q, impl=impl, unfit=too_wide(q.shape[-1], v.shape[-1])):
+    if takes_triton("attention", q, impl=impl, unfit=too_wide(q.shape[-1], v.shape[-1])) and q.numel():
         from . import triton_attention
 
         return triton_attention.attention(q, k, v, mask, causal, scale)
@@ -239,7 +251,7 @@ def merged_attention(
         raise ValueError(f"{shapes}: must be (..., T, d), (heads, d, d), (heads, d, d_out)")
     length = x.shape[-2]
     _check_attended(mask, causal, (*x.shape[:-2], qk.shape[0], length, length), x.device)
-    if takes_triton("merged_attention", x, impl=impl, unfit=too_wide(d)):
+    if takes_triton("merged_attention", x, impl=impl, unfit=too_wide(d)) and x.numel():
         from . import triton_attention
 
         return triton_attention.merged_attention(x, qk, vo, mask, causal)
@@ -334,7 +346,7 @@ def mhla(
     blocks = -(-q.shape[-2] // block)
     if mixing.dim() != 2 or min(mixing.shape) < blocks:
         raise ValueError(f"mixing {tuple(mixing.shape)}: must be at least ({blocks}, {blocks}), one row a block")
-    if takes_triton("mhla", q, impl=impl, unfit=mhla_unfit(max(q.shape[-1], v.shape[-1]), block)):
+    if takes_triton("mhla", q, impl=impl, unfit=mhla_unfit(max(q.shape[-1], v.shape[-1]), block)) and q.numel():
         from . import triton_mhla
 
         return triton_mhla.mhla(q, k, v, mixing, block, causal, normalise)
@@ -360,9 +372,13 @@ def too_wide(*widths: int) -> str:
 
 
 def _check_attended(
-    mask: torch.Tensor | BlockMask | None, causal: bool, shape: tuple[int, ...], device: torch.device
+    mask: torch.Tensor | BlockMask | None,
+    causal: bool,
+    shape: tuple[int, ...],
+    device: torch.device,
+    padded: bool = False,
 ) -> None:
-    """Raise ValueError unless the mask fits (..., heads, T, S) and each query attends to something."""
+    """Raise ValueError unless the mask fits (..., heads, T, S) and each query attends to something or is padding."""
     queries, keys = shape[-2:]
     if causal and queries > keys:
         raise ValueError(
@@ -386,8 +402,18 @@ def _check_attended(
         fits = False
     if not fits:
         raise ValueError(f"mask of shape {tuple(given.shape)}: must broadcast to {tuple(shape)}")
-    size = mask.size if isinstance(mask, BlockMask) else 1
-    empty = ~(_seen_first(given, size, queries, keys) if causal else given).any(-1)
+    if padded:
+        return
+    if isinstance(mask, BlockMask):
+        _check_blocks(mask, causal, queries, keys)
+    else:
+        check_attending(mask, queries, keys, causal)
+
+
+def _check_blocks(mask: BlockMask, causal: bool, queries: int, keys: int) -> None:
+    """Raise ValueError where a query attends to nothing: of padding a mask in blocks says nothing."""
+    blocks, size = mask
+    empty = ~(_seen_first(blocks, size, queries, keys) if causal else blocks).any(-1)
     if empty.any():
         *row, last = (int(i) for i in empty.nonzero()[0])
         where = (*row, last * size if causal else last)

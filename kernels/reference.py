@@ -6,7 +6,6 @@ form that is faster. Arguments have been checked by `slth.kernels.calls`.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -91,9 +90,15 @@ def attention(
     k, v = (t.repeat_interleave(groups, dim=-3) if groups > 1 else t for t in (k, v))
     logits = (q @ k.mT) * scale  # (..., heads, T, S)
     seen = attended(mask, causal, q.shape[-2], k.shape[-2], q.device)
-    if seen is not None:
-        logits = logits.masked_fill(~seen, -math.inf)
-    return (logits.softmax(-1) @ v).to(dtype)
+    weights = logits.softmax(-1) if seen is None else masked_softmax(logits, seen)
+    return (weights @ v).to(dtype)
+
+
+def masked_softmax(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """softmax over the last axis where mask, bool and broadcastable, is True, else exactly 0: also where nothing is."""
+    least = torch.finfo(logits.dtype).min  # not -inf, of which a row would make NaN
+    weights = logits.masked_fill(~mask, least).softmax(-1)
+    return weights.masked_fill(~mask.any(-1, keepdim=True), 0.0)
 
 
 def attended(

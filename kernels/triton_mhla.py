@@ -275,7 +275,8 @@ class _Blocks:
         width_c, blocks = c.shape[-1], triton.cdiv(length, self.block)
         tile = _told_tile(self.block, width_a, width_c, a.dtype)
         tiles = triton.cdiv(width_c, tile["C"])
-        dots = torch.empty(outer * heads, blocks, tiles if partner is not None else 0, device=a.device)
+        shape = (outer * heads, blocks, tiles if partner is not None else 0)
+        dots = torch.empty(shape, dtype=torch.float32, device=a.device)
         some = out if inverse is None else inverse
         with torch.cuda.device_of(a):
             _told[(tiles * blocks * outer * heads,)](

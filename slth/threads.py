@@ -6,8 +6,8 @@ import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
@@ -58,8 +58,10 @@ def _share(parts: list[slice], work: Callable[[slice], None], threads: int) -> N
             torch.set_num_threads(torch_threads)
         drain()
 
-    helpers = [_pool.submit(help_out) for _ in range(min(threads, len(parts)) - 1)]
+    helpers: list[Future[None]] = []
     try:
+        with suppress(RuntimeError):  # while the interpreter ends there are no helpers: the calling thread does it all
+            helpers += (_pool.submit(help_out) for _ in range(min(threads, len(parts)) - 1))
         drain()
     finally:
         left.clear()

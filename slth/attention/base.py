@@ -15,7 +15,8 @@ from torch import nn
 from torch.nn.functional import rms_norm as _rms_norm
 
 from slth import inits, recipes
-from slth.attention.mha import attend, causal_mask, check_mask, fit_mask, merged_attention
+from slth.attention.mha import attend, causal_mask, check_mask, merged_attention
+from slth.kernels.reference import masked_softmax
 from slth.numbers import as_int, plainly
 
 ROPE_BASE = 10000.0
@@ -124,9 +125,7 @@ def softmax_head(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.
     q, k (..., T, n), v (..., T, m), mask bool broadcastable to (..., T, T) -> (..., T, m). For `reference` methods.
     """
     logits = q @ k.mT  # (..., T, T)
-    if mask is not None:
-        logits = logits.masked_fill(~mask, -math.inf)
-    return logits.softmax(-1) @ v
+    return (logits.softmax(-1) if mask is None else masked_softmax(logits, mask)) @ v
 
 
 # ---------------------------------------------------------------- the cache of a decoder
@@ -274,8 +273,7 @@ class Attention(nn.Module):
         length = x.shape[-2]
         if self.causal:
             return causal_mask(mask, length, length, x.device)
-        check_mask(mask)
-        return mask if mask is None else fit_mask(mask, length, length)
+        return mask if mask is None else check_mask(mask, length, length)
 
     def _normed(self, x: torch.Tensor) -> torch.Tensor:
         """Queries or keys (..., T, n), with RMS 1 where qk_norm says so."""
@@ -377,7 +375,7 @@ class SoftmaxAttention(Attention):
     def _attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, causal: bool = False
     ) -> torch.Tensor:
-        """Queries, keys, values -> (..., heads, T, m); causal: queries are the last of the keys, the mask is None."""
+        """Queries, keys, values -> (..., heads, T, m); causal: queries are the last of the keys."""
         return attend(q, k, v, mask, causal)
 
     def _output(self, heads: torch.Tensor) -> torch.Tensor:
@@ -388,18 +386,17 @@ class SoftmaxAttention(Attention):
         """X (..., T, d_in), mask bool broadcastable to (..., T, T), True = attend -> (..., T, d_out).
 
         Factors wider than d_in are merged first where nothing stands between them: the same function for less work.
-        Raises ValueError for a mask row with no True (after the causal mask), or inputs of another width.
+        Raises ValueError for a mask row with no True (after the causal mask) that is not padding, or inputs of another
+        width.
         """
         self._check(x)
-        causal = self.causal and mask is None
-        mask = None if causal else self._mask(x, mask)
         if self.hidden > self.d_in and not self.obstacles():
-            return merged_attention(x, *self.merged(), mask, causal)
+            return merged_attention(x, *self.merged(), mask, self.causal)
         x = x.unsqueeze(-3)  # (..., 1, T, d_in), shared by the heads
         positions = torch.arange(x.shape[-2], device=x.device)
         k, v = self._keys_values(self._stored(x, positions))
         q = self._queries(x, positions)
-        return self._output(self._attend(q, k, v, mask, causal))
+        return self._output(self._attend(q, k, v, mask, self.causal))
 
     def start(self) -> KVCache:
         """An empty cache for :meth:`step`. Raises ValueError unless causal."""

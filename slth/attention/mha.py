@@ -9,28 +9,29 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from slth import inits, kernels, recipes
+from slth.kernels.shapes import check_attending
 from slth.numbers import as_int, plainly
 
 ROLES = ("query", "key", "value", "output")
 
 
-def check_mask(mask: torch.Tensor | None) -> None:
-    """Raise ValueError unless mask is None or boolean with at least one True in each row (last axis)."""
-    if mask is None:
-        return
+def fit_mask(mask: torch.Tensor, queries: int, keys: int) -> torch.Tensor:
+    """The mask with two axes or more. Raises ValueError unless it is bool and broadcasts to (..., queries, keys)."""
     if mask.dtype != torch.bool:
         raise ValueError(f"mask of dtype {mask.dtype}: must be torch.bool, True = attend")
-    empty = ~mask.any(dim=-1)
-    if empty.any():
-        row = tuple(int(i) for i in empty.nonzero()[0])
-        raise ValueError(f"mask row {row} has no True: each position must attend to at least one")
-
-
-def fit_mask(mask: torch.Tensor, queries: int, keys: int) -> torch.Tensor:
-    """The mask with two axes or more. Raises ValueError unless it broadcasts to (..., queries, keys)."""
     mask = mask if mask.dim() > 1 else mask[None]
     if mask.shape[-2] not in (1, queries) or mask.shape[-1] not in (1, keys):
         raise ValueError(f"mask of shape {tuple(mask.shape)}: must end in {(queries, keys)} or broadcast to it")
+    return mask
+
+
+def check_mask(mask: torch.Tensor, queries: int, keys: int) -> torch.Tensor:
+    """The mask with two axes or more. Raises ValueError unless it fits and each query sees something or is padding.
+
+    See `slth.kernels.attention` for how a mask says what is padding; what attends to nothing gets zeros.
+    """
+    mask = fit_mask(mask, queries, keys)
+    check_attending(mask, queries, keys)
     return mask
 
 
@@ -42,10 +43,9 @@ def causal_mask(mask: torch.Tensor | None, queries: int, keys: int, device: torc
     causal = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
     if mask is None:
         return causal
-    check_mask(mask)
-    both = fit_mask(mask, queries, keys) & causal
-    check_mask(both)
-    return both
+    mask = fit_mask(mask, queries, keys)
+    check_attending(mask, queries, keys, causal=True)
+    return mask & causal
 
 
 def attend(
@@ -55,7 +55,8 @@ def attend(
 
     q, k (..., heads, T, n), v (..., heads, T, m), heads broadcast where one has a single head; mask bool,
     broadcastable to (..., T, T), the same for all heads; causal: the :func:`causal_mask`, too. Returns (..., heads, T,
-    m). Raises ValueError for a mask row with no True.
+    m). Padding (`slth.kernels.attention`) that attends to nothing gets zeros. Raises ValueError for another mask row
+    with no True.
     """
     queries, keys = q.shape[-2], k.shape[-2]
     if kernels.takes_triton("attention", q, unfit=kernels.too_wide(q.shape[-1], v.shape[-1])):
@@ -63,13 +64,13 @@ def attend(
     if causal:
         mask = causal_mask(mask, queries, keys, q.device)
     elif mask is not None:
-        check_mask(mask)
-        mask = fit_mask(mask, queries, keys)
+        mask = check_mask(mask, queries, keys)
     batch = _batch(q, k, v, mask)
+    rows = math.prod(batch[:-1])
     if mask is not None and mask.dim() > 2:
-        mask = mask.expand(*batch[:-1], *mask.shape[-2:]).reshape(-1, 1, *mask.shape[-2:])  # (batch, 1, T, T)
+        mask = mask.expand(*batch[:-1], *mask.shape[-2:]).reshape(rows, 1, *mask.shape[-2:])  # (batch, 1, T, T)
     # torch's fast kernels take four axes exactly
-    q, k, v = (t.expand(*batch, *t.shape[-2:]).reshape(-1, batch[-1], *t.shape[-2:]) for t in (q, k, v))
+    q, k, v = (t.expand(*batch, *t.shape[-2:]).reshape(rows, batch[-1], *t.shape[-2:]) for t in (q, k, v))
     out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)  # (batch, heads, T, m)
     return out.reshape(*batch, *out.shape[-2:])
 
@@ -102,10 +103,11 @@ def merged_attention(
 
     x (..., T, d_in); qk (..., heads, d_in, d_in), the scale included; vo (..., heads, d_in, d_out);
     mask bool, broadcastable to (..., T, T); causal: token t attends to tokens up to t only. Returns (..., T, d_out).
-    Raises ValueError for a mask row with no True.
+    Raises ValueError as :func:`attend` does.
     """
     if qk.dim() == 3 and kernels.takes_triton("merged_attention", x, unfit=kernels.too_wide(x.shape[-1])):
-        by_head = mask if mask is None or mask.dim() < 3 else mask.unsqueeze(-3)
+        fitted = None if mask is None else fit_mask(mask, x.shape[-2], x.shape[-2])
+        by_head = fitted if fitted is None or fitted.dim() < 3 else fitted.unsqueeze(-3)
         out: torch.Tensor = kernels.merged_attention(x, qk, vo, by_head, causal)
         return out
     x = x.unsqueeze(-3)  # (..., 1, T, d_in), shared by the heads
@@ -196,7 +198,7 @@ class MultiHeadAttention(nn.Module):
         """X (..., T, d_in), mask bool broadcastable to (..., T, T), True = attend -> (..., T, d_out).
 
         A pair of factors wider than d_in is merged first: the same function at 1 / (hidden / d_in) of the work.
-        Raises ValueError for a mask row with no True, or inputs of another width.
+        Raises ValueError for a mask row with no True that is not padding, or inputs of another width.
         """
         if x.shape[-1] != self.d_in:
             raise ValueError(f"x of width {x.shape[-1]}: must be d_in={self.d_in}")

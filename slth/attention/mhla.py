@@ -258,7 +258,8 @@ class MultiHeadLinearAttention(Attention):
         """(..., T, width) -> (..., blocks, block, width), zeros after the last token."""
         missing = -tokens.shape[-2] % self.block
         whole = pad(tokens, (0, 0, 0, missing)) if missing else tokens
-        return whole.reshape(*whole.shape[:-2], -1, self.block, whole.shape[-1])
+        blocks: torch.Tensor = whole.unflatten(-2, (whole.shape[-2] // self.block, self.block))
+        return blocks
 
     def _output(self, sums: torch.Tensor) -> torch.Tensor:
         """Sums over what is attended to, (..., heads, T, width) -> (..., T, d_out)."""
@@ -316,7 +317,7 @@ class MultiHeadLinearAttention(Attention):
             q_t, k_t, v_t = (tokens[..., t : t + 1, :] for tokens in (q, k, v))  # (..., heads, 1, width)
             row = self.mixing_matrix()[cache.length // self.block]
             sums.append(q_t @ cache.add(k_t.mT @ v_t, row, self.block))
-        return self._output(torch.cat(sums, dim=-2))
+        return self._output(torch.cat(sums, dim=-2) if sums else v)  # without tokens there is none of either
 
 
 def _divided(sums: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

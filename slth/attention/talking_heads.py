@@ -10,7 +10,8 @@ from torch import nn
 
 from slth import recipes
 from slth.attention.base import MIXING_INITS, Options, SoftmaxAttention, Support, check_sizes, eye
-from slth.attention.mha import causal_mask
+from slth.attention.mha import causal_mask, check_mask
+from slth.kernels.reference import masked_softmax
 from slth.numbers import plainly
 
 STARTS = (*MIXING_INITS, "identity")
@@ -92,11 +93,14 @@ class TalkingHeadsAttention(SoftmaxAttention):
     ) -> torch.Tensor:
         if causal:
             mask = causal_mask(mask, q.shape[-2], k.shape[-2], q.device)
+        elif mask is not None:
+            mask = check_mask(mask, q.shape[-2], k.shape[-2])
         logits = _across_heads(q @ k.mT, self._mixing("mix_logits"))  # (..., heads, T, T)
-        if mask is not None:
-            mask = mask.unsqueeze(-3) if mask.dim() > 2 else mask  # the same for all heads
-            logits = logits.masked_fill(~mask, -math.inf)
-        return _across_heads(logits.softmax(-1), self._mixing("mix_weights")) @ v  # (..., value_heads, T, hidden)
+        if mask is None:
+            weights = logits.softmax(-1)
+        else:
+            weights = masked_softmax(logits, mask.unsqueeze(-3) if mask.dim() > 2 else mask)  # the same for all heads
+        return _across_heads(weights, self._mixing("mix_weights")) @ v  # (..., value_heads, T, hidden)
 
     def _merged(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Those of the softmax heads: sums over the logit heads and over the value heads."""
@@ -116,7 +120,7 @@ class TalkingHeadsAttention(SoftmaxAttention):
         weights = []
         for h in range(self.heads):
             mixed = sum((p_l[i, h] * logit for i, logit in enumerate(logits)), start=x.new_zeros(()))
-            weights.append((mixed if mask is None else mixed.masked_fill(~mask, -math.inf)).softmax(-1))
+            weights.append(mixed.softmax(-1) if mask is None else masked_softmax(mixed, mask))
         out = x.new_zeros(())
         for i, (value, output) in enumerate(zip(self.value, self.output, strict=True)):
             mixed = sum((p_w[h, i] * weight for h, weight in enumerate(weights)), start=x.new_zeros(()))

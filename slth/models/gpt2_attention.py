@@ -44,12 +44,17 @@ class InGPT2(nn.Module):
         attention_mask: torch.Tensor | None = None,
         **_: object,
     ) -> tuple[torch.Tensor, None]:
-        """X (batch, T, d) -> ((batch, T, d), None). Raises ValueError for a cache or a mask of padding."""
+        """X (batch, T, d) -> ((batch, T, d), None); attention_mask (batch, 1, T, T), bool or added to logits.
+
+        Raises ValueError for a cache, and for a mask where the attention has none.
+        """
         if past_key_values is not None:
-            raise ValueError("past_key_values: must be None, decode through the attention's own start and step")
+            raise ValueError(
+                "past_key_values: must be None, as use_cache=False has it; the attentions' start and step decode"
+            )
         if attention_mask is not None:
-            raise ValueError("attention_mask: must be None, windows of text without padding")
-        return self.inner(hidden_states), None
+            attention_mask = (attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0)[:, 0]
+        return self.inner(hidden_states, attention_mask), None
 
 
 @plainly
@@ -80,6 +85,7 @@ def with_attention(
         raise ValueError(f"init={init!r}: must be one of {', '.join(INITS)}")
     as_float("base_std", base_std, "(0, inf)")
     config = model.config
+    config.use_cache = False  # which the attentions keep themselves, each in its own way
     width = config.n_embd // config.n_head if hidden is None else hidden
     given = dict(options or {})
     if attention == "mhla":

@@ -29,8 +29,9 @@ def attend(
     """Queries (batch, heads, T, n), keys and values (batch, heads, S, n) -> ((batch, T, heads, n), None).
 
     The signature is that of Hugging Face's attention functions, and so is what is causal: without a mask, several
-    queries where `is_causal`, or else the module's own, says so; query t then attends to keys up to t. A mask that is
-    not boolean, dropout, compiling and heads that are too wide for the kernels are left to torch.
+    queries where `is_causal`, or else the module's own, says so; query t then attends to keys up to t. Queries that a
+    mask lets attend to nothing are padding, and get zeros. A mask that is not boolean, dropout, compiling and heads
+    that are too wide for the kernels are left to torch.
     """
     ours = not dropout and not torch.compiler.is_compiling()
     ours = ours and (attention_mask is None or attention_mask.dtype == torch.bool)
@@ -44,7 +45,7 @@ def attend(
     causal = causal and attention_mask is None and queries > 1
     if causal:  # the first token is the first of both
         key, value = key[..., :queries, :], value[..., :queries, :]
-    out = kernels.attention(query, key, value, attention_mask, causal, scale=scaling)
+    out = kernels.attention(query, key, value, attention_mask, causal, scale=scaling, padded=True)
     return out.transpose(1, 2).contiguous(), None
 
 

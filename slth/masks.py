@@ -29,6 +29,7 @@ from torch.autograd.graph import increment_version
 import slth.kernels as kernels
 from slth.numbers import as_float
 from slth.threads import in_parallel
+from slth.watched import watched
 
 _MAGNITUDE = 0x7FFFFFFF  # the bits of a float32 without its sign
 _INFINITY = 0x7F800000  # beyond it lies NaN
@@ -419,13 +420,15 @@ def _threshold(cut: Cut | DeviceCut, offset: int, device: torch.device) -> kerne
 def score_gradient(grad: torch.Tensor, weight: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
     """grad * weight, with the score's sign (+ for a score of 0): the straight-through gradient of |score|.
 
-    Three tensors of one shape; the gradient has the scores' dtype. Raises ValueError where the shapes differ.
+    Three tensors of one shape; the gradient has the scores' dtype, and gradients of its own in `grad` and `weight`.
+    Raises ValueError where the shapes differ.
     """
-    if not torch.compiler.is_compiling() and scores.dim() > 1 and kernels.takes_triton("score_gradient", weight):
+    followed = watched() or (torch.is_grad_enabled() and any(t.requires_grad for t in (grad, weight, scores)))
+    if not followed and scores.dim() > 1 and kernels.takes_triton("score_gradient", weight):
         made: torch.Tensor = kernels.score_gradient(grad, weight, scores)
         return made
     out = torch.empty_like(scores)
-    rows = None if torch.compiler.is_compiling() else _rows_of(grad, weight, scores, out)
+    rows = None if followed else _rows_of(grad, weight, scores, out)
     if rows is None:
         slope = (grad * weight).to(scores.dtype)
         return torch.where(scores < 0, -slope, slope)
@@ -439,7 +442,7 @@ def score_gradient(grad: torch.Tensor, weight: torch.Tensor, scores: torch.Tenso
 
 
 def traced_masked(
-    weight: torch.Tensor, scores: torch.Tensor, threshold: torch.Tensor, last_tie: torch.Tensor
+    weight: torch.Tensor, scores: torch.Tensor, threshold: float | torch.Tensor, last_tie: int | torch.Tensor
 ) -> torch.Tensor:
     """weight where the score is kept, else exactly 0, in operations that torch.compile can follow and fuse.
 

@@ -12,15 +12,14 @@ Per weight there is one :class:`Masked`, a parametrization in torch's sense; for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
 from slth import inits, masks, recipes, storage, targets
-from slth.masking import Group, Masked, Wrapped, huggingface, pickling, state
+from slth.masking import Group, Masked, Wrapped, huggingface, passes, pickling, state
 from slth.masking.places import check, freeze, place, take_off
 from slth.modules import check_module
 from slth.numbers import as_int
@@ -137,9 +136,9 @@ def unwrap(module: nn.Module) -> nn.Module:
     """
     wrapped = handle(module)
     module = root(module)
-    with torch.inference_mode(False), torch.no_grad(), _evaluating(wrapped):
-        wrapped.refresh()
+    with torch.inference_mode(False), torch.no_grad(), passes.within(passes.Pass(wrapped.weights)):
         take_off(module, wrapped)
+    wrapped.unwatch(module)
     for hook in wrapped.hooks:
         hook.remove()
     huggingface.release(module)
@@ -214,23 +213,10 @@ def check_in_place(module: nn.Module) -> None:
 
 @torch.no_grad()
 def effective(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The masked weights that evaluation sees, by parameter name."""
-    wrapped = handle(module)
-    wrapped.refresh()
-    with _evaluating(wrapped):
-        return {path: masked.gate(masked, random_weight(module, path)) for path, masked in wrapped.weights.items()}
-
-
-@contextmanager
-def _evaluating(wrapped: Wrapped) -> Iterator[None]:
-    before = {path: masked.training for path, masked in wrapped.weights.items()}
-    try:
-        for masked in wrapped.weights.values():
-            masked.eval()
-        yield
-    finally:
-        for path, masked in wrapped.weights.items():
-            masked.train(before[path])
+    """The masked weights that evaluation sees, by parameter name, under the masks of the scores as they are."""
+    weights = handle(module).weights
+    with passes.within(passes.Pass(weights)):
+        return {path: masked.evaluated(random_weight(module, path)) for path, masked in weights.items()}
 
 
 # ---------------------------------------------------------------- what wrap is asked for
@@ -328,11 +314,8 @@ def _attach(module: nn.Module, found: Sequence[Target], wrapped: Wrapped) -> Non
                 _read_afresh(owner)
     module.__dict__[_HANDLE] = wrapped
     huggingface.guard(module)
-    wrapped.hooks = [
-        module.register_forward_pre_hook(wrapped._open, prepend=True),
-        module.register_forward_hook(wrapped._close, always_call=True),
-        *state.follow(module),
-    ]
+    wrapped.watch(module)
+    wrapped.hooks = state.follow(module)
 
 
 def _read_afresh(rnn: nn.RNNBase) -> None:

@@ -1,6 +1,7 @@
 """Oracles in plain numpy and torch, and cases that several tests share."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -75,3 +76,9 @@ def random_mask(seed, *shape):
 
 def causal_mask(length):
     return torch.ones(length, length, dtype=torch.bool).tril()
+
+
+def together(work, count=2):
+    """What work(i) gives for i < count, each in a thread of its own at the same time."""
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(work, range(count)))

@@ -127,7 +127,7 @@ def test_a_searched_model_is_copied_whole():
         with kernels.use("triton"):
             assert torch.equal(twin(x), wanted)
         for group in slth.handle(model).groups:
-            pickle.loads(pickle.dumps(group.selector)).settle()
+            pickle.loads(pickle.dumps(group)).settle()
 
 
 class Elsewhere:

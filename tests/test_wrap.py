@@ -363,15 +363,6 @@ def test_what_an_optimiser_does_is_seen_in_the_next_pass(optimiser):
         assert MLP.run(model).equal(MLP.run(by_hand(MLP, masks)))
 
 
-def test_changes_behind_torch_s_back_must_be_told():
-    model = wrapped(MLP)
-    MLP.run(model)
-    for scores in handle(model).scores():
-        scores.data.copy_(scores.data.flatten().flip(0).reshape(scores.shape))
-    handle(model).changed()
-    assert MLP.run(model).equal(MLP.run(by_hand(MLP, sorted_masks(model))))
-
-
 def test_scores_that_are_replaced_are_seen():
     model = wrapped(MLP)
     fresh = [inits.uniform((20, WIDTH), 1.0, seed=seed, name="fresh") for seed in range(40)]

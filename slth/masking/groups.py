@@ -2,48 +2,49 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
-from torch._compile import _disable_dynamo  # torch.compiler.disable that imports torch._dynamo at the first call
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.nn.utils.parametrize import ParametrizationList
 
 from slth import masks
+from slth.masking import passes
 from slth.masking.masked import Masked
 from slth.targets import Target
 
-# ---------------------------------------------------------------- when scores change
 
-_steps = 0  # that any optimiser has taken
-
-
-@_disable_dynamo
-def _count_step(optimiser: torch.optim.Optimizer, args: object, kwargs: object) -> None:
-    """Notice a step: torch's fused optimisers change parameters without counting up their versions."""
-    global _steps
-    _steps += 1
-
-
-register_optimizer_step_post_hook(_count_step)
-
-# ---------------------------------------------------------------- the whole
-
-
-@dataclass
 class Group:
-    """Parts of weights whose scores compete: `keep` of them stay in the end, `current` of them now."""
+    """Parts of weights whose scores compete: `keep` of them stay in the end, `current` of them now.
 
-    name: str
-    keep: float
-    members: list[tuple[Masked, int]] = field(default_factory=list)
-    current: float = 0.0
-    selector: masks.Selector = field(default_factory=masks.Selector)
-    seen: tuple[object, ...] = ()
-    held: list[nn.Parameter] = field(default_factory=list)  # the scores of `seen`: no others can have their ids
+    members: (the mask of a weight, the index of its part) in the order in which ties are resolved.
+    """
+
+    def __init__(self, name: str, keep: float, members: Sequence[tuple[Masked, int]]) -> None:
+        self.name, self.keep, self.current = name, keep, keep
+        self.members = list(members)
+        self.offsets: dict[tuple[str, int], int] = {}  # of a part's first score, by parameter name and index
+        self.size = 0  # weights, kept or not
+        for masked, i in self.members:
+            masked.groups[i] = self
+            self.offsets[masked.path, i] = self.size
+            self.size += masked.parts[i].of(masked.scores).numel()
+        self._idle: dict[torch.device, list[masks.Selector]] = {}  # those that no thread cuts with at the moment
+
+    @property
+    def current(self) -> float:
+        """The share that the masks keep now."""
+        return self._current
+
+    @current.setter
+    def current(self, keep: float) -> None:
+        if keep != getattr(self, "_current", None):
+            self._current = keep
+            # as a graph is told; with an axis, as torch.compile takes one without for a number of Python's
+            self.share = torch.tensor([keep], dtype=torch.float64, device="cpu")
 
     def set_keep(self, keep: float) -> None:
         """Keep this share from now on."""
@@ -51,32 +52,38 @@ class Group:
         for masked, i in self.members:
             masked.keep[i] = keep
 
-    def refresh(self) -> None:
-        """Cut anew where scores or keep have changed. Raises ValueError for scores that hold NaN."""
-        state = (self.current, _steps, *((id(m.scores), m.scores._version) for m, _ in self.members))
-        if state == self.seen:
-            return
-        parts = [masked.parts[i].of(masked.scores.detach()) for masked, i in self.members]
-        with self._naming():
-            cut = self.selector.cut(parts, self.current)
-        offset = 0
-        for (masked, i), part in zip(self.members, parts, strict=True):
-            masked.set_cut(i, cut, offset)
-            offset += part.numel()
-        self.seen, self.held = state, [masked.scores for masked, _ in self.members]
+    def scores(self, weights: Mapping[str, Masked]) -> list[torch.Tensor]:
+        """The scores of the members, those named in `weights` as they are there."""
+        found = [(weights.get(masked.path, masked), i) for masked, i in self.members]
+        return [masked.parts[i].of(masked.scores) for masked, i in found]
+
+    @torch.no_grad()
+    def cut(self, weights: Mapping[str, Masked]) -> masks.Cut | masks.DeviceCut:
+        """The cut of the scores as they are. Raises ValueError for those that hold NaN."""
+        scores = self.scores(weights)
+        idle = self._idle.setdefault(scores[0].device, [])
+        try:
+            selector = idle.pop()
+        except IndexError:  # all are in use
+            selector = masks.Selector()
+        try:
+            with self._naming():
+                return selector.cut(scores, self.current)
+        finally:
+            idle.append(selector)
 
     def settle(self) -> None:
-        """Wait until it is known whether the scores hold NaN. Raises ValueError where they do, as refresh does."""
+        """Wait until it is known whether the scores hold NaN. Raises ValueError where they do, as cut does."""
         with self._naming():
-            self.selector.settle()
+            for selector in [one for idle in self._idle.values() for one in idle]:
+                selector.settle()
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
-        """Errors name the group, which is then cut anew the next time."""
+        """Errors name the group."""
         try:
             yield
         except ValueError as error:
-            self.seen = ()
             raise ValueError(f"{self.name}: {error}") from error
 
 
@@ -86,37 +93,63 @@ class Wrapped:
     def __init__(self, found: Sequence[Target], weights: dict[str, Masked], groups: list[Group]):
         self.weights, self.groups = weights, groups
         self.paths = {target.path: target.paths for target in found}
-        self.inside = False  # a forward pass of the whole
         self.hooks: list[Any] = []
+        self._backward: tuple[int, dict[Group, masks.Cut | masks.DeviceCut]] = (-1, {})
 
-    # a forward pass of the whole: cuts are looked at before it, masked weights dropped after it
+    # forward passes
 
-    @_disable_dynamo
+    def watch(self, module: nn.Module) -> None:
+        """Let each call of the whole be a pass, and of what is inside, where a weight may be read several times."""
+        for inner in module.modules():
+            opens = self._open if inner is module else self._join if _reads(inner) else None
+            if opens:
+                inner.register_forward_pre_hook(opens, prepend=True)
+                inner.register_forward_hook(self._close, always_call=True)
+
+    def unwatch(self, module: nn.Module) -> None:
+        """Undo :meth:`watch` in what is in the module now."""
+        for inner in module.modules():
+            for hooks in (inner._forward_pre_hooks, inner._forward_hooks):
+                for key in [key for key, hook in hooks.items() if getattr(hook, "__self__", None) is self]:
+                    del hooks[key]
+                    inner._forward_hooks_always_called.pop(key, None)
+
     def _open(self, module: nn.Module, args: object) -> None:
-        self._forget()  # what a pass that was interrupted may have left
-        self.refresh()
-        self.inside = True
+        """A pass of its own, also within another one."""
+        if not torch.compiler.is_compiling():
+            passes.enter(passes.Pass(self._weights(module)), module, sys._getframe(1))
 
-    @_disable_dynamo
+    def _join(self, module: nn.Module, args: object) -> None:
+        """A part of the open pass, or a pass of its own."""
+        if not torch.compiler.is_compiling():
+            weights = self._weights(module)
+            own = weights if weights is self.weights else _masked(module)
+            span = passes.running(next(iter(own.values())))
+            passes.enter(span or passes.Pass(weights), module, sys._getframe(1))
+
     def _close(self, module: nn.Module, args: object, output: object) -> None:
-        self.inside = False
-        self._forget()
+        if not torch.compiler.is_compiling():
+            passes.leave(module)
 
-    def _forget(self) -> None:
-        for masked in self.weights.values():
-            masked.forget()
+    def _weights(self, module: nn.Module) -> Mapping[str, Masked]:
+        """The masks that a call of the module meets: a replica holds its own."""
+        if not getattr(module, "_is_replica", False):
+            return self.weights
+        return self.weights | _masked(module)
 
-    @_disable_dynamo
-    @torch.no_grad()
+    def cuts_in_backward(self) -> dict[Group, masks.Cut | masks.DeviceCut]:
+        """Cuts that the backward pass of this moment shares, or nobody's: scores rest while it runs."""
+        task = torch._C._current_graph_task_id()
+        if task == -1:
+            return {}
+        if self._backward[0] != task:
+            self._backward = task, {}
+        return self._backward[1]
+
     def refresh(self) -> None:
-        """Bring the masks up to date with the scores; cheap where nothing has changed."""
+        """Cut every group. Raises ValueError for scores that hold NaN."""
         for group in self.groups:
-            group.refresh()
-
-    def changed(self) -> None:
-        """Say that scores were changed in a way that torch does not notice (through `.data`)."""
-        for group in self.groups:
-            group.seen = ()
+            group.cut(self.weights)
 
     def set_progress(self, schedule: str, progress: float) -> None:
         """Move every group's keep along a schedule of `slth.masks.SCHEDULES`, from 1 at progress 0 to its own at 1."""
@@ -125,10 +158,11 @@ class Wrapped:
 
     def masks(self) -> dict[str, torch.Tensor]:
         """The masks by parameter name, bool. Raises ValueError for scores that hold NaN."""
-        self.refresh()
-        for group in self.groups:
-            group.settle()
-        return {path: masked.mask() for path, masked in self.weights.items()}
+        with passes.within(passes.Pass(self.weights)) as span:
+            for group in self.groups:
+                span.cut(group)
+                group.settle()
+            return {path: masked.mask() for path, masked in self.weights.items()}
 
     @torch.no_grad()
     def set_masks(self, given: Mapping[str, torch.Tensor]) -> None:
@@ -151,7 +185,6 @@ class Wrapped:
             self.weights[path].scores.copy_(mask)
         for group, (kept, total) in zip(self.groups, counts, strict=True):
             group.set_keep(kept / total)
-        self.refresh()
 
     @staticmethod
     def _count(group: Group, given: Mapping[str, torch.Tensor]) -> tuple[int, int]:
@@ -160,24 +193,26 @@ class Wrapped:
 
     def kept(self) -> int:
         """Weights that the masks keep now, over all groups."""
-        return sum(masks.count_kept(self.size(group), group.current) for group in self.groups)
+        return sum(masks.count_kept(group.size, group.current) for group in self.groups)
 
     @staticmethod
     def size(group: Group) -> int:
         """Weights of a group, kept or not."""
-        return sum(masked.parts[i].of(masked.scores).numel() for masked, i in group.members)
+        return group.size
 
     def standing(self, masked: Masked) -> list[tuple[Group, int]]:
         """The group of each part of a weight, and the part's first index there."""
-        found: dict[int, tuple[Group, int]] = {}
-        for group in self.groups:
-            offset = 0
-            for member, i in group.members:
-                if member is masked:
-                    found[i] = group, offset
-                offset += member.parts[i].of(member.scores).numel()
-        return [found[i] for i in range(len(masked.parts))]
+        return [(group, group.offsets[masked.path, i]) for i, group in sorted(masked.groups.items())]
 
     def scores(self) -> list[nn.Parameter]:
         """What a search trains, in the order of the weights."""
         return [masked.scores for masked in self.weights.values()]
+
+
+def _reads(module: nn.Module) -> bool:
+    """Whether masked weights are below the module, which is no parametrization itself."""
+    return not isinstance(module, Masked | ParametrizationList) and any(isinstance(m, Masked) for m in module.modules())
+
+
+def _masked(module: nn.Module) -> dict[str, Masked]:
+    return {m.path: m for m in module.modules() if isinstance(m, Masked)}

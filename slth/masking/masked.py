@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple
 from typing import TYPE_CHECKING, Any
@@ -9,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from slth import masks
 from slth.freezing import Freezing
-from slth.masking import state
+from slth.masking import passes, state
+from slth.masking.cutting import traced_cut
 from slth.recipes import Recipe
 from slth.targets import Part
+from slth.watched import traced, watched
 
 if TYPE_CHECKING:
-    from slth.masking.groups import Wrapped
+    from slth.masking.groups import Group, Wrapped
 
 # ---------------------------------------------------------------- gates
 
@@ -26,26 +28,50 @@ if TYPE_CHECKING:
 class _StraightThrough(Function):
     """The masked weight; backward as if the mask were |score|, to the scores alone (Ramanujan et al. 2020)."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
-        ctx: Any, weight: torch.Tensor, scores: torch.Tensor, pruned: torch.Tensor, free: torch.Tensor | None
+        weight: torch.Tensor, scores: torch.Tensor, pruned: torch.Tensor, free: torch.Tensor | None
     ) -> torch.Tensor:
-        ctx.save_for_backward(weight, scores, free)
         return pruned
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        weight, scores, _, free = inputs
+        ctx.save_for_backward(weight, scores, free)
+
+    @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[None, torch.Tensor, None, None]:
         weight, scores, free = ctx.saved_tensors
         slope = masks.score_gradient(grad, weight, scores)
         return None, slope if free is None else slope * free, None, None
 
 
+class _StraightThroughBothWays(_StraightThrough):
+    """With tangents for forward mode, which torch.compile does not take."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        _StraightThrough.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(inputs[0], inputs[1], inputs[3])
+
+    @staticmethod
+    def jvp(ctx: Any, weight: None, scores: torch.Tensor | None, pruned: None, free: None) -> torch.Tensor | None:
+        return None if scores is None else _StraightThrough.backward(ctx, scores)[1]
+
+
 @state.named(state.PLAIN)
 def straight_through(masked: Masked, weight: torch.Tensor) -> torch.Tensor:
-    """The gate of edge-popup: weight where the mask keeps it, else 0; the score's gradient is g * weight * sign."""
+    """The gate of edge-popup: weight where the mask keeps it, else 0; the score's gradient is g * weight * sign.
+
+    What `torch.export` makes is for evaluation: there it has no gradient.
+    """
     pruned = masked.pruned(weight.detach())
-    out: torch.Tensor = _StraightThrough.apply(weight, masked.scores, pruned, masked.free)  # type: ignore[no-untyped-call]
+    if torch.compiler.is_exporting():
+        return pruned
+    function = _StraightThrough if torch.compiler.is_compiling() else _StraightThroughBothWays
+    out: torch.Tensor = function.apply(weight, masked.scores, pruned, masked.free)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -72,60 +98,60 @@ class Masked(nn.Module):
     keep: torch.Tensor
     free: torch.Tensor | None
     generation: torch.Tensor | None
-    threshold: torch.Tensor
-    last_tie: torch.Tensor
 
     def __init__(self, scores: torch.Tensor, parts: Sequence[Part], path: str) -> None:
         super().__init__()
         self.scores = nn.Parameter(scores)
         self.parts, self.path = tuple(parts), path
-        self.cuts: list[masks.Cut | masks.DeviceCut] = [masks.Cut(-1.0, -1)] * len(
-            parts
-        )  # of the groups that the parts belong to
-        self.offsets = [0] * len(parts)  # of the parts within these
+        self.groups: dict[int, Group] = {}  # that the parts belong to
         self.gate: Gate = straight_through
         self.freezing: Freezing | None = None
         self.recipe: Recipe | None = None  # of the weight, as it was last saved or loaded
         self.wrapped: Wrapped | None = None
-        self._seen: dict[tuple[bool, bool], torch.Tensor] = {}  # what this forward pass has made
         self.register_buffer("free", None)
         self.register_buffer("generation", None)
         self.register_buffer("keep", torch.ones(len(parts), dtype=torch.float64, device=scores.device))
-        # the cuts once more, as tensors, for graphs that must not be built anew when they move
-        device = scores.device
-        threshold = torch.full((len(parts),), -1.0, dtype=torch.float32, device=device)
-        self.register_buffer("threshold", threshold, persistent=False)
-        self.register_buffer("last_tie", torch.full((len(parts),), -1, device=device), persistent=False)
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        """Weight -> effective weight, of the same shape and dtype; made once where a forward pass is open."""
-        if torch.compiler.is_compiling():
+        """Weight -> effective weight, of the same shape and dtype; made once where a forward pass is open.
+
+        Raises ValueError in torch.jit.trace and torch.fx.symbolic_trace, which would keep the mask of this moment.
+        """
+        if watched():
             return self.gate(self, weight)
-        assert self.wrapped is not None
-        if not self.wrapped.inside:
-            self.wrapped.refresh()
-            return self.gate(self, weight)
-        key = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-        made = self._seen.get(key)
+        if traced():
+            raise ValueError(f"{self.path} is masked, its mask would be traced as a constant: slth.unwrap it first")
+        span = passes.running(self)
+        if span is None:
+            with passes.within(self._own_pass()):
+                return self.gate(self, weight)
+        key = self, torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        made = span.made.get(key)
         if made is None:
-            made = self._seen[key] = self.gate(self, weight)
+            made = span.made[key] = self.gate(self, weight)
         return made
 
-    def forget(self) -> None:
-        """Drop what the last forward pass has made."""
-        self._seen.clear()
+    def __prepare_scriptable__(self) -> None:
+        """Refuse torch.jit.script, which asks each module for what is to be compiled."""
+        raise ValueError(f"{self.path} is masked, which torch.jit.script cannot compile: slth.unwrap it first")
+
+    def _own_pass(self) -> passes.Pass:
+        """What a read outside all passes is; those of one backward pass, which recompute layers, share their cuts."""
+        if self.wrapped is None:
+            return passes.Pass({self.path: self})
+        weights = self.wrapped.weights
+        if weights.get(self.path) is self:
+            return passes.Pass(weights, self.wrapped.cuts_in_backward())
+        return passes.Pass({**weights, self.path: self})  # a replica
 
     @torch.no_grad()
     def evaluated(self, weight: torch.Tensor) -> torch.Tensor:
         """The effective weight that evaluation sees, whatever mode this is in."""
-        training = self.training
-        try:
-            self.eval()
-            if self.wrapped:
-                self.wrapped.refresh()
-            return self.gate(self, weight)
-        finally:
-            self.train(training)
+        span = passes.running(self) or self._own_pass()
+        still = copy.copy(self)  # shares all that this one holds: whoever trains with it is not disturbed
+        still.training = False
+        with passes.within(passes.Pass({**span.weights, self.path: still}, span.cuts)):
+            return still.gate(still, weight)
 
     # what a state_dict says beside the tensors
 
@@ -210,36 +236,37 @@ class Masked(nn.Module):
         super()._apply(of_one_dtype, recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def set_cut(self, index: int, cut: masks.Cut | masks.DeviceCut, offset: int) -> None:
-        """Where the group of a part is cut now, and the part's first index there."""
-        self.cuts[index], self.offsets[index] = cut, offset
-        self.threshold[index] = cut.threshold
-        self.last_tie[index] = cut.last_tie - offset
+    @property
+    def cuts(self) -> list[masks.Cut | masks.DeviceCut]:
+        """Where the group of each part is cut: in the open forward pass, else by the scores as they are."""
+        groups = [self.groups[i] for i in range(len(self.parts))]
+        if watched():
+            return [traced_cut(group.scores({self.path: self}), group.share) for group in groups]
+        span = passes.running(self) or self._own_pass()
+        return [span.cut(group) for group in groups]
 
     def mask(self) -> torch.Tensor:
         """The mask: bool, the weight's shape."""
-        if torch.compiler.is_compiling():
-            ones = torch.ones((), device=self.scores.device).expand(self.scores.shape)
-            return self.pruned(ones) > 0
-        kept = torch.empty(self.scores.shape, dtype=torch.bool, device=self.scores.device)
-        for part, cut, offset in zip(self.parts, self.cuts, self.offsets, strict=True):
-            part.of(kept).copy_(cut.mask(part.of(self.scores), offset))
-        return kept
+        made = [cut.mask(part.of(self.scores), offset) for part, cut, offset in self._cut_parts()]
+        return made[0] if len(made) == 1 else torch.cat(made, dim=self.parts[0].dim)
 
     def pruned(self, weight: torch.Tensor) -> torch.Tensor:
         """Weight where the mask keeps it, else exactly 0; without gradient."""
-        if torch.compiler.is_compiling():
+        if watched():
             return self._traced(weight)
-        if len(self.parts) == 1:
-            return masks.masked_weight(weight, self.scores, self.cuts[0], self.offsets[0])
         out = torch.empty_like(weight)
-        for part, cut, offset in zip(self.parts, self.cuts, self.offsets, strict=True):
+        for part, cut, offset in self._cut_parts():
             masks.write_masked(part.of(weight), part.of(self.scores), cut, offset, part.of(out))
         return out
 
     def _traced(self, weight: torch.Tensor) -> torch.Tensor:
         made = [
-            masks.traced_masked(part.of(weight), part.of(self.scores), self.threshold[i], self.last_tie[i])
-            for i, part in enumerate(self.parts)
+            masks.traced_masked(part.of(weight), part.of(self.scores), cut.threshold, cut.last_tie - offset)
+            for part, cut, offset in self._cut_parts()
         ]
         return made[0] if len(made) == 1 else torch.cat(made, dim=self.parts[0].dim)
+
+    def _cut_parts(self) -> list[tuple[Part, masks.Cut | masks.DeviceCut, int]]:
+        """Each part, where its group is cut, and the index there of its first score."""
+        offsets = [self.groups[i].offsets[self.path, i] for i in range(len(self.parts))]
+        return list(zip(self.parts, self.cuts, offsets, strict=True))

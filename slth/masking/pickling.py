@@ -15,10 +15,13 @@ def allow(owner: nn.Module) -> None:
 
 
 def read_afresh(rnn: nn.RNNBase) -> None:
-    """Let a recurrent layer look its weights up at each use, where it would keep those of the last forward pass."""
+    """Let a recurrent layer look its weights up at each use, where it would keep those of the last forward pass.
+
+    One that becomes a replica is asked for them before it has any.
+    """
     type(rnn).__setstate__ = nn.Module.__setstate__  # type: ignore[method-assign] # its own would look them up at once
     type(rnn)._flat_weights = property(  # type: ignore[assignment] # parametrization has given it a class of its own
-        lambda self: [getattr(self, name) for name in self._flat_weights_names], lambda self, weights: None
+        lambda self: [getattr(self, name, None) for name in self._flat_weights_names], lambda self, weights: None
     )
 
 

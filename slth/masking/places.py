@@ -49,13 +49,13 @@ class Place:
 
     @torch.no_grad()
     def value(self) -> torch.Tensor:
-        """The masked weight, as the mask's own mode has it: what comes before the mask in the stack counts."""
+        """The masked weight that evaluation sees: what comes before the mask in the stack counts."""
         weight = self.original.detach()
         for each in self.stack:
             if each is self.masked:
                 break
             weight = each(weight)
-        return self.masked.gate(self.masked, weight)
+        return self.masked.evaluated(weight)
 
     def take_off(self, weight: nn.Parameter) -> None:
         """Put a plain weight where the masked one was. What stood on the mask stays on the weight."""

@@ -64,4 +64,3 @@ def train_weights(model: nn.Module) -> None:
 def _finish(wrapped: Wrapped) -> None:
     for group in wrapped.groups:
         group.current = group.keep
-    wrapped.refresh()

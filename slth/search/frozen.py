@@ -9,7 +9,7 @@ from torch import nn
 
 from slth import masks
 from slth.freezing import Freezing
-from slth.masking import Group, Wrapped
+from slth.masking import Group
 from slth.numbers import put
 from slth.search.edge_popup import EdgePopup
 from slth.wrapping import handle
@@ -44,7 +44,7 @@ class Frozen(EdgePopup):
         wrapped, freezing = handle(model), self.freezing
         places = {path: freezing.places(m.scores.shape, m.parts, path) for path, m in wrapped.weights.items()}
         for group in wrapped.groups:
-            self._check(wrapped, group, places)
+            self._check(group, places)
         super().start(model)
         for path, (pruned, locked) in places.items():
             masked = wrapped.weights[path]
@@ -61,10 +61,10 @@ class Frozen(EdgePopup):
             group.current = min(group.current, max(group.keep, self.freezing.open))
 
     @staticmethod
-    def _check(wrapped: Wrapped, group: Group, places: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+    def _check(group: Group, places: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
         both = [[m.parts[i].of(mask) for m, i in group.members for mask in (places[m.path][w],)] for w in (0, 1)]
         pruned, locked = (sum(int(part.sum()) for part in parts) for parts in both)
-        kept, total = masks.count_kept(wrapped.size(group), group.keep), wrapped.size(group)
+        kept, total = masks.count_kept(group.size, group.keep), group.size
         if not locked <= kept <= total - pruned:
             raise ValueError(
                 f"keep={group.keep} in {group.name}: must be between {locked / total:.4g}, the share locked, "

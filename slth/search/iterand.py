@@ -72,12 +72,12 @@ class IteRand(EdgePopup):
         if not _redraws(step + 1, self._spacing(steps), steps):
             return
         wrapped = handle(model)
-        wrapped.refresh()
-        for path, masked in wrapped.weights.items():
+        for path, mask in wrapped.masks().items():
+            masked = wrapped.weights[path]
             assert masked.generation is not None
             shape, device = masked.scores.shape, masked.scores.device
             dice = inits.uniform(shape, 0.5, seed=self.seed, name=f"iterand/{path}", stream=step, device=device)
-            again = (dice + 0.5 < self.rate) & ~masked.mask() & (masked.generation < _MOST)
+            again = (dice + 0.5 < self.rate) & ~mask & (masked.generation < _MOST)
             masked.generation += again
             _write(model, path, masked)
 

@@ -122,7 +122,6 @@ def fit(
     path = arguments.path_of(checkpoint)
     search = _search(model, method, steps)
     if search:
-        handle(model).changed()
         handle(model).refresh()  # which refuses NaN, before a batch is drawn
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:

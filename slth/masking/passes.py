@@ -1,0 +1,97 @@
+"""Spans for which masks are cut once: forward passes, each with masked weights of its own.
+
+Nothing is kept from one pass to the next, so that a mask is never older than the pass that reads it, however the scores
+were written. Passes that overlap share nothing: those of several threads, of DataParallel's replicas, and of a module
+that is called within its own forward.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from slth.masking.groups import Group
+    from slth.masking.masked import Masked
+    from slth.masks import Cut, DeviceCut
+
+
+class Pass:
+    """What one forward pass has cut, and the masked weights it has made; `weights` are its masks by parameter name."""
+
+    def __init__(self, weights: Mapping[str, Masked], cuts: dict[Group, Cut | DeviceCut] | None = None) -> None:
+        self.weights = weights
+        self.cuts = {} if cuts is None else cuts
+        self.made: dict[tuple[Masked, bool, bool], torch.Tensor] = {}
+
+    def cut(self, group: Group) -> Cut | DeviceCut:
+        """Where a group is cut in this pass. Raises ValueError for scores that hold NaN."""
+        if group not in self.cuts:
+            self.cuts[group] = group.cut(self.weights)
+        return self.cuts[group]
+
+    def holds(self, masked: Masked) -> bool:
+        """Whether this mask, and no copy or replica of it, is one of the pass."""
+        return self.weights.get(masked.path) is masked
+
+
+class _Entry(NamedTuple):
+    span: Pass
+    module: nn.Module | None  # whose call it is
+    frame: FrameType | None  # of that call
+
+
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.open: list[_Entry] = []
+
+
+_thread = _Thread()
+
+
+def enter(span: Pass, module: nn.Module, frame: FrameType) -> None:
+    """Begin a pass, or a part of one, for as long as a module's call runs in this frame."""
+    _thread.open[:] = [entry for entry in _thread.open if _runs(entry.frame)]
+    _thread.open.append(_Entry(span, module, frame))
+
+
+def leave(module: nn.Module) -> None:
+    """End what the last call of the module has begun."""
+    for i in reversed(range(len(_thread.open))):
+        if _thread.open[i].module is module:
+            del _thread.open[i:]
+            return
+
+
+@contextmanager
+def within(span: Pass) -> Iterator[Pass]:
+    """Make this the pass of the block."""
+    entry = _Entry(span, None, None)
+    _thread.open.append(entry)
+    try:
+        yield span
+    finally:
+        _thread.open.remove(entry)
+
+
+def running(masked: Masked) -> Pass | None:
+    """The innermost pass of this thread that the mask belongs to."""
+    for entry in reversed(_thread.open):
+        if entry.span.holds(masked) and _runs(entry.frame):
+            return entry.span
+    return None
+
+
+def _runs(wanted: FrameType | None) -> bool:
+    """Whether a call is still under way in this thread: no hook of torch's hears of an interrupt."""
+    frame = sys._getframe(1) if wanted is not None else None
+    while frame is not None and frame is not wanted:
+        frame = frame.f_back
+    return frame is wanted

@@ -1,0 +1,20 @@
+"""Whether somebody follows torch's operations: what numba or a kernel of ours writes would not be seen there."""
+
+from __future__ import annotations
+
+import torch
+from torch.fx._symbolic_trace import is_fx_symbolic_tracing
+
+
+def watched() -> bool:
+    """Whether a compiler, a transform of `torch.func` or a dispatch mode looks on: plain operations must do then."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
+
+
+def traced() -> bool:
+    """Whether torch.jit.trace or torch.fx.symbolic_trace runs, which keep what they do not follow as a constant."""
+    return torch._C._get_tracing_state() is not None or is_fx_symbolic_tracing()

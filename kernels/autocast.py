@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -12,12 +13,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def as_autocast(kernel: Callable[P, torch.Tensor]) -> Callable[P, torch.Tensor]:
+def as_autocast(kernel: Callable[P, torch.Tensor], but: str = "") -> Callable[P, torch.Tensor]:
     """The kernel, whose tensors are cast where autocast is on for their device: all floats but float64.
 
-    Those within a tuple, like scores, stay as they are.
+    Those within a tuple, like scores, stay as they are; so does the parameter named `but`, where it is float32.
     """
     free: Callable[..., torch.Tensor] = kernel
+    wide = {but, *(i for i, name in enumerate(signature(kernel).parameters) if name == but)}
 
     @wraps(kernel)
     def call(*args: P.args, **options: P.kwargs) -> torch.Tensor:
@@ -28,14 +30,16 @@ def as_autocast(kernel: Callable[P, torch.Tensor]) -> Callable[P, torch.Tensor]:
         dtype = torch.get_autocast_dtype(device)
         with torch.autocast(device, enabled=False):
             return free(
-                *(_cast(one, dtype) for one in args), **{name: _cast(one, dtype) for name, one in options.items()}
+                *(_cast(one, dtype, i in wide) for i, one in enumerate(args)),
+                **{name: _cast(one, dtype, name in wide) for name, one in options.items()},
             )
 
     return call
 
 
-def _cast(given: Any, dtype: torch.dtype) -> Any:
-    floats = isinstance(given, torch.Tensor) and given.is_floating_point() and given.dtype != torch.float64
+def _cast(given: Any, dtype: torch.dtype, wide: bool) -> Any:
+    kept = (torch.float64, torch.float32) if wide else (torch.float64,)
+    floats = isinstance(given, torch.Tensor) and given.is_floating_point() and given.dtype not in kept
     return given.to(dtype) if floats else given
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 
@@ -22,6 +23,7 @@ from .shapes import (
 )
 
 WIDEST = 256  # head width that Triton's attention holds on chip
+SIXTEEN = (torch.float16, torch.bfloat16)
 LONGEST = 128  # block of tokens that Triton's linear attention does
 
 # ---------------------------------------------------------------- masked weights
@@ -308,7 +310,7 @@ def masked_mha(
     return (found @ output).sum(-3)
 
 
-@as_autocast
+@partial(as_autocast, but="mixing")
 def mhla(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -329,7 +331,9 @@ def mhla(
         q: (..., heads, T, n), float, made positive by a feature map.
         k: (..., heads, T, n), likewise.
         v: (..., heads, T, m).
-        mixing: (blocks, blocks) or larger, blocks = ceil(T / block); the entries beyond are not read.
+        mixing: (blocks, blocks) or larger, blocks = ceil(T / block); the entries beyond are not read. Of q's dtype, or
+            float32 beside 16 bits, for its gradient sums over all tokens and heads: float16 overflows in it. autocast
+            leaves float32 as it is.
         block: tokens of a block; the last may be shorter.
         causal: token t sees tokens up to t only.
         normalise: divide by the sum of what a token attends with.
@@ -337,7 +341,12 @@ def mhla(
 
     Returns (..., heads, T, m), of q's dtype. Raises ValueError for shapes, dtypes or devices that do not fit.
     """
-    check_floats(q=q, k=k, v=v, mixing=mixing)
+    check_floats(q=q, k=k, v=v)
+    if mixing.dtype not in {q.dtype, torch.float32 if q.dtype in SIXTEEN else q.dtype}:
+        raise ValueError(
+            f"mixing of dtype {mixing.dtype}: must be {q.dtype} as q is, or torch.float32 where q has 16 bits"
+        )
+    check_device(q=q, mixing=mixing)
     if q.dim() < 3 or q.shape != k.shape or v.shape[:-1] != q.shape[:-1]:
         shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
         raise ValueError(f"{shapes}: must be (..., heads, T, n) twice and (..., heads, T, m)")

@@ -11,7 +11,9 @@ the rest, forward and backward:
 for the normaliser is one more column of the values: w = 1 forward, and backward its gradient, "slope". So forward is
 (a, b, c) = (q, k, v), the gradient to q (g, v, k), to k (v, g, q) and to v (k, q, g), with g the gradient to the sums.
 Summaries are float32, and what meets them or g is multiplied as tf32 where inputs have 16 bits: as many bits as float16
-has, without its narrow range, and the kernels wait for memory anyway (some 40 operations a byte at width 64).
+has, without its narrow range, and the kernels wait for memory anyway (some 40 operations a byte at width 64). What a
+gradient to mixing is made of is multiplied with all bits of float32, as three products of tf32: where rows are
+normalised it is what is left of sums that nearly cancel.
 """
 
 from __future__ import annotations
@@ -92,7 +94,7 @@ def _told(
     a_o, a_h, a_t, a_w, b_o, b_h, b_t, b_w, c_o, c_h, c_t, c_w, seen_a, seen_c, p_o, p_h, p_t, p_w,
     OWN: tl.constexpr, LATER: tl.constexpr, SCALED_A: tl.constexpr, SCALED_B: tl.constexpr, SCALED_C: tl.constexpr,
     SLOPE: tl.constexpr, NORMALISE: tl.constexpr, DOTS: tl.constexpr,
-    T: tl.constexpr, A: tl.constexpr, C: tl.constexpr, PRECISION: tl.constexpr,
+    T: tl.constexpr, A: tl.constexpr, C: tl.constexpr, PRECISION: tl.constexpr, OWN_PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Out (outer * heads, T, width_c): what each row is told by the summaries and, where OWN, by rows of its own block.
 
@@ -138,10 +140,13 @@ def _told(
             total += tl.sum(rows_a.to(tl.float32) * weights[None, :], axis=1)
         if OWN:
             rows_b = _rows(b, b_t, b_w, t, live, width_a, start, scale, A, SCALED_B)
-            if SCALED_A or SCALED_B:
-                met = tl.dot(rows_a.to(tl.float32), tl.trans(rows_b.to(tl.float32)), met, input_precision=PRECISION)
+            if SCALED_A and OWN_PRECISION != "ieee":  # scaled below: products of 16 bits are exact
+                unscaled = _rows(a, a_t, a_w, t, live, width_a, start, scale, A, False)
+                met = tl.dot(unscaled, tl.trans(rows_b), met, input_precision=OWN_PRECISION)
+            elif SCALED_A or SCALED_B:
+                met = tl.dot(rows_a.to(tl.float32), tl.trans(rows_b.to(tl.float32)), met, input_precision=OWN_PRECISION)
             else:
-                met = tl.dot(rows_a, tl.trans(rows_b), met, input_precision=PRECISION)
+                met = tl.dot(rows_a, tl.trans(rows_b), met, input_precision=OWN_PRECISION)
     if SLOPE != "":
         slopes = tl.load(slope + head * length + t, mask=live, other=0.0)
         here = tl.load(z + i.to(tl.int64) * row + head * width_c + w, mask=w < width_c, other=0.0)
@@ -150,6 +155,8 @@ def _told(
         else:
             told += here[None, :]
     if OWN:
+        if SCALED_A and OWN_PRECISION != "ieee":
+            met *= tl.load(scale + t, mask=live, other=0.0)[:, None]
         if SLOPE == "a":
             met += slopes[:, None]
         if SLOPE == "b":
@@ -161,13 +168,13 @@ def _told(
         share = tl.load(mixing + i.to(tl.int64) * mixing_i).to(tl.float32)
         rows_c = _rows(c, c_t, c_w, t, live, width_c, tile * C, scale, C, SCALED_C).to(tl.float32)
         if DOTS:
-            own = tl.dot(met, rows_c, input_precision=PRECISION)
+            own = tl.dot(met, rows_c, input_precision=OWN_PRECISION)
             told += own * share
             partner += outer * p_o + inner * p_h
             rows_p = _rows(partner, p_t, p_w, t, live, width_c, tile * C, scale, C, False).to(tl.float32)
             tl.store(dots + program, tl.sum(tl.sum(own * rows_p, axis=1), axis=0))
         else:
-            told = tl.dot(met * share, rows_c, told, input_precision=PRECISION)
+            told = tl.dot(met * share, rows_c, told, input_precision=OWN_PRECISION)
         if NORMALISE:
             total += tl.sum(met, axis=1) * share
     if NORMALISE:
@@ -224,8 +231,9 @@ def _power(width: int) -> int:
     return max(16, int(triton.next_power_of_2(width)))
 
 
-def _precision(dtype: torch.dtype) -> str:
-    return "ieee" if dtype == torch.float32 else "tf32"
+def _precision(dtype: torch.dtype, exact: bool = False) -> str:
+    """Of products with a float32 operand; exact: all of its bits, in three products of tf32."""
+    return "ieee" if dtype == torch.float32 else "tf32x3" if exact else "tf32"
 
 
 def _summed(
@@ -242,7 +250,7 @@ def _summed(
         _summaries[grid](
             a, b, out if scale is None else scale, out if slope is None else slope, out,
             _z(out, outer * heads * n * m, z), heads, length, block, n, m, row, *a.stride(), *b.stride(),
-            SCALED=scale is not None, Z=z, **tile, PRECISION=_precision(a.dtype),
+            SCALED=scale is not None, Z=z, **tile, PRECISION=_precision(a.dtype, scale is not None),
         )  # fmt: skip
     return out
 
@@ -288,7 +296,8 @@ class _Blocks:
                 *(a if partner is None else partner).stride(),
                 OWN=self.causal, LATER=later, SCALED_A="a" in scaled, SCALED_B="b" in scaled, SCALED_C="c" in scaled,
                 SLOPE=slope, NORMALISE=inverse is not None, DOTS=partner is not None, **tile,
-                PRECISION=_precision(a.dtype),
+                PRECISION=_precision(a.dtype, out.dtype == torch.float32),
+                OWN_PRECISION=_precision(a.dtype, out.dtype == torch.float32 or partner is not None),
             )  # fmt: skip
         return dots
 
@@ -312,8 +321,8 @@ def mhla(
 class _Mhla(Function):
     """Keeps the summaries, 4 n m / block bytes a token and head; what blocks see is mixed again.
 
-    So is the output where it is normalised, in float32: a gradient to mixing is what is left of sums that nearly
-    cancel, and from an output rounded to 16 bits it would come out some ten times less exact.
+    So is the output where it is normalised, in float32: from one rounded to 16 bits a gradient to mixing would come out
+    some ten times less exact.
     """
 
     @staticmethod
@@ -389,12 +398,13 @@ def _slopes_of(out: torch.Tensor, grad: torch.Tensor, inverse: torch.Tensor) -> 
 def offline_cases() -> list[Case]:
     """Kernels at widths 64, 128 and 256 and blocks of 64 and 128, as launched for contiguous tensors."""
     causal = ("out", "grad_q", "grad_k", "grad_v")
+    again = (*causal, "out_again")
     found = [
         _offline_told(dtype, torch_type, width, block, way)
         for dtype, torch_type, width, block, ways in (
             ("bf16", torch.bfloat16, 64, 64, causal[:2]),
             ("bf16", torch.bfloat16, 128, 128, tuple(_WAYS)),
-            ("bf16", torch.bfloat16, 256, 128, causal),
+            ("bf16", torch.bfloat16, 256, 128, again),
             ("fp16", torch.float16, 64, 64, causal[:2]),
             ("fp32", torch.float32, 128, 128, causal),
         )
@@ -408,6 +418,7 @@ def offline_cases() -> list[Case]:
 # (which rows are grad, whose is the slope, transposed, later, normalise, dots)
 _WAYS = {
     "out": ("", "", False, False, True, False),
+    "out_again": ("", "", False, False, True, False),
     "grad_q": ("a", "a", True, False, False, True),
     "grad_k": ("b", "b", True, True, False, False),
     "grad_v": ("c", "", False, True, False, False),
@@ -440,7 +451,7 @@ _POINTERS = {
 
 
 def _offline_summaries(dtype: str, torch_type: torch.dtype, width: int, block: int, grad: bool) -> Case:
-    constants = {"a_w": 1, "b_w": 1, "SCALED": grad, "Z": True, "PRECISION": _precision(torch_type)}
+    constants = {"a_w": 1, "b_w": 1, "SCALED": grad, "Z": True, "PRECISION": _precision(torch_type, grad)}
     name = f"summaries{' of gradients' if grad else ''} {width} block {block}"
     tile = _summaries_tile(block, width, width, torch_type)
     return _offline(name, _summaries, dtype, {"a", "b"}, constants, tile, 0)
@@ -452,10 +463,11 @@ def _offline_told(dtype: str, torch_type: torch.dtype, width: int, block: int, w
         "a_w": 1, "b_w": 1, "c_w": 1, "p_w": 1, "seen_a" if transposed else "seen_c": 1,
         "OWN": way != "bidirectional", "LATER": later, "SCALED_A": "a" in scaled, "SCALED_B": "b" in scaled,
         "SCALED_C": "c" in scaled, "SLOPE": slope, "NORMALISE": normalise, "DOTS": dots,
-        "PRECISION": _precision(torch_type),
+        "PRECISION": _precision(torch_type, way == "out_again"),
+        "OWN_PRECISION": _precision(torch_type, way == "out_again" or dots),
     }  # fmt: skip
     tile = _told_tile(block, width, width, torch_type)
-    typed = {"a", "b", "c", "mixing", "out", "partner"}
+    typed = {"a", "b", "c", "partner"} | (set() if way == "out_again" else {"out"})
     return _offline(
         f"{way} {width} block {block}", _told, dtype, typed, constants, tile, _SPILLS.get((way, dtype, width), 0)
     )

@@ -4,6 +4,7 @@ import importlib
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +22,33 @@ SMALL = [case for case in mhla.CASES if not case.large]
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
 def test_triton_agrees_with_the_reference(case, dtype):
     assert max(differences(case, dtype, CPU).values()) <= TOLERANCE[dtype]
+
+
+@pytest.fixture
+def tensor_cores(monkeypatch):
+    """The interpreter's products in tf32 as a GPU makes them: the last 13 bits of float32 are not looked at."""
+    builder = importlib.import_module("triton.runtime.interpreter").InterpreterBuilder
+    exact = builder.create_dot
+
+    def cut(handle):
+        data = handle.data
+        if data.dtype != np.float32:
+            return handle
+        return type(handle)((data.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32), handle.dtype)
+
+    def create_dot(self, a, b, d, input_precision, most):
+        if input_precision.name == "TF32":
+            a, b = cut(a), cut(b)
+        return exact(self, a, b, d, input_precision, most)
+
+    monkeypatch.setattr(builder, "create_dot", create_dot)
+
+
+@pytest.mark.parametrize("name", ["causal, last block shorter", "two blocks of 100", "wide keys"])
+def test_products_on_tensor_cores_are_exact_enough(tensor_cores, name):
+    """Where a gradient to mixing is what is left of sums that nearly cancel."""
+    (case,) = (case for case in SMALL if case.name == f"mhla {name}")
+    assert max(differences(case, torch.float16, CPU).values()) <= TOLERANCE[torch.float16]
 
 
 def inputs(length=21, block=8, heads=2, n=8, m=5):
@@ -90,6 +118,36 @@ def test_negative_weights_and_a_sum_of_minus_one():
     triton = results([q, k, v, mixing])
     for found, wanted in zip(triton, results([q, k, v, mixing], impl="reference"), strict=True):
         torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("impl", ["reference", "triton"])
+@pytest.mark.parametrize("cast", [False, True], ids=["halves", "autocast"])
+def test_a_gradient_beyond_float16_is_float32(impl, cast):
+    """q, k, v in float16, mixing in float32: its sums go over all tokens and heads."""
+    tensors = [t.abs().half() for t in inputs()[:3]] + [inputs()[3]]
+    q, k, v, mixing = (t.clone().requires_grad_() for t in (t.float() if cast else t for t in tensors))
+    with torch.autocast("cpu", torch.float16, enabled=cast):
+        out = kernels.mhla(q, k, v, mixing, block=8, causal=True, normalise=False, impl=impl)
+        (found,) = torch.autograd.grad(out, mixing, torch.full_like(out, 100.0))
+    wide = [t.double() for t in tensors]
+    wide[3].requires_grad_()
+    sums = kernels.mhla(*wide, block=8, causal=True, normalise=False, impl="reference")
+    (wanted,) = torch.autograd.grad(sums, wide[3], torch.full_like(sums, 100.0))
+    assert out.dtype == torch.float16
+    assert found.dtype == torch.float32
+    assert float(wanted.abs().max()) > 2 * torch.finfo(torch.float16).max
+    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-3 * float(wanted.abs().max()))
+
+
+def test_mixing_of_another_dtype_is_refused():
+    q, k, v, mixing = inputs()
+    for others, one in (
+        (torch.float32, torch.float16),
+        (torch.float16, torch.bfloat16),
+        (torch.float64, torch.float32),
+    ):
+        with pytest.raises(ValueError, match=f"mixing of dtype {one}: must be {others} as q is"):
+            kernels.mhla(q.to(others), k.to(others), v.to(others), mixing.to(one), block=8)
 
 
 def test_no_tokens_give_none():

@@ -6,6 +6,7 @@ from benchmarks.cases import Case, Tensors, normal, with_gradients
 from slth.kernels import mhla
 
 WANTED = ("q", "k", "v", "mixing")
+SIXTEEN = (torch.float16, torch.bfloat16)
 
 
 def _case(
@@ -40,6 +41,8 @@ def _case(
                 mixing = mixing.mT
             return mhla(q, k, v, mixing, block=block, causal=causal, normalise=normalise, impl=impl)
 
+        if tensors["mixing"].dtype in SIXTEEN and not options.get("narrow"):
+            tensors = tensors | {"mixing": tensors["mixing"].float()}  # beside 16 bits, as autocast has it
         return with_gradients(tensors, WANTED, run)
 
     return Case(f"mhla {name}", "mhla", inputs, call, large=bool(options.get("large")))
@@ -64,6 +67,7 @@ CASES = [
     _case("strides", (2, 2, 20, 8), 6, 8, turned=True),
     _case("three batch axes", (2, 1, 2, 17, 8), 6, 8),
     _case("no batch", (2, 17, 8), 6, 8),
+    _case("mixing of the same dtype", (2, 17, 8), 6, 8, narrow=True),
     _case("1,000 tokens", (2, 3, 1000, 64), 64, 64, large=True),
     _case("4,096 tokens, bidirectional", (1, 4, 4096, 64), 64, 64, causal=False, large=True),
     _case("width 128", (1, 2, 1500, 128), 128, 128, large=True),

@@ -1,7 +1,9 @@
 """GPT-2: sizes, how each weight is made, the function against one written by hand, and the attention logits."""
 
 import hashlib
+import logging
 import math
+import re
 import subprocess
 import sys
 
@@ -10,8 +12,10 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu, layer_norm
 from torch.nn.utils import parametrize
+from transformers import GPT2LMHeadModel
 
 from slth.models import gpt2
+from slth.models.gpt2_attention import GPT2WithAttention, with_attention
 from slth.recipes import recipe_of
 
 MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
@@ -310,3 +314,39 @@ def test_logit_std_refuses_what_it_cannot_measure():
         gpt2.logit_std(nn.Linear(2, 2), torch.zeros(1, 2))
     with pytest.raises(ValueError, match="length=8: must be at least 1 and at most 7"):
         gpt2.logit_std(gpt2.build(small()), torch.zeros(1, 8, dtype=torch.int64))
+
+
+# ---------------------------------------------------------------- another attention, saved and loaded
+
+OTHERS = {
+    "kha_linear": {},
+    "differential": {},
+    "mhla": {"block": 4, "mixing_init": "identity_plus_random", "floor": 0.1},
+    "mha": {"rope": True},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_attention_is_loaded_as_it_was_saved(tmp_path, name):
+    model = with_attention(gpt2.build(small(), seed=0), name, hidden=6, seed=3, options=OTHERS[name]).eval()
+    tokens = torch.arange(14).reshape(2, 7) % 11
+    model.save_pretrained(tmp_path)
+    loaded = GPT2WithAttention.from_pretrained(tmp_path).eval()
+    assert loaded.config.slth_attention == model.config.slth_attention
+    assert torch.equal(loaded(tokens).logits, model(tokens).logits)
+    loaded.save_pretrained(tmp_path / "again")
+    again = GPT2WithAttention.from_pretrained(tmp_path / "again").eval()
+    assert torch.equal(again(tokens).logits, model(tokens).logits)
+
+
+def test_a_plain_gpt2_says_that_the_attention_is_another(tmp_path, caplog, monkeypatch):
+    with_attention(gpt2.build(small(), seed=0), "kha_linear", seed=0).save_pretrained(tmp_path)
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    GPT2LMHeadModel.from_pretrained(tmp_path)
+    assert re.search(r"attn\.inner\.query +\| .*UNEXPECTED", caplog.text)
+    assert re.search(r"attn\.c_attn\.weight +\| .*MISSING", caplog.text)
+
+
+def test_a_config_that_names_no_attention_is_refused():
+    with pytest.raises(ValueError, match="config without slth_attention"):
+        GPT2WithAttention(small())

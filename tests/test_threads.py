@@ -136,3 +136,27 @@ def test_as_many_cores_as_openmp_may_use(monkeypatch, wanted, found):
     here = cores()
     monkeypatch.setenv("OMP_NUM_THREADS", wanted)
     assert cores() == (here if found is None else found)
+
+
+ENDS_AT_ONCE = """
+import torch
+import slth
+from slth import inits, kernels
+from slth.threads import in_parallel
+
+in_parallel(lambda part: inits.normal((40, 40), 1.0, seed=part.start, name="w"), 64, 4)
+model = slth.wrap(torch.nn.Linear(16, 16), weights="signed_constant", seed=0)
+for impl in ("reference", "triton"):
+    with kernels.use(impl):
+        model(torch.ones(2, 16)).square().mean().backward()
+"""
+
+
+def test_a_process_that_ends_at_once_ends_well():
+    """Helpers idle or just back from work, torch's threads started, a backward pass behind it: status 0, no word."""
+    pytest.importorskip("triton")
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-W", "ignore", "-c", ENDS_AT_ONCE]
+    for _ in range(3):
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert (ran.returncode, ran.stderr) == (0, "")

@@ -3,6 +3,9 @@
     model = with_attention(gpt2.build(config, seed=0), "kha_linear", seed=0)
 
 The blocks' attentions lose their biases and gain what the mechanism has; everything else of the model stays.
+
+    model.save_pretrained(folder)
+    model = GPT2WithAttention.from_pretrained(folder)
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from slth.attention import ATTENTIONS, Attention
+from slth.defaults import usual
 from slth.models.gpt2 import INITS, numeric_scale, residual_scale
 from slth.numbers import as_float, plainly
 from slth.recipes import Draw, Recipe, fill
@@ -76,6 +80,10 @@ def with_attention(
     hidden: width of a head, d / heads where None. options: further arguments of the mechanism; length defaults to the
     model's positions where it takes one. Raises ValueError for an unknown attention or init, a base_std or qk_scale
     that is not finite and > 0, and what the mechanism refuses.
+
+    `model.config.slth_attention` says which attention it is, so that :class:`GPT2WithAttention` loads what
+    `save_pretrained` has written. A plain GPT2LMHeadModel loads it with its own attention, at random, and transformers
+    reports keys that are MISSING and UNEXPECTED.
     """
     if not isinstance(model, GPT2LMHeadModel):
         raise ValueError(f"model of type {type(model).__name__}: must be a GPT2LMHeadModel, as slth.models.gpt2.build")
@@ -111,4 +119,41 @@ def with_attention(
         }
         fill(inner, drawn)
         block.attn = InGPT2(inner)
+    config.slth_attention = {"attention": attention, "hidden": width, "options": given}
     return model
+
+
+class GPT2WithAttention(GPT2LMHeadModel):  # type: ignore[no-untyped-call]
+    """What :func:`with_attention` has made, from its config: for `from_pretrained`, which fills in the weights.
+
+    Raises ValueError for a config without `slth_attention`.
+    """
+
+    def __init__(self, config: GPT2Config, *inputs: Any, **options: Any) -> None:
+        said = getattr(config, "slth_attention", None)
+        if said is None:
+            raise ValueError("config without slth_attention: must be of a model that with_attention has made")
+        super().__init__(config, *inputs, **options)
+        given = {name: _torch_dtype(one) if name == "dtype" else one for name, one in said["options"].items()}
+        with torch.device("cpu"), usual():  # from_pretrained makes models without values, which cannot be drawn
+            with_attention(self, said["attention"], hidden=said["hidden"], options=given)
+        self._made = {
+            name: one.clone() for name, one in self.named_buffers() if isinstance(self._holder(name), Attention)
+        }
+
+    def _holder(self, name: str) -> nn.Module:
+        return self.get_submodule(name.rpartition(".")[0])
+
+    @classmethod
+    def from_pretrained(cls, *inputs: Any, **options: Any) -> Any:
+        """As transformers has it, whose loading leaves buffers that no file holds without values: they are put back."""
+        found = super().from_pretrained(*inputs, **options)
+        model = found[0] if isinstance(found, tuple) else found  # a pair with output_loading_info
+        for name, made in model._made.items():
+            model.get_buffer(name).copy_(made)
+        return found
+
+
+def _torch_dtype(given: torch.dtype | str) -> torch.dtype:
+    """A dtype, which a config's file has by name."""
+    return getattr(torch, given) if isinstance(given, str) else given

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import slth
 from slth import handle
+from slth.masking import passes
 from slth.masks import count_kept
 from slth.wrapping import effective, random_weight
 
@@ -267,6 +268,38 @@ def test_layers_recomputed_in_backward_have_the_same_gradients(policy, reentrant
         model = slth.wrap(Blocks(kind), KEEP, policy)
         model(x).square().sum().backward()
         grads.append([scores.grad for scores in handle(model).scores()])
+    for one, other in zip(*grads, strict=True):
+        assert one.any()
+        torch.testing.assert_close(one, other)
+
+
+class Twice(nn.Module):
+    """Reads a weight before, and twice within, what is computed again."""
+
+    def __init__(self, **how):
+        super().__init__()
+        self.first, self.second, self.how = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), how
+
+    def inner(self, x):
+        return self.second(self.first(x).tanh() + self.first(x))
+
+    def forward(self, x):
+        x = self.first(x)
+        for _ in range(2):
+            x = checkpoint(self.inner, x, **self.how) if self.how else self.inner(x)
+        return x
+
+
+@pytest.mark.parametrize("how", [{"use_reentrant": True}, {"use_reentrant": False}], ids=str)
+def test_a_weight_read_several_times_in_recomputed_layers_has_the_same_gradient(how):
+    x = torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    grads = []
+    for options in ({}, how):
+        torch.manual_seed(0)
+        model = slth.wrap(Twice(**options), KEEP)
+        model(x).square().sum().backward()
+        grads.append([scores.grad for scores in handle(model).scores()])
+        assert not passes._thread.again
     for one, other in zip(*grads, strict=True):
         assert one.any()
         torch.testing.assert_close(one, other)

@@ -124,7 +124,7 @@ class Wrapped:
         if not torch.compiler.is_compiling():
             weights = self._weights(module)
             own = weights if weights is self.weights else _masked(module)
-            span = passes.running(next(iter(own.values())))
+            span = next(iter(own.values())).span()
             passes.enter(span or passes.Pass(weights), module, sys._getframe(1))
 
     def _close(self, module: nn.Module, args: object, output: object) -> None:

@@ -121,19 +121,24 @@ class Masked(nn.Module):
             return self.gate(self, weight)
         if traced():
             raise ValueError(f"{self.path} is masked, its mask would be traced as a constant: slth.unwrap it first")
-        span = passes.running(self)
+        span = self.span()
         if span is None:
             with passes.within(self._own_pass()):
                 return self.gate(self, weight)
-        key = self, torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        key = self, torch.is_grad_enabled(), torch.is_inference_mode_enabled(), passes.saving()
         made = span.made.get(key)
         if made is None:
-            made = span.made[key] = self.gate(self, weight)
+            with passes.within(span):
+                made = span.made[key] = self.gate(self, weight)
         return made
 
     def __prepare_scriptable__(self) -> None:
         """Refuse torch.jit.script, which asks each module for what is to be compiled."""
         raise ValueError(f"{self.path} is masked, which torch.jit.script cannot compile: slth.unwrap it first")
+
+    def span(self) -> passes.Pass | None:
+        """The pass in which this mask is read now, None outside all passes."""
+        return passes.running(self) or passes.recomputed(self, self._own_pass)
 
     def _own_pass(self) -> passes.Pass:
         """What a read outside all passes is; those of one backward pass, which recompute layers, share their cuts."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -23,13 +23,17 @@ if TYPE_CHECKING:
     from slth.masks import Cut, DeviceCut
 
 
+#: What autograd calls to pack and unpack each tensor that it saves.
+Hooks = tuple[Callable[..., Any], Callable[..., Any]]
+
+
 class Pass:
     """What one forward pass has cut, and the masked weights it has made; `weights` are its masks by parameter name."""
 
     def __init__(self, weights: Mapping[str, Masked], cuts: dict[Group, Cut | DeviceCut] | None = None) -> None:
         self.weights = weights
         self.cuts = {} if cuts is None else cuts
-        self.made: dict[tuple[Masked, bool, bool], torch.Tensor] = {}
+        self.made: dict[tuple[Masked, bool, bool, Hooks | None], torch.Tensor] = {}
 
     def cut(self, group: Group) -> Cut | DeviceCut:
         """Where a group is cut in this pass. Raises ValueError for scores that hold NaN."""
@@ -51,6 +55,7 @@ class _Entry(NamedTuple):
 class _Thread(threading.local):
     def __init__(self) -> None:
         self.open: list[_Entry] = []
+        self.again: dict[tuple[int, Hooks, int], Pass] = {}  # of layers that a backward pass computes again
 
 
 _thread = _Thread()
@@ -87,6 +92,33 @@ def running(masked: Masked) -> Pass | None:
         if entry.span.holds(masked) and _runs(entry.frame):
             return entry.span
     return None
+
+
+def saving() -> Hooks | None:
+    """The hooks for saved tensors that hold now: activation checkpointing has its own for each stretch of layers.
+
+    Masked weights are shared within one such stretch alone, since what it saves must be the same when it is computed
+    again.
+    """
+    hooks: Hooks | None = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return hooks
+
+
+def recomputed(masked: Masked, begin: Callable[[], Pass]) -> Pass | None:
+    """The pass of the layers that checkpointing computes again in a backward pass of this moment, else None.
+
+    It begins at their first read and is dropped at the next stretch of layers, or with the backward pass.
+    """
+    task, hooks = torch._C._current_graph_task_id(), saving()
+    if task == -1 or hooks is None:
+        return None
+    again, key = _thread.again, (task, hooks, id(masked.wrapped))
+    if key not in again:
+        if any(others[:2] != key[:2] for others in again):
+            again.clear()
+        again[key] = begin()
+        torch.autograd.Variable._execution_engine.queue_callback(again.clear)
+    return again[key]
 
 
 def _runs(wanted: FrameType | None) -> bool:

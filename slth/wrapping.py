@@ -19,8 +19,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from slth import inits, masks, recipes, storage, targets
-from slth.masking import Group, Masked, Wrapped, huggingface, passes, pickling, state
-from slth.masking.places import check, freeze, place, take_off
+from slth.masking import Group, Masked, Wrapped, huggingface, passes, pickling, state, writing
+from slth.masking.places import check, check_there, freeze, place, take_off, unmasked
 from slth.modules import check_module
 from slth.numbers import as_int
 from slth.targets import Target
@@ -211,6 +211,21 @@ def check_in_place(module: nn.Module) -> None:
     check(root(module), handle(module))
 
 
+def check_there_still(module: nn.Module) -> None:
+    """Raise ValueError where a wrapped weight, or a place that was tied to one, was replaced or removed.
+
+    One that was moved is there still, and a module that is not wrapped has none.
+    """
+    wrapped = root(module).__dict__.get(_HANDLE)
+    if wrapped is not None:
+        check_there(root(module), wrapped)
+
+
+def trained_densely(module: nn.Module) -> list[str]:
+    """Names of the parameters that training changes beside the scores: a layer that was added after wrap, say."""
+    return unmasked(root(module))
+
+
 @torch.no_grad()
 def effective(module: nn.Module) -> dict[str, torch.Tensor]:
     """The masked weights that evaluation sees, by parameter name, under the masks of the scores as they are."""
@@ -305,13 +320,14 @@ def _attach(module: nn.Module, found: Sequence[Target], wrapped: Wrapped) -> Non
     freeze(module)
     for target in found:
         masked = wrapped.weights[target.path]
-        masked.wrapped = wrapped
         masked.train(module.training)
         for owner, name in target.places:
             parametrize.register_parametrization(owner, name, masked, unsafe=True)
             pickling.allow(owner)
+            writing.guard(owner)
             if isinstance(owner, nn.RNNBase):
                 _read_afresh(owner)
+        masked.wrapped = wrapped  # once it is in place
     module.__dict__[_HANDLE] = wrapped
     huggingface.guard(module)
     wrapped.watch(module)

@@ -1,6 +1,7 @@
 """A model that is changed after wrap: its outputs stay through unwrap, and a ticket is right or refused by name."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -116,22 +117,18 @@ def test_a_layer_takes_its_requires_grad_along():
     assert [p.requires_grad for p in model.parameters()] == [False, False, True, True, False, False]
 
 
-def test_the_ones_that_are_left_of_tied_weights_keep_the_ticket():
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.table, self.head = nn.Embedding(6, 8), nn.Linear(8, 6, bias=False)
-            self.head.weight = self.table.weight
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(6, 8), nn.Linear(8, 6, bias=False)
+        self.head.weight = self.table.weight
 
-        def forward(self, tokens):
-            return self.head(self.table(tokens))
+    def forward(self, tokens):
+        return self.head(self.table(tokens))
 
+
+def test_what_stands_on_one_of_tied_weights_stays_on_it():
     tokens = torch.arange(6)
-    model, other = slth.wrap(Tied(), weights="signed_constant"), Tied()
-    for each in (model, other):
-        each.head = nn.Linear(8, 3)
-    slth.Ticket.of(model).apply(other)
-    assert other(tokens).equal(model(tokens))
     model = slth.wrap(Tied(), weights="signed_constant")
     parametrizations.spectral_norm(model.head)
     before = model.eval()(tokens)
@@ -291,9 +288,63 @@ def test_a_ticket_is_not_applied_to_a_model_without_values():
         ticket.apply(empty)
 
 
-def test_a_search_that_redraws_names_a_weight_that_is_gone():
+# ---------------------------------------------------------------- what a search trains
+
+
+def search(model, x=X, **options):
+    return slth.fit(model, lambda step: x, lambda m, x: m(x).square().mean(), 20, progress=False, **options)
+
+
+@pytest.mark.parametrize("method", [None, slth.search.IteRand(every=1)])
+def test_a_search_refuses_a_layer_in_the_place_of_a_masked_one(method):
     model = wrapped()
-    model.pop(2)
-    options = {"method": slth.search.IteRand(every=1), "progress": False}
+    model[2] = nn.Linear(8, 8)
+    before = copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError, match=r"2\.weight is no longer in the Sequential"):
-        slth.fit(model, lambda step: X, lambda m, x: m(x).square().mean(), 20, **options)
+        search(model, method=method)
+    assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("lost", "left"), [("head", "table"), ("table", "head")])
+def test_a_search_and_a_ticket_refuse_a_layer_in_the_place_of_a_tied_one(lost, left):
+    model = slth.wrap(Tied(), weights="signed_constant")
+    setattr(model, lost, nn.Linear(8, 6, bias=False) if lost == "head" else nn.Embedding(6, 8))
+    for call in (slth.Ticket.of, lambda m: search(m, torch.arange(6))):
+        with pytest.raises(ValueError, match=rf"{lost}\.weight was tied to {left}\.weight and is no longer in the"):
+            call(model)
+    slth.unwrap(model)
+
+
+def test_a_search_trains_what_was_added_and_names_it(caplog):
+    model = wrapped()
+    model.append(nn.Linear(8, 2))
+    start = model[3].weight.detach().clone()
+    search(model)
+    assert not model[3].weight.equal(start)
+    assert caplog.messages == [
+        "fit: trained densely beside the scores, stored whole in a ticket: 3.weight, 3.bias",
+    ]
+    caplog.clear()
+    search(wrapped())
+    assert not caplog.messages
+
+
+def test_a_search_trains_on_where_a_masked_layer_has_moved():
+    model = wrapped()
+    model[2] = nn.Sequential(model[2], nn.Identity())
+    start = model[2][0].parametrizations.weight[0].scores.detach().clone()
+    search(model)
+    assert not model[2][0].parametrizations.weight[0].scores.equal(start)
+
+
+@pytest.mark.parametrize("renew", [lambda m: m, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_masked_weight_is_not_written(renew):
+    model = renew(wrapped())
+    before = random_weight(model, "0.weight").clone()
+    for value in (torch.zeros(8, 8), nn.Parameter(torch.zeros(8, 8)), None):
+        with pytest.raises(ValueError, match=r"0\.weight is masked, its random weights are not to be written: slth"):
+            model[0].weight = value
+    assert random_weight(model, "0.weight").equal(before)
+    slth.unwrap(model)
+    model[0].weight = nn.Parameter(torch.zeros(8, 8))
+    assert not model[0](X - X).sub(model[0].bias).any()

@@ -13,7 +13,7 @@ from torch.autograd import Function
 
 from slth import masks
 from slth.freezing import Freezing
-from slth.masking import passes, state
+from slth.masking import passes, state, writing
 from slth.masking.cutting import traced_cut
 from slth.recipes import Recipe
 from slth.targets import Part
@@ -131,6 +131,12 @@ class Masked(nn.Module):
             with passes.within(span):
                 made = span.made[key] = self.gate(self, weight)
         return made
+
+    def right_inverse(self, value: torch.Tensor) -> torch.Tensor:
+        """Refuse what is assigned to the weight, by ValueError; torch asks before the mask stands on it, too."""
+        if self.wrapped is not None:
+            writing.refuse(self.path)
+        raise NotImplementedError
 
     def __prepare_scriptable__(self) -> None:
         """Refuse torch.jit.script, which asks each module for what is to be compiled."""

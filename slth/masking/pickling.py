@@ -8,6 +8,8 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
+from slth.masking import writing
+
 
 def allow(owner: nn.Module) -> None:
     """Let a parametrized module be pickled, by a class that it shares with no other."""
@@ -40,4 +42,5 @@ def _revived(plain: type[nn.Module], names: Sequence[str]) -> nn.Module:
     if isinstance(module, nn.RNNBase):
         read_afresh(module)
     allow(module)
+    writing.guard(module)
     return module

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrize import ParametrizationList
 
+from slth.masking import state
 from slth.masking.groups import Wrapped
 from slth.masking.masked import Masked
 
@@ -97,22 +98,49 @@ def place(module: nn.Module, wrapped: Wrapped, path: str) -> Place:
             return Place(path, owner, name, masked)
     moved = next((each for each in places(module, wrapped) if each.masked is masked), None)
     if moved is None:
-        raise ValueError(
-            f"{path} is no longer in the {type(module).__name__}: its layer was replaced or removed after wrap; "
-            "put it back, or take the masks off what is there (slth.unwrap) and wrap again"
-        )
+        raise ValueError(_gone(module, path))
     return moved
+
+
+def _names(module: nn.Module) -> dict[Masked, list[str]]:
+    """The names of each masked weight as the module is now, several where it is tied."""
+    found: dict[Masked, list[str]] = {}
+    for path, stack in module.named_modules(remove_duplicate=False):
+        for masked in stack if isinstance(stack, ParametrizationList) else ():
+            if isinstance(masked, Masked):
+                found.setdefault(masked, []).append(state.plain_name(path))
+    return found
+
+
+def _gone(module: nn.Module, path: str, partner: str = "") -> str:
+    tied = f" was tied to {partner} and" if partner else ""
+    return (
+        f"{path}{tied} is no longer in the {type(module).__name__}: its layer was replaced or removed after wrap; "
+        "put it back, or take the masks off what is there (slth.unwrap) and wrap again"
+    )
+
+
+def check_there(module: nn.Module, wrapped: Wrapped) -> None:
+    """Raise ValueError where a weight is in the module no more, moved or not, or in fewer places than were tied."""
+    now = _names(module)
+    for path, masked in wrapped.weights.items():
+        names, here = wrapped.paths[path], now.get(masked, [])
+        if len(here) < len(names):
+            raise ValueError(_gone(module, next(name for name in names if name not in here), *here[:1]))
 
 
 def check(module: nn.Module, wrapped: Wrapped) -> None:
     """Raise ValueError unless all is where it was wrapped, with nothing on the weights but the masks."""
-    for path in wrapped.weights:
-        here = place(module, wrapped, path)
-        if here.path != path:
-            raise ValueError(
-                f"{path} has become {here.path}: a layer was inserted, moved or wrapped by another after wrap; undo "
-                "this, or take the masks off (slth.unwrap) and wrap the module as it is now"
-            )
+    check_there(module, wrapped)
+    now = _names(module)
+    for path, masked in wrapped.weights.items():
+        for name in wrapped.paths[path]:
+            if name not in now[masked]:
+                moved = next(each for each in now[masked] if each not in wrapped.paths[path])
+                raise ValueError(
+                    f"{name} has become {moved}: a layer was inserted, moved or wrapped by another after wrap; undo "
+                    "this, or take the masks off (slth.unwrap) and wrap the module as it is now"
+                )
     for each in places(module, wrapped):
         if each.others:
             raise ValueError(
@@ -163,6 +191,12 @@ def restore(module: nn.Module) -> None:
                 layer.parametrizations[name].original.requires_grad_(trainable)  # type: ignore[index, union-attr]
         if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
             layer.sparse = before.sparse
+
+
+def unmasked(module: nn.Module) -> list[str]:
+    """Names of the parameters with a gradient that no mask stands on, but for scores."""
+    masked = {id(p) for each in places(module) for p in (each.original, *each.masked.parameters())}
+    return [name for name, p in module.named_parameters() if p.requires_grad and id(p) not in masked]
 
 
 def _is_sparse(layer: nn.Module) -> bool:

@@ -28,7 +28,7 @@ from slth.numbers import as_float, as_int
 from slth.search import arguments, parallel
 from slth.search import checkpoint as checkpoints
 from slth.search.edge_popup import EdgePopup
-from slth.wrapping import handle, root, wrapped_nearby
+from slth.wrapping import check_there_still, handle, root, trained_densely, wrapped_nearby
 
 Batch = TypeVar("Batch")
 #: parameters -> optimiser, its learning rate the highest of the run.
@@ -98,7 +98,12 @@ def fit(
         progress: show a bar, where standard error is a terminal; name: its label. That a run goes on from a checkpoint
             is logged to "slth.search.loop", as a warning with progress, which Python shows by itself, else as info.
 
-    A scalar of numpy or torch does for an int or a float.
+    A scalar of numpy or torch does for an int or a float. Rows count the steps done, from 1; errors name the step they
+    came in, from 0.
+
+    On a wrapped model, what has requires_grad beside the scores (a layer that was added after wrap, a bias that was
+    unfrozen) is trained densely and stored whole in a ticket: a logged warning names it. A layer in the place of one
+    whose weight was masked is refused.
 
     Where `torch.distributed` has been initialised (torchrun, accelerate), every process calls this with the same model,
     batches and settings, and trains on its rows of each batch (`slth.search.parallel`): `loss` must be a mean over
@@ -107,10 +112,11 @@ def fit(
     in the backward pass under DDP, only as that process ends or torchrun watches them.
 
     Raises ValueError for values outside the above, a model with a method but no scores to train, one without anything
-    to train, scores that hold NaN, and for an optimiser, a loss or an evaluation that is not what its function must
-    give; CheckpointError, with nothing changed, for a checkpoint that is damaged or of another search, which it says
-    the differences to; OSError where it cannot be read or written; FloatingPointError where the loss or its gradient
-    is not finite.
+    to train, one whose masked weights (or one of several places that were tied) were replaced or removed after wrap,
+    scores that hold NaN, and for an optimiser, a loss or an evaluation that is not what its function must give;
+    CheckpointError, with nothing changed, for a checkpoint that is damaged or of another search, which it says the
+    differences to; OSError where it cannot be read or written; FloatingPointError where the loss or its gradient is not
+    finite.
     """
     started = time.perf_counter()
     parallel.check_whole(batches)
@@ -120,6 +126,7 @@ def fit(
     lr, warmup = as_float("lr", lr, "(0, inf)"), as_float("warmup", warmup, "[0, 1)", "a share of the steps")
     clip, seed = None if clip is None else as_float("clip", clip, "(0, inf)"), as_int("seed", seed)
     path = arguments.path_of(checkpoint)
+    check_there_still(model)
     search = _search(model, method, steps)
     if search:
         handle(model).refresh()  # which refuses NaN, before a batch is drawn
@@ -140,6 +147,8 @@ def fit(
         held = parallel.from_first(partial(_held, path, identity))
         save = partial(checkpoints.save, path, root(model), built, identity)
     if search:
+        if first and (dense := trained_densely(model)):
+            _LOG.warning("%s: trained densely beside the scores, stored whole in a ticket: %s", name, ", ".join(dense))
         search.start(model)
     result = Fit()
     if held:

@@ -259,7 +259,7 @@ def make_speed(ratio):
 
 
 def lines_of(axes):
-    return {line.get_label().partition(" (")[0]: line for line in axes.get_lines() if "(n=" in line.get_label()}
+    return {line.get_label().partition(" (")[0]: line for line in axes.get_lines() if line.get_label()[0] != "_"}
 
 
 # what is drawn of runs: figure, (config, table)s, and by the panel's place and the series the x and y of its line
@@ -299,7 +299,7 @@ SEVERAL = {
     "constant": (
         "constant",
         [({"seed": seed, "effort": 10}, make_constant(10 + seed)) for seed in (0, 1)],
-        {(0, "mean"): (np.log([40 / 3, 40]), (10.5, 10.5))},
+        {(0, "mean of 2 seeds"): (np.log([40 / 3, 40]), (10.5, 10.5))},
     ),
     "mixing": (
         "loss_vs_keep",
@@ -334,12 +334,13 @@ def test_the_interval_is_students_over_seeds():
     (band,) = figure.axes[0].collections
     y = band.get_paths()[0].vertices[band.get_paths()[0].vertices[:, 0] == 10, 1]
     assert (y.min(), y.max()) == pytest.approx((low, high))
-    assert texts(figure) == "mean (n=3)"
+    assert texts(figure) == "mean of 3 seeds\nband: 95 % interval (Student)"
 
 
 def test_how_many_seeds_there_are_is_said():
     runs = [({"seed": s, "keep": k}, make_pruning(1.0 + s)) for k, seeds in ((0.3, 3), (0.5, 1)) for s in range(seeds)]
-    assert texts(plots.across_runs(runs)["loss"]) == "keep=0.3 (n=3)\nkeep=0.5 (n=1)"
+    said = "keep=0.3 (mean of 3 seeds)\nkeep=0.5 (1 seed)\nband: 95 % interval (Student)"
+    assert texts(plots.across_runs(runs)["loss"]) == said
     apart = plots.across_runs([run for run in runs if run[0]["seed"] == 0])["loss"]
     assert "no interval" in apart.get_suptitle()
     assert not any(len(path.vertices) for band in apart.axes[0].collections for path in band.get_paths())
@@ -347,15 +348,65 @@ def test_how_many_seeds_there_are_is_said():
 
 def test_a_value_on_the_axis_or_in_a_column_names_no_series():
     grid = [({"seed": 0, "hidden": [n]}, make_table(widths=(n,))) for n in (4, 8)]
-    line = lines_of(plots.across_runs(grid)["error_vs_width"].axes[0])["mean"]
+    line = lines_of(plots.across_runs(grid)["error_vs_width"].axes[0])["1 seed"]
     assert line.get_xdata().tolist() == [4, 8]
     lengths = [({"seed": 0, "lengths": n}, make_table(lengths=(n,))) for n in (4, 8)]
-    assert texts(plots.across_runs(lengths)["error_vs_width"]) == "length=4 (n=1)\nlength=8 (n=1)"
+    assert texts(plots.across_runs(lengths)["error_vs_width"]) == "length=4 (1 seed)\nlength=8 (1 seed)"
 
 
 def test_the_same_seed_in_two_runs_counts_once():
     curves = [({"seed": 0, "hidden": n}, make_table(widths=range(2, n + 1, 2))) for n in (4, 8)]
-    assert texts(plots.across_runs(curves)["error_vs_width"]) == "mean (n=1)"
+    assert texts(plots.across_runs(curves)["error_vs_width"]) == "1 seed"
+
+
+ALL, TWO = "hidden=[4,8,12,16]", "hidden=[4,12]"
+
+
+@pytest.mark.parametrize(
+    ("given", "series"),
+    [  # of each run: its seed, widths and sides; the series, and their widths in the panels
+        ([(0, (4, 8, 12, 16), 2), (5, (4, 12), 1)], {f"seed=0, {ALL}": (4, 4), f"seed=5, {TWO}": (0, 2)}),
+        ([(0, (4, 8), 2), (1, (4, 8), 1)], {"mean of 1 to 2 seeds": (2, 2)}),
+        ([(0, (4, 8), 2), (1, (4,), 2), (1, (8,), 2)], {"mean of 2 seeds": (2, 2)}),
+        (
+            [(0, (4, 12), 2), (1, (4,), 2), (2, (4, 12), 2), (3, (12,), 2)],
+            {f"seed=0,2, {TWO}": (2, 2), "seed=1, hidden=[4]": (1, 1), "seed=3, hidden=[12]": (1, 1)},
+        ),
+        (
+            [(s, range(1, 10 + s), 2) for s in (0, 1)],
+            {f"seed={s}, hidden=[1,2,...,{9 + s}]": (9 + s,) * 2 for s in (0, 1)},
+        ),
+    ],
+    ids=["both", "sides", "in two runs", "failed", "long"],
+)
+def test_a_line_joins_means_over_the_same_seeds_alone(given, series):
+    runs = [
+        ({"seed": seed, "hidden": list(widths), "side": sides}, make_table(widths, sides=("input", "output")[-sides:]))
+        for seed, widths, sides in given
+    ]
+    figure = plots.across_runs(runs)["error_vs_width"]
+    drawn = [{name: len(line.get_xdata()) for name, line in lines_of(axes).items()} for axes in figure.axes]
+    assert drawn == [{name: n[panel] for name, n in series.items() if n[panel]} for panel in (0, 1)]
+
+
+def test_the_interval_at_a_single_width_is_a_bar_with_caps():
+    runs = [({"seed": s, "keep": k}, make_table(w, factor=k + s)) for k, w in ((1, (4,)), (9, (4, 8))) for s in (0, 1)]
+    figure = plots.across_runs(runs)["error_vs_width"]
+    assert texts(figure).splitlines()[2:] == [f"{mark}: 95 % interval (Student)" for mark in ("band", "bar")]
+    caps = [line for line in figure.axes[0].get_lines() if line.get_marker() == "_"]
+    assert [line.get_xdata().tolist() for line in caps] == [[4], [4]]
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_an_interval_of_two_seeds_does_not_press_the_means_flat(log):
+    if log:
+        figure = plots.across_runs([({"seed": s}, make_table(factor=10.0**s)) for s in (0, 1)])["error_vs_width"]
+    else:
+        figure = plots.across_runs([({"seed": s}, make_pruning(1.0 + s)) for s in (0, 1)])["loss"]
+    (line,) = lines_of(figure.axes[0]).values()
+    y, limits = (np.log10(v) if log else np.array(v) for v in (line.get_ydata(), figure.axes[0].get_ylim()))
+    assert np.ptp(y) > np.ptp(limits) / 7
+    assert figure.get_suptitle().endswith("are cut off")
 
 
 def test_tables_of_one_kind_are_drawn_together_and_single_ones_not():

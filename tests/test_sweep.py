@@ -846,7 +846,7 @@ def test_other_keys_are_series():
     for table in (errors_of(runs), measured):
         (figure,) = gather.figures(runs, table).values()
         labels = [text.get_text() for text in figure.legends[0].get_texts()]
-        assert labels == ["keep=0.3 (n=2)", "keep=0.5 (n=2)"]
+        assert labels[:-1] == ["keep=0.3 (mean of 2 seeds)", "keep=0.5 (mean of 2 seeds)"]
 
 
 def test_a_sweep_of_one_run_has_the_figures_of_the_run():

@@ -2,7 +2,8 @@
 
 A kind of table says by its `Curve` what of it is drawn against what; everything else is the same for all: a series
 for each combination of values that vary, the mean over its seeds as a line, a Student interval as a band. No line
-joins two series.
+joins two series, and every point of a line is a mean over the same seeds: seeds that were measured at other x are a
+series of their own.
 """
 
 import itertools
@@ -20,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullLocator
 from scipy.special import stdtrit
 
@@ -38,9 +40,11 @@ DASHES: tuple[Any, ...] = (
 )  # with ten markers, 70 looks before one is there again
 LETTERS_PER_INCH = 13  # of a legend, in its font
 BAND: dict[str, Any] = {"err_style": "band", "err_kws": {"alpha": 0.18, "linewidth": 0}}
-BAR: dict[str, Any] = {"err_style": "bars"}
+BAR: dict[str, Any] = {"err_style": "bars", "err_kws": {"capsize": 4}}
+INTERVAL = "95 % interval (Student)"
 CUT = "; intervals that reach far beyond the means are cut off"
 KEY_INCHES = 0.75  # of a legend's line before its label
+NAMED = 8  # values of a list in a label; of a longer one the first and the last
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,9 @@ def over_seeds(runs: Sequence[Run], curve: Curve) -> pd.DataFrame:
     """One row per (panel, series, x, seed), with columns of these names and y: the mean over all else.
 
     A series is named by the values, as key=value, of the config keys and of the columns `by` that vary among the runs;
-    seeds are the table's own where it has such a column. Rows without a y are left out. attrs["same"] names the values
-    of `by` that do not vary.
+    seeds are the table's own where it has such a column. Rows without a y are left out. Where the seeds of a series
+    were not measured at the same x, those that were are a series each, named by their seeds and x as well.
+    attrs["same"] names the values of `by` that do not vary.
 
     Args:
         runs: with tables that have the curve's columns.
@@ -131,9 +136,43 @@ def over_seeds(runs: Sequence[Run], curve: Curve) -> pd.DataFrame:
         }
     )
     means = frame.groupby(["panel", "series", "x", "seed"], sort=False)["y"].mean().reset_index()
+    if curve.x:
+        means["series"] = _split_by_grid(means, curve.x)
     same = [name for name in curve.by if name in own and name not in series and len(table)]
     means.attrs["same"] = [f"{name}={_text(table[name].iloc[0])}" for name in same]
     return means
+
+
+def _split_by_grid(means: pd.DataFrame, x: str) -> "pd.Series[str]":
+    """The series of each row, such that in no panel two seeds of a series have values of x that are not the same."""
+    names = means["series"].astype(str)
+    for series, rows in means.groupby("series", sort=False):
+        groups = _of_one_grid(rows)
+        for seeds in groups if len(groups) > 1 else []:
+            own = rows[rows["seed"].isin(seeds)]
+            parts = [str(series), f"seed={_listed(seeds)}", f"{x}=[{_listed(sorted(own['x'].unique()))}]"]
+            names[own.index] = ", ".join(filter(None, parts))
+    return names
+
+
+def _of_one_grid(rows: pd.DataFrame) -> list[list[Any]]:
+    """The seeds of one series, in groups that have the same x wherever they share a panel."""
+    groups: list[tuple[dict[Any, frozenset[Any]], list[Any]]] = []
+    for seed, own in rows.groupby("seed"):
+        grids = {panel: frozenset(values) for panel, values in own.groupby("panel")["x"]}
+        for known, seeds in groups:
+            if all(known.get(panel, grid) == grid for panel, grid in grids.items()):
+                known |= grids
+                seeds.append(seed)
+                break
+        else:
+            groups.append((grids, [seed]))
+    return [seeds for _, seeds in groups]
+
+
+def _listed(values: Sequence[Any]) -> str:
+    texts = [_text(value) for value in values]
+    return ",".join(texts if len(texts) <= NAMED else [*texts[:2], "...", texts[-1]])
 
 
 def across_runs(runs: Sequence[Run], curves: Iterable[Curve]) -> dict[str, Figure]:
@@ -169,7 +208,7 @@ def _draw_lines(frame: pd.DataFrame, curve: Curve) -> Figure:
     figure, panels = make_panels(len(groups))
     for axes, (panel, rows) in zip(panels, groups, strict=True):
         for series, own in rows.groupby("series", sort=False):
-            style = BAND if own["x"].nunique() > 1 else BAR
+            style = BAND if own["x"].nunique() > 1 else BAR  # a band at a single x has no width
             _aggregate(axes, own, {"x": "x", "y": "y"}, labels[str(series)], looks[str(series)], style)
         axes.set(xlabel=curve.labels[0], title=_title(curve, panel))
     # After the lines: seaborn would aggregate logarithms on a logarithmic axis.
@@ -180,9 +219,9 @@ def _draw_lines(frame: pd.DataFrame, curve: Curve) -> Figure:
             axes.set_yscale("log")
             mark_float64(axes)
     panels[0].set_ylabel(curve.labels[1])
-    cut = "y" not in curve.log and _bound(panels[0], frame)
+    cut = _bound(panels[0], frame, log="y" in curve.log)
     figure.suptitle(_heading(frame) + CUT * cut, fontsize=10)
-    _legend(figure, labels, looks)
+    _legend(figure, labels, looks, _interval_keys(frame))
     return figure
 
 
@@ -208,7 +247,8 @@ def _draw_points(frame: pd.DataFrame, curve: Curve) -> Figure:
             axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     panels[-1].set_xlabel(curve.labels[1])
-    figure.suptitle(_heading(frame), fontsize=10)
+    bars = f"; bar: {INTERVAL}" if _interval_keys(frame) else ""
+    figure.suptitle(_heading(frame) + bars, fontsize=10)
     return figure
 
 
@@ -225,47 +265,71 @@ def _title(curve: Curve, panel: Any) -> str:
     return curve.titles.get(str(panel), f"{curve.panel}={_text(panel)}" if curve.panel else "")
 
 
-def _legend(figure: Figure, labels: Mapping[str, str], looks: Mapping[str, dict[str, Any]]) -> None:
+def _interval_keys(frame: pd.DataFrame) -> list[Patch | Line2D]:
+    """What the legend says of bands and bars, of those that there are."""
+    counts = frame.groupby(["panel", "series"]).agg({"seed": "nunique", "x": "nunique"})
+    shown = counts.loc[counts["seed"] > 1, "x"]
+    band = Patch(color="0.5", alpha=0.35, linewidth=0, label=f"band: {INTERVAL}")
+    bar = Line2D([], [], color="0.5", marker="|", markersize=8, label=f"bar: {INTERVAL}")
+    return [key for key, there in ((band, (shown > 1).any()), (bar, (shown == 1).any())) if there]
+
+
+def _legend(
+    figure: Figure,
+    labels: Mapping[str, str],
+    looks: Mapping[str, dict[str, Any]],
+    others: Sequence[Patch | Line2D],
+) -> None:
     """Below the panels, in as many columns as there is room for; the figure grows by its rows."""
     width, height = figure.get_size_inches()
     fold = max(20, int((width - KEY_INCHES) * LETTERS_PER_INCH))
     folded = {series: textwrap.fill(label, fold) for series, label in labels.items()}
-    longest = max(len(line) for label in folded.values() for line in label.splitlines())
-    columns = max(1, min(len(labels), int(width / (longest / LETTERS_PER_INCH + KEY_INCHES))))
-    lines = sum(label.count("\n") + 1 for label in folded.values())
+    texts = [*folded.values(), *(str(key.get_label()) for key in others)]
+    longest = max(len(line) for text in texts for line in text.splitlines())
+    columns = max(1, min(len(texts), int(width / (longest / LETTERS_PER_INCH + KEY_INCHES))))
+    lines = sum(text.count("\n") + 1 for text in texts)
     figure.set_size_inches(width, height + 0.22 * math.ceil(lines / columns))
     keys = [Line2D([], [], label=folded[series], **look) for series, look in looks.items()]
-    figure.legend(handles=keys, loc="outside lower center", ncols=columns)
+    figure.legend(handles=[*keys, *others], loc="outside lower center", ncols=columns)
 
 
-def _bound(axes: Axes, frame: pd.DataFrame) -> bool:
-    """Leave intervals room, but no more than the means and most of them take; returns whether one needs more.
+def _bound(axes: Axes, frame: pd.DataFrame, log: bool) -> bool:
+    """Leave intervals room, at each side as much as all values take together; returns whether one needs more.
 
-    With two seeds an interval is 18 times as wide as the seeds are apart.
+    With two seeds an interval is 13 times as wide as the seeds are apart.
     """
-    groups = frame.groupby(["panel", "series", "x"])["y"]
-    means, halves = groups.mean(), groups.agg(lambda values: interval(values)[1] - values.mean()).dropna()
-    reach = max(np.ptp(means), 1.5 * halves.median()) if len(halves) else 0.0
-    (low, high), room = axes.get_ylim(), (means.min() - reach, means.max() + reach)
-    if reach == 0.0 or (low >= room[0] and high <= room[1]):
+    intervals = [interval(values) for _, values in frame.groupby(["panel", "series", "x"])["y"]]
+    scaled, back = (np.log10, lambda value: 10.0**value) if log else (np.asarray, float)
+    values = scaled(frame["y"][np.isfinite(frame["y"])])
+    reach = np.ptp(values) if len(values) else 0.0
+    if reach == 0.0 or not np.isfinite(intervals).any():
         return False
-    axes.set_ylim(max(low, room[0]), min(high, room[1]))
-    return True
+    least, most = back(values.min() - reach), back(values.max() + reach)
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, least), min(high, most))
+    return any(below < least or above > most for below, above in intervals)
 
 
 def _labels(frame: pd.DataFrame) -> dict[str, str]:
     """What the legend says of each series: its values, and how many seeds there are."""
     counts = frame.groupby(["series", "panel", "x"], sort=False)["seed"].nunique().groupby("series", sort=False)
     numbers = {
-        str(series): f"n={least}" if least == most else f"n={least} to {most}"
+        str(series): _seeds(least, most)
         for series, least, most in zip(counts.min().index, counts.min(), counts.max(), strict=True)
     }
-    return {series: f"{series or 'mean'} ({number})" for series, number in numbers.items()}
+    return {series: f"{series} ({number})" if series else number for series, number in numbers.items()}
+
+
+def _seeds(least: int, most: int) -> str:
+    """How many seeds, between the panels, a mean is of."""
+    if most == 1:
+        return "1 seed"
+    return f"mean of {most} seeds" if least == most else f"mean of {least} to {most} seeds"
 
 
 def _heading(frame: pd.DataFrame) -> str:
     seeds = int(frame.groupby(["panel", "series", "x"])["seed"].nunique().max())
-    said = "mean and 95 % interval (Student) over n seeds" if seeds > 1 else "one seed each (n=1): no interval"
+    said = "means over seeds" if seeds > 1 else "one seed each: no interval"
     return ", ".join([said, *frame.attrs["same"]])
 
 

@@ -31,6 +31,8 @@ _NORMS = (
     nn.LocalResponseNorm,
     nn.modules.batchnorm._NormBase,
 )
+#: In names of layers and classes: norm1, LayerNorm, BatchNormalization; not normal_map, NormalizedLinear, NormedLinear.
+_NORM = re.compile("norm(?!al(?!i[sz]ation)|ed)")
 #: Words that names of gains, and of the shifts beside them, are made of.
 _GAINS = {"gain", "gains", "gamma", "gammas", "scale", "scales", "beta", "betas", "shift", "shifts"}
 _INPUTS_FIRST = {"Llama4TextExperts"}  # of transformers; its others say `is_transposed`
@@ -79,8 +81,8 @@ class Seat:
     def _is_of_a_norm(self) -> bool:
         if isinstance(self.layer, _LAYERS):
             return False
-        named = "norm" in type(self.layer).__name__.lower() or re.search("norm(?!al)", self.layer_name.lower())
-        return isinstance(self.layer, _NORMS) or bool(named)
+        names = type(self.layer).__name__, self.layer_name
+        return isinstance(self.layer, _NORMS) or any(_NORM.search(name.lower()) for name in names)
 
     def _is_gain(self) -> bool:
         """Gains by name, and those of weight_norm: `original0` of a parametrization, `weight_g` beside `weight_v`."""

@@ -176,6 +176,21 @@ def test_a_linear_layer_is_one_whatever_it_is_called():
     assert [target.path for target in find(model)] == ["norm_out.weight", "normal_map.weight", "other.weight"]
 
 
+@pytest.mark.parametrize(
+    ("name", "is_norm"),
+    [
+        *((name, False) for name in ("NormalizedLinear", "NormalisedConv", "NormedLinear", "NormalMap")),
+        *((name, True) for name in ("TokenNorm", "GroupNorm2d", "LayerNormalization", "Normalisation")),
+    ],
+)
+def test_a_norm_is_told_by_its_name_or_its_class_s(name, is_norm):
+    matrix = type(name, (Rescale,), {})()
+    for model in (nn.ModuleDict({"first": matrix}), nn.ModuleDict({name: Rescale()})):
+        assert [t.path for t in find(nn.ModuleDict({"a": model, "b": nn.Linear(4, 4)}))][:-1] == [
+            f"a.{path}.weight" for path in model if not is_norm
+        ]
+
+
 # ---------------------------------------------------------------- patterns
 
 

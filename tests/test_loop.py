@@ -639,13 +639,28 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, damage, match):
     assert path.read_bytes() == content
 
 
-def test_a_checkpoint_that_cannot_be_written_is_known_before(tmp_path):
+@pytest.mark.parametrize("method", [Biprop(), Bernoulli(), Frozen(pruned=0.2, locked=0.2), IteRand(every=3)])
+@pytest.mark.parametrize(("lost", "rest"), [("model.", {}), ("nothing", {"rest": "{}"})])
+def test_a_checkpoint_of_this_search_that_lacks_something_changes_nothing(tmp_path, method, lost, rest):
+    path, model = tmp_path / "c", wrapped()
+    interrupted(wrapped(), path, method=method)
+    tensors, content = files.read(path, "checkpoint", [1])
+    files.save(path, "checkpoint", 1, {n: t for n, t in tensors.items() if not n.startswith(lost)}, content | rest)
+    before, kinds = state(model), [masked.kind for masked in handle(model).weights.values()]
+    with pytest.raises(CheckpointError, match="checkpoint: "):
+        fit(model, until(0), checkpoint=path, method=method)
+    assert_same(before, state(model))
+    assert [masked.kind for masked in handle(model).weights.values()] == kinds == ["edge-popup"] * len(kinds)
+
+
+@pytest.mark.parametrize("method", [EdgePopup(), Frozen(pruned=0.2, locked=0.2)])
+def test_a_checkpoint_that_cannot_be_written_is_known_before(tmp_path, method):
     model = wrapped()
     before = state(model)
     with pytest.raises(FileNotFoundError, match="none"):
-        fit(model, until(0), checkpoint=tmp_path / "none" / "c")
+        fit(model, until(0), checkpoint=tmp_path / "none" / "c", method=method)
     with pytest.raises(IsADirectoryError):
-        fit(model, until(0), checkpoint=tmp_path)
+        fit(model, until(0), checkpoint=tmp_path, method=method)
     assert_same(before, state(model))
 
 

@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 import torch
-from cases import CASES, WIDTH, every_case, gpt2, tokens
+from cases import CASES, WIDTH, gpt2, tokens
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -294,7 +294,11 @@ def test_a_gate_of_ones_own_is_asked_for_by_name():
 # ---------------------------------------------------------------- other ways of saving
 
 
-@every_case
+#: torch's weight_norm has a hook that is local to a function, or holds tensors that are no leaves: neither is pickled.
+PICKLED = [case for case in CASES if not case.name.startswith("weight_norm")]
+
+
+@pytest.mark.parametrize("case", PICKLED, ids=lambda case: case.name)
 def test_a_module_is_pickled_whole(case):
     model = slth.wrap(case.build(), 0.3)
     wanted = case.run(model)

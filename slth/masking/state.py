@@ -2,7 +2,8 @@
 
 The entry is `_extra_state` in torch's sense, JSON in a uint8 tensor, so that `torch.load(weights_only=True)` reads it
 and savers that take tensors alone write it. A mask that is read at several places (a tied weight) is saved once. What
-does not fit is refused before anything is copied.
+does not fit is refused before anything of the module that was wrapped is copied; torch tells a part of a bigger model
+of a state_dict only at its turn, so that what comes before it there is loaded by then.
 """
 
 from __future__ import annotations

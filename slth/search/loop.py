@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -146,21 +147,22 @@ def fit(
     if path:
         held = parallel.from_first(partial(_held, path, identity))
         save = partial(checkpoints.save, path, root(model), built, identity)
-    if search:
-        if first and (dense := trained_densely(model)):
-            _LOG.warning("%s: trained densely beside the scores, stored whole in a ticket: %s", name, ", ".join(dense))
-        search.start(model)
+    if search and first and (dense := trained_densely(model)):
+        _LOG.warning("%s: trained densely beside the scores, stored whole in a ticket: %s", name, ", ".join(dense))
     result = Fit()
-    if held:
-        rest = checkpoints.restore(held, root(model), built)
-        result.resumed_at, result.rows = rest["step"], rest["rows"]
+    with _undone_by_errors(model):
         if search:
-            search.restore(model)
-        if first:
-            message = "%s: goes on at step %d of %d, from checkpoint %s"
-            _LOG.log(logging.WARNING if progress else logging.INFO, message, name, rest["step"], steps, path)
-    elif path:  # what cannot be written is better known now
-        parallel.from_first(partial(save, {"step": 0, "rows": []}))
+            search.start(model)
+        if held:
+            rest = checkpoints.restore(held, root(model), built)
+            result.resumed_at, result.rows = rest["step"], rest["rows"]
+        elif path:  # what cannot be written is better known now
+            parallel.from_first(partial(save, {"step": 0, "rows": []}))
+    if held and search:
+        search.restore(model)
+    if held and first:
+        message = "%s: goes on at step %d of %d, from checkpoint %s"
+        _LOG.log(logging.WARNING if progress else logging.INFO, message, name, result.resumed_at, steps, path)
     save_every = save_every or max(1, steps // 10)
     shown = None if progress and first else True
     bar = tqdm(total=steps, initial=result.resumed_at, desc=name, disable=shown, leave=False)
@@ -190,6 +192,21 @@ def fit(
     model.eval()
     result.seconds = time.perf_counter() - started
     return result
+
+
+@contextmanager
+def _undone_by_errors(model: nn.Module) -> Iterator[None]:
+    """Where the block raises, masks become again what they were before a search prepared them."""
+    masks = [masked for group in _groups(model) for masked, _ in group.members]
+    before = [(m, m.__dict__ | {"_buffers": dict(m._buffers)}, m.scores.detach().clone()) for m in masks]
+    try:
+        yield
+    except BaseException:
+        for masked, attributes, scores in before:
+            masked.__dict__.clear()
+            masked.__dict__.update(attributes)
+            masked.scores.data.copy_(scores)
+        raise
 
 
 def _held(path: Path, identity: checkpoints.Identity) -> checkpoints.Content | None:
@@ -290,10 +307,11 @@ def _groups(model: nn.Module) -> list[Group]:
 def _search(model: nn.Module, method: EdgePopup | None, steps: int) -> EdgePopup | None:
     if method is not None and not isinstance(method, EdgePopup):
         raise ValueError(f"method={method!r}: must be a search, as slth.search.IteRand()")
-    if any(masked.scores.requires_grad for group in _groups(model) for masked, _ in group.members):
+    groups = _groups(model)
+    if any(masked.scores.requires_grad for group in groups for masked, _ in group.members):
         return (method or EdgePopup()).for_steps(steps)
     if method is not None:
-        if nearby := wrapped_nearby(model):
+        if not groups and (nearby := wrapped_nearby(model)):
             raise ValueError(f"method={method}: {type(root(model)).__name__} {nearby} must be given instead")
         raise ValueError(f"method={method}: {type(root(model)).__name__} has no scores to train, there must be none")
     return None

@@ -19,6 +19,7 @@ from .shapes import (
     check_attending,
     check_device,
     check_floats,
+    is_of_pairs,
     placed,
 )
 
@@ -202,7 +203,7 @@ def attention(
         v: (..., groups, S, m).
         mask: bool, broadcastable to (..., heads, T, S), True = attend; or a :class:`BlockMask`, whose empty blocks cost
             nothing. A token that the mask says is padding may attend to nothing, and gets zeros: with one row for all
-            queries it is a mask of keys, which says so; with more, of tokens before a text, to which none attends.
+            queries it is a mask of keys, which says so; with more, a token is padding to which no query attends.
         causal: query t attends to keys up to S - T + t only.
         scale: 1 / sqrt(n) unless given.
         padded: every query that attends to nothing is padding, whatever the mask looks like.
@@ -415,8 +416,9 @@ def _check_attended(
         return
     if isinstance(mask, BlockMask):
         _check_blocks(mask, causal, queries, keys)
-    else:
-        check_attending(mask, queries, keys, causal)
+    elif is_of_pairs(mask):
+        joint = reference.attended(mask, causal, queries, keys, device)
+        check_attending(mask if joint is None else joint, queries, keys)
 
 
 def _check_blocks(mask: BlockMask, causal: bool, queries: int, keys: int) -> None:

@@ -34,29 +34,28 @@ class BlockMask(NamedTuple):
         return rows.repeat_interleave(self.size, dim=-1)[..., :keys]
 
 
-def check_attending(mask: torch.Tensor, queries: int, keys: int, causal: bool = False) -> None:
-    """Raise ValueError where a query attends to nothing, unless the mask says that its token is padding.
+def is_of_pairs(mask: torch.Tensor) -> bool:
+    """Whether a mask has a row for each of several queries. With one for all it is a mask of keys."""
+    return mask.dim() > 1 and mask.shape[-2] > 1
 
-    mask: bool (..., queries or 1, keys or 1), under the causal mask as well where causal; the queries are the last of
-    the keys. One row for all queries is a mask of keys, which says what is padding. A mask of pairs says it of tokens
-    before a text, to which no query attends, the last one attending to something.
+
+def check_attending(mask: torch.Tensor, queries: int, keys: int) -> None:
+    """Raise ValueError where a query attends to nothing, unless its token is padding: to which no query attends.
+
+    mask: bool, of pairs, (..., queries, keys or 1), the causal mask in it where there is one; the queries are the last
+    of the keys.
     """
-    if mask.dim() < 2 or mask.shape[-2] < queries or queries == 1:
-        return
-    seen = (
-        mask & torch.ones(queries, keys, dtype=torch.bool, device=mask.device).tril(keys - queries) if causal else mask
-    )
-    blind = ~seen.any(-1)
+    blind = ~mask.any(-1)
     if not blind.any():
         return
     if queries <= keys:
         attended = mask.any(-2)
-        blind = blind & (attended.expand(*attended.shape[:-1], keys)[..., keys - queries :] | blind[..., -1:])
+        blind = blind & attended.expand(*attended.shape[:-1], keys)[..., keys - queries :]
     if blind.any():
         row = tuple(int(i) for i in blind.nonzero()[0])
         raise ValueError(
             f"mask row {row} has no True: each query must attend to at least one key; "
-            "padding is said by a mask of keys, (..., 1, keys)"
+            "padding is said by a mask of keys, (..., 1, keys), or by a row and a column without a True"
         )
 
 

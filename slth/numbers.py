@@ -12,6 +12,9 @@ from collections.abc import Callable
 from functools import lru_cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
+import torch
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -19,15 +22,32 @@ _IN_WORDS = {"(0, inf)": "a finite number > 0", "[0, inf)": "a finite number >= 
 
 
 def plain(value: Any) -> Any:
-    """A scalar of numpy or torch, or an array or tensor of one element, as Python's number; anything else as it is."""
+    """A scalar of numpy or torch, or an array or tensor of one element, as Python's number; anything else as it is.
+
+    A float narrower than float64 becomes the shortest decimal that its dtype rounds to it: float32's 0.35 is 0.35.
+    """
     if isinstance(value, int | float | str) and type(value).__module__ == "builtins":
         return value
     if not all(hasattr(value, name) for name in ("item", "dtype", "shape")):
         return value
     try:
-        return value.item()
+        number = value.item()
     except (ValueError, RuntimeError):  # several elements, or none that is known (the meta device)
         return value
+    return _shortest(number, value.dtype) if isinstance(number, float) and value.dtype.itemsize < 8 else number
+
+
+def _shortest(number: float, dtype: Any) -> float:
+    """The decimal of fewest digits that a dtype of numpy or torch rounds to a number of its own."""
+    decimals = (float(f"{number:.{digits}g}") for digits in range(1, 10))
+    return next((decimal for decimal in decimals if _rounded(decimal, dtype) == number), number)  # NaN as it is
+
+
+def _rounded(number: float, dtype: Any) -> Any:
+    if isinstance(dtype, torch.dtype):
+        return torch.tensor(number, dtype=dtype, device="cpu").item()
+    with np.errstate(over="ignore"):
+        return dtype.type(number).item()
 
 
 def plainly(function: Callable[P, T]) -> Callable[P, T]:

@@ -239,7 +239,7 @@ def module_3():
     return MultiHeadAttention(3, 2, 2, 4, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("row", [0, 2, 4])
+@pytest.mark.parametrize("row", [0, 2, 3])  # to which others attend; to the last of a causal text none does: padding
 def test_mask_row_without_a_true_is_named(row):
     mask = causal_mask(5)
     mask[row] = False

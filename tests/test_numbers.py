@@ -46,7 +46,26 @@ def test_an_int_is_an_int(kind):
 def test_a_float_is_a_float(kind):
     number = as_float("x", kind(0.5), "(0, 1]")
     assert (number, type(number)) == (0.5, float)
-    assert as_float("x", np.float32(0.1)) == float(np.float32(0.1))
+
+
+@pytest.mark.parametrize("kind", REAL.values(), ids=REAL)
+@pytest.mark.parametrize("keep", [0.35, 0.1, 0.9, 0.25])
+def test_a_float_is_the_decimal_it_prints_as(kind, keep):
+    """0.35 of 10 are 4, whatever the dtype: of float32's 0.3499999940 they would be 3."""
+    assert as_float("keep", kind(keep)) == keep
+    assert masks.count_kept(10, kind(keep)) == masks.count_kept(10, keep)
+    (group,) = slth.handle(slth.wrap(nn.Linear(10, 1), keep=kind(keep), seed=0)).groups
+    assert group.keep == keep
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_the_shortest_decimal_is_numpys(dtype):
+    values = np.random.default_rng(0).random(300).astype(dtype)
+    for value in (*values, -values[0], dtype(0), dtype(1), np.finfo(dtype).max, np.finfo(dtype).smallest_subnormal):
+        assert plain(value) == float(str(value))
+        assert plain(torch.from_numpy(np.array(value))) == float(str(value))
+    assert plain(dtype(-np.inf)) == -np.inf
+    assert np.isnan(plain(dtype("nan")))
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,14 @@ def tokens(*shape):
     return torch.randn(*shape, D, generator=torch.Generator().manual_seed(2)).requires_grad_()
 
 
-@routes
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("hidden", [4, 12])  # wider than the tokens: merged
-@pytest.mark.parametrize("name", [name for name in ATTENTIONS if ATTENTIONS[name].support.mask])
+MASKED = [name for name in ATTENTIONS if ATTENTIONS[name].support.mask]
+LEFT = [(name, 4, "both", "reference") for name in MASKED]
+LEFT += [("mha", 12, mask, "reference") for mask in MASKS]  # wider than the tokens: merged
+LEFT += [("mha", 4, "keys", "reference"), ("mha", 4, "pairs", "reference")]
+LEFT += [("mha", 4, mask, "triton") for mask in MASKS] + [("mha", 12, "both", "triton")]
+
+
+@pytest.mark.parametrize(("name", "hidden", "mask", "route"), LEFT)
 def test_padding_on_the_left_is_ignored(name, hidden, mask, route):
     layer, x = module(name, hidden=hidden), tokens(2, T)
     with kernels.use(route):
@@ -53,6 +57,33 @@ def test_a_text_of_padding_alone_is_finite(causal, route):
         found = module("mha", causal)(tokens(2, T), keys)
     assert (found[0] == 0).all()
     assert (found[1] != 0).any()
+
+
+REALS = [[1, 1, 1, 0, 0], [0, 1, 1, 1, 0], [1, 0, 1, 0, 1], [0, 0, 0, 0, 0]]
+ANYWHERE = [("mha", real, causal, "reference") for real in REALS for causal in (True, False)]
+ANYWHERE += [(name, REALS[0], True, "reference") for name in MASKED if name != "mha"]
+ANYWHERE += [("mha", REALS[0], True, "triton"), ("mha", REALS[3], False, "triton")]
+
+
+@pytest.mark.parametrize(("name", "real", "causal", "route"), ANYWHERE)
+def test_padding_in_pairs_may_lie_anywhere(name, real, causal, route):
+    keys = torch.tensor([real, [1] * T], dtype=torch.bool)
+    layer, x = module(name, causal), tokens(2, T)
+    with kernels.use(route):
+        found = layer(x, keys[:, None] & keys[:, :, None])
+        assert_close(found[keys], layer(x, keys[:, None])[keys], rtol=1e-4, atol=1e-5)
+    assert_close(found, layer.reference(x, keys[:, None] & keys[:, :, None]), rtol=1e-4, atol=1e-5)
+    (slope,) = torch.autograd.grad(found.square().sum(), x)
+    assert slope.isfinite().all()
+
+
+@routes
+@pytest.mark.parametrize("row", [0, T - 1])
+def test_a_last_or_first_row_whose_token_is_attended_to_is_refused(row, route):
+    mask = torch.ones(T, T, dtype=torch.bool)
+    mask[row] = False
+    with kernels.use(route), pytest.raises(ValueError, match=r"mask row \(.*\) has no True"):
+        module("mha", causal=False)(tokens(2, T), mask)
 
 
 @routes

@@ -157,6 +157,15 @@ def test_widths_known_figures():
 # projections
 
 
+@pytest.mark.parametrize(("alpha", "hidden"), [(1e102, 4), (1e107, 4), (1e300, 4), (10**200, 4), (64.0, 10**310)])
+def test_projections_beyond_float64(alpha, hidden):
+    layer = {"d_in": 2, "d_out": 1, "heads": 3, "alpha": alpha, "epsilon": 0.5}
+    log = math.log(48 / 0.5) + max(math.log(3) + 3 * math.log(alpha), math.log(hidden))
+    assert theory.projection_accuracy(**layer, hidden=hidden) == pytest.approx(math.exp(-log), rel=1e-12, abs=1e-320)
+    if hidden == 4:
+        assert theory.projection_width(**layer, hidden=4, constant=1.0) == math.ceil(4 * log)
+
+
 @given(layers(), st.integers(1, 512), constants)
 def test_projections_at_their_accuracy_keep_the_logits_within_theorem_9(layer, hidden, constant):
     accuracy = theory.projection_accuracy(**layer, hidden=hidden)

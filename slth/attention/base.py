@@ -17,7 +17,7 @@ from torch.nn.functional import rms_norm as _rms_norm
 from slth import inits, recipes
 from slth.attention.mha import attend, causal_mask, check_mask, merged_attention
 from slth.kernels.reference import masked_softmax
-from slth.numbers import as_int, plainly
+from slth.numbers import as_int
 
 ROPE_BASE = 10000.0
 NORM_EPS = 1e-5
@@ -61,17 +61,11 @@ class Support:
 # ---------------------------------------------------------------- functions
 
 
-def check_sizes(**sizes: int) -> None:
-    """Raise ValueError unless every size is an int >= 1."""
-    for name, size in sizes.items():
-        as_int(name, size, 1)
-
-
 def check_groups(heads: int, kv_heads: int | None) -> int:
     """The number of key and value heads, heads where None. Raises ValueError unless it divides heads."""
     if kv_heads is None:
         return heads
-    check_sizes(kv_heads=kv_heads)
+    kv_heads = as_int("kv_heads", kv_heads, 1)
     if heads % kv_heads:
         raise ValueError(f"kv_heads={kv_heads}: must divide heads={heads}")
     return kv_heads
@@ -142,7 +136,6 @@ class Cache(Protocol):
 class KVCache:
     """What a decoder keeps of the tokens so far: tensors (..., T, width) that grow along T."""
 
-    @plainly
     def __init__(self) -> None:
         self.tensors: tuple[torch.Tensor, ...] = ()
 
@@ -183,7 +176,6 @@ class Attention(nn.Module):
     support: ClassVar[Support] = Support()
     inputs_first = True  # weights are (..., in, out)
 
-    @plainly
     def __init__(
         self,
         d_in: int,
@@ -200,19 +192,22 @@ class Attention(nn.Module):
         qk_norm: bool = False,
     ) -> None:
         super().__init__()
-        check_sizes(d_in=d_in, d_out=d_out, heads=heads, hidden=hidden)
+        self.d_in, self.d_out, self.heads = (
+            as_int("d_in", d_in, 1),
+            as_int("d_out", d_out, 1),
+            as_int("heads", heads, 1),
+        )
+        self.hidden, self.seed = as_int("hidden", hidden, 1), as_int("seed", seed)
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype={dtype}: must be torch.float32 or torch.float64")
         inits.scaled(init, inits.Fan(1, 1))  # raises where it is unknown
         for option, wanted in (("causal", causal), ("rope", rope), ("qk_norm", qk_norm)):
             if wanted and not getattr(self.support, option):
                 raise ValueError(f"{option}={wanted}: {type(self).__name__} has no {option}, leave it False")
-        if rope and hidden % 2:
-            raise ValueError(f"hidden={hidden}: must be even with rope, which turns pairs")
-        as_int("seed", seed)
-        self.d_in, self.d_out, self.heads, self.hidden = d_in, d_out, heads, hidden
-        self.init, self.seed, self.prefix, self.dtype = init, seed, prefix, dtype
-        self.causal, self.rope, self.qk_norm = causal, rope, qk_norm
+        if rope and self.hidden % 2:
+            raise ValueError(f"hidden={self.hidden}: must be even with rope, which turns pairs")
+        self.init, self.prefix, self.dtype = init, prefix, dtype
+        self.causal, self.rope, self.qk_norm = bool(causal), bool(rope), bool(qk_norm)
 
     # ------------------------------------------------------------ weights
 

@@ -69,9 +69,8 @@ class DifferentialAttention(SoftmaxAttention):
         if hidden % (4 if self.rope else 2):
             wanted = "4 with rope, which turns pairs in each half" if self.rope else "2, into the halves"
             raise ValueError(f"hidden={hidden}: must be divisible by {wanted}")
-        as_int("depth", depth, 0)
-        as_float("lambda_std", lambda_std, "[0, inf)")
-        self.depth, self.norm = depth, norm
+        self.depth, self.norm = as_int("depth", depth, 0), norm
+        lambda_std = as_float("lambda_std", lambda_std, "[0, inf)")
         for role in ("query", "key", "value"):
             self._add(role, (heads, d_in, hidden))
         self._add("output", (heads, hidden, d_out))

@@ -99,7 +99,6 @@ class GroupedQueryAttention(GroupedAttention):
 class MultiQueryAttention(GroupedQueryAttention):
     """Grouped-query attention with a single key and value head; options and errors besides are the same."""
 
-    @plainly
     def __init__(self, d_in: int, d_out: int, heads: int, hidden: int, **options: Any) -> None:
         if options.setdefault("kv_heads", 1) != 1:
             raise ValueError(f"kv_heads={options['kv_heads']}: must be 1, which makes it multi-query attention")

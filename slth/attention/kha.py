@@ -17,10 +17,10 @@ from typing import ClassVar, Unpack
 import torch
 from torch import nn
 
-from slth.attention.base import Options, Support, check_mixing_init, check_sizes, eye
+from slth.attention.base import Options, Support, check_mixing_init, eye
 from slth.attention.gqa import GroupedAttention, GroupedQueryAttention
 from slth.attention.gta import GroupedTiedAttention
-from slth.numbers import plainly
+from slth.numbers import as_int, plainly
 
 _MIXED_BY = {"query": "mix_query", "key": "mix_key", "value": "mix_value", "key_value": "mix_value"}
 
@@ -48,8 +48,8 @@ class _Linear(GroupedAttention):
         wanted = tuple(self.letters if mix is None else mix)
         if any(letter not in tuple(self.letters) for letter in wanted):
             raise ValueError(f"mix={mix!r}: must be made of {', '.join(self.letters)}")
-        width = hidden if shared_width is None else shared_width
-        check_sizes(hidden=hidden, shared_width=width)
+        hidden = as_int("hidden", hidden, 1)
+        width = hidden if shared_width is None else as_int("shared_width", shared_width, 1)
         check_mixing_init(mixing_init)
         mixed = {role: name for role, name in _MIXED_BY.items() if name[len("mix_")] in wanted}
         widths = dict.fromkeys(mixed, width)

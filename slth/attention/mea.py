@@ -21,7 +21,6 @@ from slth.attention.base import (
     Support,
     check_groups,
     check_mixing_init,
-    check_sizes,
     repeat_heads,
     rms_norm,
     softmax_head,
@@ -64,8 +63,7 @@ class MultiheadExplicitAttention(SoftmaxAttention):
     ) -> None:
         super().__init__(d_in, d_out, heads, hidden, **options)
         self.kv_heads = check_groups(heads, kv_heads)
-        self.components = self.kv_heads if components is None else components
-        check_sizes(components=self.components)
+        self.components = self.kv_heads if components is None else as_int("components", components, 1)
         check_mixing_init(mixing_init)
         self.norm = norm
         self._add("query", (heads, d_in, hidden))

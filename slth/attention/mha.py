@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from slth import inits, kernels, recipes
-from slth.kernels.shapes import check_attending
-from slth.numbers import as_int, plainly
+from slth.kernels.shapes import check_attending, is_of_pairs
+from slth.numbers import as_int
 
 ROLES = ("query", "key", "value", "output")
 
@@ -31,7 +31,8 @@ def check_mask(mask: torch.Tensor, queries: int, keys: int) -> torch.Tensor:
     See `slth.kernels.attention` for how a mask says what is padding; what attends to nothing gets zeros.
     """
     mask = fit_mask(mask, queries, keys)
-    check_attending(mask, queries, keys)
+    if is_of_pairs(mask):
+        check_attending(mask, queries, keys)
     return mask
 
 
@@ -44,8 +45,10 @@ def causal_mask(mask: torch.Tensor | None, queries: int, keys: int, device: torc
     if mask is None:
         return causal
     mask = fit_mask(mask, queries, keys)
-    check_attending(mask, queries, keys, causal=True)
-    return mask & causal
+    joint = mask & causal
+    if is_of_pairs(mask):
+        check_attending(joint, queries, keys)
+    return joint
 
 
 def attend(
@@ -132,7 +135,6 @@ class MultiHeadAttention(nn.Module):
     scale_vo: torch.Tensor
     inputs_first = True  # weights are (heads, in, out)
 
-    @plainly
     def __init__(
         self,
         d_in: int,
@@ -148,12 +150,14 @@ class MultiHeadAttention(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.d_in, self.d_out, self.heads = d_in, d_out, heads
-        self.hidden_qk = hidden if hidden_qk is None else hidden_qk
-        self.hidden_vo = hidden if hidden_vo is None else hidden_vo
-        sizes = {"d_in": d_in, "d_out": d_out, "heads": heads, "hidden": hidden}
-        for name, size in (sizes | {"hidden_qk": self.hidden_qk, "hidden_vo": self.hidden_vo}).items():
-            as_int(name, size, 1)
+        self.d_in, self.d_out, self.heads = (
+            as_int("d_in", d_in, 1),
+            as_int("d_out", d_out, 1),
+            as_int("heads", heads, 1),
+        )
+        hidden = as_int("hidden", hidden, 1)
+        self.hidden_qk = hidden if hidden_qk is None else as_int("hidden_qk", hidden_qk, 1)
+        self.hidden_vo = hidden if hidden_vo is None else as_int("hidden_vo", hidden_vo, 1)
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype={dtype}: must be torch.float32 or torch.float64")
         for role in ROLES:
@@ -161,7 +165,7 @@ class MultiHeadAttention(nn.Module):
             setattr(self, role, nn.Parameter(recipe.tensor(self._shape(role)).to(dtype)))
             recipes.remember(self, role, recipe)
         for name in ("scale_qk", "scale_vo"):
-            self.register_buffer(name, torch.ones(heads, dtype=dtype, device="cpu"))
+            self.register_buffer(name, torch.ones(self.heads, dtype=dtype, device="cpu"))
 
     def _shape(self, role: str) -> tuple[int, int, int]:
         width = self.hidden_qk if role in ("query", "key") else self.hidden_vo

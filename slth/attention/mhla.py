@@ -21,8 +21,8 @@ from torch.nn.functional import elu, pad, relu
 from torch.nn.utils import parametrize
 
 from slth import kernels, recipes
-from slth.attention.base import Attention, Options, Support, check_sizes
-from slth.numbers import as_float, plainly
+from slth.attention.base import Attention, Options, Support
+from slth.numbers import as_float, as_int, plainly
 
 #: Feature maps, of positive values: that of the published code, and that of Katharopoulos et al. 2020
 #: (arXiv 2006.16236).
@@ -119,15 +119,15 @@ class MultiHeadLinearAttention(Attention):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(d_in, d_out, heads, hidden, **options)
-        check_sizes(length=length, block=block)
+        self.length, self.block = as_int("length", length, 1), as_int("block", block, 1)
         if phi not in PHI:
             raise ValueError(f"phi={phi!r}: must be one of {', '.join(PHI)}")
         if mixing_init not in STARTS:
             raise ValueError(f"mixing_init={mixing_init!r}: must be one of {', '.join(STARTS)}")
-        as_float("floor", floor, "[0, inf)")
+        floor = as_float("floor", floor, "[0, inf)")
         if self.rope and normalise:
             raise ValueError("rope=True: needs normalise=False, for a normaliser of turned queries and keys can be 0")
-        self.length, self.block, self.phi, self.normalise = length, block, phi, normalise
+        self.phi, self.normalise = phi, normalise
         for role in ("query", "key", "value"):
             self._add(role, (heads, d_in, hidden))
         self._add("output", (heads, hidden, d_out))

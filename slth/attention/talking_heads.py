@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from slth import recipes
-from slth.attention.base import MIXING_INITS, Options, SoftmaxAttention, Support, check_sizes, eye
+from slth.attention.base import MIXING_INITS, Options, SoftmaxAttention, Support, eye
 from slth.attention.mha import causal_mask, check_mask
 from slth.kernels.reference import masked_softmax
-from slth.numbers import plainly
+from slth.numbers import as_int, plainly
 
 STARTS = (*MIXING_INITS, "identity")
 
@@ -61,9 +61,8 @@ class TalkingHeadsAttention(SoftmaxAttention):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(d_in, d_out, heads, hidden, **options)
-        self.logit_heads = heads if logit_heads is None else logit_heads
-        self.value_heads = heads if value_heads is None else value_heads
-        check_sizes(logit_heads=self.logit_heads, value_heads=self.value_heads)
+        self.logit_heads = heads if logit_heads is None else as_int("logit_heads", logit_heads, 1)
+        self.value_heads = heads if value_heads is None else as_int("value_heads", value_heads, 1)
         if mixing_init not in STARTS:
             raise ValueError(f"mixing_init={mixing_init!r}: must be one of {', '.join(STARTS)}")
         for role in ("query", "key"):

@@ -30,8 +30,12 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def check_alpha(alpha: Any) -> float:
-    """Alpha as a float. Raises ValueError unless it is a finite number > 0."""
+    """Alpha as a float. Raises ValueError unless it is a finite number > 0.
+
+    A norm in a narrower float is a bound as it stands as well: the larger of that and of the decimal it prints as.
+    """
     value = as_float("alpha", alpha, "(0, inf)", "the largest norm of an input token")
+    value = max(value, alpha.item() if hasattr(alpha, "item") else alpha)
     return float(as_float("alpha", value, f"(0, {sys.float_info.max}]"))  # an int may be larger
 
 

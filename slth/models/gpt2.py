@@ -66,10 +66,8 @@ def config(
     if size not in SIZES:
         raise ValueError(f"size={size!r}: must be one of {', '.join(SIZES)}")
     own = SIZES[size]
-    vocabulary = own.vocabulary if vocabulary is None else vocabulary
-    length = own.length if length is None else length
-    for name, count in (("vocabulary", vocabulary), ("length", length)):
-        as_int(name, count, 1)
+    vocabulary = own.vocabulary if vocabulary is None else as_int("vocabulary", vocabulary, 1)
+    length = own.length if length is None else as_int("length", length, 1)
     unknown = overrides.keys() - {*GPT2Config().to_dict(), "attn_implementation"}
     if unknown:
         raise ValueError(f"{', '.join(sorted(unknown))}: must be fields of GPT2Config")

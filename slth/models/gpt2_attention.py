@@ -21,7 +21,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from slth.attention import ATTENTIONS, Attention
 from slth.defaults import usual
 from slth.models.gpt2 import INITS, numeric_scale, residual_scale
-from slth.numbers import as_float, plainly
+from slth.numbers import as_float, plain, plainly
 from slth.recipes import Draw, Recipe, fill
 
 _PROJECTIONS = {
@@ -48,17 +48,33 @@ class InGPT2(nn.Module):
         attention_mask: torch.Tensor | None = None,
         **_: object,
     ) -> tuple[torch.Tensor, None]:
-        """X (batch, T, d) -> ((batch, T, d), None); attention_mask (batch, 1, T, T), bool or added to logits.
+        """X (batch, T, d) -> ((batch, T, d), None); attention_mask (batch, 1, T, T), bool or 0 and -inf for logits.
 
-        Raises ValueError for a cache, and for a mask where the attention has none.
+        Raises ValueError for a cache, for a mask where the attention has none, and for one that adds to logits anything
+        but 0 and -inf (or the least number of its dtype).
         """
         if past_key_values is not None:
             raise ValueError(
                 "past_key_values: must be None, as use_cache=False has it; the attentions' start and step decode"
             )
         if attention_mask is not None:
-            attention_mask = (attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0)[:, 0]
+            attention_mask = _as_bool(attention_mask)[:, 0]
         return self.inner(hidden_states, attention_mask), None
+
+
+def _as_bool(mask: torch.Tensor) -> torch.Tensor:
+    """A mask as bool, True = attend. Raises ValueError unless it is, or is a float with 0 there and -inf elsewhere."""
+    if mask.dtype == torch.bool:
+        return mask
+    if not mask.is_floating_point():
+        raise ValueError(f"attention_mask of dtype {mask.dtype}: must be bool, or a float that is added to logits")
+    attended = mask == 0
+    if not (attended | (mask <= torch.finfo(mask.dtype).min)).all():
+        raise ValueError(
+            "attention_mask adds a bias to logits: must be 0 (attend) or -inf, or the dtype's least number (do not "
+            "attend), for the attentions take no bias"
+        )
+    return attended
 
 
 @plainly
@@ -91,11 +107,10 @@ def with_attention(
         raise ValueError(f"attention={attention!r}: must be one of {', '.join(ATTENTIONS)}")
     if init not in INITS:
         raise ValueError(f"init={init!r}: must be one of {', '.join(INITS)}")
-    as_float("base_std", base_std, "(0, inf)")
+    base_std = as_float("base_std", base_std, "(0, inf)")
     config = model.config
-    config.use_cache = False  # which the attentions keep themselves, each in its own way
     width = config.n_embd // config.n_head if hidden is None else hidden
-    given = dict(options or {})
+    given = {name: plain(value) for name, value in (options or {}).items()}
     if attention == "mhla":
         given.setdefault("length", config.n_positions)
     theory = math.sqrt(math.sqrt(width))
@@ -111,14 +126,16 @@ def with_attention(
         )
         for i in range(config.n_layer)
     ]
-    for i, (block, inner) in enumerate(zip(model.transformer.h, made, strict=True)):
+    for i, inner in enumerate(made):
         drawn = {
             name: Recipe((Draw(distribution, unit * stds[_PROJECTIONS[name]], seed, f"h.{i}.attn.{name}"),))
             for name, _ in inner.named_parameters(recurse=False)
             if name in _PROJECTIONS
         }
         fill(inner, drawn)
+    for block, inner in zip(model.transformer.h, made, strict=True):
         block.attn = InGPT2(inner)
+    config.use_cache = False  # which the attentions keep themselves, each in its own way
     config.slth_attention = {"attention": attention, "hidden": width, "options": given}
     return model
 
@@ -137,8 +154,11 @@ class GPT2WithAttention(GPT2LMHeadModel):  # type: ignore[no-untyped-call]
         given = {name: _torch_dtype(one) if name == "dtype" else one for name, one in said["options"].items()}
         with torch.device("cpu"), usual():  # from_pretrained makes models without values, which cannot be drawn
             with_attention(self, said["attention"], hidden=said["hidden"], options=given)
+        saved = self.state_dict().keys()
         self._made = {
-            name: one.clone() for name, one in self.named_buffers() if isinstance(self._holder(name), Attention)
+            name: one.clone()
+            for name, one in self.named_buffers()
+            if name not in saved and isinstance(self._holder(name), Attention)
         }
 
     def _holder(self, name: str) -> nn.Module:

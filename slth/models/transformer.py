@@ -19,7 +19,7 @@ from torch.nn.functional import layer_norm, relu
 
 from slth import inits
 from slth.attention import MultiHeadAttention
-from slth.numbers import as_int, plain, plainly
+from slth.numbers import as_int, plain
 
 
 def normalise(x: torch.Tensor, norm: bool) -> torch.Tensor:
@@ -36,7 +36,6 @@ class FeedForward(nn.Module):
 
     scales: torch.Tensor
 
-    @plainly
     def __init__(
         self,
         widths: Sequence[int],
@@ -85,7 +84,6 @@ class Transformer(nn.Module):
     Raises ValueError for blocks < 1 and whatever its parts refuse.
     """
 
-    @plainly
     def __init__(
         self,
         d: int,
@@ -101,8 +99,8 @@ class Transformer(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        as_int("blocks", blocks, 1)
-        self.d, self.norm = d, norm
+        blocks = as_int("blocks", blocks, 1)
+        self.d, self.norm = as_int("d", d, 1), bool(norm)
         self.blocks = nn.ModuleList()
         for b in range(blocks):
             inside = f"{prefix}blocks.{b}."
@@ -124,7 +122,6 @@ class Transformer(nn.Module):
 class Table(nn.Module):
     """A matrix (rows, columns) that is learned or given: an embedding, a head."""
 
-    @plainly
     def __init__(self, rows: int, columns: int, *, std: float, seed: int, name: str, dtype: torch.dtype) -> None:
         super().__init__()
         self.weight = nn.Parameter(inits.normal((rows, columns), std, seed=seed, name=name).to(dtype))
@@ -139,7 +136,6 @@ class Product(nn.Module):
 
     scale: torch.Tensor
 
-    @plainly
     def __init__(self, rows: int, columns: int, hidden: int, *, seed: int, name: str, dtype: torch.dtype) -> None:
         super().__init__()
         for which, shape in (("first", (rows, hidden)), ("second", (hidden, columns))):

@@ -232,6 +232,8 @@ def projection_width(
         ValueError: an argument is out of its range.
     """
     accuracy = projection_accuracy(d_in, d_out, heads, hidden, alpha, epsilon)
+    if accuracy < sys.float_info.min:
+        return least_hidden(hidden, _projection_log(d_in, heads, hidden, alpha, epsilon), constant)
     return least_hidden(hidden, -math.log(accuracy), constant)
 
 
@@ -244,7 +246,15 @@ def projection_accuracy(d_in: int, d_out: int, heads: int, hidden: int, alpha: f
     check_layer(d_in, d_out, heads, alpha)
     check_count("hidden", hidden)
     check_epsilon(epsilon)
-    return epsilon / (8 * heads * d_in * max(3 * alpha**3, hidden))
+    try:
+        return epsilon / (8 * heads * d_in * max(3 * alpha**3, hidden))
+    except OverflowError:  # alpha**3, or an int, beyond float64
+        return math.exp(-_projection_log(d_in, heads, hidden, alpha, epsilon))
+
+
+def _projection_log(d_in: int, heads: int, hidden: int, alpha: float, epsilon: float) -> float:
+    """The negative logarithm of :func:`projection_accuracy`, for what is beyond float64."""
+    return math.log(8 * heads * d_in) + max(math.log(3) + 3 * math.log(alpha), math.log(hidden)) - math.log(epsilon)
 
 
 # ---------------------------------------------------------------- ranks

@@ -95,6 +95,7 @@ experiment = functools.partial(sacred.Experiment, save_git_info=False)
 """experiment(name) -> sacred.Experiment, to be called at the top level of the script, after its imports."""
 
 RUNS = Path("runs")
+HOME: Path | None = None  # the folder that a run's folder is moved to when the run has ended; a sweep names its own
 USAGE = "[COMMAND] [with key=value ...] [options]"
 STORES = ("--file_storage", "--sql", "--mongo_db", "--s3", "--tiny_db")
 
@@ -232,7 +233,7 @@ def launch(ex: sacred.Experiment, check: Callable[[dict[str, Any]], object]) -> 
     anything is stored. What keeps a run from starting (a bad value, an unknown key, a wrong option, a folder that
     cannot be written) ends the program with status 1 and one line on stderr. An error inside the run marks it FAILED
     and shows its traceback without Sacred's frames; an interrupt, SIGTERM or SIGHUP marks it INTERRUPTED (status 130,
-    143, 129). A line that cannot be printed changes nothing.
+    143, 129), and a line says where it lies. A line that cannot be printed changes nothing.
 
     Runs are stored in the folder `runs` unless the user chose a store of Sacred's (-F, -s, -m, -S, -t) or none (-u).
     """
@@ -262,7 +263,8 @@ def launch(ex: sacred.Experiment, check: Callable[[dict[str, Any]], object]) -> 
         sys.exit(one_line(error))
     except KeyboardInterrupt as end:
         number = end.number if isinstance(end, Ended) else signal.SIGINT
-        print("interrupted" if number == signal.SIGINT else f"interrupted by {number.name}", file=sys.stderr)
+        line = "interrupted" if number == signal.SIGINT else f"interrupted by {number.name}"
+        print(line + _where(ex.current_run), file=sys.stderr)
         sys.exit(128 + number)
     except Exception as error:
         if options.get("--debug"):
@@ -271,6 +273,23 @@ def launch(ex: sacred.Experiment, check: Callable[[dict[str, Any]], object]) -> 
         if options.get("--pdb"):
             pdb.post_mortem(error.__traceback__)
         sys.exit(1)
+
+
+def _folder(run: Run) -> Path | None:
+    """Where a run is stored; None where it has no folder, or has not begun."""
+    return next((Path(o.dir) for o in run.observers if isinstance(o, FileStorageObserver) and o.dir), None)
+
+
+def _where(run: Run | None) -> str:
+    """What a line says of where a run lies that has begun: its folder, its places URL#ID in databases, or nothing."""
+    if run is None or run.status is None:
+        return ""
+    return "".join(f"; run: {place}" for place in (_folder(run), *_places(run)) if place is not None)
+
+
+def _places(run: Run) -> list[str]:
+    urls = (o.engine.url for o in run.observers if isinstance(o, SqlObserver))
+    return [f"{url.render_as_string(hide_password=True)}#{run._id}" for url in urls]
 
 
 class Ended(KeyboardInterrupt):
@@ -607,20 +626,20 @@ def save(
     files = {"results.csv": _csv(results), "summary.json": _json(summary), **render(figures), **(others or {})}
     if not run.observers:
         return None
-    folder = next((Path(o.dir) for o in run.observers if isinstance(o, FileStorageObserver)), None)
+    folder = _folder(run)
     with tempfile.TemporaryDirectory() if folder is None else contextlib.nullcontext(folder) as place:
         write(Path(place), files)
         for name in files:  # the file observer's own folder: it notes the name and leaves the file alone
             run.add_artifact(os.path.join(place, name), name)
-    for observer in run.observers:
-        if isinstance(observer, SqlObserver):
-            print(f"results: {observer.engine.url.render_as_string(hide_password=True)}#{run._id}")
+    for at in _places(run):
+        print(f"results: {at}")
     if folder is not None:
-        print(f"results: {folder / 'results.csv'}")
+        home = folder if HOME is None else HOME / folder.name
+        print(f"results: {home / 'results.csv'}")
         for name in figures:
-            print(f"figure: {folder / name}.png")
+            print(f"figure: {home / name}.png")
         for name in others or {}:
-            print(f"file: {folder / name}")
+            print(f"file: {home / name}")
     return folder
 
 

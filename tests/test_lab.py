@@ -149,9 +149,9 @@ def test_a_crash_is_marked_failed_and_leaves_no_results(tmp_path):
 @pytest.mark.parametrize(
     ("number", "status", "line"),
     [
-        (signal.SIGINT, 130, "interrupted\n"),
-        (signal.SIGTERM, 143, "interrupted by SIGTERM\n"),
-        (signal.SIGHUP, 129, "interrupted by SIGHUP\n"),
+        (signal.SIGINT, 130, "interrupted; run: runs/1\n"),
+        (signal.SIGTERM, 143, "interrupted by SIGTERM; run: runs/1\n"),
+        (signal.SIGHUP, 129, "interrupted by SIGHUP; run: runs/1\n"),
     ],
 )
 def test_an_interrupt_is_marked_and_leaves_no_results(tmp_path, number, status, line):

@@ -582,6 +582,24 @@ def test_a_node_that_is_not_fit_for_runs_is_avoided_after_two(monkeypatch, capsy
     assert "label_selector" not in ray.tasks[-1]
 
 
+@pytest.mark.parametrize("failures", [1, 2])
+def test_ray_has_a_second_try_to_start(failures):
+    calls = []
+
+    def init(*given, **options):
+        calls.append("init")
+        if len(calls) <= 2 * failures - 1:
+            raise RuntimeError("The current node timed out during startup.")
+
+    ray = SimpleNamespace(init=init, shutdown=lambda: calls.append("shutdown"))
+    line = (
+        "Ray did not start .* twice: The current node timed out .*; the machine may be busy: run the same command again"
+    )
+    with pytest.raises(lab.Refused, match=line) if failures == 2 else contextlib.nullcontext():
+        engine._start(ray, 1)
+    assert calls == ["init", "shutdown", "init"]
+
+
 def test_many_failures_are_three_and_where_the_rest_stand():
     runs = runs_of(seed=list(range(5)))
     line = conduct._failures(Path("out"), runs, {run.id: "why" for run in runs})
@@ -632,7 +650,8 @@ def test_a_sweeps_run_is_a_run_like_any_other(swept):
     for folder in folders:
         results, _, config = lab.load_run(folder)
         assert results["hidden"].unique().tolist() == [config["hidden"]]
-        assert (folder / "log.txt").exists()
+        for log in ("log.txt", "cout.txt"):
+            assert f"results: {folder / 'results.csv'}" in (folder / log).read_text().splitlines()
         run = json.loads((folder / "run.json").read_text())
         assert run["meta"]["options"]["--id"] == folder.name
         assert (swept[0] / "out" / run["experiment"]["sources"][0][1]).is_file()

@@ -58,6 +58,7 @@ def run(script: Path, cpus: int, request: dict[str, Any]) -> int:
         os.dup2(log, stream)
     os.close(log)
     os.chdir(request["cwd"])
+    lab.HOME = place.parents[1]  # from SWEEP/.work/PLACE
     os.environ.update(request["environment"])
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(cpus)

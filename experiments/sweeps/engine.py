@@ -19,6 +19,7 @@ REACH_S = 5.0  # for a cluster's address to answer
 HEAD_S = 20.0  # to wait for a head that does not answer any more; after 60 s Ray would end this process by itself
 TROUBLES = 2  # on end that keep a node from runs: other code, no folder, a server that does not start
 MESSAGE = 300  # characters of what Ray has to say
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 OBJECT_STORE = 80_000_000  # bytes, about the least that Ray takes; results do not go through it
 
 SESSION_BYTES = 74  # of "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store", and some
@@ -109,22 +110,11 @@ def cluster(address: str | None, server: Server, cpus: int, gpus: float, workers
         import ray
     except ImportError as error:
         raise lab.Refused("a sweep needs Ray, which is not installed: pip install 'slth[cluster]'") from error
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
-            number = None if workers is None else workers * cpus
-            small = {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
-            # without "local", one that happens to run here is joined
-            ray.init("local", num_cpus=number, _temp_dir=_sessions(), **small, **quiet)
+            _start(ray, None if workers is None else workers * cpus)
         else:
-            _require_open(address)
-            ray.init(address=address, **quiet)
-    except lab.Refused:
-        raise
-    except Exception as error:
-        hint = "" if address is None else "; a cluster that asks for a token wants RAY_AUTH_MODE=token"
-        raise lab.Refused(f"address={address}: Ray refuses: {str(error).strip()[:MESSAGE]}{hint}") from error
-    try:
+            _join(ray, address)
         name = "Ray on this machine" if address is None else f"address={address}: the cluster"
         found = Cluster(ray, name, server, cpus, gpus, workers)
         if not found.capacity():
@@ -132,6 +122,35 @@ def cluster(address: str | None, server: Server, cpus: int, gpus: float, workers
         yield found
     finally:
         ray.shutdown()
+
+
+def _start(ray: ModuleType, cpus: int | None) -> None:
+    """Start Ray here, with a second try: on a busy machine its parts may wait for each other for too long."""
+    small = {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
+    try:
+        sessions = _sessions()
+    except OSError as error:
+        raise lab.Refused(str(error)) from error
+    for last in (False, True):
+        try:
+            # without "local", one that happens to run here is joined
+            ray.init("local", num_cpus=cpus, _temp_dir=sessions, **small, **QUIET)
+            return
+        except Exception as error:
+            if last:
+                why = str(error).strip()[:MESSAGE]
+                hint = "the machine may be busy: run the same command again"
+                raise lab.Refused(f"Ray did not start on this machine, tried twice: {why}; {hint}") from error
+            ray.shutdown()
+
+
+def _join(ray: ModuleType, address: str) -> None:
+    _require_open(address)
+    try:
+        ray.init(address=address, **QUIET)
+    except Exception as error:
+        hint = "a cluster that asks for a token wants RAY_AUTH_MODE=token"
+        raise lab.Refused(f"address={address}: Ray refuses: {str(error).strip()[:MESSAGE]}; {hint}") from error
 
 
 def _sessions() -> str | None:

@@ -3,6 +3,7 @@
 import copy
 import math
 import random
+import re
 import subprocess
 import sys
 import zlib
@@ -708,7 +709,9 @@ def test_hostile_manifests_are_refused_or_tell_the_same_network(method):
 
 def test_a_ticket_describes_itself():
     model = found(IteRand(every=2), keep=0.25)
-    lines = Ticket.of(model).describe().splitlines()
+    ticket = Ticket.of(model)
+    lines = ticket.describe().splitlines()
+    assert re.fullmatch(rf"<Ticket: \d+ weights, .* kept \(0\.\d+\), {len(ticket.to_bytes()):,} bytes>", repr(ticket))
     assert lines[0] == f"ticket, version 1, {len(Ticket.of(model).to_bytes()):,} bytes"
     assert lines[1] == "2 masked weights with 960 entries, 240 kept (0.25)"
     assert lines[2] == "seeds: 1"

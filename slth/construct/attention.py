@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
 
 from slth.attention import Attention, MultiHeadAttention
 from slth.construct.certificate import Certificate, Evaluated, Merged, certificate, evaluate, spectral_norm
 from slth.construct.checks import (
+    ATTENTION,
     check_alike,
     check_alpha,
     check_apart,
@@ -25,16 +25,17 @@ from slth.construct.checks import (
     double,
 )
 from slth.construct.linear import SIDES, LinearTicket, Side, better_side, linear
+from slth.construct.pruning import Pruning, digests_of, prune
 from slth.construct.rounding import absolute
 from slth.construct.subset_sum import BoolArray
 
 
-@dataclass(frozen=True)
-class AttentionTicket:
+@dataclass(frozen=True, repr=False)
+class AttentionTicket(Pruning):
     """Masks that turn a random attention into a given one, and how well.
 
     masks: parameter name ("query", "key", "value", "output", or what a variant has) -> bool tensor of the parameter's
-    shape, True = kept.
+    shape, True = kept. digests: what tells the source from others, see `slth.construct.pruning`.
     side: "input" or "output", which factor of value and output has the structural mask (for side="auto" the one taken).
     candidates_qk, candidates_vo: the fewest products that an entry's subset sum chose from.
     error_max_qk, error_max_vo, error_spectral_qk, error_spectral_vo: (heads,) float64, largest absolute entry and
@@ -44,6 +45,7 @@ class AttentionTicket:
     """
 
     masks: dict[str, torch.Tensor]
+    digests: dict[str, str]
     side: Side
     candidates_qk: int
     candidates_vo: int
@@ -56,24 +58,11 @@ class AttentionTicket:
     certificate: Certificate
     merged: Merged
 
-    @property
-    def keep(self) -> float:
-        """Share of all the source's weights that are kept."""
-        kept = sum(int(mask.sum()) for mask in self.masks.values())
-        return kept / sum(mask.numel() for mask in self.masks.values())
+    kinds = (MultiHeadAttention, Attention)
+    allowed = ATTENTION
 
-    def prune(self, source: nn.Module) -> None:
-        """Set the weights of source that are not kept to exactly 0, in place; the others keep every bit.
-
-        Raises ValueError for a source of other shapes or one that is wrapped, TypeError for one that is no attention.
-        """
-        check_attention("source", source)
-        weights = dict(source.named_parameters())
-        for role, mask in self.masks.items():
-            given = tuple(weights[role].shape) if role in weights else None
-            if given != mask.shape:
-                raise ValueError(f"source weight {role!r} of shape {given}: must be {tuple(mask.shape)}, the mask's")
-        prune(source, self.masks)
+    def _told(self) -> str:
+        return f", error at most {self.certificate.bound:.3g} for inputs of norm {self.certificate.alpha:.3g} or less"
 
 
 def attention(
@@ -174,6 +163,7 @@ def measured(
     got = evaluate("source", pruned)
     return AttentionTicket(
         masks=masks,
+        digests=digests_of(pruned, masks),
         side=vo.side,
         candidates_qk=qk.candidates,
         candidates_vo=vo.candidates,
@@ -204,14 +194,6 @@ def least_alpha(merged: Merged) -> float:
 def tensors(masks: dict[str, BoolArray]) -> dict[str, torch.Tensor]:
     """The same as tensors of their own."""
     return {name: torch.from_numpy(np.ascontiguousarray(mask)) for name, mask in masks.items()}
-
-
-@torch.no_grad()
-def prune(module: nn.Module, masks: dict[str, torch.Tensor]) -> None:
-    """Set the weights that masks, by parameter name, do not keep to exactly 0, in place."""
-    for name, mask in masks.items():
-        weight = module.get_parameter(name)
-        weight.masked_fill_(~mask.to(weight.device), 0.0)
 
 
 def check(target: MultiHeadAttention | Attention, source: MultiHeadAttention) -> None:

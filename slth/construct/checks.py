@@ -25,6 +25,7 @@ from slth.construct.subset_sum import FloatArray
 from slth.numbers import as_float, as_int
 
 Module = TypeVar("Module", bound=nn.Module)
+ATTENTION = "an attention of slth.attention"
 
 # ---------------------------------------------------------------- numbers and arrays
 
@@ -95,7 +96,7 @@ def check_kind(name: str, module: object, kinds: type | tuple[type, ...], allowe
 
 def check_attention(name: str, module: object) -> None:
     """As :func:`check_kind`, for any attention."""
-    check_kind(name, module, (MultiHeadAttention, Attention), "an attention of slth.attention")
+    check_kind(name, module, (MultiHeadAttention, Attention), ATTENTION)
 
 
 def check_finite(name: str, module: nn.Module) -> None:

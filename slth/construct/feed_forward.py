@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import maximum_flow
 from slth.construct import subset_sum
 from slth.construct.checks import array, check_apart, check_finite, check_kind, check_scales, check_threads, double
 from slth.construct.linear import IntArray, check_factors, out_of_reach, span
+from slth.construct.pruning import Pruning, digests_of
 from slth.construct.subset_sum import BoolArray, FloatArray
 from slth.models.transformer import FeedForward
 
@@ -30,15 +31,16 @@ class ReluTicket:
     candidates: int
 
 
-@dataclass(frozen=True)
-class FeedForwardTicket:
+@dataclass(frozen=True, repr=False)
+class FeedForwardTicket(Pruning):
     """Masks for the 2L layers of a source, and what each pair of layers errs by.
 
     masks: name of the parameter in the source -> bool tensor. errors: for each target layer W the matrix
     [P - W; N + W] (2 widths[l], widths[l+1]) float64, where the pair computes x+ P + x- N of an input's positive and
     negative part: its spectral norm bounds the error for inputs of norm 1. roundings: what float64 may
     add to that when the pair and the layer are evaluated. unreachable of entries subset sums had a
-    target that no subset could meet; candidates is the fewest that any had.
+    target that no subset could meet; candidates is the fewest that any had. digests: what tells the source from others,
+    see `slth.construct.pruning`.
     """
 
     masks: dict[str, torch.Tensor]
@@ -47,6 +49,10 @@ class FeedForwardTicket:
     unreachable: int
     entries: int
     candidates: int
+    digests: dict[str, str]
+
+    kinds = (FeedForward,)
+    allowed = "a slth.models.transformer.FeedForward"
 
 
 def relu_linear(target: FloatArray, first: FloatArray, second: FloatArray, *, threads: int | None = None) -> ReluTicket:
@@ -150,7 +156,8 @@ def feed_forward(target: FeedForward, source: FeedForward, *, threads: int | Non
         roundings.append(_rounding(wanted, first, second))
         unreachable, entries = unreachable + int(found.unreachable.sum()), entries + found.unreachable.size
         candidates.append(found.candidates)
-    return FeedForwardTicket(masks, errors, roundings, unreachable, entries, min(candidates))
+    digests = digests_of(source, masks)
+    return FeedForwardTicket(masks, errors, roundings, unreachable, entries, min(candidates), digests)
 
 
 def _rounding(target: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> float:
@@ -167,7 +174,7 @@ def _rounding(target: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -
 def check(target: FeedForward, source: FeedForward) -> None:
     """Raise an error where :func:`feed_forward` cannot hide target in source: kinds, layers, widths, NaN."""
     for label, network in (("target", target), ("source", source)):
-        check_kind(label, network, FeedForward, "a slth.models.transformer.FeedForward")
+        check_kind(label, network, FeedForwardTicket.kinds, FeedForwardTicket.allowed)
     check_apart(target, source)
     if len(source.layers) != 2 * len(target.layers):
         raise ValueError(f"source of {len(source.layers)} layers: must have twice the target's {len(target.layers)}")

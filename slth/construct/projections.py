@@ -20,7 +20,7 @@ import torch
 
 from slth.attention import Attention, GroupedQueryAttention, LinearKnockingHeads, MultiHeadAttention
 from slth.attention.base import NORM_EPS, repeat_heads
-from slth.construct.attention import AttentionTicket, achieved, least_alpha, prune, tensors
+from slth.construct.attention import AttentionTicket, achieved, least_alpha, tensors
 from slth.construct.certificate import Certificate, Evaluated, Merged, certificate, logit_certificate, spectral_norm
 from slth.construct.checks import (
     check_alike,
@@ -34,10 +34,11 @@ from slth.construct.checks import (
     double,
 )
 from slth.construct.linear import LinearTicket, blocks, linear, structure
+from slth.construct.pruning import digests_of, prune
 from slth.construct.rounding import Sizes, absolute, largest, steps_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ProjectionTicket(AttentionTicket):
     """A ticket whose queries and keys are each met by themselves.
 
@@ -97,6 +98,7 @@ def projections(
     sizes = _sizes_of(double(target), alpha), _sizes_of(pruned, alpha)
     return ProjectionTicket(
         masks=masks,
+        digests=digests_of(pruned, masks),
         side="output",
         candidates_qk=min(found["query"].candidates, found["key"].candidates),
         candidates_vo=found["value"].candidates,

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from slth.construct.attention import attention, prune
+from slth.construct.attention import attention
 from slth.construct.attention import check as check_attention
 from slth.construct.certificate import Merged
 from slth.construct.checks import check_alike, check_apart, check_equal, check_finite, check_kind, check_scales, double
@@ -18,19 +18,21 @@ from slth.construct.feed_forward import check as check_feed_forward
 from slth.construct.feed_forward import feed_forward
 from slth.construct.linear import better_side, linear
 from slth.construct.propagation import block_norms, propagate, recursion
+from slth.construct.pruning import Pruning, digests_of, prune
 from slth.construct.scales import record_attention_scales, record_feed_forward_scales, record_product_scale
 from slth.models.transformer import Block, LanguageModel, Product, Transformer
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
-@dataclass(frozen=True)
-class TransformerTicket:
+@dataclass(frozen=True, repr=False)
+class TransformerTicket(Pruning):
     """Masks for every random weight of a source transformer, and what is needed to certify it.
 
     masks: parameter name -> bool tensor. merged, layer_errors and layer_roundings: of each block, the pruned source's
     merged attention, the errors of its feed-forward layers, and what float64 may add to these. unreachable of entries
-    subset sums had a target that no subset could meet; candidates: the fewest that any had.
+    subset sums had a target that no subset could meet; candidates: the fewest that any had. digests: what tells the
+    source from others, see `slth.construct.pruning`.
     """
 
     masks: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -40,16 +42,10 @@ class TransformerTicket:
     unreachable: int = 0
     entries: int = 0
     candidates: int = 1 << 30
+    digests: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def keep(self) -> float:
-        """Share of the masked weights that are kept."""
-        return sum(int(m.sum()) for m in self.masks.values()) / self.weights
-
-    @property
-    def weights(self) -> int:
-        """How many weights the masks cover: the ticket's bits."""
-        return sum(m.numel() for m in self.masks.values())
+    kinds = (Transformer, LanguageModel)
+    allowed = "a Transformer or LanguageModel of slth.models.transformer"
 
 
 @dataclass(frozen=True)
@@ -108,7 +104,8 @@ def transformer(target: Transformer, source: Transformer, *, threads: int | None
         unreachable += attn.unreachable + network.unreachable
         entries += attn.entries + network.entries
         candidates += [attn.candidates_qk, attn.candidates_vo, network.candidates]
-    return TransformerTicket(masks, merged, layer_errors, layer_roundings, unreachable, entries, min(candidates))
+    digests, least = digests_of(source, masks), min(candidates)
+    return TransformerTicket(masks, merged, layer_errors, layer_roundings, unreachable, entries, least, digests)
 
 
 def language_model(target: LanguageModel, source: LanguageModel, *, threads: int | None = None) -> TransformerTicket:
@@ -135,7 +132,14 @@ def language_model(target: LanguageModel, source: LanguageModel, *, threads: int
         masks[f"{name}.second"] = torch.from_numpy(found.mask_second.copy())
         unreachable, entries = unreachable + int(found.unreachable.sum()), entries + found.unreachable.size
         candidates.append(found.candidates)
-    return replace(inner, masks=masks, unreachable=unreachable, entries=entries, candidates=min(candidates))
+    return replace(
+        inner,
+        masks=masks,
+        unreachable=unreachable,
+        entries=entries,
+        candidates=min(candidates),
+        digests=digests_of(source, masks),
+    )
 
 
 def pruned(source: Module, masks: dict[str, torch.Tensor]) -> Module:

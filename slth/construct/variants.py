@@ -32,11 +32,12 @@ from slth.attention import (
     TalkingHeadsAttention,
     TiedLinearKnockingHeads,
 )
-from slth.construct.attention import AttentionTicket, check_pair, measured, prune, tensors
+from slth.construct.attention import AttentionTicket, check_pair, measured, tensors
 from slth.construct.certificate import evaluate
 from slth.construct.checks import check_alpha, check_attention, check_threads, double
 from slth.construct.linear import SIDES, Side, better_side, linear, structure
 from slth.construct.projections import is_rectangular, projections
+from slth.construct.pruning import prune
 
 Target = MultiHeadAttention | Attention
 

@@ -20,7 +20,7 @@ from slth.wrapping import check_in_place, effective, handle, root
 KIND, VERSION = "ticket", 1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Ticket:
     """Everything to rebuild a pruned network but its code; `tensors` are as in the file (`slth.ticket.packing`)."""
 
@@ -115,10 +115,18 @@ class Ticket:
             own[path].copy_(tensor)
         return module.eval()
 
+    def __repr__(self) -> str:
+        total, kept = self._counts()
+        share = f"{kept:,} of {total:,} entries kept ({kept / max(total, 1):.4g})"
+        return f"<Ticket: {len(self.weights)} weights, {share}, {len(self.to_bytes()):,} bytes>"
+
+    def _counts(self) -> tuple[int, int]:
+        """Entries of the masked weights, and how many of them are kept."""
+        return sum(w.size for w in self.weights), sum(w.kept for w in self.weights)
+
     def describe(self) -> str:
         """What the ticket holds, for people."""
-        total = sum(w.size for w in self.weights)
-        kept = sum(w.kept for w in self.weights)
+        total, kept = self._counts()
         stored = [self.tensors[f"stored.{p.path}"] for p in self.plain if p.stored]
         lines = [
             f"ticket, version {VERSION}, {len(self.to_bytes()):,} bytes",

@@ -1,0 +1,92 @@
+"""What the tickets of constructions share: masks of a source, and how to tell this source from any other.
+
+A construction solves for the weights of one random source. Under its masks another source, of the same shapes, computes
+nothing in particular; so a ticket keeps a digest of each weight that it has a mask for, of what this keeps. It is taken
+of float32, and does not tell a float64 copy from its original, nor a source that was pruned already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from slth.construct.checks import check_kind
+
+
+class Pruning:
+    """Masks of a source by parameter name, bool, True = kept, and the digests of :func:`digests_of`."""
+
+    masks: dict[str, torch.Tensor]
+    digests: dict[str, str]
+    unreachable: int
+    entries: int
+    kinds: ClassVar[tuple[type[nn.Module], ...]]  # what a source is an instance of
+    allowed: ClassVar[str]  # the same in words
+
+    @property
+    def weights(self) -> int:
+        """How many weights the masks cover: the ticket's bits."""
+        return sum(mask.numel() for mask in self.masks.values())
+
+    @property
+    def keep(self) -> float:
+        """Share of the masked weights that are kept."""
+        return self._kept() / self.weights
+
+    def _kept(self) -> int:
+        return sum(int(mask.sum()) for mask in self.masks.values())
+
+    def prune(self, source: nn.Module) -> None:
+        """Set the weights of source that are not kept to exactly 0, in place; the others keep every bit.
+
+        Raises, before any change, ValueError for another source than the ticket's (other shapes, weights or recorded
+        scales) or one that is wrapped, TypeError for another kind of module.
+        """
+        check_kind("source", source, self.kinds, self.allowed)
+        weights = dict(source.named_parameters())
+        for name, mask in self.masks.items():
+            given = tuple(weights[name].shape) if name in weights else None
+            if given != mask.shape:
+                raise ValueError(f"source weight {name!r} of shape {given}: must be {tuple(mask.shape)}, the mask's")
+        found = digests_of(source, self.masks)
+        for name in sorted(self.digests.keys() | found.keys()):
+            if self.digests.get(name) != found.get(name):
+                raise ValueError(
+                    f"source {name!r} is not that of this ticket's source: must be the one it was constructed for (of "
+                    "the same seed and scales), its masks say nothing of another"
+                )
+        prune(source, self.masks)
+
+    def __repr__(self) -> str:
+        kept = f"{self._kept():,} of {self.weights:,} entries kept ({self._kept() / max(self.weights, 1):.4g})"
+        reach = f"{self.unreachable:,} of {self.entries:,} sums out of reach"
+        return f"<{type(self).__name__}: {len(self.masks)} weights, {kept}, {reach}{self._told()}>"
+
+    def _told(self) -> str:
+        """What else a short description says."""
+        return ""
+
+
+def digests_of(source: nn.Module, masks: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """SHA-256 by name of what masks keep of a source's weights, and of its buffers (recorded scales), in float32."""
+    parameters = dict(source.named_parameters())
+    kept = ((name, parameters[name].detach()[mask.to(parameters[name].device)]) for name, mask in masks.items())
+    return {name: _digest(tensor) for name, tensor in itertools.chain(kept, source.named_buffers())}
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    single = tensor.detach().to("cpu", torch.float32).contiguous()
+    return hashlib.sha256(single.numpy().tobytes()).hexdigest()
+
+
+@torch.no_grad()
+def prune(module: nn.Module, masks: Mapping[str, torch.Tensor]) -> None:
+    """Set the weights that masks, by parameter name, do not keep to exactly 0, in place."""
+    for name, mask in masks.items():
+        weight = module.get_parameter(name)
+        weight.masked_fill_(~mask.to(weight.device), 0.0)

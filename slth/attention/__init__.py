@@ -5,6 +5,8 @@
 options of the others; the "mha" of the table has the same weights and outputs.
 """
 
+from typing import TypeVar
+
 from slth.attention.base import MIXING_INITS, Attention, KVCache, SoftmaxAttention, Support, rms_norm, rope
 from slth.attention.differential import DifferentialAttention
 from slth.attention.gqa import GroupedQueryAttention, MultiQueryAttention
@@ -20,22 +22,34 @@ from slth.attention.mha import MultiHeadAttention, attend, merged_attention
 from slth.attention.mhla import MultiHeadLinearAttention
 from slth.attention.talking_heads import TalkingHeadsAttention
 
+Value = TypeVar("Value")
+
+
+class _ByMechanism(dict[str, Value]):
+    """Values by name; another name is told which there are."""
+
+    def __missing__(self, name: object) -> Value:
+        raise KeyError(f"no attention is called {name!r}: must be one of {', '.join(self)}")
+
+
 #: Every mechanism by name: a class (d_in, d_out, heads, hidden, **options).
-ATTENTIONS: dict[str, type[Attention]] = {
-    "mha": GroupedQueryAttention,
-    "gqa": GroupedQueryAttention,
-    "mqa": MultiQueryAttention,
-    "gta": GroupedTiedAttention,
-    "kha_linear": LinearKnockingHeads,
-    "kha_mlp": MLPKnockingHeads,
-    "mea": MultiheadExplicitAttention,
-    "talking_heads": TalkingHeadsAttention,
-    "differential": DifferentialAttention,
-    "mhla": MultiHeadLinearAttention,
-}
+ATTENTIONS: dict[str, type[Attention]] = _ByMechanism(
+    {
+        "mha": GroupedQueryAttention,
+        "gqa": GroupedQueryAttention,
+        "mqa": MultiQueryAttention,
+        "gta": GroupedTiedAttention,
+        "kha_linear": LinearKnockingHeads,
+        "kha_mlp": MLPKnockingHeads,
+        "mea": MultiheadExplicitAttention,
+        "talking_heads": TalkingHeadsAttention,
+        "differential": DifferentialAttention,
+        "mhla": MultiHeadLinearAttention,
+    }
+)
 
 #: What each of them can do, by name.
-SUPPORT: dict[str, Support] = {name: attention.support for name, attention in ATTENTIONS.items()}
+SUPPORT: dict[str, Support] = _ByMechanism({name: attention.support for name, attention in ATTENTIONS.items()})
 
 __all__ = [
     "ATTENTIONS",

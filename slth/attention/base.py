@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypedDict
+from typing import Any, ClassVar, Never, Protocol, TypedDict
 
 import torch
 from torch import nn
 from torch.nn.functional import rms_norm as _rms_norm
 
 from slth import inits, recipes
+from slth.attention.given import check_known, check_tokens
 from slth.attention.mha import attend, causal_mask, check_mask, merged_attention
 from slth.kernels.reference import masked_softmax
 from slth.numbers import as_int
@@ -190,8 +191,10 @@ class Attention(nn.Module):
         causal: bool = False,
         rope: bool = False,
         qk_norm: bool = False,
+        **unknown: Never,
     ) -> None:
         super().__init__()
+        check_known(self, unknown)
         self.d_in, self.d_out, self.heads = (
             as_int("d_in", d_in, 1),
             as_int("d_out", d_out, 1),
@@ -254,10 +257,7 @@ class Attention(nn.Module):
     # ------------------------------------------------------------ tokens
 
     def _check(self, x: torch.Tensor) -> None:
-        if x.shape[-1] != self.d_in:
-            raise ValueError(f"x of width {x.shape[-1]}: must be d_in={self.d_in}")
-        if x.dim() < 2:
-            raise ValueError(f"x of shape {tuple(x.shape)}: must be (..., T, d_in)")
+        check_tokens(self, x, self.d_in)
 
     def _check_decoding(self) -> None:
         if not self.causal:
@@ -382,7 +382,7 @@ class SoftmaxAttention(Attention):
 
         Factors wider than d_in are merged first where nothing stands between them: the same function for less work.
         Raises ValueError for a mask row with no True (after the causal mask) that is not padding, or inputs of another
-        width.
+        width or dtype.
         """
         self._check(x)
         if self.hidden > self.d_in and not self.obstacles():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Never
 
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from slth import inits, kernels, recipes
+from slth.attention.given import check_known, check_tokens
 from slth.kernels.shapes import check_attending, is_of_pairs
 from slth.numbers import as_int
 
@@ -17,6 +19,8 @@ ROLES = ("query", "key", "value", "output")
 
 def fit_mask(mask: torch.Tensor, queries: int, keys: int) -> torch.Tensor:
     """The mask with two axes or more. Raises ValueError unless it is bool and broadcasts to (..., queries, keys)."""
+    if not isinstance(mask, torch.Tensor):
+        raise ValueError(f"mask of type {type(mask).__name__}: must be a torch.Tensor of torch.bool, True = attend")
     if mask.dtype != torch.bool:
         raise ValueError(f"mask of dtype {mask.dtype}: must be torch.bool, True = attend")
     mask = mask if mask.dim() > 1 else mask[None]
@@ -124,7 +128,7 @@ class MultiHeadAttention(nn.Module):
     (heads, hidden_vo, d_out) come from `slth.inits` under the names prefix + role; `hidden_qk` and `hidden_vo` default
     to `hidden`. They are drawn in float32 and widened where dtype is float64. Buffers `scale_qk`, `scale_vo` (heads,)
     multiply each head's logits and values: 1 unless a construction records other scales. Raises ValueError for a
-    dimension below 1, an unknown init, or a dtype other than float32 and float64.
+    dimension below 1, an unknown init or option, or a dtype other than float32 and float64.
     """
 
     query: nn.Parameter
@@ -148,8 +152,10 @@ class MultiHeadAttention(nn.Module):
         seed: int = 0,
         prefix: str = "",
         dtype: torch.dtype = torch.float32,
+        **unknown: Never,
     ) -> None:
         super().__init__()
+        check_known(self, unknown, "; slth.attention.ATTENTIONS['mha'] has causal, rope and qk_norm")
         self.d_in, self.d_out, self.heads = (
             as_int("d_in", d_in, 1),
             as_int("d_out", d_out, 1),
@@ -202,12 +208,9 @@ class MultiHeadAttention(nn.Module):
         """X (..., T, d_in), mask bool broadcastable to (..., T, T), True = attend -> (..., T, d_out).
 
         A pair of factors wider than d_in is merged first: the same function at 1 / (hidden / d_in) of the work.
-        Raises ValueError for a mask row with no True that is not padding, or inputs of another width.
+        Raises ValueError for a mask row with no True that is not padding, or inputs of another width or dtype.
         """
-        if x.shape[-1] != self.d_in:
-            raise ValueError(f"x of width {x.shape[-1]}: must be d_in={self.d_in}")
-        if x.dim() < 2:
-            raise ValueError(f"x of shape {tuple(x.shape)}: must be (..., T, d_in)")
+        check_tokens(self, x, self.d_in)
         x = x.unsqueeze(-3)  # (..., 1, T, d_in)
         if self.hidden_qk > self.d_in:
             q, k = x @ self._merged_qk(), x  # (..., heads, T, d_in), (..., 1, T, d_in)

@@ -1,0 +1,48 @@
+"""What a caller hands to an attention: options, tokens. What it does not take is told in one sentence."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+_INNER = ("widths",)  # options that are there for subclasses
+
+
+def check_known(module: nn.Module, unknown: Mapping[str, object], hint: str = "") -> None:
+    """Raise ValueError where there is an option that the constructors of the module's class do not take."""
+    for option, value in unknown.items():
+        kind = type(module)
+        raise ValueError(f"{option}={value!r}: {kind.__name__} takes {', '.join(options_of(kind))}{hint}")
+
+
+def options_of(kind: type[nn.Module]) -> list[str]:
+    """The options that a class of attentions takes: what its constructors name, without what its mechanism has not."""
+    support: Any = getattr(kind, "support", None)
+    constructors = [vars(each)["__init__"] for each in kind.__mro__ if "__init__" in vars(each)]
+    named = [p for each in constructors for p in inspect.signature(each).parameters.values()]
+    names = dict.fromkeys(p.name for p in named if p.kind is inspect.Parameter.KEYWORD_ONLY)
+    return [name for name in names if name not in _INNER and getattr(support, name, True)]
+
+
+def check_tokens(module: nn.Module, x: Any, d_in: int) -> None:
+    """Raise ValueError unless x is a tensor (..., T, d_in) of the module's dtype; autocast casts floats by itself."""
+    if not isinstance(x, torch.Tensor):
+        raise ValueError(f"x of type {type(x).__name__}: must be a torch.Tensor (..., T, d_in)")
+    if x.dim() < 2:
+        raise ValueError(f"x of shape {tuple(x.shape)}: must be (..., T, d_in)")
+    if x.shape[-1] != d_in:
+        raise ValueError(f"x of width {x.shape[-1]}: must be d_in={d_in}")
+    if torch.compiler.is_compiling():  # what is compiled was tried before, or ends in torch's own words
+        return
+    first = next(module.parameters(), None)  # a replica has none
+    if first is not None and x.dtype != first.dtype and not (x.is_floating_point() and _casts(x.device.type)):
+        kind = type(module).__name__.removeprefix("Parametrized")
+        raise ValueError(f"x of dtype {x.dtype}: must be {first.dtype}, as the {kind}'s weights are")
+
+
+def _casts(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

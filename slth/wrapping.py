@@ -12,15 +12,17 @@ Per weight there is one :class:`Masked`, a parametrization in torch's sense; for
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
 from slth import inits, masks, recipes, storage, targets
-from slth.masking import Group, Masked, Wrapped, huggingface, passes, pickling, state, writing
-from slth.masking.places import check, check_there, freeze, place, take_off, unmasked
+from slth.masking import Group, Masked, Wrapped, huggingface, passes, pickling, saving, writing
+from slth.masking.places import check, check_there, freeze, place, settle, take_off, unmasked
 from slth.modules import check_module
 from slth.numbers import as_int
 from slth.targets import Target
@@ -132,17 +134,36 @@ def unwrap(module: nn.Module) -> nn.Module:
 
     Ties, requires_grad and hooks are restored. What was put on a weight after wrap (spectral_norm, say) stays on it;
     masks go from every layer that is still in the module, whatever else was changed in it; a module outside that shares
-    a weight keeps it unpruned, as it saw it. Returns the module. Raises ValueError where it is not wrapped.
+    a weight keeps it unpruned, as it saw it. So do masks that came in with a copied layer, and a layer that was
+    copied or taken out of its wrapped module can be given alone. Returns the module.
+
+    Raises ValueError, with nothing changed, where there is no mask, where the module is a part of a wrapped one or has
+    wrapped parts, and for scores that hold NaN, which make no mask: it says how these become numbers.
     """
-    wrapped = handle(module)
     module = root(module)
-    with torch.inference_mode(False), torch.no_grad(), passes.within(passes.Pass(wrapped.weights)):
-        take_off(module, wrapped)
-    wrapped.unwatch(module)
-    for hook in wrapped.hooks:
-        hook.remove()
+    masks = _masks(module)
+    if _HANDLE not in module.__dict__:
+        has_parts = any(_HANDLE in inner.__dict__ for inner in module.modules())
+        if has_parts or not masks or _of_a_whole(masks):
+            handle(module)  # which says what must be given instead
+    handles = [inner.__dict__[_HANDLE] for inner in module.modules() if _HANDLE in inner.__dict__]
+    handles = list(dict.fromkeys([*handles, *(masked.wrapped for masked in masks)]))
+    with ExitStack() as stack, torch.inference_mode(False), torch.no_grad():
+        for wrapped in handles:
+            stack.enter_context(passes.within(passes.Pass(wrapped.weights)))
+        try:
+            take_off(module)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; a mask can come off once its scores are numbers, as slth.search.controls.random_mask(model, "
+                "seed) makes them, or handle(model).set_masks(...), or scores.data.nan_to_num_()"
+            ) from error
+    for wrapped in handles:
+        wrapped.unwatch(module)
+    saving.unfollow(module)
     huggingface.release(module)
-    del module.__dict__[_HANDLE]
+    for inner in module.modules():
+        inner.__dict__.pop(_HANDLE, None)
     return module
 
 
@@ -150,8 +171,8 @@ def check_plain(module: nn.Module) -> None:
     """Raise ValueError where masks are on any weight of the module, in words that say which module to unwrap."""
     if _HANDLE in root(module).__dict__:
         raise ValueError(f"{type(module).__name__} is wrapped already: unwrap it first")
-    if nearby := wrapped_nearby(module):
-        raise ValueError(f"{_name(module)} {nearby} must be unwrapped first")
+    if nearby := wrapped_nearby(module, "must be unwrapped first"):
+        raise ValueError(f"{_name(module)} {nearby}")
 
 
 def handle(module: nn.Module) -> Wrapped:
@@ -161,26 +182,43 @@ def handle(module: nn.Module) -> Wrapped:
     """
     wrapped = root(module).__dict__.get(_HANDLE)
     if wrapped is None:
-        nearby = wrapped_nearby(module)
-        told = f" but {nearby} must be given instead" if nearby else ": must come from slth.wrap"
+        nearby = wrapped_nearby(module, "must be given instead")
+        told = f" but {nearby}" if nearby else ": must come from slth.wrap"
         raise ValueError(f"{_name(module)} is not wrapped{told}")
     assert isinstance(wrapped, Wrapped)
     return wrapped
 
 
-def wrapped_nearby(module: nn.Module) -> str:
+def wrapped_nearby(module: nn.Module, must: str) -> str:
     """What is wrapped in place of a module that is not: a part of it, or a whole that it is a part of; else empty.
 
-    The middle of a sentence, which begins with the module and goes on with what must be done with that other one.
+    The end of a sentence that begins with the module; `must`: what must be done with the other one. A module with masks
+    of neither must be unwrapped.
     """
     parts = [path for path, each in module.named_modules() if _HANDLE in each.__dict__]
     if len(parts) > 1:
         some = ", ".join(map(repr, parts[:8])) + (", ..." if len(parts) > 8 else "")
-        return f"has wrapped parts, {some}: each of them (model.get_submodule({parts[0]!r}))"
+        return f"has wrapped parts, {some}: each of them (model.get_submodule({parts[0]!r})) {must}"
     if parts:
-        return f"has a wrapped part, {parts[0]!r}: that part (model.get_submodule({parts[0]!r}))"
-    inside = next((each for each in module.modules() if isinstance(each, Masked)), None)
-    return f"is a part of a wrapped module, as the holder of {inside.path}: that module" if inside else ""
+        return f"has a wrapped part, {parts[0]!r}: that part (model.get_submodule({parts[0]!r})) {must}"
+    masks = _masks(module)
+    if inside := _of_a_whole(masks):
+        return f"is a part of a wrapped module, as the holder of {inside.path}: that module {must}"
+    return f"holds the mask of {masks[0].path} of a module that it was copied or taken from: unwrap it" if masks else ""
+
+
+def _masks(module: nn.Module) -> list[Masked]:
+    return [each for each in module.modules() if isinstance(each, Masked)]
+
+
+def _of_a_whole(masks: Sequence[Masked]) -> Masked | None:
+    """The first mask that is in the module with its handle, None where all were copied or taken out. Takes a while."""
+    if not masks:
+        return None
+    gc.collect()
+    wholes = [m for m in gc.get_objects() if issubclass(type(m), nn.Module) and _HANDLE in m.__dict__]
+    held = {id(masked) for m in wholes for masked in _masks(m) if masked.wrapped is m.__dict__[_HANDLE]}
+    return next((masked for masked in masks if id(masked) in held), None)
 
 
 def _name(module: nn.Module) -> str:
@@ -231,7 +269,9 @@ def effective(module: nn.Module) -> dict[str, torch.Tensor]:
     """The masked weights that evaluation sees, by parameter name, under the masks of the scores as they are."""
     weights = handle(module).weights
     with passes.within(passes.Pass(weights)):
-        return {path: masked.evaluated(random_weight(module, path)) for path, masked in weights.items()}
+        values = {path: masked.evaluated(random_weight(module, path)) for path, masked in weights.items()}
+    settle(weights.values())
+    return values
 
 
 # ---------------------------------------------------------------- what wrap is asked for
@@ -331,7 +371,7 @@ def _attach(module: nn.Module, found: Sequence[Target], wrapped: Wrapped) -> Non
     module.__dict__[_HANDLE] = wrapped
     huggingface.guard(module)
     wrapped.watch(module)
-    wrapped.hooks = state.follow(module)
+    saving.follow(module)
 
 
 def _read_afresh(rnn: nn.RNNBase) -> None:

@@ -248,6 +248,68 @@ def test_of_nested_modules_the_one_to_unwrap_is_named():
     slth.unwrap(slth.wrap(inside))
 
 
+@pytest.mark.parametrize("policy", ["layer", "global"])
+def test_a_layer_that_was_copied_in_loses_its_own_mask_with_the_whole(policy):
+    model = wrapped(policy=policy).eval()
+    model.append(copy.deepcopy(model[0]))
+    with torch.no_grad():
+        model[3].parametrizations.weight[0].scores.mul_(-1).add_(0.1)
+        before = model(X)
+    with pytest.raises(ValueError, match=r"3\.weight has a mask that is not of this wrap"):
+        slth.Ticket.of(model)
+    for each in (copy.deepcopy(model), model):
+        assert slth.unwrap(each)(X).equal(before)
+        assert not list(slth.masking.places.places(each))
+        assert all(p.requires_grad for p in each.parameters())
+        each.load_state_dict(net().append(nn.Linear(8, 8)).state_dict())
+        slth.unwrap(slth.wrap(each))
+
+
+@pytest.mark.parametrize("way", ["copied", "copied with the whole", "taken out", "in a plain one", "a wrapped one"])
+def test_the_masks_of_a_layer_without_its_whole_come_off(way):
+    model = wrapped(policy="global").eval()
+    layer = {
+        "copied": lambda: copy.deepcopy(model[0]),
+        "copied with the whole": lambda: copy.deepcopy(model).pop(0),
+        "taken out": lambda: model.pop(0),
+        "in a plain one": lambda: nn.Sequential(copy.deepcopy(model[0])),
+        "a wrapped one": lambda: slth.wrap(
+            nn.Sequential(nn.Identity()).append(nn.Linear(8, 8))  # with a layer that has masks already
+        ).append(copy.deepcopy(model[0])),
+    }[way]()
+    with torch.no_grad():
+        before = layer.eval()(X)
+    if way != "a wrapped one":
+        with pytest.raises(ValueError, match=r"is not wrapped but holds the mask of 0\.weight .*: unwrap it"):
+            handle(layer)
+        with pytest.raises(ValueError, match=r"holds the mask of 0\.weight .*: unwrap it"):
+            slth.wrap(layer)
+    assert slth.unwrap(layer)(X).equal(before)
+    slth.unwrap(slth.wrap(layer))
+    with pytest.raises(ValueError, match=r"is not wrapped: must come from slth\.wrap"):
+        slth.unwrap(layer)
+    assert len(handle(model).weights) == 2
+    slth.unwrap(model)
+
+
+def test_scores_that_are_no_numbers_stay_until_they_are():
+    for mend in (
+        lambda m: slth.search.controls.random_mask(m, 0),
+        lambda m: handle(m).weights["2.weight"].scores.data.nan_to_num_(),
+    ):
+        model = wrapped(policy="global")
+        handle(model).weights["2.weight"].scores.data[1, 2] = torch.nan
+        state = copy.deepcopy(model.state_dict())
+        with pytest.raises(ValueError, match=r"scores hold NaN.*random_mask.*set_masks.*nan_to_num_"):
+            slth.unwrap(model)
+        with pytest.raises(ValueError, match="scores hold NaN"):
+            effective(model)
+        assert all(value.equal(state[n]) for n, value in model.state_dict().items() if "scores" not in n)
+        mend(model)
+        before = model.eval()(X)
+        assert slth.unwrap(model)(X).equal(before)
+
+
 # ---------------------------------------------------------------- odd buffers
 
 

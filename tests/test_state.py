@@ -198,6 +198,24 @@ def test_a_part_of_a_model_is_saved_and_loaded_alone():
     refused(second("iterand"), part.state_dict(), "is of biprop, the model of iterand")
 
 
+class Negated(nn.Module):
+    def forward(self, weight):
+        return -weight
+
+
+@pytest.mark.parametrize("position", [0, 1])
+def test_a_mask_behind_another_parametrization_is_saved_and_loaded(position):
+    def changed(seed, **options):
+        model = wrapped(net(seed), seed=seed, **options)
+        model[0].parametrizations.weight.insert(position, Negated())
+        return model
+
+    model, other = changed(0).eval(), changed(1).eval()
+    other.load_state_dict(written(model))
+    assert other(X).equal(model(X))
+    refused(changed(2, policy="global"), changed(0).state_dict(), r"0\.weight: competes alone")
+
+
 # ---------------------------------------------------------------- what does not fit
 
 

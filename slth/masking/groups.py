@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
@@ -93,7 +92,6 @@ class Wrapped:
     def __init__(self, found: Sequence[Target], weights: dict[str, Masked], groups: list[Group]):
         self.weights, self.groups = weights, groups
         self.paths = {target.path: target.paths for target in found}
-        self.hooks: list[Any] = []
         self._backward: tuple[int, dict[Group, masks.Cut | masks.DeviceCut]] = (-1, {})
 
     # forward passes

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from slth.masking import state
+from slth.masking.saving import by_mask
 
 _REFUSED = ("resize_token_embeddings", "set_input_embeddings", "set_output_embeddings", "init_weights", "post_init")
 
@@ -71,8 +71,7 @@ def _save_pretrained(model: nn.Module, *args: Any, **options: Any) -> None:
 @torch.no_grad()
 def _masked_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """The weights that evaluation sees, a tied one by its first name."""
-    first = {id(masked): (path, found, masked) for path, found, masked in reversed(list(state.places(model)))}
-    return {state.plain_name(path): masked.evaluated(found.original) for path, found, masked in first.values()}
+    return {place.path: masked.evaluated(place.original) for masked, place in by_mask(model).items()}
 
 
 _KEPT: dict[str, Callable[..., None]] = {"tie_weights": _tie_weights, "save_pretrained": _save_pretrained}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,6 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrize import ParametrizationList
 
-from slth.masking import state
 from slth.masking.groups import Wrapped
 from slth.masking.masked import Masked
 
@@ -35,6 +35,17 @@ class Place:
         stack = self.owner.parametrizations[self.name]  # type: ignore[index]
         assert isinstance(stack, ParametrizationList)
         return stack
+
+    @property
+    def stack_path(self) -> str:
+        """The name of the stack in the module that was searched."""
+        prefix, dot, name = self.path.rpartition(".")
+        return f"{prefix}{dot}parametrizations.{name}"
+
+    @property
+    def mask_path(self) -> str:
+        """The name of the mask there."""
+        return f"{self.stack_path}.{[each is self.masked for each in self.stack].index(True)}"
 
     @property
     def original(self) -> nn.Parameter:
@@ -81,8 +92,8 @@ def _class_of_its_own(owner: nn.Module) -> None:
 
 
 def places(module: nn.Module, wrapped: Wrapped | None = None) -> Iterator[Place]:
-    """Every place of a module that has a mask, of one wrapped module or of any."""
-    for prefix, owner in module.named_modules():
+    """Every place of a module that has a mask, of one wrapped module or of any; a layer with two names has two."""
+    for prefix, owner in module.named_modules(remove_duplicate=False):
         for name, stack in getattr(owner, "parametrizations", {}).items() if parametrize.is_parametrized(owner) else ():
             for each in stack:
                 if isinstance(each, Masked) and wrapped in (None, each.wrapped):
@@ -93,8 +104,9 @@ def place(module: nn.Module, wrapped: Wrapped, path: str) -> Place:
     """Where the weight of that name is. Raises ValueError where it is in the module no more."""
     masked = wrapped.weights[path]
     prefix, _, name = path.rpartition(".")
-    for owner in [owner for at, owner in module.named_modules() if at == prefix]:
-        if parametrize.is_parametrized(owner, name) and masked in owner.parametrizations[name]:
+    with suppress(AttributeError):  # a layer that is there no more
+        owner = module.get_submodule(prefix)
+        if parametrize.is_parametrized(owner, name) and masked in owner.parametrizations[name]:  # type: ignore[index]
             return Place(path, owner, name, masked)
     moved = next((each for each in places(module, wrapped) if each.masked is masked), None)
     if moved is None:
@@ -105,10 +117,8 @@ def place(module: nn.Module, wrapped: Wrapped, path: str) -> Place:
 def _names(module: nn.Module) -> dict[Masked, list[str]]:
     """The names of each masked weight as the module is now, several where it is tied."""
     found: dict[Masked, list[str]] = {}
-    for path, stack in module.named_modules(remove_duplicate=False):
-        for masked in stack if isinstance(stack, ParametrizationList) else ():
-            if isinstance(masked, Masked):
-                found.setdefault(masked, []).append(state.plain_name(path))
+    for each in places(module):
+        found.setdefault(each.masked, []).append(each.path)
     return found
 
 
@@ -129,6 +139,12 @@ def check_there(module: nn.Module, wrapped: Wrapped) -> None:
             raise ValueError(_gone(module, next(name for name in names if name not in here), *here[:1]))
 
 
+def settle(masks: Iterable[Masked]) -> None:
+    """Wait until it is known whether scores that the masks were cut by hold NaN. Raises ValueError where they do."""
+    for group in dict.fromkeys(group for masked in masks for group in masked.groups.values()):
+        group.settle()
+
+
 def check(module: nn.Module, wrapped: Wrapped) -> None:
     """Raise ValueError unless all is where it was wrapped, with nothing on the weights but the masks."""
     check_there(module, wrapped)
@@ -141,7 +157,12 @@ def check(module: nn.Module, wrapped: Wrapped) -> None:
                     f"{name} has become {moved}: a layer was inserted, moved or wrapped by another after wrap; undo "
                     "this, or take the masks off (slth.unwrap) and wrap the module as it is now"
                 )
-    for each in places(module, wrapped):
+    for each in places(module):
+        if wrapped.weights.get(each.masked.path) is not each.masked:
+            raise ValueError(
+                f"{each.path} has a mask that is not of this wrap, as a copied layer has, or one of another wrapped "
+                "module; take all masks off (slth.unwrap) and wrap the module as it is now"
+            )
         if each.others:
             raise ValueError(
                 f"{each.path}: {', '.join(each.others)} was put on it after wrap, which its mask and seed do not tell; "
@@ -203,13 +224,15 @@ def _is_sparse(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Embedding | nn.EmbeddingBag) and layer.sparse
 
 
-def take_off(module: nn.Module, wrapped: Wrapped) -> None:
+def take_off(module: nn.Module) -> None:
     """Replace every masked weight of the module by its value as evaluation sees it, and :func:`restore` the rest.
 
     Parameters stay the objects that they were, but where a module outside shares one: that one keeps its values.
+    Raises ValueError, with nothing changed, for scores that hold NaN.
     """
-    here = list(places(module, wrapped))
+    here = list({id(each.stack): each for each in places(module)}.values())
     values = [each.value() for each in here]
+    settle(each.masked for each in here)
     shared = _shared(module, here)
     weights: dict[int, nn.Parameter] = {}
     for each, value in zip(here, values, strict=True):

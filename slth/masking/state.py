@@ -1,9 +1,7 @@
 """What a state_dict says of masks: beside their tensors an entry each, so that it holds all that is computed.
 
 The entry is `_extra_state` in torch's sense, JSON in a uint8 tensor, so that `torch.load(weights_only=True)` reads it
-and savers that take tensors alone write it. A mask that is read at several places (a tied weight) is saved once. What
-does not fit is refused before anything of the module that was wrapped is copied; torch tells a part of a bigger model
-of a state_dict only at its turn, so that what comes before it there is loaded by then.
+and savers that take tensors alone write it.
 """
 
 from __future__ import annotations
@@ -13,22 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
-from torch.nn.utils.parametrize import ParametrizationList
-
-from slth import recipes
-
-if TYPE_CHECKING:
-    from slth.masking.masked import Masked
 
 KEY = "_extra_state"
 PLAIN = "edge-popup"  # the kind of a mask to which no search has added anything
 _VERSION = 1
 _BLOCK = 1024  # bytes, to whose multiples an entry is padded: loaders that read into tensors need equal sizes
-_MARK = ".parametrizations."
 
 # ---------------------------------------------------------------- entries
 
@@ -121,96 +111,3 @@ def revive(told: Mapping[str, Any], present: Callable[..., Any]) -> Callable[...
         raise ValueError(f"has the gate {told['name']!r} with {numbers}: must be its numbers")
     made: Callable[..., Any] = gate(**numbers)
     return made
-
-
-# ---------------------------------------------------------------- hooks of the modules that hold masks
-
-
-def follow(module: nn.Module) -> list[Any]:
-    """Have a module, once its weights are masked, save and load whole masks. Returns the handles to remove."""
-    handles: list[Any] = []
-    for holder in module.modules():
-        if any(True for _ in places(holder)):
-            handles.append(holder.register_state_dict_pre_hook(_note))
-            handles.append(holder.register_state_dict_post_hook(_once))
-            handles.append(holder.register_load_state_dict_pre_hook(_check))
-            handles.append(holder.register_load_state_dict_post_hook(_settle))
-    return handles
-
-
-def places(module: nn.Module) -> Iterator[tuple[str, ParametrizationList, Masked]]:
-    """(name of the parametrization, itself, its mask) of each masked parameter, a tied one at each of its places."""
-    from slth.masking.masked import Masked
-
-    for path, found in module.named_modules(remove_duplicate=False):
-        if isinstance(found, ParametrizationList) and len(found) and isinstance(found[0], Masked):
-            yield path, found, found[0]
-
-
-def plain_name(path: str) -> str:
-    """The name that the parameter of a parametrization has in a plain module."""
-    before, _, name = f".{path}".rpartition(_MARK)
-    return f"{before}.{name}"[1:]
-
-
-def _ties(module: nn.Module) -> Iterator[tuple[tuple[str, ParametrizationList], tuple[str, ParametrizationList]]]:
-    """(first, other): two places of one mask."""
-    first: dict[int, tuple[str, ParametrizationList]] = {}
-    for path, found, masked in places(module):
-        if (place := first.setdefault(id(masked), (path, found)))[0] != path:
-            yield place, (path, found)
-
-
-def _shared(keys: Mapping[str, Any], place: str) -> list[str]:
-    """What of the keys belongs to all places of a mask, behind the name of one."""
-    return [key.removeprefix(place) for key in keys if key == f"{place}.original" or key.startswith(f"{place}.0.")]
-
-
-def _owners(module: nn.Module) -> Iterator[tuple[nn.Module, str, Masked]]:
-    """(module that remembers how the weight was made, name there, mask) of each masked weight, by its first place."""
-    first = {id(masked): (plain_name(path), masked) for path, _, masked in reversed(list(places(module)))}
-    for path, masked in first.values():
-        prefix, _, name = path.rpartition(".")
-        yield module.get_submodule(prefix), name, masked
-
-
-def _note(module: nn.Module, *rest: object) -> None:
-    """How the weights were made, for the entries that are about to be written or, where there is none, to be kept."""
-    for owner, name, masked in _owners(module):
-        masked.recipe = recipes.recipe_of(owner, name) or masked.recipe
-
-
-def _once(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: object) -> None:
-    for _, (other, _) in _ties(module):
-        for name in _shared(state_dict, prefix + other):
-            del state_dict[prefix + other + name]
-
-
-def _check(module: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: object) -> None:
-    """Raise ValueError for a state that does not fit; else complete what was saved once."""
-    found = {prefix + plain_name(path): prefix + path for path, _, _ in places(module)}
-    for path, _, masked in places(module):
-        masked.check(state_dict, f"{prefix}{path}.0.")
-    for (first, _), (other, _) in _ties(module):
-        for name in _shared(state_dict, prefix + first):
-            state_dict.setdefault(prefix + other + name, state_dict[prefix + first + name])
-    for name, place in found.items():
-        if name in state_dict and not _shared(state_dict, place):
-            raise ValueError(
-                f"state_dict has {name} of a module that is not wrapped: load it before slth.wrap, or slth.unwrap first"
-            )
-    _note(module)
-    for name in found:  # the masked weight, which is there for readers who know of no masks
-        state_dict.pop(name, None)
-
-
-def _settle(module: nn.Module, incompatible: object) -> None:
-    """What assign=True has given each place is one parameter again, and how it was made is known."""
-    for (_, first), (_, other) in _ties(module):
-        if other.original is not first.original:
-            other.original = first.original
-    for owner, name, masked in _owners(module):
-        if masked.recipe is None:
-            recipes.forget(owner, name)
-        else:
-            recipes.remember(owner, name, masked.recipe)

@@ -311,8 +311,8 @@ def _search(model: nn.Module, method: EdgePopup | None, steps: int) -> EdgePopup
     if any(masked.scores.requires_grad for group in groups for masked, _ in group.members):
         return (method or EdgePopup()).for_steps(steps)
     if method is not None:
-        if not groups and (nearby := wrapped_nearby(model)):
-            raise ValueError(f"method={method}: {type(root(model)).__name__} {nearby} must be given instead")
+        if not groups and (nearby := wrapped_nearby(model, "must be given instead")):
+            raise ValueError(f"method={method}: {type(root(model)).__name__} {nearby}")
         raise ValueError(f"method={method}: {type(root(model)).__name__} has no scores to train, there must be none")
     return None
 

@@ -103,14 +103,8 @@ def _is_constant(flat: torch.Tensor) -> bool:
 
 def others(module: nn.Module, wrapped: Wrapped) -> Iterator[tuple[str, torch.Tensor]]:
     """Parameters and persistent buffers that are not masked."""
-    masked = tuple(_under(each.path) for each in places(module, wrapped))
+    masked = tuple(f"{each.stack_path}." for each in places(module, wrapped))
     return ((path, tensor) for path, tensor in named_tensors(module) if not path.startswith(masked))
-
-
-def _under(place: str) -> str:
-    """What the names begin with of all that stands in place of a masked parameter."""
-    prefix, dot, name = place.rpartition(".")
-    return f"{prefix}{dot}parametrizations.{name}."
 
 
 def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:

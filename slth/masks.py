@@ -12,6 +12,7 @@ the rule orders scores, and no two are equal. They take 8 bytes each, of all sco
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from bisect import bisect_left, bisect_right
@@ -57,7 +58,12 @@ def count_kept(n: int, keep: float) -> int:
     >>> [count_kept(n, 0.9) for n in (1, 10, 100, 1000)]
     [1, 9, 90, 900]
     """
-    return max(1, math.floor(Fraction(str(as_keep(keep))) * n + Fraction(1, 2)))
+    return _rounded(n, as_keep(keep))
+
+
+@functools.lru_cache(maxsize=4096)
+def _rounded(n: int, keep: float) -> int:
+    return max(1, math.floor(Fraction(str(keep)) * n + Fraction(1, 2)))
 
 
 #: name -> share of the way from keeping everything to the final keep, as a function of progress in [0, 1].

@@ -92,8 +92,7 @@ def test_what_cannot_follow_masks_says_to_unwrap(make, case):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
-@pytest.mark.parametrize("case", [OWN, SEQUENCE], ids=lambda case: case.name)
-@pytest.mark.parametrize("policy", ["layer", "global"])
+@pytest.mark.parametrize(("case", "policy"), [(OWN, "global"), (SEQUENCE, "layer")], ids=["own", "sequence"])
 class TestTransforms:
     def test_called_with_other_scores_it_has_their_masks(self, case, policy):
         model, other = (wrapped(case, policy) for _ in range(2))

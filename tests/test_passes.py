@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import slth
 from slth import handle
-from slth.masking import passes
+from slth.masking import Group, passes
 from slth.masks import count_kept
 from slth.wrapping import effective, random_weight
 
@@ -132,9 +132,11 @@ def expected(model, shows, masks):
     return nn.functional.linear(hidden, weights[1], model[2].bias)
 
 
-@pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
-@pytest.mark.parametrize("shows", SHOWS)
-@pytest.mark.parametrize("policy", ["layer", "global"])
+@pytest.mark.parametrize(
+    ("write", "shows", "policy"),
+    [pytest.param(write, shows, "layer", id=f"{write.__name__}, {shows}") for write in WRITERS for shows in SHOWS]
+    + [pytest.param(swapped, shows, "global", id=f"swapped, {shows}, global") for shows in SHOWS],
+)
 def test_masks_follow_scores_however_these_are_written(write, shows, policy):
     model = mlp(policy)
     SHOWS[shows](model)  # masks are in use
@@ -271,6 +273,18 @@ def test_layers_recomputed_in_backward_have_the_same_gradients(policy, reentrant
     for one, other in zip(*grads, strict=True):
         assert one.any()
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_layers_recomputed_in_backward_are_cut_once(reentrant, monkeypatch):
+    model, cuts = slth.wrap(Blocks(reentrant), KEEP, "global"), []
+    cut = Group.cut
+    monkeypatch.setattr(Group, "cut", lambda self, weights: cuts.append(self) or cut(self, weights))
+    loss = model(torch.randn(3, 2, WIDTH, requires_grad=True)).square().sum()
+    assert len(cuts) == 1
+    loss.backward()
+    assert len(cuts) == 2
+    assert not passes._thread.cuts
 
 
 class Twice(nn.Module):

@@ -454,3 +454,23 @@ def test_methods_that_know_nothing_of_masks_are_right_or_refused(copied):
     assert model.lm_head.weight is model.transformer.wte.weight
     if copied:
         assert handle(plain).weights
+
+
+def test_a_state_without_keeps_leaves_a_schedule_where_it_is():
+    model = wrapped(keep=0.25)
+    handle(model).set_progress("linear", 0.5)
+    now = [group.current for group in handle(model).groups]
+    model.load_state_dict({}, strict=False)
+    assert [group.current for group in handle(model).groups] == now
+
+
+def test_a_device_without_float64_leaves_keeps_where_they_are():
+    model = wrapped()
+
+    def move(tensor):
+        if tensor.dtype == torch.float64:
+            raise TypeError("no float64 here")
+        return tensor.clone()
+
+    before = values(model)
+    assert same(values(model._apply(move)), before)

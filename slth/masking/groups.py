@@ -92,7 +92,6 @@ class Wrapped:
     def __init__(self, found: Sequence[Target], weights: dict[str, Masked], groups: list[Group]):
         self.weights, self.groups = weights, groups
         self.paths = {target.path: target.paths for target in found}
-        self._backward: tuple[int, dict[Group, masks.Cut | masks.DeviceCut]] = (-1, {})
 
     # forward passes
 
@@ -123,7 +122,11 @@ class Wrapped:
             weights = self._weights(module)
             own = weights if weights is self.weights else _masked(module)
             span = next(iter(own.values())).span()
-            passes.enter(span or passes.Pass(weights), module, sys._getframe(1))
+            passes.enter(span or self._own_pass(weights), module, sys._getframe(1))
+
+    def _own_pass(self, weights: Mapping[str, Masked]) -> passes.Pass:
+        """A pass of a part alone; those of one backward pass, which recompute layers, share their cuts."""
+        return passes.Pass(weights, self.cuts_in_backward() if weights is self.weights else None)
 
     def _close(self, module: nn.Module, args: object, output: object) -> None:
         if not torch.compiler.is_compiling():
@@ -137,12 +140,7 @@ class Wrapped:
 
     def cuts_in_backward(self) -> dict[Group, masks.Cut | masks.DeviceCut]:
         """Cuts that the backward pass of this moment shares, or nobody's: scores rest while it runs."""
-        task = torch._C._current_graph_task_id()
-        if task == -1:
-            return {}
-        if self._backward[0] != task:
-            self._backward = task, {}
-        return self._backward[1]
+        return passes.cuts_of_backward(id(self))
 
     def refresh(self) -> None:
         """Cut every group. Raises ValueError for scores that hold NaN."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from slth import masks
 from slth.freezing import Freezing
@@ -49,7 +49,7 @@ class _StraightThrough(Function):
 
 
 class _StraightThroughBothWays(_StraightThrough):
-    """With tangents for forward mode, which torch.compile does not take."""
+    """With tangents for forward mode, which torch.compile does not take: for transforms of `torch.func`."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -61,6 +61,34 @@ class _StraightThroughBothWays(_StraightThrough):
         return None if scores is None else _StraightThrough.backward(ctx, scores)[1]
 
 
+class _StraightThroughEagerly(Function):
+    """The same where nobody looks on: a `setup_context` would have torch bind the arguments anew at every call."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, weight: torch.Tensor, scores: torch.Tensor, pruned: torch.Tensor, free: torch.Tensor | None
+    ) -> torch.Tensor:
+        ctx.save_for_backward(weight, scores, free)
+        ctx.save_for_forward(weight, scores, free)
+        return pruned
+
+    backward = staticmethod(_StraightThrough.backward)
+    jvp = staticmethod(_StraightThroughBothWays.jvp)
+
+
+def _straight_through() -> type[Function]:
+    if torch.compiler.is_compiling():
+        return _StraightThrough
+    return _StraightThroughBothWays if watched() else _StraightThroughEagerly
+
+
+def _followed(*tensors: torch.Tensor) -> bool:
+    """Whether gradients, or tangents of forward mode, may be asked of what is made of the tensors."""
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        return True
+    return forward_ad._current_level >= 0
+
+
 @state.named(state.PLAIN)
 def straight_through(masked: Masked, weight: torch.Tensor) -> torch.Tensor:
     """The gate of edge-popup: weight where the mask keeps it, else 0; the score's gradient is g * weight * sign.
@@ -68,10 +96,9 @@ def straight_through(masked: Masked, weight: torch.Tensor) -> torch.Tensor:
     What `torch.export` makes is for evaluation: there it has no gradient.
     """
     pruned = masked.pruned(weight.detach())
-    if torch.compiler.is_exporting():
+    if torch.compiler.is_exporting() or not (watched() or _followed(weight, masked.scores)):
         return pruned
-    function = _StraightThrough if torch.compiler.is_compiling() else _StraightThroughBothWays
-    out: torch.Tensor = function.apply(weight, masked.scores, pruned, masked.free)  # type: ignore[no-untyped-call]
+    out: torch.Tensor = _straight_through().apply(weight, masked.scores, pruned, masked.free)
     return out
 
 
@@ -110,7 +137,9 @@ class Masked(nn.Module):
         self.wrapped: Wrapped | None = None
         self.register_buffer("free", None)
         self.register_buffer("generation", None)
-        self.register_buffer("keep", torch.ones(len(parts), dtype=torch.float64, device=scores.device))
+        self.register_buffer(
+            "keep", _moved(torch.ones(len(parts), dtype=torch.float64, device="cpu"), lambda t: t.to(scores.device))
+        )
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """Weight -> effective weight, of the same shape and dtype; made once where a forward pass is open.
@@ -226,7 +255,8 @@ class Masked(nn.Module):
             if getattr(self, name) is None and prefix + name in state_dict:
                 setattr(self, name, torch.zeros_like(state_dict[prefix + name], device=self.scores.device))
         super()._load_from_state_dict(state_dict, prefix, *rest)
-        if (key := prefix + state.KEY) not in state_dict:  # saved before there were entries
+        key = prefix + state.KEY
+        if key not in state_dict and prefix + "keep" in state_dict:  # saved before there were entries
             missing: list[str] = rest[2]
             missing.remove(key)
             self._keep(self.keep.tolist())
@@ -239,12 +269,7 @@ class Masked(nn.Module):
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Masked:
         """Scores go with the module to another device, yet are float32 whatever the weights become."""
-
-        def of_one_dtype(tensor: torch.Tensor) -> torch.Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        super()._apply(of_one_dtype, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(lambda tensor: _moved(tensor, fn), recurse)  # type: ignore[no-untyped-call]
         return self
 
     @property
@@ -281,3 +306,14 @@ class Masked(nn.Module):
         """Each part, where its group is cut, and the index there of its first score."""
         offsets = [self.groups[i].offsets[self.path, i] for i in range(len(self.parts))]
         return list(zip(self.parts, self.cuts, offsets, strict=True))
+
+
+def _moved(tensor: torch.Tensor, fn: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """What fn makes of a tensor, in the dtype it had; float64 stays where it is if the new device has none (MPS)."""
+    try:
+        moved = fn(tensor)
+        return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+    except TypeError:
+        if tensor.dtype != torch.float64:
+            raise
+        return tensor

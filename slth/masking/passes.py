@@ -56,6 +56,7 @@ class _Thread(threading.local):
     def __init__(self) -> None:
         self.open: list[_Entry] = []
         self.again: dict[tuple[int, Hooks, int], Pass] = {}  # of layers that a backward pass computes again
+        self.cuts: dict[tuple[int, int], dict[Group, Cut | DeviceCut]] = {}  # that a backward pass shares
 
 
 _thread = _Thread()
@@ -63,7 +64,7 @@ _thread = _Thread()
 
 def enter(span: Pass, module: nn.Module, frame: FrameType) -> None:
     """Begin a pass, or a part of one, for as long as a module's call runs in this frame."""
-    _thread.open[:] = [entry for entry in _thread.open if _runs(entry.frame)]
+    _prune()
     _thread.open.append(_Entry(span, module, frame))
 
 
@@ -78,20 +79,19 @@ def leave(module: nn.Module) -> None:
 @contextmanager
 def within(span: Pass) -> Iterator[Pass]:
     """Make this the pass of the block."""
-    entry = _Entry(span, None, None)
-    _thread.open.append(entry)
+    _prune()
+    depth = len(_thread.open)
+    _thread.open.append(_Entry(span, None, None))
     try:
         yield span
     finally:
-        _thread.open.remove(entry)
+        del _thread.open[depth:]
 
 
 def running(masked: Masked) -> Pass | None:
     """The innermost pass of this thread that the mask belongs to."""
-    for entry in reversed(_thread.open):
-        if entry.span.holds(masked) and _runs(entry.frame):
-            return entry.span
-    return None
+    _prune()
+    return next((entry.span for entry in reversed(_thread.open) if entry.span.holds(masked)), None)
 
 
 def saving() -> Hooks | None:
@@ -119,6 +119,25 @@ def recomputed(masked: Masked, begin: Callable[[], Pass]) -> Pass | None:
         again[key] = begin()
         torch.autograd.Variable._execution_engine.queue_callback(again.clear)
     return again[key]
+
+
+def cuts_of_backward(owner: int) -> dict[Group, Cut | DeviceCut]:
+    """Cuts that the backward pass of this moment shares, for the owner of that id; outside of one nobody's."""
+    task = torch._C._current_graph_task_id()
+    if task == -1:
+        _thread.cuts.clear()  # of a backward pass that was broken off
+        return {}
+    cuts, key = _thread.cuts, (task, owner)
+    if key not in cuts:
+        cuts[key] = {}
+        torch.autograd.Variable._execution_engine.queue_callback(lambda: cuts.__delitem__(key))
+    return cuts[key]
+
+
+def _prune() -> None:
+    """Drop what an interrupt has left open: where the innermost call runs, so do those around it."""
+    while _thread.open and not _runs(_thread.open[-1].frame):
+        del _thread.open[-1]
 
 
 def _runs(wanted: FrameType | None) -> bool:

@@ -83,7 +83,8 @@ def wrap(
     """
     check_module(module)
     check_plain(module)
-    if scores not in SCORES:
+    _check_kinds(keep, policy, targets, weights)
+    if not isinstance(scores, str) or scores not in SCORES:
         raise ValueError(f"scores={scores!r}: must be one of {', '.join(SCORES)}")
     seed = as_int("seed", seed)
     with torch.inference_mode(False), torch.no_grad():
@@ -275,6 +276,29 @@ def effective(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 # ---------------------------------------------------------------- what wrap is asked for
+
+
+def _check_kinds(keep: object, policy: object, targets: object, weights: object) -> None:
+    """Raise ValueError unless each of these is words, or words by name, as :func:`wrap` says."""
+    if not (targets is None or _are_words(targets)):
+        raise ValueError(
+            f"targets={targets!r}: must be shell patterns of parameter names, as 'fc.*', no layers' classes"
+        )
+    if isinstance(keep, Mapping) and not _are_words(list(keep)):
+        raise ValueError(f"keep={keep!r}: must be a number in (0, 1], or such numbers by shell pattern")
+    if not (isinstance(policy, str) or (isinstance(policy, Mapping) and all(map(_are_words, policy.values())))):
+        raise ValueError(f'policy={policy!r}: must be "layer", "global" or patterns by group name')
+    if not (
+        weights is None
+        or isinstance(weights, str)
+        or (isinstance(weights, Mapping) and _are_words([*weights, *weights.values()]))
+    ):
+        raise ValueError(f"weights={weights!r}: must be a name of slth.inits.INITS, names by pattern, or None")
+
+
+def _are_words(given: object) -> bool:
+    """Whether it is a pattern or a sequence of patterns."""
+    return isinstance(given, str) or (isinstance(given, Sequence) and all(isinstance(each, str) for each in given))
 
 
 def _find(module: nn.Module, patterns: str | Sequence[str] | None) -> list[Target]:

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 
 import pytest
 import torch
@@ -410,3 +411,26 @@ def test_a_masked_weight_is_not_written(renew):
     slth.unwrap(model)
     model[0].weight = nn.Parameter(torch.zeros(8, 8))
     assert not model[0](X - X).sub(model[0].bias).any()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"policy": None},
+        {"policy": [["0*"]]},
+        {"policy": {"qk": 3}},
+        {"weights": 3},
+        {"weights": {"*": 3}},
+        {"targets": [nn.Linear]},
+        {"targets": nn.Linear},
+        {"scores": ["constant"]},
+        {"keep": {3: 0.5}},
+        {"keep": None},
+    ],
+    ids=str,
+)
+def test_wrap_refuses_another_kind_of_value_by_name_and_changes_nothing(given):
+    model, [(name, value)] = net(), given.items()
+    with pytest.raises(ValueError, match=f"^{name}={re.escape(repr(value))}: must be "):
+        slth.wrap(model, **given)
+    assert [*dict(model.named_parameters())] == ["0.weight", "0.bias", "2.weight", "2.bias"]

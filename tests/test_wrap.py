@@ -166,9 +166,8 @@ def test_the_output_is_that_of_zeros_in_place(case, training, context):
 def test_the_gradient_goes_straight_through_to_the_scores(case, context):
     model, plain = wrapped(case), case.build()
     masks = handle(model).masks()
-    pruned = {path: plain.get_parameter(path).clone().masked_fill_(~mask, 0.0) for path, mask in masks.items()}
-    for weight in pruned.values():
-        weight.retain_grad()
+    values = {path: plain.get_parameter(path).detach().masked_fill(~mask, 0.0) for path, mask in masks.items()}
+    pruned = {path: value.requires_grad_() for path, value in values.items()}  # leaves, whose gradients may be sparse
     for module in (model, lambda *inputs, **options: functional_call(plain, pruned, inputs, options)):
         with context():
             loss = case.loss(module)

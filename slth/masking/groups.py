@@ -97,8 +97,9 @@ class Wrapped:
 
     def watch(self, module: nn.Module) -> None:
         """Let each call of the whole be a pass, and of what is inside, where a weight may be read several times."""
+        plain = _without_hooks(module)
         for inner in module.modules():
-            opens = self._open if inner is module else self._join if _reads(inner) else None
+            opens = self._open if inner is module else self._join if inner not in plain and _reads(inner) else None
             if opens:
                 inner.register_forward_pre_hook(opens, prepend=True)
                 inner.register_forward_hook(self._close, always_call=True)
@@ -208,6 +209,12 @@ class Wrapped:
 def _reads(module: nn.Module) -> bool:
     """Whether masked weights are below the module, which is no parametrization itself."""
     return not isinstance(module, Masked | ParametrizationList) and any(isinstance(m, Masked) for m in module.modules())
+
+
+def _without_hooks(module: nn.Module) -> set[nn.Module]:
+    """What is inside that torch has a fast path for, which it does not take where there are hooks."""
+    layers = (m for m in module.modules() if isinstance(m, nn.TransformerEncoderLayer) and m is not module)
+    return {inner for layer in layers for inner in layer.modules()}
 
 
 def _masked(module: nn.Module) -> dict[str, Masked]:

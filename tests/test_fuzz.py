@@ -7,6 +7,7 @@ import json
 import random
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -70,9 +71,25 @@ def searching():
     return model, optimiser
 
 
+#: Of the search above, as `slth.fit` makes it.
+IDENTITY = checkpoint.Identity(
+    {
+        "steps": 2,
+        "warmup": 0,
+        "clip": None,
+        "seed": 0,
+        "method": ["EdgePopup", {"schedule": "constant"}],
+        "optimiser": ["AdamW", [{"lr": "0.001", "betas": "(0.9, 0.999)"}]],
+        "groups": [["0.weight", 0.4], ["2.weight", 0.4]],
+    },
+    ["0.parametrizations.weight.0.scores", "2.parametrizations.weight.0.scores"],
+    "0" * 64,
+)
+
+
 def checkpoint_bytes(path):
     model, optimiser = searching()
-    checkpoint.save(path, model, optimiser, "this search", {"step": 1, "rows": [{"step": 1, "train_loss": 0.5}]})
+    checkpoint.save(path, model, optimiser, IDENTITY, {"step": 1, "rows": [{"step": 1, "train_loss": 0.5}]})
     return path.read_bytes()
 
 
@@ -122,7 +139,7 @@ def check_checkpoints(count, path):
         path.write_bytes(data)
         with nothing_executed():
             try:
-                checkpoint.read(path, "this search")
+                checkpoint.read(path, IDENTITY)
             except checkpoint.CheckpointError:
                 continue
         assert data == original, f"file {index} was loaded, though it was changed"
@@ -215,7 +232,7 @@ def test_thousands_of_forged_tickets_are_refused_or_harmless():
 
 
 def check_forged_checkpoints(count, path):
-    original = checkpoint_bytes(path)
+    original, another = checkpoint_bytes(path), replace(IDENTITY, model="1" * 64)
     model, optimiser = searching()
     for index in range(count):
         try:
@@ -225,10 +242,12 @@ def check_forged_checkpoints(count, path):
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         with nothing_executed():
             try:
-                checkpoint.restore(checkpoint.read(path, "this search"), model, optimiser)
+                checkpoint.restore(checkpoint.read(path, IDENTITY), model, optimiser)
             except checkpoint.CheckpointError:
                 after = model.state_dict()
                 assert all(torch.equal(after[name], tensor) for name, tensor in before.items()), index
+            with pytest.raises(checkpoint.CheckpointError):
+                checkpoint.read(path, another)
 
 
 def test_forged_checkpoints_change_nothing_or_fit(tmp_path):

@@ -111,7 +111,12 @@ def read(path: Path, identity: Identity) -> Content:
         return tensors, content
     told = ["weights, scores, settings or seed differ, or the model is already trained"]
     if "began" in content:
-        told = identity.differences(content["began"])
+        try:
+            told = identity.differences(content["began"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                f"checkpoint {path}: does not say which search wrote it ({type(error).__name__}: {error})"
+            ) from error
     if told:
         raise CheckpointError(
             f"checkpoint {path}: was written by another search ({'; '.join(told[:8])}); remove it, or begin as it began"

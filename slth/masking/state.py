@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from slth.numbers import plain
+
 KEY = "_extra_state"
 PLAIN = "edge-popup"  # the kind of a mask to which no search has added anything
 _VERSION = 1
@@ -25,7 +27,7 @@ _BLOCK = 1024  # bytes, to whose multiples an entry is padded: loaders that read
 
 def encode(entry: Mapping[str, Any]) -> torch.Tensor:
     """An entry (JSON) as uint8, 1-D."""
-    data = json.dumps({"version": _VERSION} | dict(entry), default=lambda number: number.item()).encode()
+    data = json.dumps({"version": _VERSION} | dict(entry), default=plain).encode()
     return torch.frombuffer(bytearray(data.ljust(-(-len(data) // _BLOCK) * _BLOCK)), dtype=torch.uint8)
 
 

@@ -221,6 +221,7 @@ def test_no_gain_is_no_share():
         (0.1, 0.2, [(0.1, 0.2)]),
         ([0.1, 0.3], 0.2, [(0.1, 0.2), (0.3, 0.2)]),
         ([0.1, 0.3], [0.2], [(0.1, 0.2), (0.3, 0.2)]),
+        ([0.04, 0.07], None, [(0.04, 0.02), (0.07, 0.12)]),
         ((0.1, 1), (0.2, 0.4), [(0.1, 0.2), (1.0, 0.4)]),
         ([0.1, 0.1], [0.2, 0.4], [(0.1, 0.2), (0.1, 0.4)]),
     ],
@@ -231,10 +232,10 @@ def test_inits_are_pairs(base, position, pairs, config):
     assert study.grid == [(lr, *pair) for pair in pairs for lr in (1.0, 2.0)]
 
 
-BAD = [[], 0, -1.0, math.nan, math.inf, "0.1", None, True, [0.1, "x"], [[0.1]]]
+BAD = [[], 0, -1.0, math.nan, math.inf, "0.1", True, [0.1, "x"], [[0.1]], [None]]
 
 
-@pytest.mark.parametrize("bad", [*BAD, [0.1, 0.1]])
+@pytest.mark.parametrize("bad", [*BAD, None, [0.1, 0.1]])
 @pytest.mark.parametrize("key", ["lr", "base_std"])
 def test_a_bad_grid_is_named(key, bad, config):
     with pytest.raises(lab.BadConfig, match=f"^{key}="):

@@ -77,7 +77,7 @@ def hidden(study, candidates):
     [
         ("blocks=0", "blocks=0: must be an int >= 1"),
         ("heads=3", "heads=3: must be a divisor of d=64"),
-        ("d=6", "heads=4: must be a divisor of d=6"),
+        ("d=6 heads=4", "heads=4: must be a divisor of d=6"),
         ("layers=0", "layers=0: must be an int >= 1"),
         ("length=1", "length=1: must be an int >= 2"),
         ("vocabulary=1", "vocabulary=1: must be an int >= 2"),
@@ -109,7 +109,7 @@ def test_what_cannot_be_run_ends_with_one_line(update, message, tmp_path, monkey
     monkeypatch.setattr(hidden_lm.ex, "config_hooks", [])
     monkeypatch.setattr(hidden_lm.ex, "observers", [])
     monkeypatch.setattr(hiding, "_read", hiding.task.corpus)  # which would remember files of other tests
-    updates = [update] if update.startswith("data") else ["data=fine.txt", update]
+    updates = [update] if update.startswith("data") else ["data=fine.txt", *update.split()]
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), "with", *updates])
     with pytest.raises(SystemExit) as stopped:
         lab.launch(hidden_lm.ex, hidden_lm.study_of)

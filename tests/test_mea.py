@@ -192,7 +192,7 @@ def test_compression_leaves_the_module_and_keeps_its_options():
 
 @pytest.mark.parametrize("heads", [0, -1, 3, 2.0])
 def test_compression_to_no_such_number(heads):
-    with pytest.raises(ValueError, match=rf"heads={heads}: must be an int in \[1, 2\]"):
+    with pytest.raises(ValueError, match=rf"heads={heads}: must be an int >= 1 and <= 2, for kv_heads=2"):
         mea(components=3, kv_heads=2).compress(heads)
 
 

@@ -167,7 +167,7 @@ def test_too_many_tokens():
         ((2, -1, 1, 4, ()), "blocks=-1: must be an int >= 1"),
         ((2, 1, 0, 4, ()), "heads=0: must be an int >= 1"),
         ((2, 1, 1, 0, ()), "hidden=0: must be an int >= 1"),
-        ((0, 1, 1, 4, ()), "d_in=0: must be an int >= 1"),
+        ((0, 1, 1, 4, ()), "^d=0: must be an int >= 1"),
         ((2, 1, 1, 4, (3, 0)), r"widths=\[2, 3, 0, 2\]: must be at least two ints >= 1"),
     ],
 )

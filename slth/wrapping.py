@@ -115,7 +115,7 @@ def _wrapped(
     for group in groups:
         group.set_keep(group.keep)
     wrapped = Wrapped(found, weights_of, groups)
-    wrapped.refresh()
+    wrapped.check()
     _attach(module, found, wrapped)
     return module
 

@@ -1,14 +1,17 @@
 """Masks follow scores however these were written, and passes that overlap have masked weights of their own."""
 
 import copy
+import gc
 import sys
 import threading
+import weakref
 
 import pytest
 import torch
 from cases import CASES, WIDTH, every_case
 from helpers import together
 from torch import nn
+from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 import slth
@@ -246,6 +249,71 @@ def test_what_an_interrupted_pass_leaves_is_not_used():
     wanted = effective(model)["first.weight"]
     assert model.first.weight.equal(wanted)
     assert model.first(x).equal(wanted.mT)
+
+
+def test_a_collection_frees_what_an_interrupted_pass_held():
+    model, x = slth.wrap(Interrupted(), KEEP), torch.eye(WIDTH)
+    with pytest.raises(KeyboardInterrupt):
+        model(x)
+    model, x = weakref.ref(model), weakref.ref(x)
+    gc.collect()
+    assert model() is None
+    assert x() is None
+
+
+class Meddling(nn.Module):
+    """Does something to its layers between two reads of each."""
+
+    def __init__(self, meddle):
+        super().__init__()
+        self.first, self.second = nn.Linear(WIDTH, WIDTH, bias=False), nn.Linear(WIDTH, WIDTH, bias=False)
+        self.meddle = meddle
+
+    def forward(self, x):
+        before = self.first(x), self.second(x)
+        return before, self.meddle(self, x), (self.first(x), self.second(x))
+
+
+@torch.no_grad()
+def write_scores(model, x):
+    for layer in (model.first, model.second):
+        scores = layer.parametrizations.weight[0].scores
+        scores.copy_(fresh(scores))
+
+
+def call_with_others(model, x):
+    state = {name: fresh(tensor) for name, tensor in model.first.state_dict().items() if name.endswith("scores")}
+    return functional_call(model.first, state, x)
+
+
+def call_with_weight(model, x):
+    original = {"parametrizations.weight.original": fresh(random_weight(model, "first.weight"))}
+    return functional_call(model.first, original, x)
+
+
+@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no grad"])
+@pytest.mark.parametrize("policy", ["layer", "global"])
+def test_scores_written_within_a_pass_count_from_then_on(policy, grad):
+    model, x = slth.wrap(Meddling(write_scores), KEEP, policy), torch.eye(WIDTH)
+    with torch.set_grad_enabled(grad):
+        old = effective(model)
+        before, _, after = model(x)
+        new = effective(model)
+    for i, name in enumerate(("first.weight", "second.weight")):
+        assert before[i].equal(old[name].mT)
+        assert after[i].equal(new[name].mT)
+        assert not before[i].equal(after[i])
+
+
+@pytest.mark.parametrize("call", [call_with_others, call_with_weight])
+@pytest.mark.parametrize("policy", ["layer", "global"])
+def test_a_part_called_with_other_tensors_within_a_pass(policy, call):
+    model, x = slth.wrap(Meddling(call), KEEP, policy), torch.eye(WIDTH)
+    before, within, after = model(x)
+    assert within.equal(call(model, x))
+    assert not within.equal(before[0])
+    for one, other in zip(before, after, strict=True):
+        assert one.equal(other)
 
 
 class Blocks(nn.Module):

@@ -144,7 +144,7 @@ def test_gradients_pass_straight_through(method):
     with torch.no_grad():
         masked.scores[0, 0] = 0.0
     method.start(layer)
-    handle(layer).refresh()
+    handle(layer).check()
     weight = random_weight(layer, "weight")
     grad = inits.uniform(weight.shape, 1.0, seed=0, name="grad")
     alpha = weight[masked.mask()].abs().mean()
@@ -361,7 +361,7 @@ def test_gates_have_their_own_gradient(seed, sigma, sharpness):
     layer.train()
     method.start(layer)
     method.before(layer, step=3, steps=10)
-    handle(layer).refresh()
+    handle(layer).check()
     weight, scores = random_weight(layer, "weight").double(), masked.scores.detach().double()
     noise = inits.normal(scores.shape, sigma, seed=seed, name="gate/weight", stream=3).double()
     z = gates(masked, scores, noise, method)
@@ -377,7 +377,7 @@ def test_gates_have_their_own_gradient(seed, sigma, sharpness):
 def test_just_the_kept_gates_are_more_open_than_shut():
     method = Bernoulli()
     _, masked = linear(keep=0.3)
-    masked.wrapped.refresh()
+    masked.wrapped.check()
     mean = gates(masked, masked.scores.detach().double(), 0.0, method)
     assert (mean > 0.5).equal(masked.mask())
 

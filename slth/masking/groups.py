@@ -51,6 +51,10 @@ class Group:
         for masked, i in self.members:
             masked.keep[i] = keep
 
+    def held(self, weights: Mapping[str, Masked]) -> Iterator[tuple[str, torch.Tensor]]:
+        """(parameter name, the scores of the whole weight) of the members, those named in `weights` as there."""
+        return ((masked.path, weights.get(masked.path, masked).scores) for masked, _ in self.members)
+
     def scores(self, weights: Mapping[str, Masked]) -> list[torch.Tensor]:
         """The scores of the members, those named in `weights` as they are there."""
         found = [(weights.get(masked.path, masked), i) for masked, i in self.members]
@@ -139,12 +143,12 @@ class Wrapped:
             return self.weights
         return self.weights | _masked(module)
 
-    def cuts_in_backward(self) -> dict[Group, masks.Cut | masks.DeviceCut]:
+    def cuts_in_backward(self) -> passes.Cuts:
         """Cuts that the backward pass of this moment shares, or nobody's: scores rest while it runs."""
         return passes.cuts_of_backward(id(self))
 
-    def refresh(self) -> None:
-        """Cut every group. Raises ValueError for scores that hold NaN."""
+    def check(self) -> None:
+        """Raise ValueError for scores that hold NaN."""
         for group in self.groups:
             group.cut(self.weights)
 

@@ -154,12 +154,7 @@ class Masked(nn.Module):
         if span is None:
             with passes.within(self._own_pass()):
                 return self.gate(self, weight)
-        key = self, torch.is_grad_enabled(), torch.is_inference_mode_enabled(), passes.saving()
-        made = span.made.get(key)
-        if made is None:
-            with passes.within(span):
-                made = span.made[key] = self.gate(self, weight)
-        return made
+        return span.made(self, weight)
 
     def right_inverse(self, value: torch.Tensor) -> torch.Tensor:
         """Refuse what is assigned to the weight, by ValueError; torch asks before the mask stands on it, too."""
@@ -279,7 +274,7 @@ class Masked(nn.Module):
         if watched():
             return [traced_cut(group.scores({self.path: self}), group.share) for group in groups]
         span = passes.running(self) or self._own_pass()
-        return [span.cut(group) for group in groups]
+        return [span.cut(group, self) for group in groups]
 
     def mask(self) -> torch.Tensor:
         """The mask: bool, the weight's shape."""

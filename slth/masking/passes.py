@@ -1,12 +1,14 @@
 """Spans for which masks are cut once: forward passes, each with masked weights of its own.
 
 Nothing is kept from one pass to the next, so that a mask is never older than the pass that reads it, however the scores
-were written. Passes that overlap share nothing: those of several threads, of DataParallel's replicas, and of a module
-that is called within its own forward.
+were written. Within a pass a mask follows its scores where torch counts the writing, or where they are others, as those
+that `torch.func.functional_call` puts in. Passes that overlap share nothing: those of several threads, of
+DataParallel's replicas, and of a module that is called within its own forward.
 """
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -27,19 +29,65 @@ if TYPE_CHECKING:
 Hooks = tuple[Callable[..., Any], Callable[..., Any]]
 
 
+class Stamp(NamedTuple):
+    """Which tensor one is, and how often it was written as far as torch counts."""
+
+    tensor: torch.Tensor
+    version: int
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> Stamp:
+        """The stamp of a tensor as it is now."""
+        return cls(tensor, -1 if tensor.is_inference() else tensor._version)
+
+    def holds(self, tensor: torch.Tensor) -> bool:
+        """Whether it is this tensor, not written since."""
+        return tensor is self.tensor and (tensor.is_inference() or tensor._version == self.version)
+
+
+class _Held(NamedTuple):
+    cut: Cut | DeviceCut
+    stamps: dict[str, Stamp]  # of the scores that were cut, by parameter name
+
+
+class _Made(NamedTuple):
+    value: torch.Tensor
+    scores: Stamp
+    weight: Stamp
+
+
+#: Where groups are cut, as several passes may share it.
+Cuts = dict["Group", _Held]
+
+
 class Pass:
     """What one forward pass has cut, and the masked weights it has made; `weights` are its masks by parameter name."""
 
-    def __init__(self, weights: Mapping[str, Masked], cuts: dict[Group, Cut | DeviceCut] | None = None) -> None:
+    def __init__(self, weights: Mapping[str, Masked], cuts: Cuts | None = None) -> None:
         self.weights = weights
-        self.cuts = {} if cuts is None else cuts
-        self.made: dict[tuple[Masked, bool, bool, Hooks | None], torch.Tensor] = {}
+        self.cuts: Cuts = {} if cuts is None else cuts
+        self._made: dict[tuple[Masked, bool, bool, Hooks | None], _Made] = {}
 
-    def cut(self, group: Group) -> Cut | DeviceCut:
-        """Where a group is cut in this pass. Raises ValueError for scores that hold NaN."""
-        if group not in self.cuts:
-            self.cuts[group] = group.cut(self.weights)
-        return self.cuts[group]
+    def cut(self, group: Group, reader: Masked | None = None) -> Cut | DeviceCut:
+        """Where a group is cut in this pass, anew where the reader's scores have changed.
+
+        Raises ValueError for scores that hold NaN.
+        """
+        held = self.cuts.get(group)
+        if held is None or (reader is not None and not held.stamps[reader.path].holds(reader.scores)):
+            stamps = {path: Stamp.of(scores) for path, scores in group.held(self.weights)}
+            held = self.cuts[group] = _Held(group.cut(self.weights), stamps)
+        return held.cut
+
+    def made(self, masked: Masked, weight: torch.Tensor) -> torch.Tensor:
+        """The masked weight, made once for what it is made of. Raises ValueError for scores that hold NaN."""
+        key = masked, torch.is_grad_enabled(), torch.is_inference_mode_enabled(), saving()
+        made = self._made.get(key)
+        if made is None or not (made.scores.holds(masked.scores) and made.weight.holds(weight)):
+            stamps = Stamp.of(masked.scores), Stamp.of(weight)
+            with within(self):
+                made = self._made[key] = _Made(masked.gate(masked, weight), *stamps)
+        return made.value
 
     def holds(self, masked: Masked) -> bool:
         """Whether this mask, and no copy or replica of it, is one of the pass."""
@@ -56,7 +104,7 @@ class _Thread(threading.local):
     def __init__(self) -> None:
         self.open: list[_Entry] = []
         self.again: dict[tuple[int, Hooks, int], Pass] = {}  # of layers that a backward pass computes again
-        self.cuts: dict[tuple[int, int], dict[Group, Cut | DeviceCut]] = {}  # that a backward pass shares
+        self.cuts: dict[tuple[int, int], Cuts] = {}  # that a backward pass shares
 
 
 _thread = _Thread()
@@ -121,7 +169,7 @@ def recomputed(masked: Masked, begin: Callable[[], Pass]) -> Pass | None:
     return again[key]
 
 
-def cuts_of_backward(owner: int) -> dict[Group, Cut | DeviceCut]:
+def cuts_of_backward(owner: int) -> Cuts:
     """Cuts that the backward pass of this moment shares, for the owner of that id; outside of one nobody's."""
     task = torch._C._current_graph_task_id()
     if task == -1:
@@ -146,3 +194,12 @@ def _runs(wanted: FrameType | None) -> bool:
     while frame is not None and frame is not wanted:
         frame = frame.f_back
     return frame is wanted
+
+
+def _prune_at_collection(phase: str, info: Mapping[str, int]) -> None:
+    """Let `gc.collect()` free what an interrupt has left open in the thread that calls it."""
+    if phase == "start" and info["generation"] == 2:
+        _prune()
+
+
+gc.callbacks.append(_prune_at_collection)

@@ -130,7 +130,7 @@ def fit(
     check_there_still(model)
     search = _search(model, method, steps)
     if search:
-        handle(model).refresh()  # which refuses NaN, before a batch is drawn
+        handle(model).check()  # before a batch is drawn
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError(f"{type(root(model)).__name__}: nothing to train, no parameter has requires_grad")

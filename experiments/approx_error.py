@@ -15,11 +15,10 @@ the shortest.
 import time
 from dataclasses import asdict
 
-import approximation
-import depth
-import lab
-
 from slth import plots
+from slth.experiments import lab
+from slth.experiments.studies.approximation import depth
+from slth.experiments.studies.approximation import measure as approximation
 
 ex = lab.experiment("approx_error")
 

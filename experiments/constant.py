@@ -7,10 +7,9 @@ within epsilon / d^2; C = n' / log(d^2 / epsilon), the logarithm being natural.
 
 import time
 
-import lab
-from candidates import measure, study_of, summarise
-
 from slth import plots
+from slth.experiments import lab
+from slth.experiments.studies.constant.measure import measure, study_of, summarise
 
 ex = lab.experiment("constant")
 

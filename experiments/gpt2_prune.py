@@ -13,11 +13,14 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import lab
 import pandas as pd
 import torch
-from lab import as_choice, as_float, as_int
-from pruning import (
+
+import slth
+from slth import plots
+from slth.experiments import lab
+from slth.experiments.lab import as_choice, as_float, as_int
+from slth.experiments.studies.gpt2.training import (
     Data,
     Search,
     Source,
@@ -39,9 +42,6 @@ from pruning import (
     training_of,
     val_loss,
 )
-
-import slth
-from slth import plots
 from slth.models import gpt2
 
 ex = lab.experiment("gpt2_prune")

@@ -7,10 +7,9 @@ split into halves; candidates=[8,12,16,20,24] draws the loss gap against it.
 
 import time
 
-import lab
-from hiding import hide, study_of, summarise, train_target
-
 from slth import plots
+from slth.experiments import lab
+from slth.experiments.studies.hidden.measure import hide, study_of, summarise, train_target
 from slth.threads import one_torch_thread
 
 ex = lab.experiment("hidden_lm")

@@ -18,12 +18,11 @@ and one with more variants, seeds, keeps, widths or lengths measures what is mis
 
 import time
 
-import lab
-from mixtures.jobs import measure
-from mixtures.study import check, claim, study_of
-from mixtures.tables import summarise, table_of
-
 from slth import plots
+from slth.experiments import lab
+from slth.experiments.studies.mixing.jobs import measure
+from slth.experiments.studies.mixing.study import check, claim, study_of
+from slth.experiments.studies.mixing.tables import summarise, table_of
 from slth.threads import one_torch_thread
 
 ex = lab.experiment("mixing")

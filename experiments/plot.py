@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lab
 import pandas
-import stores
 from matplotlib.figure import Figure
 
 from slth import plots
+from slth.experiments import lab
+from slth.experiments.lab import stores
 
 ex = lab.experiment("plot")
 ex.add_config(

@@ -13,11 +13,13 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import lab
 import pandas as pd
 import scipy  # its parts load where they are used
-from lab import BadConfig, as_bool, as_choice, as_float, as_int
-from pruning import (
+
+from slth import plots
+from slth.experiments import lab
+from slth.experiments.lab import BadConfig, as_bool, as_choice, as_float, as_int
+from slth.experiments.studies.gpt2.training import (
     Data,
     Search,
     Source,
@@ -32,8 +34,6 @@ from pruning import (
     sizes_of,
     training_of,
 )
-
-from slth import plots
 from slth.models import gpt2
 from slth.threads import one_torch_thread
 

@@ -23,20 +23,27 @@ from typing import Any
 
 import pandas as pd
 import torch
-from benchmarks.gpu import command, report
+
+from slth.experiments.studies.speed.gpu import command, report
 
 try:
-    import lab
+    from slth.experiments import lab
 except ModuleNotFoundError as missing:  # Sacred, on a GPU's machine
     if missing.name != "sacred":
         raise
     raise SystemExit(command.main(sys.argv[1:])) from None
 
-from benchmarks import attention_routes, linear_attention, peers, selection, subset_sums, training_step
-from benchmarks.timing import Row
-from lab import BadConfig, Refused, as_float, as_int, as_int_list
-
 from slth import plots
+from slth.experiments.lab import BadConfig, Refused, as_float, as_int, as_int_list
+from slth.experiments.studies.speed import (
+    attention_routes,
+    linear_attention,
+    peers,
+    selection,
+    subset_sums,
+    training_step,
+)
+from slth.experiments.studies.speed.timing import Row
 from slth.threads import cores
 
 AREAS = ("subset_sums", "attention_routes", "selection", "training_step", "linear_attention")

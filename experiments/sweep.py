@@ -14,9 +14,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-import lab
-import stores
-from sweeps import code, conduct, plan
+from slth.experiments import lab
+from slth.experiments.lab import stores
+from slth.experiments.sweeps import code, conduct, plan
 
 ex = lab.experiment("sweep")
 ex.add_config(

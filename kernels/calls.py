@@ -157,7 +157,8 @@ def _check_like(weight: torch.Tensor, out: torch.Tensor) -> None:
 def select_threshold(scores: torch.Tensor, k: int, *, near: Threshold | None = None, impl: str = "auto") -> Threshold:
     """Where to cut for exactly k scores to be kept: those of largest magnitude, ties going to the lowest index.
 
-    The rule of `slth.masks`, on the scores' own device: nothing is copied to the host, whose work goes on meanwhile.
+    The rule of `slth.masking.masks`, on the scores' own device: nothing is copied to the host, whose work goes on
+    meanwhile.
 
     Args:
         scores: float32, any shape, not NaN (which is not looked for).
@@ -457,11 +458,11 @@ def seeded_weight(
     device: torch.device | str = "cpu",
     impl: str = "auto",
 ) -> torch.Tensor:
-    """The random weight of `slth.inits` under a mask, made where it is used: float32, the same bits everywhere.
+    """The random weight of `slth.weights.inits` under a mask, made where it is used: float32, the same bits everywhere.
 
     Args:
         shape: (rows, columns).
-        seed: as in `slth.inits`, like name and stream.
+        seed: as in `slth.weights.inits`, like name and stream.
         name: of the weight's stream.
         distribution: "uniform", "uniform16" or "sign".
         scale: of the distribution.
@@ -497,12 +498,12 @@ def seeded_linear(
 ) -> torch.Tensor:
     """X times a weight that exists only as a seed and one bit an entry: made, masked and used tile by tile.
 
-    Differentiable in x and the bias. The weight is float32 as `slth.inits` draws it, row by row of its own layout, and
-    rounded to x's dtype.
+    Differentiable in x and the bias. The weight is float32 as `slth.weights.inits` draws it, row by row of its own
+    layout, and rounded to x's dtype.
 
     Args:
         x: (..., in), float.
-        seed: as in `slth.inits`, like name and stream.
+        seed: as in `slth.weights.inits`, like name and stream.
         name: of the weight's stream.
         bits: its mask, uint8: (out, ceil(in / 8)) for a weight (out, in) like that of nn.Linear.
         distribution: "uniform", "uniform16" or "sign".

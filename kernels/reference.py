@@ -12,7 +12,7 @@ import torch
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from slth import inits
+from slth.weights import inits
 
 from .bits import unpack_mask
 from .shapes import Scored, Threshold, as_threshold
@@ -150,7 +150,7 @@ def seeded_weight(
     bits: torch.Tensor | None,
     device: torch.device,
 ) -> torch.Tensor:
-    """The random weight of `slth.inits`, float32, 0 where bits say so."""
+    """The random weight of `slth.weights.inits`, float32, 0 where bits say so."""
     weight = SEEDED[distribution](shape, scale, seed=seed, name=name, stream=stream, device=device)
     return weight if bits is None else torch.where(unpack_mask(bits, shape[-1]), weight, 0)
 

@@ -1,9 +1,10 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 # ruff: noqa: SIM108
-"""The numbers of `slth.inits` inside Triton kernels: Philox4x32-10 and the rules that make weights of its words.
+"""The numbers of `slth.weights.inits` inside Triton kernels: Philox4x32-10 and the rules that make weights of its
+words.
 
-All is exact or rounded once, where `slth.inits` rounds: the same weights in every bit. Each draw is counted by block,
-four words that make PER_BLOCK[distribution] neighbouring weights of the row-major matrix.
+All is exact or rounded once, where `slth.weights.inits` rounds: the same weights in every bit. Each draw is counted by
+block, four words that make PER_BLOCK[distribution] neighbouring weights of the row-major matrix.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ PER_BLOCK = {"uniform": 4, "uniform16": 8, "sign": 128}
 
 
 def factor(distribution: str, scale: float) -> float:
-    """What the lattice point is multiplied with, a float32 as `slth.inits` has it."""
+    """What the lattice point is multiplied with, a float32 as `slth.weights.inits` has it."""
     bits = {"uniform": 24, "uniform16": 16, "sign": 0}[distribution]
     return float(np.float32(scale) * np.float32(2.0**-bits))
 

@@ -21,7 +21,7 @@ import triton.language as tl
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from slth import inits
+from slth.weights import inits
 
 from .bits import in_words
 from .offline import Case
@@ -359,7 +359,9 @@ def _write_tile() -> dict[str, int]:
 
 
 def _drawn(seed: int, name: str, distribution: str, scale: float, stream: int) -> dict[str, Any]:
-    """What the kernels are given of a weight's draw. Raises as `slth.inits` does for a scale or stream that is none."""
+    """What the kernels are given of a weight's draw. Raises as `slth.weights.inits` does for a scale or stream that is
+    none.
+    """
     # a draw of nothing, for its checks
     {"uniform": inits.uniform, "uniform16": inits.uniform16, "sign": inits.sign}[distribution](
         (0,), scale, seed=seed, name=name, stream=stream

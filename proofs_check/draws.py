@@ -1,4 +1,4 @@
-"""Random cases and their geometry. All numbers come from `slth.inits`; every name is a stream of its own."""
+"""Random cases and their geometry. All numbers come from `slth.weights.inits`; every name is a stream of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from slth import inits
+from slth.weights import inits
 
 Module = TypeVar("Module", bound=nn.Module)
 

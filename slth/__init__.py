@@ -3,10 +3,12 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from slth import former
+
 if TYPE_CHECKING:
     from slth.search import fit
-    from slth.serving import serve
     from slth.ticket import Ticket, TicketError
+    from slth.ticket.serving import serve
     from slth.wrapping import handle, unwrap, wrap
 
 __version__ = "0.1.0"
@@ -18,7 +20,7 @@ _HOMES = {
     "TicketError": "slth.ticket",
     "fit": "slth.search",
     "handle": "slth.wrapping",
-    "serve": "slth.serving",
+    "serve": "slth.ticket.serving",
     "unwrap": "slth.wrapping",
     "wrap": "slth.wrapping",
 }
@@ -27,22 +29,22 @@ _HOMES = {
 _ROOMS = (
     "attention",
     "construct",
-    "inits",
     "kernels",
-    "masks",
+    "masking",
     "models",
     "plots",
-    "recipes",
     "search",
-    "serving",
     "tasks",
     "theory",
     "ticket",
+    "weights",
 )
+
+former.follow()
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
+    if name in _ROOMS or f"slth.{name}" in former.MOVED:
         return import_module(f"slth.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'slth' has no attribute {name!r}")

@@ -20,12 +20,13 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from slth import inits, masks, recipes, storage, targets
-from slth.masking import Group, Masked, Wrapped, huggingface, passes, pickling, saving, writing
+from slth import storage
+from slth.masking import Group, Masked, Wrapped, huggingface, masks, passes, pickling, saving, targets, writing
 from slth.masking.places import check, check_there, freeze, place, settle, take_off, unmasked
+from slth.masking.targets import Target
 from slth.modules import check_module
 from slth.numbers import as_int
-from slth.targets import Target
+from slth.weights import inits, recipes
 
 _HANDLE = "_slth_wrapped"
 _AROUND = {  # what is put around a module, and the name of the module in there
@@ -64,12 +65,12 @@ def wrap(
         policy: "layer": each weight keeps its own share (each of query, key and value where they are fused);
             "global": all weights compete; or groups by name, {"qk": ["*query*", "*key*"]}: what a pattern matches
             competes within its group, the rest by layer.
-        targets: shell patterns of the parameters to mask; None: all weights (see `slth.targets`), no biases and no
-            normalisation. A pattern that matches weights takes these alone ("blocks.*.attn.*" takes no bias); one that
-            matches none takes what it names ("*.bias").
-        weights: None leaves the weights as they are. A name of `slth.inits.INITS`, or names by pattern, draws them anew
-            from `slth.inits` by seed and parameter name, fan-scaled inits for the kept share of the fan; only such
-            weights (and those of our own models) can be told by a seed in a ticket.
+        targets: shell patterns of the parameters to mask; None: all weights (see `slth.masking.targets`), no biases and
+            no normalisation. A pattern that matches weights takes these alone ("blocks.*.attn.*" takes no bias); one
+            that matches none takes what it names ("*.bias").
+        weights: None leaves the weights as they are. A name of `slth.weights.inits.INITS`, or names by pattern, draws
+            them anew from `slth.weights.inits` by seed and parameter name, fan-scaled inits for the kept share of the
+            fan; only such weights (and those of our own models) can be told by a seed in a ticket.
         scores: how scores start, a key of SCORES.
         seed: of scores and weights, an int.
 
@@ -293,7 +294,7 @@ def _check_kinds(keep: object, policy: object, targets: object, weights: object)
         or isinstance(weights, str)
         or (isinstance(weights, Mapping) and _are_words([*weights, *weights.values()]))
     ):
-        raise ValueError(f"weights={weights!r}: must be a name of slth.inits.INITS, names by pattern, or None")
+        raise ValueError(f"weights={weights!r}: must be a name of slth.weights.inits.INITS, names by pattern, or None")
 
 
 def _are_words(given: object) -> bool:

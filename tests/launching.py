@@ -7,9 +7,7 @@ must not have been imported under TRITON_INTERPRET.
 """
 
 import json
-import sys
 from collections import Counter
-from pathlib import Path
 from unittest.mock import patch
 
 import torch
@@ -21,12 +19,9 @@ from triton.compiler import compiler
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-
-from benchmarks.cases import all_cases
-
-from slth import inits
+from slth.experiments.studies.speed.cases import all_cases
 from slth.kernels import Threshold, choice, reference
+from slth.weights import inits
 
 LARGEST_GRID = (2**31 - 1, 2**16 - 1, 2**16 - 1)
 

@@ -16,8 +16,8 @@ import torch.distributed as dist
 from torch import nn
 
 import slth
-from slth import inits
 from slth.search import Bernoulli, IteRand, parallel
+from slth.weights import inits
 
 METHODS = {"edge_popup": lambda: None, "iterand": lambda: IteRand(every=3), "bernoulli": Bernoulli}
 STEPS = 8

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import slth
-from slth import inits
 from slth.search import Bernoulli, Biprop, EdgePopup, Frozen, IteRand
+from slth.weights import inits
 from slth.wrapping import handle
 
 STEPS = 150

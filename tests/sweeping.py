@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
 
 on_ray = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: slth[cluster]"),
@@ -34,7 +33,7 @@ import os
 import time
 from pathlib import Path
 
-import lab
+from slth.experiments import lab
 import pandas
 
 ex = lab.experiment("toy")

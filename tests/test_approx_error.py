@@ -15,16 +15,14 @@ from hypothesis import strategies as st
 import slth
 from slth import plots
 from slth.attention.mha import ROLES
-from slth.masks import count_kept
+from slth.experiments import approx_error, lab
+from slth.experiments.studies.approximation import learning
+from slth.experiments.studies.approximation import measure as approximation
+from slth.masking.masks import count_kept
 from slth.search.controls import random_mask
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
 
-import approx_error  # noqa: E402
-import approximation  # noqa: E402
-import lab  # noqa: E402
-import learning  # noqa: E402
 
 SCRIPT = EXPERIMENTS / "approx_error.py"
 SMALL = {"hidden": [5, 12], "lengths": [4, 9], "sources": [3, 2], "samples": 4, "steps": 12, "target": "random"}

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from torch.func import functional_call
 
 import slth
-from slth import inits
 from slth.attention import (
     ATTENTIONS,
     MIXING_INITS,
@@ -38,6 +37,7 @@ from slth.attention import (
     rope,
 )
 from slth.attention.base import causal_mask as with_causal
+from slth.weights import inits
 
 T = 6
 exactly = {"rtol": 1e-12, "atol": 1e-12}
@@ -256,11 +256,11 @@ def test_weights_are_named_streams_and_widened(variant):
     assert len(names) >= 3
     for name in names:
         weight = getattr(single, name)
-        recipe = slth.recipes.recipe_of(single, name)
+        recipe = slth.weights.recipes.recipe_of(single, name)
         assert recipe.draws[0].name == name
         assert weight.equal(recipe.tensor(weight.shape))
         assert getattr(double, name).equal(weight.double())
-        assert slth.recipes.recipe_of(other, name).draws[0].name == f"block.0.{name}"
+        assert slth.weights.recipes.recipe_of(other, name).draws[0].name == f"block.0.{name}"
         assert not getattr(other, name).equal(weight)
 
 
@@ -288,7 +288,7 @@ def test_mixing_starts(variant):
         assert not both.state_dict().keys() - random.state_dict().keys()
         constant = both._mixing(name) - weight
         start = getattr(natural, name)
-        if slth.recipes.recipe_of(natural, name) is None:
+        if slth.weights.recipes.recipe_of(natural, name) is None:
             assert torch.allclose(constant, start, rtol=0, atol=1e-12)
     x = random_inputs(0, 2, T, 9)
     for module in (natural, both, theory):
@@ -296,7 +296,7 @@ def test_mixing_starts(variant):
     with torch.no_grad():
         for name in variant.mixing:
             getattr(both, name).zero_()
-    if all(slth.recipes.recipe_of(natural, name) is None for name in variant.mixing):
+    if all(slth.weights.recipes.recipe_of(natural, name) is None for name in variant.mixing):
         assert torch.allclose(both(x), natural(x), **exactly)
 
 

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slth import bits
-from slth.bits import CHUNK, decode, encode, pack, unpack
+from slth.ticket import bits
+from slth.ticket.bits import CHUNK, decode, encode, pack, unpack
 
 WAYS = [(pack, unpack), (encode, decode)]
 both_ways = pytest.mark.parametrize(("there", "back"), WAYS, ids=["packed", "coded"])

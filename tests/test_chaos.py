@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 from sweeping import ended, leftovers, on_ray, run_folders, start, sweep, timeless, two_nodes, wait_for
 
-from slth import inits
-
-import lab  # isort: skip  # sweeping has put experiments/ on the path
+from slth.experiments import lab
+from slth.weights import inits
 
 pytestmark = on_ray
 

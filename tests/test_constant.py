@@ -18,12 +18,11 @@ from scipy.stats import beta
 from slth import plots, theory, threads
 from slth.construct.linear import linear
 from slth.construct.subset_sum import MAX_EXACT
+from slth.experiments import lab
+from slth.experiments.studies.constant import measure as study
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
 
-import candidates as study  # noqa: E402
-import lab  # noqa: E402
 
 CONFIG = {"d": [2, 4], "epsilon": [0.3, 0.1], "target": ["uniform", "unit"], "effort": 100, "seed": 0}
 COLUMNS = ["d", "epsilon", "n_prime", "success", "trials", "c_low", "c_high"]  # others rely on these

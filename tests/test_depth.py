@@ -15,14 +15,12 @@ from hypothesis import strategies as st
 
 from slth import plots
 from slth.construct.transformer import certify, pruned, transformer
+from slth.experiments import approx_error, lab
+from slth.experiments.studies.approximation import depth as study
+from slth.experiments.studies.approximation import measure as approximation
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
 
-import approx_error  # noqa: E402
-import approximation  # noqa: E402
-import depth as study  # noqa: E402
-import lab  # noqa: E402
 
 SCRIPT = EXPERIMENTS / "approx_error.py"
 CONFIG = {

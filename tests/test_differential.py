@@ -137,7 +137,7 @@ def test_vectors_are_drawn_each_by_its_name():
     for name in VECTORS:
         vector = getattr(module, name)
         assert vector.shape == (200,)
-        assert vector.equal(slth.inits.normal((200,), 0.1, seed=3, name=f"a.{name}").double())
+        assert vector.equal(slth.weights.inits.normal((200,), 0.1, seed=3, name=f"a.{name}").double())
 
 
 @pytest.mark.parametrize("norm", [True, False])

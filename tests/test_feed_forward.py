@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from slth import inits
 from slth.construct.feed_forward import _share_out, feed_forward, relu_linear, relu_reach
 from slth.construct.transformer import pruned
 from slth.models.transformer import FeedForward
+from slth.weights import inits
 
 #: (d_in, d_out, hidden): 1 to 10 candidates per half, remainders, other widths out than in.
 CASES = [(1, 1, 8), (2, 2, 4), (2, 3, 23), (3, 1, 25), (3, 3, 60), (4, 2, 33)]

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
+from slth.experiments import lab
 
-import lab  # noqa: E402
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
 
 FULL, SMALL = 1000, 60
 FULL_PROCESSES, SMALL_PROCESSES = 20, 2
@@ -180,7 +180,8 @@ def test_defaults_follow_what_they_depend_on(name, words, told):
 
 def test_a_misspelt_key_is_told_without_what_takes_long_to_import():
     heavy = ("torch._dynamo", "sympy", "scipy.stats", "scipy.optimize", "transformers")
-    code = f"""import sys; sys.path.insert(0, {str(EXPERIMENTS)!r}); import lab
+    code = f"""import sys
+from slth.experiments import lab
 from pathlib import Path
 for name in ("approx_error", "constant", "hidden_lm", "plot", "sweep"):
     lab.launched_by(Path({str(EXPERIMENTS)!r}) / f"{{name}}.py")

@@ -18,7 +18,7 @@ from transformers import GPT2LMHeadModel
 from slth.attention import ATTENTIONS
 from slth.models import gpt2
 from slth.models.gpt2_attention import GPT2WithAttention, with_attention
-from slth.recipes import recipe_of
+from slth.weights.recipes import recipe_of
 
 MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 SMALL = {"n_layer": 2, "n_embd": 24, "n_head": 3}  # of the tiny model, for what needs no statistics

@@ -13,20 +13,18 @@ import pandas as pd
 import pytest
 import torch
 from helpers import cats
+from sacred.observers import FileStorageObserver
+
+import slth
+from slth import plots
+from slth.experiments import gpt2_prune, lab
+from slth.experiments.studies.gpt2 import training as pruning
+from slth.models import gpt2
+from slth.search import controls
+from slth.wrapping import effective, handle
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
 
-import gpt2_prune  # noqa: E402
-import lab  # noqa: E402
-import pruning  # noqa: E402
-from sacred.observers import FileStorageObserver  # noqa: E402
-
-import slth  # noqa: E402
-from slth import plots  # noqa: E402
-from slth.models import gpt2  # noqa: E402
-from slth.search import controls  # noqa: E402
-from slth.wrapping import effective, handle  # noqa: E402
 
 SCRIPT = EXPERIMENTS / "gpt2_prune.py"
 ALONE = os.environ | {"OMP_NUM_THREADS": "1"}  # as in the other tests: see conftest.py
@@ -156,20 +154,20 @@ def test_training_learns_and_the_controls_do_not(stored):
 
 IN_A_NEW_PROCESS = """
 import sys
-sys.path.insert(0, sys.argv[1])
-import pruning, slth
+import slth
+from slth.experiments.studies.gpt2 import training as pruning
 from slth.models import gpt2
-data = pruning.data_of({"data": sys.argv[2], "vocabulary": "bytes", "length": 16, "windows": 8})
+data = pruning.data_of({"data": sys.argv[1], "vocabulary": "bytes", "length": 16, "windows": 8})
 model = gpt2.build(gpt2.config("tiny", width=0.25, vocabulary=256, length=16), seed=5)  # of any weights
 before = pruning.val_loss(model, data.validation)
-slth.Ticket.load(sys.argv[3]).apply(model)
+slth.Ticket.load(sys.argv[2]).apply(model)
 print(before.hex(), pruning.val_loss(model, data.validation).hex())
 """
 
 
 def test_the_ticket_gives_the_same_loss_in_a_new_process(stored, text):
     _, summary, folder = stored
-    command = [sys.executable, "-c", IN_A_NEW_PROCESS, str(EXPERIMENTS), str(text), str(folder / "ticket.safetensors")]
+    command = [sys.executable, "-c", IN_A_NEW_PROCESS, str(text), str(folder / "ticket.safetensors")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=ALONE)
     assert done.returncode == 0, done.stderr
     before, loss = map(float.fromhex, done.stdout.split())
@@ -462,8 +460,8 @@ def fits(monkeypatch):
 
 KILLED_AFTER_SOME_STEPS = """
 import os, signal, sys
-sys.path.insert(0, sys.argv.pop(1))
-import gpt2_prune, lab, pruning
+from slth.experiments import gpt2_prune, lab
+from slth.experiments.studies.gpt2 import training as pruning
 steps, draw = iter(range(int(sys.argv.pop(1)))), pruning.texts.batch
 def batch(*args, **given):
     if next(steps, None) is None:
@@ -478,7 +476,7 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path, config, fits):
     given = config(checkpoints=str(tmp_path / "kept"))
     updates = [f"{key}={value}" for key, value in given.items() if key in SMALL or key in ("data", "checkpoints")]
     steps = 2 * 4 + 30 + 2 * 4 + 17  # two pilots and a dense training, two pilots and half a ticket
-    arguments = [str(EXPERIMENTS), str(steps), "-F", str(tmp_path / "killed"), "with", *updates]
+    arguments = [str(steps), "-F", str(tmp_path / "killed"), "with", *updates]
     command = [sys.executable, "-c", KILLED_AFTER_SOME_STEPS, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=ALONE)
     assert done.returncode == -signal.SIGKILL, done.stderr

@@ -11,14 +11,13 @@ import pandas as pd
 import pytest
 import torch
 
+from slth import kernels
+from slth.experiments.studies.speed import cases
+from slth.experiments.studies.speed.gpu import command, report
+from slth.experiments.studies.speed.timing import Timing, compare
+
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
 
-from benchmarks import cases  # noqa: E402
-from benchmarks.gpu import command, report  # noqa: E402
-from benchmarks.timing import Timing, compare  # noqa: E402
-
-from slth import kernels  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -64,7 +63,7 @@ def test_a_wrong_result_fails():
 
 def test_a_step_under_masks_is_timed_beside_a_dense_one():
     pytest.importorskip("transformers")
-    from benchmarks.gpu import step
+    from slth.experiments.studies.speed.gpu import step
 
     with kernels.use("triton"):
         (row,) = step.rows(CPU, 1, 0, step.Shape(1, 64, 1, 8))
@@ -174,7 +173,7 @@ def test_what_cannot_be_measured_is_one_line(words, message, capsys):
 @pytest.mark.parametrize("sacred", [True, False])
 def test_without_a_gpu_the_command_says_so(sacred, tmp_path):
     hidden = "" if sacred else "sys.modules['sacred'] = None; "
-    code = f"import sys, runpy; {hidden}sys.path.insert(0, {str(EXPERIMENTS)!r}); "
+    code = f"import sys, runpy; {hidden}"
     code += "sys.argv = ['speed.py', 'with', 'device=cuda']; runpy.run_path('speed.py', run_name='__main__')"
     command_line = [
         sys.executable,
@@ -192,9 +191,8 @@ def test_a_stored_run_with_failures_is_failed_and_whole(tmp_path):
     pytest.importorskip("sacred")
     code = f"""
 import runpy, sys
-sys.path.insert(0, {str(EXPERIMENTS)!r})
 import pandas as pd
-from benchmarks.gpu import command, report
+from slth.experiments.studies.speed.gpu import command, report
 command.check_device = lambda device: None
 report.checks = lambda areas, device: pd.DataFrame([["k", "c", "float32", "out", 0.0, 0.0, True]],
                                                    columns=report.CHECK_COLUMNS)

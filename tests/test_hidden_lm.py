@@ -13,16 +13,14 @@ import pytest
 import torch
 from helpers import cats
 
+from slth.attention.mha import ROLES
+from slth.construct.transformer import language_model, pruned, record_scales
+from slth.experiments import hidden_lm, lab
+from slth.experiments.studies.hidden import measure as hiding
+from slth.threads import one_torch_thread
+
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
 
-import hidden_lm  # noqa: E402
-import hiding  # noqa: E402
-import lab  # noqa: E402
-
-from slth.attention.mha import ROLES  # noqa: E402
-from slth.construct.transformer import language_model, pruned, record_scales  # noqa: E402
-from slth.threads import one_torch_thread  # noqa: E402
 
 SCRIPT = EXPERIMENTS / "hidden_lm.py"
 TEXT = cats(150)

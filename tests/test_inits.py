@@ -9,8 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from slth import inits
 from slth.threads import one_torch_thread
+from slth.weights import inits
 
 CPU = torch.device("cpu")
 LOW = 2**32 - 1

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from slth import inits, kernels, masks
+from slth import kernels
 from slth.kernels import calls, choice, shapes
+from slth.masking import masks
+from slth.weights import inits
 
 
 def numbers(name, *shape, dtype=torch.float32):

@@ -1,22 +1,18 @@
 """Attention in Triton's interpreter against the reference: values, gradients, masks, layouts, what is left unread."""
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+from slth.experiments.studies.speed import timing
+from slth.experiments.studies.speed.cases import TOLERANCE, differences, normal
+from slth.experiments.studies.speed.cases.attention import CASES
+from slth.experiments.studies.speed.gpu import attention as timed
+from slth.kernels import BlockMask, attention, merged_attention, triton_attention
 
 pytest.importorskip("triton")
 
-from benchmarks import timing
-from benchmarks.cases import TOLERANCE, differences, normal
-from benchmarks.cases.attention import CASES
-from benchmarks.gpu import attention as timed
-
-from slth.kernels import BlockMask, attention, merged_attention, triton_attention
 
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs Triton's interpreter")
 SMALL = [case for case in CASES if not case.large]

@@ -16,15 +16,14 @@ from posing import GPU, Event, posing
 from torch import nn
 
 import slth
-from slth import kernels, masks
+from slth import kernels
+from slth.experiments.studies.speed import cases
+from slth.experiments.studies.speed.gpu import command, finished, report, seeded
 from slth.kernels.offline import FILES
 from slth.kernels.shapes import placed
+from slth.masking import masks
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "experiments"))
-
-from benchmarks import cases  # noqa: E402
-from benchmarks.gpu import command, finished, report, seeded  # noqa: E402
 
 
 def test_every_case_goes_through_the_launcher():

@@ -1,14 +1,12 @@
 """Masked weights and their products, in Triton's interpreter against the reference."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-pytest.importorskip("triton")
-
-from slth import masks
+from slth.experiments.studies.speed.cases import TOLERANCE, differences, normal
+from slth.experiments.studies.speed.cases.masked_linear import CASES
+from slth.experiments.studies.speed.gpu import masked_linear as gpu_masked_linear
+from slth.experiments.studies.speed.timing import COLUMNS, SPREAD
 from slth.kernels import (
     Threshold,
     masked_linear,
@@ -18,13 +16,10 @@ from slth.kernels import (
     triton_masked_linear,
     unpack_mask,
 )
+from slth.masking import masks
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+pytest.importorskip("triton")
 
-from benchmarks.cases import TOLERANCE, differences, normal
-from benchmarks.cases.masked_linear import CASES
-from benchmarks.gpu import masked_linear as gpu_masked_linear
-from benchmarks.timing import COLUMNS, SPREAD
 
 CPU = torch.device("cpu")
 SMALL = [case for case in CASES if not case.large]

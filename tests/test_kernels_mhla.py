@@ -1,18 +1,13 @@
 """Linear attention in chunks by Triton: its cases, and what the sums over blocks must do at their edges."""
 
 import importlib
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-
-from benchmarks.cases import TOLERANCE, differences, mhla, normal
-
 from slth import kernels
+from slth.experiments.studies.speed.cases import TOLERANCE, differences, mhla, normal
 
 CPU = torch.device("cpu")
 SMALL = [case for case in mhla.CASES if not case.large]
@@ -174,7 +169,7 @@ def test_the_layer_says_the_same():
 
 
 def test_the_table_for_a_gpu_is_whole():
-    from benchmarks.gpu import mhla as timed
+    from slth.experiments.studies.speed.gpu import mhla as timed
 
     rows = timed.rows(CPU, rounds=1, seed=0, sizes=[(1, 2, 40, 8, 16)], dtype=torch.float32)
     assert {row["peer"] for row in rows} == {"causal SDPA", "chunks in torch"}

@@ -1,18 +1,14 @@
-"""Weights made inside kernels: the same bits as `slth.inits`, and products that never see them in memory."""
+"""Weights made inside kernels: the same bits as `slth.weights.inits`, and products that never see them in memory."""
 
 import importlib
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-
-from benchmarks.cases import TOLERANCE, differences, normal, seeded
-
-from slth import inits, kernels
+from slth import kernels
+from slth.experiments.studies.speed.cases import TOLERANCE, differences, normal, seeded
+from slth.weights import inits
 
 triton_philox = pytest.importorskip("slth.kernels.triton_philox")
 triton = pytest.importorskip("triton")
@@ -199,7 +195,7 @@ def test_int32_has_the_bits_of_uint32():
 
 
 def test_the_table_for_a_gpu_is_whole():
-    from benchmarks.gpu import seeded as timed
+    from slth.experiments.studies.speed.gpu import seeded as timed
 
     rows = timed.rows(CPU, rounds=1, seed=0, sizes=[(1, 128, 8), (2, 24, 8)], dtype=torch.float32)
     assert [row["size"] for row in rows[:3]] == [f"{one} 1x128x8" for one in DRAW]

@@ -1,23 +1,18 @@
 """Selection on the device, in Triton's interpreter: exact, whatever the ties and wherever it starts."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slth.experiments.studies.speed.cases import differences, normal, selection
+from slth.experiments.studies.speed.gpu import selection as gpu_selection
+from slth.experiments.studies.speed.timing import COLUMNS, SPREAD
+from slth.kernels import Threshold, reference, select_threshold, triton_select
+from slth.masking.masks import Selector
+
 pytest.importorskip("triton")
 
-from slth.kernels import Threshold, reference, select_threshold, triton_select
-from slth.masks import Selector
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-
-from benchmarks.cases import differences, normal, selection
-from benchmarks.gpu import selection as gpu_selection
-from benchmarks.timing import COLUMNS, SPREAD
 
 CPU = torch.device("cpu")
 SMALL = [case for case in selection.CASES if not case.large]

@@ -7,10 +7,12 @@ from torch import nn
 pytest.importorskip("triton")
 
 import slth
-from slth import inits, kernels, masks, targets
+from slth import kernels
 from slth.attention import DifferentialAttention, GroupedQueryAttention, MultiHeadAttention, MultiHeadLinearAttention
 from slth.kernels import calls, choice, triton_attention, triton_mhla, triton_seeded
+from slth.masking import masks, targets
 from slth.models import gpt2, gpt2_kernels
+from slth.weights import inits
 
 
 @pytest.fixture

@@ -18,20 +18,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+from slth.experiments import lab
+
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
 
-import lab  # noqa: E402
 
-SCRIPT = f'''"""A small experiment."""
+SCRIPT = '''"""A small experiment."""
 import signal
 import sys
-sys.path.insert(0, {str(EXPERIMENTS)!r})
 
 import time
 from pathlib import Path
 
-import lab
+from slth.experiments import lab
 import pandas
 from matplotlib.figure import Figure
 
@@ -59,9 +58,9 @@ def main(_config, _run):
         time.sleep(60)
     figure = Figure()
     figure.subplots().plot(hidden)
-    results = pandas.DataFrame({{"hidden": hidden, "error": [0.1 / n for n in hidden]}})
-    summary = {{"gamma": float("nan"), "widths": hidden, "seconds": 0.5}}
-    lab.save(_run, results, summary, {{"errors": figure}})
+    results = pandas.DataFrame({"hidden": hidden, "error": [0.1 / n for n in hidden]})
+    summary = {"gamma": float("nan"), "widths": hidden, "seconds": 0.5}
+    lab.save(_run, results, summary, {"errors": figure})
     return summary
 
 

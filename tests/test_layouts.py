@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import slth
-from slth.targets import find
+from slth.masking.targets import find
 from slth.wrapping import handle, random_weight
 
 

@@ -389,7 +389,7 @@ def with_norm():
     model[3].weight = inner.weight
     with torch.no_grad():
         for name, p in model.named_parameters():
-            p.copy_(slth.inits.uniform(p.shape, 0.3, seed=0, name=name))
+            p.copy_(slth.weights.inits.uniform(p.shape, 0.3, seed=0, name=name))
     return model
 
 

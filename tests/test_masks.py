@@ -10,8 +10,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slth import masks
-from slth.masks import (
+from slth.masking import masks
+from slth.masking.masks import (
     SCHEDULES,
     Cut,
     Selector,

@@ -6,8 +6,8 @@ from helpers import causal_mask, direct_attention, random_inputs, random_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slth import inits
 from slth.attention import MultiHeadAttention, attend, merged_attention, mha
+from slth.weights import inits
 
 ROLES = ("query", "key", "value", "output")
 F64 = {"init": "xavier_uniform", "dtype": torch.float64}

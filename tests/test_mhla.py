@@ -15,10 +15,7 @@ from hypothesis import strategies as st
 import slth
 from slth.attention import MultiHeadLinearAttention, mhla
 from slth.attention.mhla import PHI, STARTS, locality
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-
-from benchmarks import linear_attention
+from slth.experiments.studies.speed import linear_attention
 
 exactly = {"rtol": 1e-12, "atol": 1e-12}
 few = settings(max_examples=40)
@@ -294,10 +291,10 @@ def test_mixing_starts(causal):
     start = locality(10, causal=causal, floor=0.1)
     assert natural.mixing.equal(start)
     assert uniform.mixing.equal(torch.ones(10, 10).double())
-    drawn = slth.inits.positive((10, 10), 0.2, seed=3, name="mixing").double()
+    drawn = slth.weights.inits.positive((10, 10), 0.2, seed=3, name="mixing").double()
     assert random.mixing.equal(drawn)
     assert 0 < random.mixing.min() < random.mixing.max() < 0.2
-    shares = slth.inits.uniform((10, 10), 1.0, seed=3, name="mixing").double()
+    shares = slth.weights.inits.uniform((10, 10), 1.0, seed=3, name="mixing").double()
     assert both.mixing.equal(shares)
     assert torch.allclose(both.mixing_matrix(), start + start * shares, **exactly)
     assert (both.mixing_matrix() >= 0).all()

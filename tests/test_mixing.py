@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,29 +16,34 @@ from hypothesis import strategies as st
 from sacred.observers import FileStorageObserver
 from scipy import stats
 
+import slth
+from slth import plots
+from slth.attention import ATTENTIONS
+from slth.experiments import lab, mixing
+from slth.experiments.studies.approximation import learning
+from slth.experiments.studies.gpt2 import training as pruning
+from slth.experiments.studies.mixing import jobs, verdicts
+from slth.experiments.studies.mixing import losses as ticket_losses
+from slth.experiments.studies.mixing.errors import constructed_error, examples, learn, measure_error, target_of
+from slth.experiments.studies.mixing.losses import measure_ticket
+from slth.experiments.studies.mixing.matrices import matrix_of, statistics
+from slth.experiments.studies.mixing.networks import (
+    attention_of,
+    attentions,
+    multiply_adds,
+    network,
+    options_of,
+    width_of,
+)
+from slth.experiments.studies.mixing.spikes import count_spikes
+from slth.experiments.studies.mixing.study import LINEAR, MATRICES, Job, check, claim, study_of
+from slth.experiments.studies.mixing.tables import summarise, table_of
+from slth.models import gpt2
+from slth.models.gpt2_attention import with_attention
+from slth.plots.mixing import SHORT
+
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
 
-import lab  # noqa: E402
-import learning  # noqa: E402
-import mixing  # noqa: E402
-import pruning  # noqa: E402
-from mixtures import jobs, verdicts  # noqa: E402
-from mixtures import losses as ticket_losses  # noqa: E402
-from mixtures.errors import constructed_error, examples, learn, measure_error, target_of  # noqa: E402
-from mixtures.losses import measure_ticket  # noqa: E402
-from mixtures.matrices import matrix_of, statistics  # noqa: E402
-from mixtures.networks import attention_of, attentions, multiply_adds, network, options_of, width_of  # noqa: E402
-from mixtures.spikes import count_spikes  # noqa: E402
-from mixtures.study import LINEAR, MATRICES, Job, check, claim, study_of  # noqa: E402
-from mixtures.tables import summarise, table_of  # noqa: E402
-
-import slth  # noqa: E402
-from slth import plots  # noqa: E402
-from slth.attention import ATTENTIONS  # noqa: E402
-from slth.models import gpt2  # noqa: E402
-from slth.models.gpt2_attention import with_attention  # noqa: E402
-from slth.plots.mixing import SHORT  # noqa: E402
 
 TEXT = cats(400)
 SMALL = {"variants": ["kha_linear", "mhla"], "seeds": 2, "hidden": [8, 16], "lengths": [8], "block": 4, "steps": 3}
@@ -388,7 +392,7 @@ def test_rank_and_entropy():
 def test_the_matrix_is_what_tokens_attend_with(study, variant, causal):
     options = options_of(study, variant, 16, "natural")
     module = attention_of(variant)(6, 6, 2, 3, causal=causal, dtype=torch.float64, **options)
-    x = slth.inits.normal((3, 16, 6), 1.0, seed=0, name="x").double()
+    x = slth.weights.inits.normal((3, 16, 6), 1.0, seed=0, name="x").double()
     heads = matrix_of(module, x) @ (x.unsqueeze(-3) @ module.value) @ module.output
     assert torch.allclose(heads.sum(-3), module(x), atol=1e-12)
 

@@ -9,13 +9,15 @@ import torch
 from torch import nn
 
 import slth
-from slth import Ticket, inits, masks, recipes, theory
+from slth import Ticket, theory
 from slth.attention import ATTENTIONS, MultiHeadAttention
-from slth.freezing import Freezing
+from slth.masking import masks
+from slth.masking.freezing import Freezing
 from slth.models import FeedForward, Transformer
 from slth.numbers import as_float, as_int, plain
 from slth.search import Bernoulli, Biprop, Frozen, IteRand, controls
 from slth.tasks import angular_velocity
+from slth.weights import inits, recipes
 
 WHOLE = {
     "int64": np.int64,

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 import slth
 from slth import handle
 from slth.masking import Group, passes
-from slth.masks import count_kept
+from slth.masking.masks import count_kept
 from slth.wrapping import effective, random_weight
 
 KEEP = 0.3

@@ -16,13 +16,11 @@ from matplotlib.colors import to_rgb
 from scipy import stats
 
 from slth import plots
+from slth.experiments import lab, plot
 from slth.plots.errors import _over_sources
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
 
-import lab  # noqa: E402
-import plot  # noqa: E402
 
 FITS = {
     "input": {"gamma": 0.39, "delta": 0.11, "delta_low": 0.093, "delta_high": 0.127},

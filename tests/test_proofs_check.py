@@ -11,16 +11,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import proofs_check
+from proofs_check import __main__ as command
+from proofs_check import draws, sources
+from proofs_check.check import Check, Control, Statement, exists, failure_at_least, failure_at_most, missing
+from proofs_check.search import ascend, distance
+
 ROOT = Path(__file__).parents[1]
 # Not by sys.path: beside proofs_check lies kernels, and transformers would take that for another package of the name.
 SPEC = importlib.util.spec_from_file_location("proofs_check", ROOT / "proofs_check" / "__init__.py")
 sys.modules["proofs_check"] = importlib.util.module_from_spec(SPEC)
 
-import proofs_check  # noqa: E402
-from proofs_check import __main__ as command  # noqa: E402
-from proofs_check import draws, sources  # noqa: E402
-from proofs_check.check import Check, Control, Statement, exists, failure_at_least, failure_at_most, missing  # noqa: E402
-from proofs_check.search import ascend, distance  # noqa: E402
 
 PAPER = [
     "lemma2", "lemma7", "lemma8", "theorem9", "theorem10", "theorem11", "lemma12", "lemma13", "theorem14",

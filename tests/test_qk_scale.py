@@ -13,15 +13,13 @@ from hypothesis import strategies as st
 from sacred.observers import FileStorageObserver
 from scipy import stats
 
+from slth import plots
+from slth.experiments import lab, qk_scale
+from slth.experiments.studies.gpt2 import training as pruning
+from slth.models import gpt2
+
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
 
-import lab  # noqa: E402
-import pruning  # noqa: E402
-import qk_scale  # noqa: E402
-
-from slth import plots  # noqa: E402
-from slth.models import gpt2  # noqa: E402
 
 TEXT = cats(150)
 SMALL = {"size": "tiny*0.25", "length": 16, "steps": 8, "batch": 4, "windows": 8, "qk_scale": [5, 1, "theory"]}

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from slth import inits, recipes
 from slth.attention import MultiHeadAttention
-from slth.recipes import DISTRIBUTIONS, Draw, Recipe, fill, of_generations, recipe_of, remember
+from slth.weights import inits, recipes
+from slth.weights.recipes import DISTRIBUTIONS, Draw, Recipe, fill, of_generations, recipe_of, remember
 
 few = settings(max_examples=40)
 SEEDS = st.integers(0, 2**31)

@@ -5,10 +5,10 @@ import pytest
 import torch
 from helpers import random_inputs, random_target
 
-from slth import inits
 from slth.attention import MultiHeadAttention, merged_attention
 from slth.construct import attention, certificate, linear, measure, subset_sum
 from slth.construct.adversary import worst_input
+from slth.weights import inits
 
 
 def test_rounding_at_long_lengths():

@@ -10,7 +10,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from slth import inits
 from slth.attention import MultiHeadAttention
 from slth.construct import attention, linear
 from slth.construct.feed_forward import feed_forward, relu_reach
@@ -23,6 +22,7 @@ from slth.construct.scales import (
 )
 from slth.construct.transformer import record_scales
 from slth.models.transformer import FeedForward, LanguageModel, Product, Table, Transformer
+from slth.weights import inits
 
 
 def is_power_of_two(scale):

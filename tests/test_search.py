@@ -13,9 +13,10 @@ from regression import METHODS, STEPS, assert_same, batches, error, fit, loss, s
 from torch import nn
 
 import slth
-from slth import inits, masks
-from slth.recipes import recipe_of
+from slth.masking import masks
 from slth.search import Bernoulli, Biprop, EdgePopup, Frozen, IteRand, controls
+from slth.weights import inits
+from slth.weights.recipes import recipe_of
 from slth.wrapping import effective, handle, random_weight, unwrap
 
 PATHS = ("0.weight", "3.weight")

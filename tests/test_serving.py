@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 import slth
-from slth import Ticket, TicketError, inits, kernels
+from slth import Ticket, TicketError, kernels
 from slth.models import gpt2
-from slth.recipes import Draw, Recipe, fill
 from slth.search import Biprop, Frozen, IteRand
-from slth.serving import SeededLinear
+from slth.ticket.serving import SeededLinear
+from slth.weights import inits
+from slth.weights.recipes import Draw, Recipe, fill
 
 INITS = ["signed_constant", "kaiming_uniform"]
 every_init = pytest.mark.parametrize("init", INITS)

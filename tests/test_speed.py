@@ -19,14 +19,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from slth import plots
 from slth.attention import MultiHeadAttention
 from slth.construct.subset_sum import SubsetSums
-from slth.masks import Selector
-
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
-
-import lab  # noqa: E402
-import speed  # noqa: E402
-from benchmarks import (  # noqa: E402
+from slth.experiments import lab, speed
+from slth.experiments.studies.speed import (
     attention_routes,
     linear_attention,
     peers,
@@ -35,6 +29,10 @@ from benchmarks import (  # noqa: E402
     timing,
     training_step,
 )
+from slth.masking.masks import Selector
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
 
 COLUMNS = ["what", "size", "ours_s", "peer", "peer_s", "ratio", "error_ours", "error_peer"]  # others rely on these
 CONFIG = {

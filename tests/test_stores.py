@@ -9,14 +9,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from sweeping import needs_ray, run_folders, sweep
+
+from slth.experiments import lab, plot
+from slth.experiments.lab import stores
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
 
-import lab  # noqa: E402
-import plot  # noqa: E402
-import stores  # noqa: E402
-from sweeping import needs_ray, run_folders, sweep  # noqa: E402
 
 sqlalchemy = pytest.importorskip("sqlalchemy", reason="sqlalchemy is not installed: pip install 'slth[sql]'")
 

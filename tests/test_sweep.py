@@ -35,12 +35,11 @@ from sweeping import (
     wait_for,
 )
 
-import lab  # isort: skip  # sweeping has put experiments/ on the path
-import plot  # isort: skip
-import sweep as script  # isort: skip
-from sweeps import child, client, code, conduct, engine, gather, loop, page, plan  # isort: skip
-from sweeps.client import Server, ServerLost, execute  # isort: skip
-from sweeps.store import Store  # isort: skip
+from slth.experiments import lab, plot
+from slth.experiments import sweep as script
+from slth.experiments.sweeps import child, client, code, conduct, engine, gather, loop, page, plan
+from slth.experiments.sweeps.client import Server, ServerLost, execute
+from slth.experiments.sweeps.store import Store
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 
@@ -152,7 +151,7 @@ def test_the_version_covers_the_sources_and_not_the_sweeps_own(tmp_path):
     path = tmp_path / "toy.py"
     path.write_text(TOY)
     names = {name for name, _ in code._sources(path, ())}
-    assert names >= {"slth/masks.py", "slth.kernels/reference.py", "experiments/lab.py", "script"}
+    assert names >= {"slth/masking/masks.py", "slth/kernels/reference.py", "slth/experiments/lab/__init__.py", "script"}
     assert not {name for name in names if "sweep" in name}
 
 
@@ -388,7 +387,7 @@ def test_a_node_that_does_not_see_the_folder_says_so(server, tmp_path):
 
 def test_a_script_that_cannot_be_imported_is_named(tmp_path):
     path = tmp_path / "broken.py"
-    path.write_text("import lab\nraise RuntimeError('no such thing')\n")
+    path.write_text("from slth.experiments import lab\nraise RuntimeError('no such thing')\n")
     server = Server(f"broken{os.getpid()}", str(path), 1)
     with pytest.raises(ServerLost, match="RuntimeError: no such thing"):
         server.ask({"do": "plan"})
@@ -400,12 +399,12 @@ def test_a_script_that_cannot_be_imported_is_named(tmp_path):
 
 def test_a_sweep_clears_away_what_the_dead_left_and_nothing_else(tmp_path):
     dead = (
-        "import os, sys; from pathlib import Path; from sweeps.store import Store;"
+        "import os, sys; from pathlib import Path; from slth.experiments.sweeps.store import Store;"
         "store = Store(Path(sys.argv[1])); store.place_for('b', 0); os.kill(os.getpid(), 9)"
     )
     living = Store(tmp_path)
     place = living.place_for("a", 0)
-    killed = subprocess.run([sys.executable, "-c", dead, str(tmp_path)], env=os.environ | {"PYTHONPATH": EXPERIMENTS})
+    killed = subprocess.run([sys.executable, "-c", dead, str(tmp_path)])
     assert killed.returncode == -signal.SIGKILL
     assert len(leftovers(tmp_path)) == 4
     other = Store(tmp_path)

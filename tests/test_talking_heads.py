@@ -95,7 +95,7 @@ def test_merged_heads_have_ranks_beyond_a_head_s_width():
 def test_mixing_starts_random_and_not_as_the_identity(name, rows):
     module = TalkingHeadsAttention(2, 2, 200, 1, logit_heads=100, seed=2)
     weight = getattr(module, name)
-    assert weight.equal(slth.inits.normal(weight.shape, rows**-0.5, seed=2, name=name))
+    assert weight.equal(slth.weights.inits.normal(weight.shape, rows**-0.5, seed=2, name=name))
     assert weight.var().item() == pytest.approx(1 / rows, rel=0.05)
     same = TalkingHeadsAttention(2, 2, 200, 1, logit_heads=100, seed=2, mixing_init="random")
     assert getattr(same, name).equal(weight)

@@ -5,9 +5,9 @@ import torch
 from cases import CASES, HEADS, WIDTH, TiedLanguageModel, Twice, every_case
 from torch import nn
 
-from slth import inits
 from slth.attention import MultiHeadAttention
-from slth.targets import Part, find, first_match
+from slth.masking.targets import Part, find, first_match
+from slth.weights import inits
 
 CASE = {case.name: case for case in CASES}
 

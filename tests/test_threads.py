@@ -141,7 +141,8 @@ def test_as_many_cores_as_openmp_may_use(monkeypatch, wanted, found):
 ENDS_AT_ONCE = """
 import torch
 import slth
-from slth import inits, kernels
+from slth import kernels
+from slth.weights import inits
 from slth.threads import in_parallel
 
 in_parallel(lambda part: inits.normal((40, 40), 1.0, seed=part.start, name="w"), 64, 4)

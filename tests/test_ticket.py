@@ -19,11 +19,12 @@ from regression import METHODS, assert_same, error, fit, net, state, wrapped
 from torch import nn
 
 import slth
-from slth import Ticket, TicketError, files, inits
+from slth import Ticket, TicketError, files
 from slth.models import gpt2
 from slth.search import Biprop, EdgePopup, Frozen, IteRand, controls
 from slth.threads import one_torch_thread
 from slth.ticket.__main__ import main
+from slth.weights import inits
 from slth.wrapping import handle, unwrap
 
 CASE = {case.name: case for case in CASES}
@@ -266,7 +267,7 @@ def test_what_follows_from_a_constant_or_a_seed_is_not_stored():
     ticket = Ticket.from_bytes(Ticket.of(model).to_bytes())
     told = {p.path: p for p in ticket.plain}
     assert not any(p.stored for p in ticket.plain)
-    assert told["transformer.wte.weight"].recipe == slth.recipes.recipe_of(model, "transformer.wte.weight")
+    assert told["transformer.wte.weight"].recipe == slth.weights.recipes.recipe_of(model, "transformer.wte.weight")
     assert told["transformer.ln_f.weight"].value == 1
     assert told["transformer.h.0.attn.c_attn.bias"].value == 0
     module = ticket.apply(gpt2.build(gpt2.config("tiny", n_layer=1), seed=5))
@@ -420,7 +421,7 @@ def test_other_bits_are_noticed(data):
         masks = Ticket.from_bytes(data).masks()
         masks["0.weight"] = masks["0.weight"].flip(0)
         del tensors["coded"]
-        tensors["masks"] = slth.bits.pack(list(masks.values()))
+        tensors["masks"] = slth.ticket.bits.pack(list(masks.values()))
 
     refused(resealed(data, swap), "its digest differs")
 

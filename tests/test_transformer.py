@@ -7,11 +7,11 @@ import pytest
 import torch
 from helpers import causal_mask, direct_attention, random_inputs, random_mask
 
-from slth import inits
 from slth.construct.attention import attention
 from slth.construct.feed_forward import feed_forward
 from slth.construct.transformer import certify, language_model, pruned, record_scales, transformer
 from slth.models.transformer import FeedForward, LanguageModel, Product, Table, Transformer, normalise
+from slth.weights import inits
 
 VOCABULARY, LENGTH = 7, 6
 

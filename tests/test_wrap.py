@@ -22,9 +22,9 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 import slth
-from slth import inits
-from slth.masks import count_kept
-from slth.recipes import recipe_of
+from slth.masking.masks import count_kept
+from slth.weights import inits
+from slth.weights.recipes import recipe_of
 from slth.wrapping import effective, handle, random_weight, unwrap, wrap
 
 KEEP = 0.3

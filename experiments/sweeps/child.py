@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import lab
-import stores
-
-from sweeps import plan as plans
+from slth.experiments import lab
+from slth.experiments.lab import stores
+from slth.experiments.sweeps import plan as plans
 
 
 def prepare(script: Path) -> None:

@@ -107,7 +107,7 @@ class Server:
         threads = {name: str(self.cpus) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
         # OpenBLAS alone starts its threads when it is imported, and they would not survive the fork.
         environment = os.environ | threads | {"OPENBLAS_NUM_THREADS": "1"}
-        command = [sys.executable, str(Path(__file__).with_name("server.py")), json.dumps(asdict(self))]
+        command = [sys.executable, "-P", str(Path(__file__).with_name("server.py")), json.dumps(asdict(self))]
         with open(self.log, "ab") as log:
             started = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
         if started.returncode:

@@ -12,8 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 EXPERIMENTS = Path(__file__).parents[1]
-IDLE = ("sweep.py", "plot.py", "sweeps")  # of experiments/: no run executes them
-ROOMS = ("slth", "slth.kernels")
+IDLE = ("experiments/sweep.py", "experiments/plot.py", "experiments/sweeps/")  # of slth: no run executes them
 DYNAMIC = {"import_module", "__import__", "run_path", "run_module", "spec_from_file_location", "exec"}
 
 
@@ -33,14 +32,9 @@ def version(script: Path, imported: Iterable[str] = ()) -> str:
 
 
 def _sources(script: Path, imported: Iterable[str]) -> Iterator[tuple[str, Path]]:
-    for room in ROOMS:
-        spec = find_spec(room)
-        for folder in (spec.submodule_search_locations or []) if spec else []:
-            yield from ((f"{room}/{path.relative_to(folder)}", path) for path in Path(folder).rglob("*.py"))
-    for path in EXPERIMENTS.rglob("*.py"):
-        name = path.relative_to(EXPERIMENTS)
-        if name.parts[0] not in IDLE:
-            yield f"experiments/{name}", path
+    for name, path in _python_files(EXPERIMENTS.parent):
+        if not name.startswith(IDLE):
+            yield f"slth/{name}", path
     yield "script", script
     yield from ((f"module {name}", path) for name, path in _local(script, imported).items())
 
@@ -72,7 +66,7 @@ def _local(script: Path, imported: Iterable[str]) -> dict[str, Path]:
 
 def _files_of(name: str) -> dict[str, Path]:
     """The files of a top-level module by their names; none of what is installed, of this project, or not there."""
-    if name in sys.stdlib_module_names or name in ROOMS:
+    if name in sys.stdlib_module_names or name == "slth":
         return {}
     try:
         spec = find_spec(name)
@@ -83,16 +77,18 @@ def _files_of(name: str) -> dict[str, Path]:
 
 def _files(spec: ModuleSpec) -> Iterator[tuple[str, Path]]:
     for place in spec.submodule_search_locations or ():
-        if not _is_local(Path(place)):
-            continue
-        for folder, within, names in os.walk(place):
-            within[:] = [one for one in within if one.isidentifier()]  # no subpackage has another name
-            for name in names:
-                if name.endswith(".py"):
-                    path = Path(folder, name)
-                    yield f"{spec.name}/{path.relative_to(place)}", path
+        if _is_local(Path(place)):
+            yield from ((f"{spec.name}/{name}", path) for name, path in _python_files(Path(place)))
     if spec.has_location and spec.origin and not spec.submodule_search_locations:
         yield Path(spec.origin).name, Path(spec.origin)
+
+
+def _python_files(package: Path) -> Iterator[tuple[str, Path]]:
+    """(path within the package, path) of each source file, also of packages that are links to folders elsewhere."""
+    for folder, within, names in os.walk(package, followlinks=True):
+        within[:] = [one for one in within if one.isidentifier()]  # no subpackage has another name
+        for path in (Path(folder, name) for name in names if name.endswith(".py")):
+            yield path.relative_to(package).as_posix(), path
 
 
 def _is_local(path: Path) -> bool:
@@ -100,7 +96,7 @@ def _is_local(path: Path) -> bool:
     folders = [EXPERIMENTS, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))]
     return path.exists() and not (
         {"site-packages", "dist-packages"} & {*path.parts}
-        or any(path.absolute().is_relative_to(folder) for folder in folders)
+        or any(path.resolve().is_relative_to(folder.resolve()) for folder in folders)
     )
 
 

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lab
-import stores
-
-from sweeps.client import Server, ServerLost
-from sweeps.engine import cluster
-from sweeps.gather import gather
-from sweeps.loop import drive
-from sweeps.plan import Run
-from sweeps.store import Store
+from slth.experiments import lab
+from slth.experiments.lab import stores
+from slth.experiments.sweeps.client import Server, ServerLost
+from slth.experiments.sweeps.engine import cluster
+from slth.experiments.sweeps.gather import gather
+from slth.experiments.sweeps.loop import drive
+from slth.experiments.sweeps.plan import Run
+from slth.experiments.sweeps.store import Store
 
 NAMED = 3  # of the runs that failed, in the last line
 

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-import lab
-
-from sweeps.client import Server, on_node, short_temporary
+from slth.experiments import lab
+from slth.experiments.sweeps.client import Server, on_node, short_temporary
 
 REACH_S = 5.0  # for a cluster's address to answer
 HEAD_S = 20.0  # to wait for a head that does not answer any more; after 60 s Ray would end this process by itself

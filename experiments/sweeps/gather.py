@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-import lab
 import pandas
 from matplotlib.figure import Figure
 
 from slth import plots
-from sweeps.plan import Run, varying
-from sweeps.store import Store
+from slth.experiments import lab
+from slth.experiments.sweeps.plan import Run, varying
+from slth.experiments.sweeps.store import Store
 
 TIMES = re.compile(r".*_s|seconds.*")  # columns that may differ between two sweeps of the same code
 Row = dict[str, str]
@@ -92,7 +92,7 @@ def gather(
     store: Store, experiment: str, runs: Sequence[Run], failed: Mapping[str, str]
 ) -> tuple[dict[str, bytes], list[str]]:
     """The sweep's files by name, and what could not be made of its results, one line each."""
-    from sweeps.page import page
+    from slth.experiments.sweeps.page import page
 
     done = [run for run in runs if run.id not in failed]
     remarks = []

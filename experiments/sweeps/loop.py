@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lab
-
-from sweeps.client import last_line
-from sweeps.engine import Cluster
-from sweeps.plan import Run
-from sweeps.store import Store
+from slth.experiments import lab
+from slth.experiments.sweeps.client import last_line
+from slth.experiments.sweeps.engine import Cluster
+from slth.experiments.sweeps.plan import Run
+from slth.experiments.sweeps.store import Store
 
 LOSSES = 5  # times that a run may lose its node; this is no fault of the run
 TICK_S = 1.0  # at most between two looks at the cluster

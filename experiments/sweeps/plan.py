@@ -55,7 +55,7 @@ def resolve(script: Path, named: Sequence[str], points: Sequence[dict[str, Any]]
     Raises:
         lab.Refused: for the first run that the experiment would refuse; its one line names run and key.
     """
-    import lab
+    from slth.experiments import lab
 
     ex, check = lab.launched_by(script)
     runs: dict[str, dict[str, Any]] = {}

@@ -164,7 +164,7 @@ def listen(path: Path) -> socket.socket:
 
 def work_on(script: Path, version: str, cpus: int, request: dict[str, Any], connection: socket.socket) -> int:
     """In the forked process: plan, or run."""
-    from sweeps import child
+    from slth.experiments.sweeps import child
 
     if request["do"] == "plan":
         answer = child.plan(script, version, request)
@@ -185,8 +185,7 @@ def work_on(script: Path, version: str, cpus: int, request: dict[str, Any], conn
 
 
 def main() -> None:
-    sys.path[0] = str(Path(__file__).parents[1])  # experiments/ in the place of its folder sweeps/
-    from sweeps.client import Server
+    from slth.experiments.sweeps.client import Server
 
     server = Server(**json.loads(sys.argv[1]))
     listener = listen(server.path)
@@ -194,7 +193,7 @@ def main() -> None:
     if os.fork():
         return
     os.setsid()
-    from sweeps import child, code
+    from slth.experiments.sweeps import child, code
 
     script = Path(server.script)
     child.prepare(script)

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-import lab
+from slth.experiments import lab
 
 WHOLE = ("results.csv", "summary.json", "config.json", "run.json")
 DIGESTS = "digests.json"

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 from torch.nn.functional import rms_norm as _rms_norm
 
-from slth import inits, recipes
 from slth.attention.given import check_known, check_tokens
 from slth.attention.mha import attend, causal_mask, check_mask, merged_attention
 from slth.kernels.reference import masked_softmax
 from slth.numbers import as_int
+from slth.weights import inits, recipes
 
 ROPE_BASE = 10000.0
 NORM_EPS = 1e-5
@@ -167,10 +167,11 @@ class KVCache:
 class Attention(nn.Module):
     """An attention without biases on tokens (..., T, d_in) -> (..., T, d_out).
 
-    hidden: key and value width of a head. init, a name of `slth.inits.INITS`, draws the weights in float32 under the
-    names prefix + parameter name from seed; they are widened where dtype is float64. causal: token t attends to tokens
-    up to t. rope: queries and keys are turned by their positions. qk_norm: they have RMS 1 before that. Raises
-    ValueError for a size below 1, another dtype than float32 and float64, and an option the mechanism does not have.
+    hidden: key and value width of a head. init, a name of `slth.weights.inits.INITS`, draws the weights in float32
+    under the names prefix + parameter name from seed; they are widened where dtype is float64. causal: token t attends
+    to tokens up to t. rope: queries and keys are turned by their positions. qk_norm: they have RMS 1 before that.
+    Raises ValueError for a size below 1, another dtype than float32 and float64, and an option the mechanism does not
+    have.
     """
 
     output: nn.Parameter
@@ -215,7 +216,7 @@ class Attention(nn.Module):
     # ------------------------------------------------------------ weights
 
     def _add(self, name: str, shape: tuple[int, ...], role: str = "") -> None:
-        """A random parameter (..., in, out); role as in `slth.inits.Fan`, the name itself where that is one."""
+        """A random parameter (..., in, out); role as in `slth.weights.inits.Fan`, the name itself where that is one."""
         role = role or (name if name in ("query", "key", "value", "output") else "")
         rows, columns = shape[-2:]
         width = rows if role == "output" else columns

@@ -8,10 +8,10 @@ from typing import Unpack
 import torch
 from torch import nn
 
-from slth import recipes
 from slth.attention.base import Options, SoftmaxAttention, Support, rms_norm, softmax_head
 from slth.attention.mha import attend
 from slth.numbers import as_float, as_int, plainly
+from slth.weights import recipes
 
 VECTORS = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
 

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from slth import inits, kernels, recipes
+from slth import kernels
 from slth.attention.given import check_known, check_tokens
 from slth.kernels.shapes import check_attending, is_of_pairs
 from slth.numbers import as_int
+from slth.weights import inits, recipes
 
 ROLES = ("query", "key", "value", "output")
 
@@ -125,10 +126,10 @@ class MultiHeadAttention(nn.Module):
     """Multi-head attention without biases: out = sum_h softmax(x W_Q,h (x W_K,h)^T / sqrt(n_K); mask) x W_V,h W_O,h.
 
     Parameters `query`, `key` (heads, d_in, hidden_qk), `value` (heads, d_in, hidden_vo), `output`
-    (heads, hidden_vo, d_out) come from `slth.inits` under the names prefix + role; `hidden_qk` and `hidden_vo` default
-    to `hidden`. They are drawn in float32 and widened where dtype is float64. Buffers `scale_qk`, `scale_vo` (heads,)
-    multiply each head's logits and values: 1 unless a construction records other scales. Raises ValueError for a
-    dimension below 1, an unknown init or option, or a dtype other than float32 and float64.
+    (heads, hidden_vo, d_out) come from `slth.weights.inits` under the names prefix + role; `hidden_qk` and `hidden_vo`
+    default to `hidden`. They are drawn in float32 and widened where dtype is float64. Buffers `scale_qk`, `scale_vo`
+    (heads,) multiply each head's logits and values: 1 unless a construction records other scales. Raises ValueError for
+    a dimension below 1, an unknown init or option, or a dtype other than float32 and float64.
     """
 
     query: nn.Parameter

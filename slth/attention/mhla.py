@@ -20,9 +20,10 @@ from torch import nn
 from torch.nn.functional import elu, pad, relu
 from torch.nn.utils import parametrize
 
-from slth import kernels, recipes
+from slth import kernels
 from slth.attention.base import Attention, Options, Support
 from slth.numbers import as_float, as_int, plainly
+from slth.weights import recipes
 
 #: Feature maps, of positive values: that of the published code, and that of Katharopoulos et al. 2020
 #: (arXiv 2006.16236).

@@ -8,11 +8,11 @@ from typing import Unpack
 import torch
 from torch import nn
 
-from slth import recipes
 from slth.attention.base import MIXING_INITS, Options, SoftmaxAttention, Support, eye
 from slth.attention.mha import causal_mask, check_mask
 from slth.kernels.reference import masked_softmax
 from slth.numbers import as_int, plainly
+from slth.weights import recipes
 
 STARTS = (*MIXING_INITS, "identity")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from slth import inits
 from slth.attention import merged_attention
 from slth.construct.certificate import Merged
 from slth.construct.checks import check_alpha
 from slth.numbers import as_int
+from slth.weights import inits
 
 
 def output_error(target: Merged, source: Merged, x: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch._compile import _disable_dynamo  # torch.compiler.disable that imports torch._dynamo at the first call
 
-from slth.masks import Cut, DeviceCut, Selector
+from slth.masking.masks import Cut, DeviceCut, Selector
 
 _MOST = 4096
 _idle: dict[int, Selector] = {}  # by where the first scores lie on the CPU: they begin where they have ended last

@@ -10,10 +10,9 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from slth import masks
-from slth.masking import passes
+from slth.masking import masks, passes
 from slth.masking.masked import Masked
-from slth.targets import Target
+from slth.masking.targets import Target
 
 
 class Group:
@@ -153,7 +152,9 @@ class Wrapped:
             group.cut(self.weights)
 
     def set_progress(self, schedule: str, progress: float) -> None:
-        """Move every group's keep along a schedule of `slth.masks.SCHEDULES`, from 1 at progress 0 to its own at 1."""
+        """Move every group's keep along a schedule of `slth.masking.masks.SCHEDULES`, from 1 at progress 0 to its own
+        at 1.
+        """
         for group in self.groups:
             group.current = masks.scheduled_keep(group.keep, schedule, progress)
 

@@ -11,13 +11,12 @@ import torch
 from torch import nn
 from torch.autograd import Function, forward_ad
 
-from slth import masks
-from slth.freezing import Freezing
-from slth.masking import passes, state, writing
+from slth.masking import masks, passes, state, writing
 from slth.masking.cutting import traced_cut
-from slth.recipes import Recipe
-from slth.targets import Part
+from slth.masking.freezing import Freezing
+from slth.masking.targets import Part
 from slth.watched import traced, watched
+from slth.weights.recipes import Recipe
 
 if TYPE_CHECKING:
     from slth.masking.groups import Group, Wrapped

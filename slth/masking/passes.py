@@ -22,7 +22,7 @@ from torch import nn
 if TYPE_CHECKING:
     from slth.masking.groups import Group
     from slth.masking.masked import Masked
-    from slth.masks import Cut, DeviceCut
+    from slth.masking.masks import Cut, DeviceCut
 
 
 #: What autograd calls to pack and unpack each tensor that it saves.

@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import nn
 
-from slth import recipes
 from slth.masking.masked import Masked
 from slth.masking.places import Place, places
+from slth.weights import recipes
 
 
 def follow(module: nn.Module) -> None:

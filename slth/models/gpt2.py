@@ -1,7 +1,8 @@
 """GPT-2 (Radford et al. 2019) by Hugging Face, with random weights that a seed names.
 
-The model is transformers' own GPT2LMHeadModel; only its weights are made here, by `slth.inits`, so that a ticket can
-tell them by their recipes. The fused `attn.c_attn` (d, 3 d) is three parts side by side: query, key and value.
+The model is transformers' own GPT2LMHeadModel; only its weights are made here, by `slth.weights.inits`, so that a
+ticket can tell them by their recipes. The fused `attn.c_attn` (d, 3 d) is three parts side by side: query, key and
+value.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
 from slth.defaults import usual
 from slth.models import gpt2_kernels
 from slth.numbers import as_float, as_int, plainly
-from slth.recipes import Draw, Recipe, fill
+from slth.weights.recipes import Draw, Recipe, fill
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def build(
 ) -> GPT2LMHeadModel:
     """A random GPT-2 in float32 on the CPU, its weights by :func:`recipes` (whose arguments and errors these are).
 
-    Normalisations start at 1 and biases at 0. The model remembers its recipes (`slth.recipes.recipe_of`).
+    Normalisations start at 1 and biases at 0. The model remembers its recipes (`slth.weights.recipes.recipe_of`).
     """
     made = recipes(
         config,

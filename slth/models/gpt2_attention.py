@@ -22,7 +22,7 @@ from slth.attention import ATTENTIONS, Attention
 from slth.defaults import usual
 from slth.models.gpt2 import INITS, numeric_scale, residual_scale
 from slth.numbers import as_float, plain, plainly
-from slth.recipes import Draw, Recipe, fill
+from slth.weights.recipes import Draw, Recipe, fill
 
 _PROJECTIONS = {
     "query": "qk",

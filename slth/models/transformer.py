@@ -17,9 +17,9 @@ import torch
 from torch import nn
 from torch.nn.functional import layer_norm, relu
 
-from slth import inits
 from slth.attention import MultiHeadAttention
 from slth.numbers import as_int, plain
+from slth.weights import inits
 
 
 def normalise(x: torch.Tensor, norm: bool) -> torch.Tensor:
@@ -30,7 +30,7 @@ def normalise(x: torch.Tensor, norm: bool) -> torch.Tensor:
 class FeedForward(nn.Module):
     """x W_1 -> ReLU -> ... -> W_L without biases; layer l is (widths[l-1], widths[l]), uniform on (-1, 1).
 
-    `scales` (L,) multiply the layers' outputs. init is a name of `slth.inits`, the parameters' names there are
+    `scales` (L,) multiply the layers' outputs. init is a name of `slth.weights.inits`, the parameters' names there are
     prefix + "layers.0" and so on.
     """
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from slth import inits
 from slth.masking import Masked, state
 from slth.numbers import as_float, as_int, put
 from slth.search.edge_popup import EdgePopup
+from slth.weights import inits
 from slth.wrapping import handle
 
 

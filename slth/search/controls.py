@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from slth import inits, recipes
 from slth.masking import Wrapped, fixed
+from slth.weights import inits, recipes
 from slth.wrapping import handle, random_weight, root
 
 
@@ -39,7 +39,9 @@ def shuffled_mask(model: nn.Module, seed: int) -> None:
 
 @torch.no_grad()
 def redrawn_weights(model: nn.Module, seed: int) -> None:
-    """The same mask on weights from another seed. Raises ValueError for weights not known to come from `slth.inits`."""
+    """The same mask on weights from another seed. Raises ValueError for weights not known to come from
+    `slth.weights.inits`.
+    """
     wrapped, module = handle(model), root(model)
     found = {path: recipes.required(module, path) for path in wrapped.weights}
     for path, recipe in found.items():

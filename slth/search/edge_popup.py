@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from slth import masks
-from slth.masking import straight_through
+from slth.masking import masks, straight_through
 from slth.numbers import as_float, put
 from slth.wrapping import handle
 
@@ -19,8 +18,9 @@ from slth.wrapping import handle
 class EdgePopup:
     """The search of which the others are variations.
 
-    schedule: how keep comes down from 1 to its value, a name of `slth.masks.SCHEDULES` ("constant": it is there from
-    the start); arrival: the share of the steps, in (0, 1], after which it has come down. Raises ValueError for others.
+    schedule: how keep comes down from 1 to its value, a name of `slth.masking.masks.SCHEDULES` ("constant": it is there
+    from the start); arrival: the share of the steps, in (0, 1], after which it has come down. Raises ValueError for
+    others.
     """
 
     schedule: str = "constant"

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from slth import masks
-from slth.freezing import Freezing
-from slth.masking import Group
+from slth.masking import Group, masks
+from slth.masking.freezing import Freezing
 from slth.numbers import put
 from slth.search.edge_popup import EdgePopup
 from slth.wrapping import handle

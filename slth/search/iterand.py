@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from slth import inits, recipes
 from slth.masking import Masked
 from slth.numbers import as_float, as_int, put
 from slth.search.edge_popup import EdgePopup
+from slth.weights import inits, recipes
 from slth.wrapping import handle, random_weight, root
 
 _MOST = 255  # generations: they are held in a byte a weight
@@ -24,7 +24,7 @@ class IteRand(EdgePopup):
     steps: a search of 1000 steps is as before.) No redraw comes in the last tenth of the steps, so that scores can
     settle; a search in which none would come at all is refused. A weight's new value is that of the next
     stream of its own draw, so a ticket needs the number of redraws of the weights it keeps and no more. Weights must
-    come from `slth.inits`. Raises ValueError for every < 1 or a rate outside (0, 1].
+    come from `slth.weights.inits`. Raises ValueError for every < 1 or a rate outside (0, 1].
     """
 
     every: int | None = None
@@ -52,7 +52,7 @@ class IteRand(EdgePopup):
         return self.every or max(1, steps // 10)
 
     def start(self, model: nn.Module) -> None:
-        """Prepare. Raises ValueError for a weight that is not known to come from `slth.inits`."""
+        """Prepare. Raises ValueError for a weight that is not known to come from `slth.weights.inits`."""
         for path in handle(model).weights:
             random_weight(model, path)  # refuses one that is gone
             recipes.required(root(model), path)

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from slth import files, inits
+from slth import files
 from slth.defaults import usual
 from slth.masking import Group
 from slth.modules import check_module
@@ -29,6 +29,7 @@ from slth.numbers import as_float, as_int
 from slth.search import arguments, parallel
 from slth.search import checkpoint as checkpoints
 from slth.search.edge_popup import EdgePopup
+from slth.weights import inits
 from slth.wrapping import check_there_still, handle, root, trained_densely, wrapped_nearby
 
 Batch = TypeVar("Batch")

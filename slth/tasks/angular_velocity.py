@@ -19,10 +19,10 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch.nn.functional import mse_loss
 
-from slth import inits
 from slth.attention import MultiHeadAttention
 from slth.numbers import as_float, as_int, plain, plainly, put
 from slth.threads import one_torch_thread
+from slth.weights import inits
 
 Split = Literal["train", "validation", "test"]
 

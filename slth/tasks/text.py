@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from slth import inits
 from slth.numbers import as_int
 from slth.tasks.corpora import Corpus, corpus
 from slth.tasks.ngrams import bigram_loss, unigram_loss
 from slth.tasks.vocabularies import BPE, OTHER, Bytes, Characters, Vocabulary, cache_folder, vocabulary
+from slth.weights import inits
 
 __all__ = [
     "BPE",

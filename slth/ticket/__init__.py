@@ -3,9 +3,9 @@
     slth.Ticket.of(model).save("t.safetensors")            # a wrapped model
     net = slth.Ticket.load("t.safetensors").apply(build())  # a plain one of the same shapes, now pruned
 
-A ticket says per masked weight how it is drawn (`slth.recipes`) and which of its entries stay; of everything else it
-holds what does not follow from a constant or a recipe: biases, normalisation, running statistics. A digest of the
-whole network is compared before anything is changed. On disk it is a sealed safetensors file (`slth.files`).
+A ticket says per masked weight how it is drawn (`slth.weights.recipes`) and which of its entries stay; of everything
+else it holds what does not follow from a constant or a recipe: biases, normalisation, running statistics. A digest of
+the whole network is compared before anything is changed. On disk it is a sealed safetensors file (`slth.files`).
 
     python -m slth.ticket show FILE
 """

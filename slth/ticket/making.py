@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from slth.masking import Masked, Wrapped
 from slth.masking.places import places
-from slth.recipes import of_generations, recipe_of
-from slth.targets import Part
+from slth.masking.targets import Part
 from slth.ticket.record import Plain, TicketError, Weight
+from slth.weights.recipes import of_generations, recipe_of
 from slth.wrapping import check_plain, random_weight
 
 
@@ -22,7 +22,9 @@ def weight_of(module: nn.Module, path: str, masked: Masked, mask: torch.Tensor, 
     """The record of a masked weight, given its value under the mask. Raises TicketError where none gives it."""
     recipe = recipe_of(module, path)
     if recipe is None:
-        raise TicketError(f"{path}: its weights did not come from slth.inits; wrap with weights=... to have a ticket")
+        raise TicketError(
+            f"{path}: its weights did not come from slth.weights.inits; wrap with weights=... to have a ticket"
+        )
     if masked.generation is None:
         drawn = recipe.tensor(value.shape, value.device).to(value.dtype)
     else:

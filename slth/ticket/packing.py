@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from slth import bits
-from slth.freezing import Freezing
-from slth.recipes import Draw, Recipe
-from slth.targets import Part
+from slth.masking.freezing import Freezing
+from slth.masking.targets import Part
+from slth.ticket import bits
 from slth.ticket.making import name_of
 from slth.ticket.record import Plain, TicketError, Weight
+from slth.weights.recipes import Draw, Recipe
 
 Tensors = Mapping[str, torch.Tensor]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from slth.freezing import Freezing
-from slth.recipes import Recipe
-from slth.targets import Part
+from slth.masking.freezing import Freezing
+from slth.masking.targets import Part
+from slth.weights.recipes import Recipe
 
 _MOST_AXES, _MOST_ENTRIES = 64, (1 << 63) - 1  # of a tensor
 

@@ -11,10 +11,10 @@ from torch import nn
 
 from slth import files
 from slth.modules import check_module
-from slth.recipes import of_generations
 from slth.ticket import packing
 from slth.ticket.making import check_dense, digest_of, name_of, others, plain_of, signs, tensors_of, weight_of
 from slth.ticket.record import Plain, TicketError, Weight
+from slth.weights.recipes import of_generations
 from slth.wrapping import check_in_place, effective, handle, root
 
 KIND, VERSION = "ticket", 1
@@ -33,8 +33,8 @@ class Ticket:
     def of(cls, model: nn.Module) -> Ticket:
         """The ticket of a wrapped model, as evaluation sees it.
 
-        Raises TicketError for a masked weight that its recipe and mask do not give (it did not come from `slth.inits`,
-        or was trained), ValueError where the model is not wrapped.
+        Raises TicketError for a masked weight that its recipe and mask do not give (it did not come from
+        `slth.weights.inits`, or was trained), ValueError where the model is not wrapped.
         """
         wrapped, module = handle(model), root(model)
         check_in_place(model)

@@ -1,0 +1,1 @@
+"""The commands, what they measure (studies), and how they are run and stored (lab, sweeps)."""

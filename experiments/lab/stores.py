@@ -1,0 +1,236 @@
+"""Runs that Sacred stored in an SQL database (-s URL): read like those in a folder.
+
+A run in a database is named URL#ID: sqlite:///runs.db#0, postgresql+psycopg://user@host/study#2. It holds what a run's
+folder does: its config, its status, and results.csv and summary.json as artifacts.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from slth.experiments import lab
+from slth.experiments.lab import BadConfig, Refused, SqlObserver
+
+SEPARATOR = "#"
+NEEDED = ("results.csv", "summary.json")
+
+
+def is_url(place: object) -> bool:
+    """Whether a place is in a database, and no folder."""
+    return isinstance(place, str) and "://" in place
+
+
+def name(place: str) -> str:
+    """What to call a database, or a run URL#ID of it, in a figure: study#2, without user, password and host."""
+    url, separator, run_id = place.partition(SEPARATOR)
+    return f"{Path(url.partition('?')[0]).name}{separator}{run_id}"
+
+
+def load_run(place: str | os.PathLike[str]) -> tuple[pandas.DataFrame, dict[str, Any], dict[str, Any]]:
+    """Read a stored run, a folder or URL#ID: results, summary, config. Folders as `lab.load_run` does.
+
+    Raises BadConfig (key `runs`) where there is no such run, it is not COMPLETED, or it lacks a file; Refused where the
+    database cannot be reached.
+    """
+    if not is_url(place):
+        return lab.load_run(place)
+    place = str(place)
+    found = files(place)
+    results = _read(place, "results.csv", lambda: pandas.read_csv(io.BytesIO(found["results.csv"])))
+    summary = _read(place, "summary.json", lambda: lab.json_object(found["summary.json"]))
+    config = lab.json_object(found["config.json"])
+    config.pop("__doc__", None)
+    return results, summary, config
+
+
+def files(place: str) -> dict[str, bytes]:
+    """The files of a run URL#ID as its folder would hold them: artifacts, config.json, run.json, cout.txt.
+
+    Raises as :func:`load_run`.
+    """
+    url, _, run_id = place.partition(SEPARATOR)
+    with _reading(url) as (connection, tables):
+        run, artifact = tables["run"], tables["artifact"]
+        row = connection.execute(run.select().where(run.c.run_id == run_id)).first()
+        if row is None:
+            known = ", ".join(runs_in(url)) or "none"
+            raise BadConfig("runs", place, f"a run of that database; its completed ones: {known}")
+        if row.status != "COMPLETED":
+            raise BadConfig("runs", place, f"a completed run; this one is {row.status}")
+        rows = connection.execute(artifact.select().where(artifact.c.run_id == run_id))
+        found = {one.filename: bytes(one.content) for one in rows}
+        made_of, made_by = (_row(connection, tables[one], row) for one in ("experiment", "host"))
+    for needed in NEEDED:
+        if needed not in found:
+            raise BadConfig("runs", place, f"a run with results; it has no {needed}")
+    if strange := [one for one in found if Path(one).name != one]:
+        raise BadConfig("runs", place, f"a run with files of its own; {strange[0]!r} is no name of one")
+    config = _read(place, "config", lambda: lab.json_object(row.config))
+    about = {"_id": run_id, "status": row.status, "command": row.command, "artifacts": sorted(found), "meta": {}}
+    about |= {
+        "experiment": {"name": made_of.name, "base_dir": made_of.base_dir}
+        | {key: [] for key in ("sources", "dependencies", "repositories")},
+        "host": {key: made_by._mapping[key] for key in ("hostname", "cpu", "python_version")}
+        | {"os": [made_by.os, made_by.os_info]},
+    }
+    times = {key: at and at.isoformat() for key, at in (("start_time", row.start_time), ("stop_time", row.stop_time))}
+    return {
+        **found,
+        "config.json": _json({key: _plain(value) for key, value in config.items()}),
+        "run.json": _json({**about, **times}),
+        "cout.txt": (row.captured_out or "").encode(),
+    }
+
+
+def _row(connection: Any, table: Any, run: Any) -> Any:
+    """What a run is of: its experiment, its host."""
+    key = f"{table.name}_id"
+    return connection.execute(table.select().where(table.c[key] == run._mapping[key])).one()
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def runs_in(url: str) -> list[str]:
+    """The ids of the completed runs of a database, in the order in which they began. Raises as :func:`load_run`."""
+    with _reading(url) as (connection, tables):
+        run = tables["run"]
+        rows = connection.execute(run.select().where(run.c.status == "COMPLETED").order_by(run.c.id))
+        return [row.run_id for row in rows]
+
+
+def prepare(url: str) -> None:
+    """Make Sacred's tables where there are none, so that runs which start together need not. Raises Refused."""
+    with _connected(url) as (connection, tables):
+        tables["run"].metadata.create_all(connection)
+        connection.commit()
+
+
+def observers(url: str, run_id: str) -> list[SqlObserver]:
+    """Sacred's own observer for a run of this id: none where the run stands there completed.
+
+    What an attempt left that was not completed is removed: an id is there once. Raises Refused.
+    """
+    with _connected(url) as (connection, tables):
+        run = tables["run"]
+        status = connection.execute(run.select().with_only_columns(run.c.status).where(run.c.run_id == run_id)).scalar()
+    if status == "COMPLETED":
+        return []
+    if status is not None:
+        remove(url, run_id)
+    return [SqlObserver(url)]
+
+
+def add(url: str, folder: Path) -> None:
+    """Store a completed run of a folder under the folder's name, as if it had been stored as it was made.
+
+    What has been deleted of its figures or sources since then is left out. Nothing is done where the run is there.
+    Raises BadConfig (key `runs`) for a folder that is no whole run, Refused where the database cannot be reached.
+    """
+    try:
+        run, config = (lab.json_object((folder / name).read_bytes()) for name in ("run.json", "config.json"))
+        begun, ended = (datetime.fromisoformat(run[key]) for key in ("start_time", "stop_time"))
+        out = (folder / "cout.txt").read_text(encoding="utf-8")
+        about, sources = _experiment_of(folder, run["experiment"])
+        given = {"command": run["command"], "host_info": run["host"], "meta_info": run["meta"], "config": config}
+        artifacts = [name for name in run["artifacts"] if (folder / name).is_file()]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadConfig("runs", str(folder), f"a whole run ({type(error).__name__}: {error})") from error
+    with _connected(url):  # which says in one line what a database has against it
+        for observer in observers(url, folder.name):
+            try:
+                _put_sources(observer, sources)
+                with observer.session.no_autoflush:  # Sacred asks for the host with an experiment half made
+                    observer.started_event(about, **given, start_time=begun, _id=folder.name)
+                for name in artifacts:
+                    observer.artifact_event(name, folder / name)
+                observer.heartbeat_event({}, out, ended, None)
+                observer.completed_event(ended, None)
+            finally:
+                observer.session.close()
+                observer.engine.dispose()
+
+
+def _experiment_of(folder: Path, experiment: dict[str, Any]) -> tuple[dict[str, Any], dict[tuple[str, str], str]]:
+    """(what Sacred had told of it, {(name, md5): text} of its sources), from their copies beside the run."""
+    texts: dict[tuple[str, str], str] = {}
+    for name, copy in experiment["sources"]:
+        path = folder.parent / copy  # _sources/NAME_MD5.py
+        if path.is_file() and hashlib.md5(path.read_bytes()).hexdigest() == path.stem[-32:]:
+            texts[name, path.stem[-32:]] = path.read_text(encoding="utf-8")
+    order = ("name", "base_dir", "sources", "dependencies", "repositories", "mainfile")  # of which Sacred makes a hash
+    return {key: {**experiment, "sources": [list(one) for one in texts]}.get(key) for key in order}, texts
+
+
+def _put_sources(observer: SqlObserver, sources: dict[tuple[str, str], str]) -> None:
+    """Store texts that Sacred would otherwise look for where they were, and may have been changed."""
+    from sacred.observers.sql_bases import Source
+
+    for (name, md5), text in sources.items():
+        if not observer.session.query(Source).filter_by(filename=name, md5sum=md5).first():
+            observer.session.add(Source(filename=name, md5sum=md5, content=text))
+    observer.save()
+
+
+def remove(url: str, run_id: str) -> None:
+    """Remove a run, completed or not, and its artifacts; nothing where there is none. Raises Refused."""
+    with _connected(url) as (connection, tables):
+        for table in ("artifact", "runs_resources", "run"):
+            connection.execute(tables[table].delete().where(tables[table].c.run_id == run_id))
+        connection.commit()
+
+
+def _plain(value: Any) -> Any:
+    """A config's value without what Sacred writes for tuples; nothing is ever made from a class's name."""
+    if isinstance(value, dict):
+        return [_plain(v) for v in value["py/tuple"]] if set(value) == {"py/tuple"} else value
+    return [_plain(v) for v in value] if isinstance(value, list) else value
+
+
+def _read(place: str, what: str, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except (ValueError, TypeError) as error:
+        raise BadConfig("runs", place, f"a run that can be read; its {what} cannot ({lab.one_line(error)})") from error
+
+
+@contextlib.contextmanager
+def _reading(url: str) -> Iterator[tuple[Any, Any]]:
+    """The same for a database that is there: SQLite would make an empty one of a name that is mistaken."""
+    scheme, _, rest = url.partition("://")
+    file = rest.partition("/")[2].partition("?")[0]  # three slashes: from this folder on; four: from the root
+    if scheme.startswith("sqlite") and file and not file.startswith("file:") and not os.path.isfile(file):
+        raise Refused(f"{url}: no database of runs that can be read (there is no such file)")
+    with _connected(url) as (connection, tables):
+        yield connection, tables
+
+
+@contextlib.contextmanager
+def _connected(url: str) -> Iterator[tuple[Any, Any]]:
+    """(connection, Sacred's tables by name). Raises Refused for a database that cannot be reached or read."""
+    try:
+        import sqlalchemy
+    except ModuleNotFoundError as error:
+        raise Refused("a database of runs needs sqlalchemy: pip install 'slth[sql]'") from error
+    try:
+        engine = sqlalchemy.create_engine(url)
+    except (sqlalchemy.exc.ArgumentError, sqlalchemy.exc.NoSuchModuleError, ImportError, ValueError) as error:
+        raise Refused(f"{url}: no database that can be opened ({lab.one_line(error)})") from error
+    try:
+        with engine.connect() as connection:
+            yield connection, lab.sql_tables()
+    except (sqlalchemy.exc.SQLAlchemyError, ValueError, TypeError) as error:  # what a driver says of its own settings
+        reason = lab.one_line(str(error).partition("\n")[0])
+        shown = engine.url.render_as_string(hide_password=True)
+        raise Refused(f"{shown}: no database of runs that can be read ({reason})") from error
+    finally:
+        engine.dispose()

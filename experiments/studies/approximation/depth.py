@@ -1,0 +1,236 @@
+"""How the error of a constructed ticket falls with the width of its source, for transformers of several blocks.
+
+Figure 6 of arXiv 2511.04217: blocks of attention and a ReLU network without normalisation, untrained targets with one
+linear layer per network, hidden in random transformers whose attention and networks are equally wide.
+
+The depths are nested: the first b blocks of the deepest target, and of each of its sources, are the transformers of
+depth b. One ticket serves all, and what differs between depths are the blocks alone.
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy  # its parts load where they are used
+import torch
+
+from slth.construct.transformer import TransformerTicket, certify, pruned, transformer
+from slth.experiments.lab import BadConfig, as_choice, as_int, as_int_list, progress
+from slth.experiments.studies.approximation import measure as approximation
+from slth.experiments.studies.approximation.measure import (
+    RESOLVED,
+    filled,
+    scale_factors,
+    source_seed,
+    spread,
+    test_inputs,
+)
+from slth.models.transformer import Transformer
+from slth.threads import one_torch_thread
+
+HALVES = 2  # the ReLU splits each coordinate of a network's input
+
+
+@dataclass(frozen=True)
+class Study(approximation.Study):
+    """What is measured: one target, cut off after several numbers of blocks."""
+
+    depths: list[int]
+
+
+def study_of(config: dict[str, Any]) -> Study:
+    """A checked Study, or BadConfig."""
+    depths, d = as_int_list(config, "depth", 1), as_int(config, "d_in", 1)
+    config = filled(config, d_out=d, target="random", side="input")
+    if config["d_out"] != d:
+        raise BadConfig(
+            "d_out", config["d_out"], f"d_in={d} with a depth: what goes into a block is added to its output"
+        )
+    as_choice(config, "method", ("construction",))
+    as_choice(config, "target", ("random",))
+    as_choice(config, "side", ("input", "auto"))
+    return Study(**vars(approximation.study_of(config, units=HALVES)), depths=sorted(depths))
+
+
+# ---------------------------------------------------------------- target and sources
+
+
+def make_target(study: Study) -> Transformer:
+    """The deepest transformer to be approximated, float64, each of its factors of spectral norm target_norm."""
+    target = Transformer(
+        study.d_in, max(study.depths), study.heads, study.target_hidden, (), seed=study.seed, dtype=torch.float64
+    )
+    scale_factors(target, study.target_norm or 1.0)
+    return target.requires_grad_(False)
+
+
+def make_source(study: Study, hidden: int, source: int) -> Transformer:
+    """The random transformer number `source` of a width, attention and networks alike."""
+    blocks, seed = max(study.depths), source_seed(study, source)
+    return Transformer(study.d_in, blocks, study.heads, hidden, (hidden,), init=study.source_init, seed=seed)
+
+
+def blocks_of(model: Transformer) -> list[Transformer]:
+    """Copies of the model with one block each."""
+    parts = [copy.deepcopy(model) for _ in model.blocks]
+    for b, part in enumerate(parts):
+        part.blocks = part.blocks[b : b + 1]
+    return parts
+
+
+# ---------------------------------------------------------------- measurements
+
+
+def measure(study: Study, target: Transformer) -> pd.DataFrame:
+    """One row per (hidden, depth, length, source)."""
+    inputs = test_inputs(study)
+    with one_torch_thread():
+        wanted = [after_blocks(blocks_of(target), x) for x in inputs]
+        rows = [row for hidden in study.hidden for row in _measure_width(study, hidden, target, inputs, wanted)]
+    return pd.DataFrame(rows).sort_values(["hidden", "depth", "length", "source"], ignore_index=True)
+
+
+@torch.no_grad()
+def after_blocks(blocks: list[Transformer], x: torch.Tensor) -> list[torch.Tensor]:
+    """The vectors (samples, T + 1, d) after each block."""
+    return list(accumulate(blocks, lambda x, block: block(x), initial=x))[1:]
+
+
+def _measure_width(
+    study: Study, hidden: int, target: Transformer, inputs: list[torch.Tensor], wanted: list[list[torch.Tensor]]
+) -> Iterator[dict[str, Any]]:
+    targets = blocks_of(target)
+    for number in progress(range(max(study.sources)), f"hidden={hidden}"):
+        sources = blocks_of(make_source(study, hidden, number))
+        tickets = [transformer(*pair) for pair in zip(targets, sources, strict=True)]
+        twins = [pruned(source, ticket.masks).double() for source, ticket in zip(sources, tickets, strict=True)]
+        for x, want, length, count in zip(inputs, wanted, study.lengths, study.sources, strict=True):
+            if number >= count:
+                continue
+            errors = _errors(after_blocks(twins, x), want)
+            bounds = certify(target, _joined(tickets), x)
+            for depth in study.depths:
+                yield {
+                    "hidden": hidden,
+                    "depth": depth,
+                    "length": length,
+                    "source": number,
+                    "side": "input",
+                    "error_mean": errors[depth - 1].mean().item(),
+                    "error_max": errors[depth - 1].max().item(),
+                    "certificate": bounds.blocks[depth - 1],
+                    "certificate_recursion": bounds.recursion[depth - 1],
+                    **_ticket_columns(_joined(tickets[:depth]), hidden, study.d_in),
+                }
+
+
+def _errors(got: list[torch.Tensor], wanted: list[torch.Tensor]) -> list[torch.Tensor]:
+    """After each block the largest error over positions (samples,)."""
+    return [torch.linalg.vector_norm(g - w, dim=-1).amax(-1) for g, w in zip(got, wanted, strict=True)]
+
+
+def _joined(tickets: list[TransformerTicket]) -> TransformerTicket:
+    """The tickets of consecutive blocks as one, without its masks."""
+    return TransformerTicket(
+        merged=[ticket.merged[0] for ticket in tickets],
+        layer_errors=[ticket.layer_errors[0] for ticket in tickets],
+        layer_roundings=[ticket.layer_roundings[0] for ticket in tickets],
+        unreachable=sum(ticket.unreachable for ticket in tickets),
+        entries=sum(ticket.entries for ticket in tickets),
+        candidates=min(ticket.candidates for ticket in tickets),
+    )
+
+
+def _ticket_columns(ticket: TransformerTicket, hidden: int, d_in: int) -> dict[str, Any]:
+    return {
+        "unreachable": ticket.unreachable,
+        "unreachable_share": ticket.unreachable / ticket.entries,
+        "candidates": ticket.candidates,
+        "candidates_attention": hidden // d_in,
+        "candidates_feed_forward": hidden // (HALVES * d_in),
+    }
+
+
+# ---------------------------------------------------------------- what the numbers say
+
+
+def fit_depths(errors: pd.DataFrame) -> dict[str, dict[str, Any]] | None:
+    """Least squares fit of log(gamma_depth) - delta hidden to the logarithms of errors: one delta, a gamma per depth.
+
+    errors: index hidden, one column per depth, all > 0. All depths have the same widths, so the delta that fits them in
+    common is that of their mean logarithm, and the 95 % interval of this regression does not take depths, which share
+    their sources, for independent. Returns for each depth (a string) gamma, delta, delta_low, delta_high and r2 of the
+    logarithms, and under "alone" the same of a fit to this depth alone. None below 3 widths, or where an error is not
+    > 0.
+    """
+    if len(errors) < 3 or not (errors > 0).all(axis=None):
+        return None
+    hidden, logs = errors.index.to_numpy(float), np.log(errors)
+    shared = _line(hidden, logs.mean(axis=1).to_numpy())
+    fits = {}
+    for depth, column in logs.items():
+        y = column.to_numpy()
+        offset = (y + shared["delta"] * hidden).mean()
+        residual = y + shared["delta"] * hidden - offset
+        r2 = 1.0 - float((residual**2).sum() / ((y - y.mean()) ** 2).sum())
+        fits[str(depth)] = {**shared, "gamma": float(np.exp(offset)), "r2": r2, "alone": _line(hidden, y)}
+    return fits
+
+
+def _line(hidden: np.ndarray, logs: np.ndarray) -> dict[str, float]:
+    """A straight line through logarithms, as gamma exp(-delta hidden)."""
+    line = scipy.stats.linregress(hidden, logs)
+    half = float(scipy.stats.t.ppf(0.975, len(hidden) - 2)) * float(line.stderr)
+    delta = -float(line.slope)
+    return {
+        "gamma": float(np.exp(line.intercept)),
+        "delta": delta,
+        "delta_low": delta - half,
+        "delta_high": delta + half,
+        "r2": float(line.rvalue**2),
+    }
+
+
+def resolved(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of widths with neither too few candidates in a half nor more than float64 resolves in attention."""
+    return table[(table["candidates_feed_forward"] >= RESOLVED[0]) & (table["candidates_attention"] <= RESOLVED[1])]
+
+
+def summarise(table: pd.DataFrame) -> dict[str, Any]:
+    """Fits at the shortest length, the widths' statistics and how the certificate held.
+
+    The fits are to the mean over sources, as in the paper. It falls at one rate because it is ruled by entries out of
+    reach, whose share does. The median, fitted beside it, bends: flat while most sources have such an entry in one of
+    their blocks, and then falling with the resolution of the subset sums.
+    """
+    fitted = resolved(table[table["length"] == table["length"].min()])
+    errors = fitted.pivot_table(index="hidden", columns="depth", values="error_mean", aggfunc=["mean", "median"])
+    fits, medians = (fit_depths(errors[of]) if of in errors else None for of in ("mean", "median"))
+    shared = ("delta", "delta_low", "delta_high")
+    finite = table[np.isfinite(table["certificate_recursion"])]
+    return {
+        **{key: fits and next(iter(fits.values()))[key] for key in shared},
+        "r2_least": fits and min(fit["r2"] for fit in fits.values()),
+        "fits": fits,
+        "fits_median": medians,
+        "fitted_hidden": sorted(fitted["hidden"].unique().tolist()),
+        "widths": [_width_summary(key, rows) for key, rows in table.groupby(["depth", "length", "hidden"])],
+        "certificate_violations": int((~(table["error_max"] <= table["certificate"])).sum()),
+        "certificate_finite": bool(np.isfinite(table["certificate"]).all()),
+        "recursion_violations": int((finite["error_max"] > finite["certificate_recursion"]).sum()),
+    }
+
+
+def _width_summary(key: tuple[int, int, int], rows: pd.DataFrame) -> dict[str, Any]:
+    return {
+        **dict(zip(("depth", "length", "hidden"), key, strict=True)),
+        **spread(rows["error_mean"]),
+        "unreachable_share": rows["unreachable_share"].mean(),
+        "certificate_median": rows["certificate"].median(),
+        "certificate_recursion_median": rows["certificate_recursion"].median(),
+        "certificate_over_error_max": (rows["certificate"] / rows["error_max"]).median(),
+    }

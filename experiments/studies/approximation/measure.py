@@ -1,0 +1,429 @@
+"""How the error of a ticket falls with the width of its source: the measurements of approx_error.py.
+
+Tickets are constructed, or learned beside constructed ones of the same sources.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy  # its parts load where they are used
+import torch
+from torch import nn
+
+from slth.attention import MultiHeadAttention
+from slth.construct.adversary import worst_input
+from slth.construct.attention import AttentionTicket, assemble, query_key, value_output
+from slth.construct.certificate import Certificate, Merged, certificate
+from slth.construct.linear import SIDES, Side
+from slth.construct.measure import output_errors, outputs
+from slth.experiments.lab import BadConfig, as_choice, as_float, as_int, as_int_list, progress
+from slth.experiments.studies.approximation import learning
+from slth.tasks import angular_velocity as task
+from slth.threads import in_parallel, one_torch_thread
+from slth.weights import inits
+
+SOURCE_INITS = {"theory": "theory", "xavier": "xavier_uniform"}
+METHODS = ("construction", "edge_popup")
+SOURCES = {"construction": 100, "edge_popup": 10}  # that are measured where the config does not say
+FREE = "free"  # the side of a learned mask: no factor's mask has a structure
+TRAINING, VALIDATION = 4096, 256  # sequences that scores are trained and masks are chosen on
+TASKS = {"paper": task.PAPER, "learnable": task.LEARNABLE}
+WIDTH = 64  # where a curve ends if the config does not say
+POINTS = 9  # widths on the curve that one width asks for
+RESOLVED = (4, 40)  # candidates per entry between which the error halves with each: not too few, nor beyond float64
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is measured: one target, several widths, many random sources at each, several input lengths."""
+
+    method: str
+    search: learning.Search
+    hidden: list[int]
+    lengths: list[int]
+    sources: list[int]  # one per length
+    samples: list[int]  # one per length
+    sides: list[Side]
+    d_in: int
+    d_out: int
+    heads: int
+    target: str
+    target_hidden: int
+    target_norm: float | None
+    task: str
+    source_init: str
+    seed: int
+
+    @property
+    def alpha(self) -> float:
+        """Norm of the longest input token."""
+        return math.sqrt(max(math.ceil(self.d_in / 2), self.d_in * TASKS[self.task].token ** 2))
+
+
+def study_of(config: dict[str, Any], *, units: int = 1) -> Study:
+    """A checked Study, or BadConfig; units: hidden ones that each coordinate needs for itself."""
+    method = as_choice(config, "method", METHODS)
+    config = filled(config, target="trained", side="both", sources=SOURCES[method])
+    target, d_in = as_choice(config, "target", ("trained", "random")), as_int(config, "d_in", 1)
+    config = filled(config, d_out=max(1, d_in // 2) if target == "trained" else 1)
+    d_out = as_int(config, "d_out", 1)
+    if target == "trained" and d_in % 2:
+        raise BadConfig("d_in", d_in, "even for target=trained, whose task is made of planes; or take target=random")
+    if target == "trained" and d_out != d_in // 2:
+        raise BadConfig("d_out", d_out, f"d_in/2 = {d_in // 2} for target=trained; or take target=random")
+    lengths = as_int_list(config, "lengths", 1)
+    side = as_choice(config, "side", ("both", *SIDES, "auto"))
+    if side == "auto":
+        side = "output" if d_out < d_in else "input"
+    norm = None if config["target_norm"] is None else as_float(config, "target_norm", above=0.0, maximum=1e6)
+    return Study(
+        method=method,
+        search=learning.search_of(config),
+        hidden=_widths(config, max(d_in, d_out if side in ("both", "output") else d_in), units),
+        lengths=lengths,
+        sources=_per_length(config, "sources", lengths),
+        samples=_per_length(config, "samples", lengths),
+        sides=list(SIDES) if side == "both" else [s for s in SIDES if s == side],
+        d_in=d_in,
+        d_out=d_out,
+        heads=as_int(config, "heads", 1),
+        target=target,
+        target_hidden=as_int(config, "target_hidden", 1),
+        target_norm=norm,
+        task=as_choice(config, "task", tuple(TASKS)),
+        source_init=SOURCE_INITS[as_choice(config, "source_init", tuple(SOURCE_INITS))],
+        seed=as_int(config, "seed", 0, 2**32 - 1),
+    )
+
+
+def filled(config: dict[str, Any], **defaults: Any) -> dict[str, Any]:
+    """The config with these values in place of None."""
+    return config | {key: value for key, value in defaults.items() if config[key] is None}
+
+
+def _widths(config: dict[str, Any], coordinates: int, units: int) -> list[int]:
+    """A list of widths as it is; one width n as a curve of at most POINTS multiples of the least that ends at n.
+
+    None is WIDTH, or four times the least where that is more than WIDTH.
+    """
+    least = units * coordinates
+    config = filled(config, hidden=WIDTH if least <= WIDTH else 4 * least)
+    widths = as_int_list(config, "hidden", 1, 2**31 - 1)
+    for width in widths:
+        if width < least:
+            own = "a hidden unit of its own" if units == 1 else f"{units} hidden units"
+            raise BadConfig("hidden", width, f">= {least}, {own} for each coordinate (d_in, d_out)")
+    if isinstance(config["hidden"], list | tuple):
+        return sorted(widths)
+    steps = np.unique(np.linspace(1, max(1, widths[0] // least), POINTS).round().astype(int))
+    return sorted({*(least * steps[:-1]).tolist(), widths[0]})
+
+
+def _per_length(config: dict[str, Any], key: str, lengths: list[int]) -> list[int]:
+    """One value for every length, or a list with one for each."""
+    if not isinstance(config[key], list | tuple):
+        return [as_int(config, key, 1)] * len(lengths)
+    values = [as_int({key: value}, key, 1) for value in config[key]]
+    if len(values) != len(lengths):
+        raise BadConfig(key, config[key], f"an int >= 1, or a list of one for each of the {len(lengths)} lengths")
+    return values
+
+
+# ---------------------------------------------------------------- target and sources
+
+
+def make_target(study: Study) -> tuple[MultiHeadAttention, task.Report | None]:
+    """The attention to be approximated, float64, and how well it learned its task (None where it is random)."""
+    target = MultiHeadAttention(
+        study.d_in, study.d_out, study.heads, study.target_hidden, seed=study.seed, dtype=torch.float64
+    )
+    report = None
+    if study.target == "trained":
+        report = task.train_target(target, length=min(study.lengths), seed=study.seed, setting=TASKS[study.task])
+    norm = study.target_norm if study.target_norm or study.target == "trained" else 1.0
+    if norm is not None:
+        scale_factors(target, norm)
+    return target.requires_grad_(False), report
+
+
+@torch.no_grad()
+def scale_factors(module: nn.Module, norm: float) -> None:
+    """Give every matrix among the parameters (..., rows, columns) this spectral norm, in place."""
+    for weight in module.parameters():
+        weight.mul_(norm / torch.linalg.matrix_norm(weight, ord=2, keepdim=True))
+
+
+def make_source(study: Study, hidden: int, source: int) -> MultiHeadAttention:
+    """The random attention number `source` of a width."""
+    return MultiHeadAttention(
+        study.d_in, study.d_out, study.heads, hidden, init=study.source_init, seed=source_seed(study, source)
+    )
+
+
+def source_seed(study: Study, source: int) -> int:
+    """The seed of the random source number `source`, the same at every width."""
+    low, high = inits.stream_key(study.seed, f"source/{source}")
+    return low + (high << 32)
+
+
+# ---------------------------------------------------------------- measurements
+
+
+@dataclass(frozen=True)
+class Series:
+    """The tickets of one kind in the sources of one width: what each computes, and the columns that tell of it."""
+
+    method: str
+    side: str
+    merged: list[Merged]
+    columns: list[dict[str, Any]]
+
+
+def measure(study: Study, target: MultiHeadAttention) -> pd.DataFrame:
+    """One row per (hidden, length, source, side); side is FREE where method is edge_popup."""
+    merged = target.merged()
+    inputs = test_inputs(study)
+    with one_torch_thread():
+        wanted = [outputs(x, merged) for x in inputs]
+        examples = _examples(study, merged) if study.method == "edge_popup" else None
+        rows = []
+        for hidden in study.hidden:
+            found = _constructed(study, hidden, target)
+            if examples is not None:
+                found.append(_learned(study, hidden, merged, *examples))
+            rows += [row for series in found for row in _measured(study, hidden, series, merged, inputs, wanted)]
+    return pd.DataFrame(rows).sort_values(["hidden", "length", "source", "side"], ignore_index=True)
+
+
+def test_inputs(study: Study) -> list[torch.Tensor]:
+    """Inputs (samples, T + 1, d_in) float64 for each length."""
+    return [_inputs(study, count, length, "test") for count, length in zip(study.samples, study.lengths, strict=True)]
+
+
+def _inputs(study: Study, count: int, length: int, split: task.Split) -> torch.Tensor:
+    return task.sample(count, length, study.d_in, seed=study.seed, split=split, setting=TASKS[study.task]).inputs
+
+
+def _examples(study: Study, merged: Merged) -> tuple[learning.Examples, learning.Examples]:
+    """What masks are learned from and chosen on, at the shortest length, as targets are trained."""
+    needed = min(TRAINING, study.search.steps * study.search.batch)
+    inputs = [
+        _inputs(study, needed, min(study.lengths), "train"),
+        _inputs(study, VALIDATION, min(study.lengths), "validation"),
+    ]
+    train, validation = (learning.Examples(x.float(), outputs(x, merged).float()) for x in inputs)
+    return train, validation
+
+
+def _constructed(study: Study, hidden: int, target: MultiHeadAttention) -> list[Series]:
+    """One series for each side."""
+    found = [Series("construction", side, [], []) for side in study.sides]
+    for number in progress(range(max(study.sources)), f"hidden={hidden}: construct"):
+        source = make_source(study, hidden, number)
+        qk = query_key(target, source)
+        for series, side in zip(found, study.sides, strict=True):
+            vo = value_output(target, source, side=side)
+            ticket = assemble(target, source, qk, vo, alpha=study.alpha, length=max(study.lengths) + 1)
+            series.merged.append(ticket.merged)
+            series.columns.append(_ticket_columns(ticket, target.merged()))
+    return found
+
+
+def _learned(
+    study: Study, hidden: int, wanted: Merged, train: learning.Examples, validation: learning.Examples
+) -> Series:
+    found = Series("edge_popup", FREE, [], [])
+    for number in progress(range(max(study.sources)), f"hidden={hidden}: learn"):
+        source = make_source(study, hidden, number).requires_grad_(False)
+        learning.learn(source, train, validation, study.search)
+        merged = source.double().merged()
+        bound = certificate(wanted, merged, study.alpha, length=max(study.lengths) + 1)
+        kept = torch.cat([weight.flatten() != 0 for weight in source.parameters()])
+        found.merged.append(merged)
+        found.columns.append(
+            {**_bound_columns(bound), "keep": kept.double().mean().item(), **_error_columns(wanted, merged)}
+        )
+    return found
+
+
+def _measured(
+    study: Study, hidden: int, series: Series, merged: Merged, inputs: list[torch.Tensor], wanted: list[torch.Tensor]
+) -> Iterator[dict[str, Any]]:
+    """The rows of a series at every length."""
+    adversarial = _adversarial_errors(study, series.merged, merged)
+    for x, want, length, count in zip(inputs, wanted, study.lengths, study.sources, strict=True):
+        what = f"hidden={hidden} length={length} side={series.side}: measure"
+        errors = _sample_errors(series.merged[:count], x, want, what)
+        for number, (columns, error) in enumerate(zip(series.columns, errors, strict=False)):
+            yield {
+                "hidden": hidden,
+                "length": length,
+                "source": number,
+                "method": series.method,
+                "side": series.side,
+                "error_mean": error.mean().item(),
+                "error_max": error.max().item(),
+                "error_adversarial": adversarial[number],
+                **columns,
+                "d_in": study.d_in,
+                "d_out": study.d_out,
+            }
+
+
+def _ticket_columns(ticket: AttentionTicket, wanted: Merged) -> dict[str, Any]:
+    return {
+        **_bound_columns(ticket.certificate),
+        "unreachable": ticket.unreachable,
+        "unreachable_share": ticket.unreachable / ticket.entries,
+        "candidates_qk": ticket.candidates_qk,
+        "candidates_vo": ticket.candidates_vo,
+        "keep": ticket.keep,
+        **_error_columns(wanted, ticket.merged),
+    }
+
+
+def _bound_columns(bound: Certificate) -> dict[str, float]:
+    return {"certificate": bound.bound.item(), "certificate_lemma8": bound.lemma8.item()}
+
+
+def _error_columns(wanted: Merged, merged: Merged) -> dict[str, float]:
+    """How far the merged matrices are from the target's, the worst of the heads."""
+    return {
+        f"{name}_error_{norm}": float(size.max())
+        for name, want, got in zip(("qk", "vo"), wanted, merged, strict=True)
+        for norm, size in (
+            ("max", (got - want).abs()),
+            ("spectral", torch.linalg.matrix_norm(got - want, ord=2)),
+        )
+    }
+
+
+def _sample_errors(tickets: list[Merged], x: torch.Tensor, wanted: torch.Tensor, what: str) -> torch.Tensor:
+    """Errors (tickets, samples): the largest over positions."""
+    errors = x.new_empty(len(tickets), len(x))
+    with progress(None, what, total=len(tickets)) as bar:
+
+        def work(part: slice) -> None:
+            for i in range(part.start, part.stop):
+                errors[i] = output_errors(wanted, tickets[i], x)
+                bar.update()
+
+        in_parallel(work, len(tickets))
+    return errors
+
+
+def _adversarial_errors(study: Study, tickets: list[Merged], merged: Merged) -> list[float]:
+    errors = torch.empty(len(tickets), dtype=torch.float64)
+    qk, vo = (torch.stack(matrices) for matrices in zip(*tickets, strict=True))
+    at_once = max(1, 400 // (study.heads * study.d_in))
+    parts = [slice(i, i + at_once) for i in range(0, len(tickets), at_once)]  # fixed, whatever the threads
+
+    def work(which: slice) -> None:
+        for part in parts[which]:
+            errors[part], _ = worst_input(merged, (qk[part], vo[part]), study.alpha, seed=study.seed)
+
+    in_parallel(work, len(parts))
+    return errors.tolist()
+
+
+# ---------------------------------------------------------------- what the numbers say
+
+
+def fit_decay(hidden: np.ndarray, error: np.ndarray) -> dict[str, float] | None:
+    """Least squares fit of gamma exp(-delta hidden) to errors, with the 95 % interval of delta; None below 3 widths."""
+    if len(hidden) < 3 or not (error > 0).all():
+        return None
+    slope = scipy.stats.linregress(hidden, np.log(error)).slope
+    start = (float(error[0]), max(-slope, 1e-6))
+    try:
+        (gamma, delta), covariance = scipy.optimize.curve_fit(
+            lambda n, g, d: g * np.exp(-d * n), hidden, error, p0=start, maxfev=10_000
+        )
+    except RuntimeError:  # no fit found
+        return None
+    half = scipy.stats.t.ppf(0.975, len(hidden) - 2) * math.sqrt(covariance[1, 1])
+    return {"gamma": float(gamma), "delta": float(delta), "delta_low": delta - half, "delta_high": delta + half}
+
+
+def slope_bits(table: pd.DataFrame) -> float | None:
+    """Slope of log2(median error) against candidates per entry hidden/d_in, where float64 resolves it; None below 2."""
+    median = table.groupby("hidden")["error_mean"].median()
+    candidates = median.index.to_numpy() / table["d_in"].iloc[0]
+    inside = (candidates >= RESOLVED[0]) & (candidates <= RESOLVED[1]) & (median.to_numpy() > 0)
+    if inside.sum() < 2:
+        return None
+    return float(scipy.stats.linregress(candidates[inside], np.log2(median.to_numpy()[inside])).slope)
+
+
+def fits_of(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """For each side of a construction: fit and slope of the errors at the shortest length."""
+    shortest = table[table["length"] == table["length"].min()]
+    fits = {}
+    for side, rows in shortest.groupby("side"):
+        mean = rows.groupby("hidden")["error_mean"].mean()
+        fit = fit_decay(mean.index.to_numpy(float), mean.to_numpy())
+        nothing = dict.fromkeys(("gamma", "delta", "delta_low", "delta_high"))
+        fits[str(side)] = {**(fit or nothing), "slope_bits": slope_bits(rows)}
+    return fits
+
+
+def summarise(table: pd.DataFrame) -> dict[str, Any]:
+    """Fits, the widths' statistics and how the certificate held; gamma, delta and slope are those of side=input.
+
+    Fits, and the certificate over the error, are those of constructed tickets: the error of learned ones does not fall
+    exponentially. They are compared in "learned", and counted where a certificate did not hold.
+    """
+    constructed = table[table["method"] == "construction"]
+    fits = fits_of(constructed)
+    main = "input" if "input" in fits else next(iter(fits))
+    measured = table[["error_max", "error_adversarial"]].max(axis=1)
+    widest = constructed[constructed["hidden"] == constructed["hidden"].max()]
+    return {
+        **fits[main],
+        "side": main,
+        "fits": fits,
+        "widths": [_width_summary(key, rows) for key, rows in table.groupby(["side", "length", "hidden"])],
+        "learned": compare(table),
+        "certificate_violations": int((~(measured <= table["certificate"])).sum()),
+        "certificate_finite": bool(np.isfinite(table["certificate"]).all()),
+        "certificate_over_error_max": float((widest["certificate"] / widest["error_max"]).median()),
+        "certificate_over_error_adversarial": float((widest["certificate"] / widest["error_adversarial"]).median()),
+    }
+
+
+def compare(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """For each length and width the median error of learned tickets, beside that of the better construction."""
+    medians = table.groupby(["length", "hidden", "side"])["error_mean"].median().unstack("side")
+    if FREE not in medians:
+        return []
+    learned, constructed = medians[FREE], medians.drop(columns=FREE).min(axis=1)
+    beside = pd.DataFrame({"learned": learned, "constructed": constructed, "ratio": learned / constructed})
+    return beside.reset_index().to_dict("records")
+
+
+def spread(error: pd.Series) -> dict[str, Any]:
+    """How the errors of several sources are distributed."""
+    return {
+        "sources": len(error),
+        "mean": error.mean(),
+        "std": error.std(),
+        "median": error.median(),
+        "p90": error.quantile(0.9),
+        "max": error.max(),
+    }
+
+
+def _width_summary(key: tuple[str, int, int], rows: pd.DataFrame) -> dict[str, Any]:
+    error = rows["error_mean"]
+    return {
+        **dict(zip(("side", "length", "hidden"), key, strict=True)),
+        **spread(error),
+        "unreachable_share": rows["unreachable_share"].mean(),
+        "certificate_median": rows["certificate"].median(),
+        "certificate_over_error_max": (rows["certificate"] / rows["error_max"]).median(),
+        "certificate_over_error_adversarial": (rows["certificate"] / rows["error_adversarial"]).median(),
+    }

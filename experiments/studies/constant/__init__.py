@@ -1,0 +1,1 @@
+"""How many candidates a subset sum needs: what `constant.py` measures."""

@@ -1,0 +1,254 @@
+"""How many candidates an entry needs until all entries of a target are met: the measurements of constant.py.
+
+One trial is one random pair of factors and one random d x d target. Entry (j, i) chooses from n' products
+u_jk * v_jki: the block u_j is shared by the d entries of input coordinate j, the values v are the entry's own. The
+trial succeeds at n' if every entry has a subset sum within epsilon / d^2, which is what slth.construct.linear finds
+with hidden = d n'. Where all |w| = 1, every pattern of signs is as hard as any other, since v is symmetric.
+
+How sure the outcome is. The number of trials of a cell (d, epsilon, target) is fixed before the first is drawn. A trial
+is drawn once with MAX_EXACT candidates an entry, and n' takes the first of them: what succeeds at n' succeeds at
+n' + 1, and the share that succeeds can only rise with n'. So the search upward is one look, not many: to call an n'
+below the true smallest one sufficient, the trials must already mislead at the n' just before the true one, and this one
+Clopper-Pearson interval errs on that side with a probability of at most 2.5 %. The same holds at the other end: with a
+confidence of 95 % in each cell taken by itself, the smallest n' lies above the largest n' shown to fail and not above
+the smallest shown to suffice. Between the two the trials leave it open.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy  # its parts load where they are used
+import torch
+
+from slth import theory
+from slth.construct.subset_sum import MAX_EXACT, BoolArray, FloatArray, solve
+from slth.experiments.lab import BadConfig, as_float, as_int, as_int_list, progress
+from slth.threads import in_parallel
+from slth.weights import inits
+
+TARGETS = {"uniform": inits.uniform, "unit": inits.sign}
+CONFIDENCE = 0.95  # of the two-sided intervals
+AT_ONCE = 1 << 14  # entries of the trials that are drawn together
+
+
+class Cell(NamedTuple):
+    """One question: from which n' on are all entries of a d x d target met, with probability 1 - epsilon?"""
+
+    d: int
+    epsilon: float
+    target: str
+
+    @property
+    def tolerance(self) -> float:
+        """Largest error of an entry."""
+        return theory.lemma7_accuracy(self.d, self.d, self.epsilon)
+
+    @property
+    def log(self) -> float:
+        """The natural logarithm that Lemma 7 multiplies by C."""
+        return -math.log(self.tolerance)
+
+    @property
+    def first(self) -> int:
+        """The last n' at which 2^n' sums are too few to meet one uniform entry with probability 1 - epsilon, or 1.
+
+        Together they come within the tolerance of a share of at most 2^n' * tolerance of [-1, 1].
+        """
+        return max(1, math.ceil(math.log2((1 - self.epsilon) / self.tolerance)) - 1)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is measured: the cells, and how many trials each is given."""
+
+    cells: list[Cell]
+    effort: int
+    seed: int
+
+    def trials(self, cell: Cell) -> int:
+        """Fewer where they cost more (d), more where failures must be rarer (epsilon)."""
+        return math.ceil(self.effort / (cell.d * cell.epsilon))
+
+
+def study_of(config: dict[str, Any]) -> Study:
+    """A checked Study, or BadConfig."""
+    widths = as_int_list(config, "d", 1, 64)
+    epsilons = [
+        as_float({"epsilon": value}, "epsilon", minimum=0.001, maximum=0.999) for value in _several(config, "epsilon")
+    ]
+    targets = _several(config, "target")
+    if not all(isinstance(target, str) and target in TARGETS for target in targets):
+        raise BadConfig("target", config["target"], f"one or both of {', '.join(TARGETS)}, none twice")
+    return Study(
+        cells=[Cell(d, epsilon, target) for target in targets for d in sorted(widths) for epsilon in epsilons],
+        effort=as_int(config, "effort", 1, 10**6),
+        seed=as_int(config, "seed", 0, 2**32 - 1),
+    )
+
+
+def _several(config: dict[str, Any], key: str) -> list[Any]:
+    values = config[key] if isinstance(config[key], list | tuple) else [config[key]]
+    if not values or any(value in values[:i] for i, value in enumerate(values)):
+        raise BadConfig(key, config[key], "one value or a list of them, not empty, none twice")
+    return list(values)
+
+
+# ---------------------------------------------------------------- trials
+
+
+def measure(study: Study) -> pd.DataFrame:
+    """One row per (d, epsilon, target, n_prime): the share of trials that succeed there, its interval, and C."""
+    tables = [rows_of(cell, least_of_trials(cell, study.trials(cell), study.seed)) for cell in study.cells]
+    return pd.concat(tables, ignore_index=True)
+
+
+def least_of_trials(cell: Cell, trials: int, seed: int) -> np.ndarray:
+    """For each trial the least n' at which it succeeds, or MAX_EXACT + 1 -> int (trials,)."""
+    least = np.empty(trials, np.int64)
+    at_once = max(1, AT_ONCE // cell.d**2)
+    parts = [slice(start, min(start + at_once, trials)) for start in range(0, trials, at_once)]
+    with progress(None, f"d={cell.d} epsilon={cell.epsilon} target={cell.target}", total=trials) as bar:
+
+        def work(which: slice) -> None:
+            for number in range(which.start, which.stop):
+                part = parts[number]
+                first, second, target = draw(cell, part.stop - part.start, seed=seed, stream=number)
+                candidates = np.swapaxes(first[..., None] * second, -1, -2)  # (trials, d_in, d_out, MAX_EXACT)
+                least[part] = least_candidates(candidates, target, cell.tolerance, cell.first)
+                bar.update(part.stop - part.start)
+
+        in_parallel(work, len(parts))
+    return least
+
+
+def draw(cell: Cell, trials: int, *, seed: int, stream: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Random blocks u (trials, d_in, n'), v (trials, d_in, n', d_out) and targets (trials, d_in, d_out), float64.
+
+    n' = MAX_EXACT.
+    """
+    d = cell.d
+
+    def numbers(distribution: Any, shape: tuple[int, ...], name: str) -> FloatArray:
+        name = f"constant/{d}/{cell.epsilon}/{cell.target}/{name}"
+        drawn: torch.Tensor = distribution((trials, *shape), 1.0, seed=seed, name=name, stream=stream)
+        return drawn.numpy().astype(np.float64)
+
+    return (
+        numbers(inits.uniform, (d, MAX_EXACT), "first"),
+        numbers(inits.uniform, (d, MAX_EXACT, d), "second"),
+        numbers(TARGETS[cell.target], (d, d), "target"),
+    )
+
+
+def least_candidates(candidates: FloatArray, target: FloatArray, tolerance: float, first: int) -> np.ndarray:
+    """For each trial the least n' from `first` on with which all its entries are met, or n + 1 -> int (trials,).
+
+    candidates (trials, ..., n), of which n' takes the first; target (trials, ...).
+    """
+    n = candidates.shape[-1]
+    rows, wanted = candidates.reshape(-1, n), target.reshape(-1)
+    least = np.full(wanted.shape, first)
+    unmet = np.arange(wanted.size)
+    for n_prime in range(first, n + 1):
+        unmet = unmet[~met(rows[unmet, :n_prime], wanted[unmet], tolerance)]
+        least[unmet] = n_prime + 1
+        if not unmet.size:
+            break
+    return least.reshape(len(target), -1).max(axis=1)
+
+
+def met(candidates: FloatArray, targets: FloatArray, tolerance: float) -> BoolArray:
+    """Whether some subset of each row of candidates (P, n) adds up to within tolerance of its target (P,) -> (P,).
+
+    Any subset sum is the largest of all (or the smallest), less (or plus) the sizes |c| of what it does otherwise. So
+    the question is whether some of the sizes add up to the target's distance from the nearer end, and sizes beyond that
+    distance take no part. Entries that stay unmet for long lie near an end or beyond it: few sizes are left to them.
+    """
+    sizes = np.sort(np.abs(candidates), axis=1)
+    from_top = np.maximum(candidates, 0).sum(axis=1) - targets
+    from_bottom = targets - np.minimum(candidates, 0).sum(axis=1)
+    distance = np.minimum(from_top, from_bottom)  # (P,), negative beyond the end
+    useful = (sizes <= (distance + tolerance)[:, None]).sum(axis=1)
+    found = np.empty(targets.shape, np.bool_)
+    for count in np.unique(useful):
+        which = useful == count
+        found[which] = solve(sizes[which, :count], distance[which], threads=1).errors <= tolerance
+    return found
+
+
+# ---------------------------------------------------------------- what they show
+
+
+def rows_of(cell: Cell, least: np.ndarray) -> pd.DataFrame:
+    """One row per n', from the information limit to where all trials succeed; `least` (trials,) as above.
+
+    verdict: whether the interval of the success probability lies below 1 - epsilon (fails), not below it (suffices), or
+    around it (open). The same in all rows: decided, if no n' is open between the last that fails and the first that
+    suffices; c_low and c_high, these two over the logarithm (0 and NaN where there is none).
+    """
+    n_prime = np.arange(cell.first, min(least.max(), MAX_EXACT) + 1)
+    succeeded = (least[:, None] <= n_prime).sum(axis=0)
+    intervals = [scipy.stats.binomtest(int(k), len(least)).proportion_ci(CONFIDENCE, method="exact") for k in succeeded]
+    low, high = (np.array(bound) for bound in zip(*intervals, strict=True))
+    fails, suffices = high < 1 - cell.epsilon, low >= 1 - cell.epsilon
+    largest_fail = n_prime[fails].max(initial=0)
+    smallest_success = n_prime[suffices][0] if suffices.any() else np.nan
+    return pd.DataFrame(
+        {
+            "d": cell.d,
+            "epsilon": cell.epsilon,
+            "target": cell.target,
+            "n_prime": n_prime,
+            "success": succeeded / len(least),
+            "trials": len(least),
+            "success_low": low,
+            "success_high": high,
+            "verdict": np.select([fails, suffices], ["fails", "suffices"], "open"),
+            "decided": bool(smallest_success == largest_fail + 1),
+            "c_low": largest_fail / cell.log,
+            "c_high": smallest_success / cell.log,
+        }
+    )
+
+
+def summarise(table: pd.DataFrame) -> dict[str, Any]:
+    """For each kind of target: its cells, the C that suffices in all of them, the line n' = intercept + slope log."""
+    cells: dict[str, list[dict[str, Any]]] = {}
+    for (target, _, _), rows in table.groupby(["target", "d", "epsilon"], sort=False):
+        cells.setdefault(target, []).append(_summary_of_cell(rows))
+    return {
+        "logarithm": "natural",
+        "confidence": CONFIDENCE,
+        "C": {target: np.max([cell["c_high"] for cell in found]) for target, found in cells.items()},
+        "lines": {target: _line(found) for target, found in cells.items()},
+        "cells": cells,
+    }
+
+
+def _summary_of_cell(rows: pd.DataFrame) -> dict[str, Any]:
+    """What the rows of one cell say, with the largest n' shown to fail and the smallest shown to suffice, if any."""
+    same = rows.iloc[0]
+    cell = Cell(same["d"], same["epsilon"], same["target"])
+    return {
+        "d": cell.d,
+        "epsilon": cell.epsilon,
+        "log": cell.log,
+        "trials": same["trials"],
+        "n_prime_fails": max(rows["n_prime"][rows["verdict"] == "fails"], default=None),
+        "n_prime_suffices": min(rows["n_prime"][rows["verdict"] == "suffices"], default=None),
+        "decided": same["decided"],
+        "c_low": same["c_low"],
+        "c_high": same["c_high"],
+    }
+
+
+def _line(cells: list[dict[str, Any]]) -> dict[str, float] | None:
+    """Least squares through the smallest n' shown to suffice; None below three of them."""
+    known = [(cell["log"], cell["n_prime_suffices"]) for cell in cells if cell["n_prime_suffices"] is not None]
+    if len({log for log, _ in known}) < 3:
+        return None
+    fit = scipy.stats.linregress(*zip(*known, strict=True))
+    return {"slope": fit.slope, "intercept": fit.intercept}

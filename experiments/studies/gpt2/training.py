@@ -1,0 +1,491 @@
+"""Random GPT-2s and what can be made of them on a text: dense training, tickets, and the controls of both.
+
+What `gpt2_prune.py` and `qk_scale.py` share. Every training is `slth.fit` with warm-up, cosine, clipping and batches
+that depend on seed and step alone; both sides of a comparison get the best of the same grid.
+"""
+
+import contextlib
+import functools
+import json
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import slth
+from slth.experiments.lab import BadConfig, as_choice, as_float, as_int, require_writable, write
+from slth.masking import masks
+from slth.models import gpt2
+from slth.search import Bernoulli, Biprop, EdgePopup, Fit, Frozen, IteRand, controls
+from slth.tasks import text as texts
+from slth.wrapping import SCORES, effective, handle
+
+METHODS = {
+    "edge_popup": EdgePopup,
+    "iterand": IteRand,
+    "biprop": Biprop,
+    "frozen": Frozen,
+    "bernoulli": Bernoulli,
+}
+BLOCKS = "*.h.*.c_*.weight"  # the weight matrices of the blocks, by parameter name
+CLAIM = "checkpoints.json"  # in a folder of checkpoints: the config that they are of
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Data:
+    """A text as tokens: training (n,), validation windows (count, length), and what simple models make of it (nat)."""
+
+    corpus: texts.Corpus
+    vocabulary: int
+    training: torch.Tensor
+    validation: torch.Tensor
+    unigram: float
+    bigram: float
+
+
+@dataclass(frozen=True)
+class Training:
+    """How one model is trained; lr and base_std are what the grid varies."""
+
+    steps: int
+    batch: int
+    length: int
+    warmup: float
+    clip: float
+    every: int
+    seed: int
+    device: torch.device
+    folder: Path | None  # of checkpoints
+
+    def tokens_per_s(self, fit: Fit) -> float:
+        """Tokens a second, evaluation included, of the steps that this process did; NaN where it did none."""
+        done = self.steps - fit.resumed_at
+        return done * self.batch * self.length / fit.seconds if done else math.nan
+
+
+@dataclass(frozen=True)
+class Source:
+    """A random GPT-2 before its base std is chosen."""
+
+    config: gpt2.GPT2Config
+    init: str
+    embedding_std: float
+    position_std: float
+    qk_scale: float | str
+    seed: int
+
+    def build(self, base_std: float) -> nn.Module:
+        """The model, its blocks' weights at this standard deviation."""
+        return gpt2.build(
+            self.config,
+            init=self.init,
+            base_std=base_std,
+            embedding_std=self.embedding_std,
+            position_std=self.position_std,
+            qk_scale=self.qk_scale,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a ticket is looked for."""
+
+    method: EdgePopup
+    keep: float
+    policy: str
+    masked: str  # all, or blocks
+    scores: str
+    seed: int
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model, wrapped."""
+        targets = None if self.masked == "all" else BLOCKS
+        return slth.wrap(model, self.keep, self.policy, targets, scores=self.scores, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model, its measurements, and the point of the grid it was trained at."""
+
+    model: nn.Module
+    fit: Fit
+    lr: float
+    base_std: float
+    logit_std: float  # at init
+
+    @property
+    def val_loss(self) -> float:
+        """Nats a token."""
+        return self.fit.last["val_loss"]
+
+
+# ---------------------------------------------------------------- what a config says
+
+
+def training_of(config: dict[str, Any]) -> Training:
+    """How models are trained, or BadConfig."""
+    wanted = as_choice(config, "device", DEVICES)
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise BadConfig("device", wanted, "auto or cpu: there is no CUDA device here")
+    return Training(
+        steps=as_int(config, "steps", 1),
+        batch=as_int(config, "batch", 1),
+        length=as_int(config, "length", 2),
+        warmup=as_float(config, "warmup", minimum=0.0, maximum=0.9),
+        clip=as_float(config, "clip", above=0.0),
+        every=as_int(config, "every", 1),
+        seed=as_int(config, "seed", 0, 2**32 - 1),
+        device=torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"),
+        folder=folder_of(config),
+    )
+
+
+def search_of(config: dict[str, Any]) -> Search:
+    """How tickets are looked for, or BadConfig."""
+    method = METHODS[as_choice(config, "method", tuple(METHODS))]
+    schedule = as_choice(config, "schedule", tuple(masks.SCHEDULES))
+    keep = as_float(config, "keep", above=0.0, maximum=1.0)
+    return Search(
+        method=method(schedule=schedule),
+        keep=keep,
+        policy=as_choice(config, "policy", ("layer", "global")),
+        masked=as_choice(config, "masked", ("all", "blocks")),
+        scores=as_choice(config, "scores", tuple(SCORES)),
+        seed=as_int(config, "seed", 0, 2**32 - 1),
+    )
+
+
+def floats_of(config: dict[str, Any], key: str) -> list[float]:
+    """config[key], one number > 0 or several, none twice, or BadConfig."""
+    values = _numbers_of(config, key)
+    if len(set(values)) < len(values):
+        raise BadConfig(key, config[key], "a number > 0 or a list of them, none twice")
+    return values
+
+
+def _numbers_of(config: dict[str, Any], key: str) -> list[float]:
+    """config[key], one number > 0 or several, or BadConfig."""
+    given = config[key] if isinstance(config[key], list | tuple) else [config[key]]
+    allowed = "a number > 0 or a list of them, not empty"
+    try:
+        values = [as_float({key: value}, key, above=0.0) for value in given]
+    except BadConfig as error:
+        raise BadConfig(key, config[key], allowed) from error
+    if not values:
+        raise BadConfig(key, config[key], allowed)
+    return values
+
+
+def qk_scales_of(config: dict[str, Any]) -> list[float | str]:
+    """config["qk_scale"], scales of query and key, or BadConfig."""
+    given = config["qk_scale"] if isinstance(config["qk_scale"], list | tuple) else [config["qk_scale"]]
+    try:
+        scales = [v if v == "theory" else as_float({"qk_scale": v}, "qk_scale", above=0.0) for v in given]
+    except BadConfig as error:
+        raise BadConfig("qk_scale", config["qk_scale"], "theory, a number > 0, or a list of these") from error
+    if not scales or len(set(scales)) < len(scales):
+        raise BadConfig("qk_scale", config["qk_scale"], "theory, a number > 0, or a list of these, none twice")
+    return scales
+
+
+def sizes_of(config: dict[str, Any], vocabulary: int) -> dict[str, gpt2.GPT2Config]:
+    """The models by size, or BadConfig."""
+    given = config["size"] if isinstance(config["size"], list | tuple) else [config["size"]]
+    allowed = f"one or several of {', '.join(gpt2.SIZES)}, or one of these times a width (mini*0.5)"
+    sizes = {}
+    for name in given:
+        size, times, width = str(name).partition("*")
+        try:
+            factor = float(width) if times else 1.0
+            if size in gpt2.SIZES and config["length"] > gpt2.SIZES[size].length:
+                raise BadConfig(
+                    "length", config["length"], f"at most {gpt2.SIZES[size].length}, the positions of {size}"
+                )
+            sizes[name] = gpt2.config(size, width=factor, vocabulary=vocabulary, length=config["length"])
+        except ValueError as error:
+            raise BadConfig("size", config["size"], f"{allowed} ({error})") from error
+    if not given or len(sizes) < len(given):
+        raise BadConfig("size", config["size"], f"{allowed}, none twice")
+    return sizes
+
+
+def data_of(config: dict[str, Any]) -> Data:
+    """The text, read and split, or BadConfig."""
+    length, windows = as_int(config, "length", 2), as_int(config, "windows", 1)
+    for key in ("data", "vocabulary"):
+        if not isinstance(config[key], str):
+            raise BadConfig(key, config[key], "a name")
+    return _read(config["data"], config["vocabulary"], length, windows)
+
+
+@functools.lru_cache(maxsize=1)  # a config is checked before it is run
+def _read(name: str, vocabulary: str, length: int, windows: int) -> Data:
+    known = name in ("stdlib", "installed", "wikitext-103") or name.startswith("path:")
+    try:
+        corpus = texts.corpus(name if known else f"path:{name}")
+    except ValueError as error:
+        raise BadConfig("data", name, f"a text that can be used ({error})") from error
+    try:
+        words = texts.vocabulary(vocabulary, corpus)
+    except ValueError as error:
+        raise BadConfig("vocabulary", vocabulary, f"one that can be had ({error})") from error
+    training, validation = texts.tokens_of(corpus, words)
+    try:
+        shown = texts.windows(validation, length, windows)
+        texts.windows(training, length, 1)
+    except ValueError as error:
+        raise BadConfig("data", name, f"long enough for windows of length={length} ({error})") from error
+    return Data(
+        corpus,
+        len(words),
+        training,
+        shown,
+        texts.unigram_loss(training, shown, len(words)),
+        texts.bigram_loss(training, shown, len(words)),
+    )
+
+
+def folder_of(config: dict[str, Any]) -> Path | None:
+    """The folder of checkpoints, or BadConfig."""
+    given = config["checkpoints"]
+    if given is not None and (not isinstance(given, str) or not given):
+        raise BadConfig("checkpoints", given, "a folder, or None")
+    return None if given is None else Path(given)
+
+
+def check_checkpoints(config: dict[str, Any], data: Data, free: Collection[str] = ()) -> None:
+    """BadConfig where the folder holds checkpoints of another config, Refused where it cannot be written.
+
+    The last of all checks: the folder is made where it is missing. What it says of keys that are free does not count.
+    """
+    folder = folder_of(config)
+    if folder is None:
+        return
+    held = {key: value for key, value in _held_claim(folder).items() if key not in free}
+    wanted = _claim_of(config, data)
+    for key in {**wanted, **held} if held else ():
+        if held.get(key) != wanted.get(key):
+            was = f"{key}={held.get(key)!r}, not {wanted.get(key)!r}"
+            raise BadConfig("checkpoints", str(folder), f"another folder: its checkpoints are of {was}")
+    require_writable(folder, "checkpoints", "choose another")
+
+
+def claim_checkpoints(config: dict[str, Any], data: Data) -> None:
+    """Note in the folder of checkpoints which config they are of."""
+    folder = folder_of(config)
+    if folder:
+        write(folder, {CLAIM: json.dumps(_claim_of(config, data), indent=2).encode()})
+
+
+def _held_claim(folder: Path) -> dict[str, Any]:
+    """What the folder says of itself, nothing where it is not claimed."""
+    try:
+        return dict(json.loads((folder / CLAIM).read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        raise BadConfig("checkpoints", str(folder), f"another folder: its {CLAIM} cannot be read ({error})") from error
+
+
+def _claim_of(config: dict[str, Any], data: Data) -> dict[str, Any]:
+    """All that a checkpoint depends on."""
+    rest = {key: value for key, value in config.items() if key not in ("checkpoints", "__doc__")}
+    return rest | {"text": data.corpus.digest}
+
+
+# ---------------------------------------------------------------- training
+
+
+def token_loss(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of the next token in nats, mean over windows (count, length)."""
+    logits = model(tokens).logits  # (count, length, vocabulary)
+    return cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def val_loss(model: nn.Module, windows: torch.Tensor) -> float:
+    """Nats a token over all windows, in eval mode."""
+    model.eval()
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        pieces = windows.split(32)
+        sums = [float(token_loss(model, piece.to(device))) * len(piece) for piece in pieces]
+    return math.fsum(sums) / len(windows)
+
+
+def train(model: nn.Module, data: Data, how: Training, lr: float, steps: int, label: str, method=None) -> Fit:
+    """Train what has a gradient, and measure validation loss on the way where `steps` are the full ones."""
+    device = how.device
+
+    def batches(step: int) -> torch.Tensor:
+        drawn = texts.batch(data.training, how.batch, how.length, seed=how.seed, step=step, name="gpt2/batches")
+        return drawn.to(device)
+
+    checkpoint = how.folder / f"{label}.checkpoint" if how.folder else None
+    return slth.fit(
+        model.to(device),
+        batches,
+        token_loss,
+        steps,
+        method=method,
+        lr=lr,
+        warmup=how.warmup,
+        clip=how.clip,
+        evaluate=lambda m: {"val_loss": val_loss(m, data.validation)},
+        every=how.every if steps == how.steps else 0,
+        checkpoint=checkpoint,
+        seed=how.seed,
+        name=label,
+    )
+
+
+def trained(source: Source, search: Search | None, data: Data, how: Training, point, steps: int, label: str) -> Trained:
+    """A model of the source at a point (lr, base_std) of the grid: its ticket, or without a search trained densely."""
+    lr, base_std = point
+    model = source.build(base_std)
+    logits = gpt2.logit_std(model, data.validation[:8])
+    if search:
+        search.wrap(model)
+    method = search.method if search else None
+    made = Trained(model, train(model, data, how, lr, steps, label, method), lr, base_std, logits)
+    if not math.isfinite(made.val_loss):
+        raise FloatingPointError(f"{label}: the validation loss is {made.val_loss}: a lower learning rate may help")
+    return made
+
+
+def best_of(
+    source: Source,
+    search: Search | None,
+    data: Data,
+    how: Training,
+    grid: Sequence[tuple[float, float]],
+    label: str,
+    pilot_steps: int,
+) -> tuple[Trained, list[dict[str, Any]]]:
+    """Train at the point of the grid that does best in short pilots; also rows of the pilots' losses.
+
+    A point at which training diverges is no candidate: where the best pilot's does so later on, the next best is taken.
+    Raises FloatingPointError where all diverge.
+    """
+    rows: list[dict[str, Any]] = []
+    names = {point: f"{label} lr={point[0]} std={point[1]}" for point in grid}
+    for lr, base_std in grid if len(grid) > 1 else ():
+        point = lr, base_std
+        try:
+            pilot = trained(source, search, data, how, point, pilot_steps, f"{names[point]} pilot")
+            loss = pilot.val_loss
+        except FloatingPointError:
+            loss = math.inf
+        rows.append({"stage": "grid", "lr": lr, "base_std": base_std, "step": pilot_steps, "val_loss": loss})
+    losses = [row["val_loss"] for row in rows] or [0.0]
+    for _, point in sorted((loss, point) for loss, point in zip(losses, grid, strict=True) if math.isfinite(loss)):
+        try:
+            best = trained(source, search, data, how, point, how.steps, names[point])
+        except FloatingPointError:
+            continue
+        rows += [{"stage": "full", "lr": best.lr, "base_std": best.base_std} | row for row in best.fit.rows]
+        return best, rows
+    raise FloatingPointError(f"{label}: training diverged at every point of the grid; try lower learning rates")
+
+
+def best_of_stds(
+    source: Source,
+    search: Search | None,
+    data: Data,
+    how: Training,
+    stds: Sequence[tuple[float, float]],
+    lrs: Sequence[float],
+    label: str,
+    pilot_steps: int,
+) -> tuple[Source, Trained, list[dict[str, Any]]]:
+    """The source and its best model over (base_std, position_std), each trained in full, and all losses on the way.
+
+    Full trainings, because inits show what they are worth only late: a mask cannot make a weight larger, so small ones
+    help tickets early and hold them back later. Pilots choose the learning rate of each. Raises FloatingPointError
+    where all diverge.
+    """
+    tried: list[tuple[Source, Trained, list[dict[str, Any]]]] = []
+    for base_std, position_std in stds:
+        there = replace(source, position_std=position_std)
+        name = f"{label} positions={position_std}" if len(stds) > 1 else label
+        with contextlib.suppress(FloatingPointError):
+            tried.append((there, *best_of(there, search, data, how, [(lr, base_std) for lr in lrs], name, pilot_steps)))
+    if not tried:
+        raise FloatingPointError(f"{label}: training diverged at every point of the grid; try lower learning rates")
+    chosen = min(range(len(tried)), key=lambda i: tried[i][1].val_loss)
+    rows = [
+        row | {"position_std": there.position_std} | ({} if i == chosen else {"stage": "grid"})
+        for i, (there, _, made) in enumerate(tried)
+        for row in made
+    ]
+    return *tried[chosen][:2], rows
+
+
+def stds_of(config: dict[str, Any]) -> list[tuple[float, float]]:
+    """The pairs (base_std, position_std) that both sides choose from, or BadConfig."""
+    base = _numbers_of(config, "base_std")
+    default = [0.02 if std < 0.055 else 0.12 for std in base]
+    position = default if config["position_std"] is None else _numbers_of(config, "position_std")
+    if len(position) == 1:
+        position *= len(base)
+    if len(position) != len(base):
+        allowed = f"one number > 0, or {len(base)} of them as base_std has"
+        raise BadConfig("position_std", config["position_std"], allowed)
+    pairs = list(zip(base, position, strict=True))
+    if len(set(pairs)) < len(pairs):
+        allowed = "a number > 0 or a list of them, no pair with position_std twice"
+        raise BadConfig("base_std", config["base_std"], allowed)
+    return pairs
+
+
+# ---------------------------------------------------------------- controls
+
+
+def sparse_training(
+    source: Source, search: Search, data: Data, how: Training, dense: Trained, label: str
+) -> tuple[nn.Module, Fit]:
+    """Weights trained under a random mask of the ticket's keep: the dense network's, at its point of the grid."""
+    model = search.wrap(source.build(dense.base_std))
+    controls.random_mask(model, how.seed + 1)
+    controls.train_weights(model)
+    return model, train(model, data, how, dense.lr, how.steps, label)
+
+
+def control_losses(ticket: Trained, data: Data, seed: int) -> dict[str, float]:
+    """Validation losses of the ticket's own mask shuffled, of a random mask, and of its mask on other weights.
+
+    ticket.model is left with the last of these: its own mask, other weights.
+    """
+    wrapped = handle(ticket.model)
+    mask = wrapped.masks()
+    losses = {}
+    for name, change in (("shuffled", controls.shuffled_mask), ("random_mask", controls.random_mask)):
+        wrapped.set_masks(mask)
+        change(ticket.model, seed + 1)
+        losses[name] = val_loss(ticket.model, data.validation)
+    wrapped.set_masks(mask)
+    controls.redrawn_weights(ticket.model, seed + 1)
+    losses["redrawn_weights"] = val_loss(ticket.model, data.validation)
+    return losses
+
+
+def nonzero(model: nn.Module) -> int:
+    """Parameters other than 0, those of a wrapped model under its masks."""
+    try:
+        shown = effective(model)
+        masked = {id(m.scores) for m in handle(model).weights.values()}
+    except ValueError:
+        shown, masked = {}, set()
+    rest = (p for name, p in model.named_parameters() if id(p) not in masked and not name.endswith(".original"))
+    return sum(int(t.count_nonzero()) for t in (*shown.values(), *rest))
+
+
+def state_dict_bytes(model: nn.Module) -> int:
+    """Of the plain model in its own dtype, tied weights once."""
+    return sum(p.numel() * p.element_size() for p in model.parameters())

@@ -1,0 +1,340 @@
+"""A trained language model, and its ticket in a random one: the measurements of hidden_lm.py."""
+
+import os
+import time
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from slth.attention.mha import ROLES
+from slth.construct.transformer import TransformerTicket, certify, language_model, pruned, record_scales
+from slth.experiments.lab import BadConfig, as_bool, as_choice, as_float, as_int, as_int_list, progress
+from slth.models.transformer import LanguageModel, Product, Table, Transformer
+from slth.tasks import text as task
+from slth.weights import inits
+
+
+@dataclass(frozen=True)
+class Study:
+    """One target, trained once, and its tickets at several numbers of candidates per entry."""
+
+    corpus: task.Corpus
+    embeddings: str
+    norm: bool
+    d: int
+    blocks: int
+    heads: int
+    layers: int
+    length: int
+    vocabulary: int
+    steps: int
+    batch: int
+    lr: float
+    candidates: list[int]
+    reach: str
+    windows: int
+    sample: int
+    seed: int
+
+    @cached_property
+    def characters(self) -> task.Characters:
+        """The vocabulary."""
+        return task.Characters(self.corpus.text, self.vocabulary)
+
+    @cached_property
+    def tokens(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Training and validation tokens."""
+        return task.split(self.characters.encode(self.corpus.text))
+
+    @cached_property
+    def validation(self) -> torch.Tensor:
+        """Validation windows (count, length + 1)."""
+        return task.windows(self.tokens[1], self.length + 1, self.windows)
+
+
+def study_of(config: dict[str, Any]) -> Study:
+    """A checked Study, or BadConfig."""
+    d = as_int(config, "d", 1)
+    heads = next(n for n in (4, 3, 2, 1) if d % n == 0) if config["heads"] is None else as_int(config, "heads", 1)
+    if d % heads:
+        raise BadConfig("heads", heads, f"a divisor of d={d}, for target heads of width d/heads")
+    study = Study(
+        corpus=_corpus(config),
+        embeddings=as_choice(config, "embeddings", ("shared", "random")),
+        norm=as_bool(config, "norm"),
+        d=d,
+        blocks=as_int(config, "blocks", 1),
+        heads=heads,
+        layers=as_int(config, "layers", 1),
+        length=as_int(config, "length", 2),
+        vocabulary=as_int(config, "vocabulary", 2, 4096),
+        steps=as_int(config, "steps", 0),
+        batch=as_int(config, "batch", 1),
+        lr=as_float(config, "lr", above=0.0),
+        candidates=sorted(as_int_list(config, "candidates", 1)),
+        reach=as_choice(config, "reach", ("scale", "bound", "none")),
+        windows=as_int(config, "windows", 1),
+        sample=as_int(config, "sample", 0),
+        seed=as_int(config, "seed", 0, 2**32 - 1),
+    )
+    least = 20 * (study.length + 1)
+    if len(study.corpus.text) < least:
+        raise BadConfig("data", config["data"], f"a text of at least {least} characters, 20 windows")
+    return study
+
+
+def _corpus(config: dict[str, Any]) -> task.Corpus:
+    name = config["data"]
+    if not isinstance(name, str | os.PathLike):
+        raise BadConfig("data", name, "stdlib or a path to a text file")
+    try:
+        return _read("stdlib" if name == "stdlib" else f"path:{name}")
+    except ValueError as error:
+        raise BadConfig("data", name, f"stdlib or a UTF-8 text file that is not empty ({error})") from error
+
+
+_read = lru_cache(task.corpus)  # asked for when the config is checked and again when it is run
+
+
+# ---------------------------------------------------------------- target
+
+
+def train_target(study: Study) -> tuple[LanguageModel, dict[str, float]]:
+    """The trained target in float64, and its losses in nats per character."""
+    model = _target(study)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=study.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, study.lr, total_steps=study.steps + 1, pct_start=0.1)
+    training, _ = study.tokens
+    before = _losses(model, study.validation).mean().item()
+    if study.reach == "bound":
+        _bound_norms(model, study)
+    bar = progress(range(study.steps), "train the target")
+    for step in bar:
+        rows = task.batch(training, study.batch, study.length + 1, seed=study.seed, step=step, name="hidden_lm")
+        loss = _losses(model, rows).mean()
+        if not torch.isfinite(loss):
+            raise BadConfig("lr", study.lr, f"smaller: the target's training diverged at step {step}")
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if study.reach == "bound":
+            _bound_norms(model, study)
+        if step % 50 == 0:
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+    model = model.double().requires_grad_(False)
+    return model, {"val_loss_untrained": before, "val_loss_target": _losses(model, study.validation).mean().item()}
+
+
+def _target(study: Study) -> LanguageModel:
+    d, size = study.d, len(study.characters)
+    tables = [
+        Table(rows, columns, std=std, seed=study.seed, name=f"target/{name}", dtype=torch.float32)
+        for name, rows, columns, std in (
+            ("embedding", size, d, 0.2),
+            ("positions", study.length, d, 0.1),
+            ("head", d, size, 0.05),
+        )
+    ]
+    inner = Transformer(
+        d,
+        study.blocks,
+        study.heads,
+        d // study.heads,
+        [d] * (study.layers - 1),
+        norm=study.norm,
+        init="xavier_uniform",
+        seed=study.seed,
+        prefix="target/",
+    )
+    if not study.norm:
+        with torch.no_grad():  # quiet branches at first, or the residual stream grows through the blocks
+            for block in inner.blocks:
+                block.attention.output.mul_(0.3)
+                block.feed_forward.layers[-1].mul_(0.3)
+    return LanguageModel(tables[0], tables[1], inner, tables[2])
+
+
+def _losses(model: LanguageModel, rows: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of each next token, nats: rows (count, T + 1) -> (count * T,)."""
+    logits = model(rows[:, :-1])
+    return cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="none")
+
+
+@torch.no_grad()
+def _bound_norms(model: LanguageModel, study: Study) -> None:
+    """Bring every factor back to spectral norm at most 1, as the theorem assumes; and hidden tables to entries <= 1."""
+    for block in model.transformer.blocks:
+        for weight in [getattr(block.attention, role) for role in ROLES] + list(block.feed_forward.layers):
+            norm = torch.linalg.matrix_norm(weight, ord=2, keepdim=True)
+            weight.div_(norm.clamp_min(1.0))
+    if study.embeddings == "random":
+        for table in (model.embedding, model.positions, model.head):
+            table.weight.clamp_(-1.0, 1.0)
+
+
+# ---------------------------------------------------------------- tickets
+
+
+def make_source(study: Study, candidates: int) -> LanguageModel:
+    """A random language model, wide enough for so many candidates per entry; tables are filled in by `hide`."""
+    d, size = study.d, len(study.characters)
+    hidden, network = d * candidates, 2 * d * candidates
+    inner = Transformer(
+        d,
+        study.blocks,
+        study.heads,
+        hidden,
+        [network if i % 2 == 0 else d for i in range(2 * study.layers - 1)],
+        norm=study.norm,
+        seed=study.seed,
+        prefix="transformer.",
+    )
+    shapes = {"embedding": (size, d), "positions": (study.length, d), "head": (d, size)}
+    parts: dict[str, Table | Product] = {}
+    for name, (rows, columns) in shapes.items():
+        if study.embeddings == "random":
+            inside = min(rows, columns) * candidates
+            parts[name] = Product(rows, columns, inside, seed=study.seed, name=name, dtype=torch.float32)
+        else:
+            parts[name] = Table(rows, columns, std=1.0, seed=study.seed, name=name, dtype=torch.float32)
+    return LanguageModel(parts["embedding"], parts["positions"], inner, parts["head"])
+
+
+def hide(study: Study, target: LanguageModel) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Construct and measure a ticket for each number of candidates: a row per (candidates, block), and sample texts."""
+    rows: list[dict[str, Any]] = []
+    texts = {"target": _sample(study, target)}
+    for candidates in progress(study.candidates, "hide"):
+        source = make_source(study, candidates).double()
+        _share_tables(target, source)
+        if study.reach == "scale":
+            record_scales(target, source)
+        started = time.perf_counter()
+        ticket = language_model(target, source)
+        seconds = time.perf_counter() - started
+        found = pruned(source, ticket.masks)
+        rows += _measure(study, target, found, ticket, candidates, seconds)
+        texts[f"ticket, {candidates} candidates"] = _sample(study, found)
+    return pd.DataFrame(rows), texts
+
+
+@torch.no_grad()
+def _share_tables(target: LanguageModel, source: LanguageModel) -> None:
+    for name in ("embedding", "positions", "head"):
+        table = getattr(source, name)
+        if isinstance(table, Table):
+            table.weight.copy_(getattr(target, name).matrix())
+
+
+@torch.no_grad()
+def _measure(
+    study: Study,
+    target: LanguageModel,
+    found: LanguageModel,
+    ticket: TransformerTicket,
+    candidates: int,
+    seconds: float,
+) -> list[dict[str, Any]]:
+    windows = study.validation
+    inputs = windows[:, :-1]
+    x, x_found = target.embed(inputs), found.embed(inputs)
+    drift = _largest(x_found - x)
+    certificate = certify(target.transformer, ticket, x, target.causal, drift=drift)
+    shared = {
+        "candidates": candidates,
+        "val_loss_target": _losses(target, windows).mean().item(),
+        "val_loss_ticket": _losses(found, windows).mean().item(),
+        "agreement": (target(inputs).argmax(-1) == found(inputs).argmax(-1)).double().mean().item(),
+        "error_embedding": drift,
+        "unreachable": ticket.unreachable,
+        "entries": ticket.entries,
+        "keep": ticket.keep,
+        "bits": ticket.weights,
+        "candidates_least": ticket.candidates,
+        "scales": _recorded_scales(found),
+        "exact_weights": _is_exact(make_source(study, candidates), found, ticket.masks),
+        "seconds_construct": seconds,
+    }
+    rows = []
+    for b, (block, hidden) in enumerate(zip(target.transformer.blocks, found.transformer.blocks, strict=True)):
+        x, x_found = block(x, target.causal), hidden(x_found, target.causal)
+        rows.append(
+            shared
+            | {
+                "block": b + 1,
+                "error": _largest(x_found - x),
+                "norm": _largest(x),
+                "certificate": certificate.blocks[b],
+                "certificate_recursion": certificate.recursion[b],
+            }
+        )
+    return rows
+
+
+def _largest(x: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(x, dim=-1).max())
+
+
+def _recorded_scales(found: LanguageModel) -> int:
+    """How many recorded scales differ from 1: the floats of the ticket."""
+    return sum(int((buffer != 1).sum()) for name, buffer in found.named_buffers() if "scale" in name)
+
+
+def _is_exact(fresh: LanguageModel, found: LanguageModel, masks: dict[str, torch.Tensor]) -> bool:
+    """Whether pruned weights are 0, kept ones have the bits of one drawn afresh, and no random one lacks a mask."""
+    random = {n for n, _ in fresh.named_parameters() if "blocks." in n or n.endswith((".first", ".second"))}
+    return random == set(masks) and all(
+        torch.equal(_bits(found.get_parameter(name)), _bits(fresh.get_parameter(name)) * mask)
+        for name, mask in masks.items()
+    )
+
+
+def _bits(weight: torch.Tensor) -> torch.Tensor:
+    """A float32 weight's bits; one that no float32 equals becomes -1, the bits of no weight."""
+    single = weight.detach().float()
+    return torch.where(single.to(weight.dtype) == weight, single.view(torch.int32), -1)
+
+
+@torch.no_grad()
+def _sample(study: Study, model: LanguageModel) -> str:
+    """Text that goes on from the start of the first validation window, drawn with the same dice for every model."""
+    tokens = study.validation[0, : study.length // 4]
+    dice = 0.5 + 0.5 * inits.uniform((study.sample,), 1.0, seed=study.seed, name="hidden_lm/sample").double()
+    for die in dice:
+        shares = torch.softmax(model(tokens[-study.length :])[-1], dim=-1).cumsum(-1)
+        following = torch.searchsorted(shares, die).clamp(max=len(study.characters) - 1)
+        tokens = torch.cat((tokens, following[None]))
+    return study.characters.decode(tokens)
+
+
+# ---------------------------------------------------------------- what the numbers say
+
+
+def summarise(study: Study, table: pd.DataFrame, learned: dict[str, float]) -> dict[str, Any]:
+    """The numbers of the ticket with the most candidates, and the gap at each."""
+    last = table.iloc[-1]
+    gap = table.drop_duplicates("candidates")
+    keys = ("val_loss_ticket", "agreement", "certificate", "certificate_recursion", "error", "error_embedding")
+    counts = ("bits", "scales", "candidates_least", "unreachable", "entries")
+    return {
+        **learned,
+        **{key: float(last[key]) for key in (*keys, "keep", "seconds_construct")},
+        **{key: int(last[key]) for key in counts},
+        "loss_gap": float(last["val_loss_ticket"] - last["val_loss_target"]),
+        "exact_weights": bool(table["exact_weights"].all()),
+        "certificate_violations": int((~(table["error"] <= table["certificate"])).sum()),
+        "tokens_compared": study.validation[:, 1:].numel(),
+        "candidates": gap["candidates"].tolist(),
+        "loss_gaps": (gap["val_loss_ticket"] - gap["val_loss_target"]).tolist(),
+        "disagreements": (1.0 - gap["agreement"]).tolist(),
+        "corpus": study.corpus.name,
+        "corpus_digest": study.corpus.digest,
+        "corpus_characters": len(study.corpus.text),
+    }

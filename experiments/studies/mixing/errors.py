@@ -1,0 +1,85 @@
+"""The error of tickets against a random MHA: learned, and constructed where the theory allows."""
+
+import copy
+import math
+from typing import Any
+
+import torch
+
+import slth
+from slth.attention import Attention, MultiHeadAttention
+from slth.construct import variants as construct
+from slth.experiments.studies.approximation.learning import Examples, prune_wrapped, relative_error
+from slth.experiments.studies.approximation.learning import Search as Learning
+from slth.experiments.studies.mixing.networks import attention_of, options_of, parameters, width_of
+from slth.experiments.studies.mixing.study import Job, Study
+from slth.weights import inits
+
+TRAINING, VALIDATION, TEST = 1024, 64, 128  # inputs that scores are trained, masks are chosen and errors measured on
+NORMED = ("mea", "differential")  # whose heads have a norm that can be left out
+
+
+def measure_error(study: Study, job: Job) -> dict[str, Any]:
+    """How far tickets of a variant, learned and where it can be constructed, are from a random MHA."""
+    target = target_of(study, job.seed)
+    training, validation, test = (
+        examples(target, count, job, split)
+        for split, count in (("training", TRAINING), ("validation", VALIDATION), ("test", TEST))
+    )
+    width = width_of(study, job.variant, study.d, job.hidden, job.length)
+    mixing_init, init = study.config["mixing_init"], study.config["source_init"]
+    options = options_of(study, job.variant, job.length, mixing_init)
+    source = attention_of(job.variant)(study.d, study.d, study.heads, width, init=init, seed=job.seed, **options)
+    learn(source, training, validation, study.learning, job.seed)
+    with torch.no_grad():
+        error = float(relative_error(source, test))
+    found = {"error": error, "width": width, "parameters": parameters(source)}
+    if study.config["construct"]:
+        found["error_construct"] = constructed_error(study, job, width, target, test)
+    return found
+
+
+def target_of(study: Study, seed: int) -> MultiHeadAttention:
+    """A random MHA whose factors have the spectral norm that the config says, float32."""
+    width = study.config["target_hidden"]
+    target = MultiHeadAttention(
+        study.d, study.d, study.heads, width, init="xavier_uniform", seed=seed, prefix="target/"
+    ).requires_grad_(False)
+    for weight in target.parameters():
+        weight.mul_(study.config["target_norm"] / torch.linalg.matrix_norm(weight, ord=2, keepdim=True))
+    return target
+
+
+@torch.no_grad()
+def examples(target: MultiHeadAttention, count: int, job: Job, split: str) -> Examples:
+    """Standard normal tokens (count, length, d), and what the target makes of them."""
+    inputs = inits.normal((count, job.length, target.d_in), 1.0, seed=job.seed, name=f"mixing/{split}/{job.length}")
+    return Examples(inputs, target(inputs))
+
+
+def learn(source: Attention, training: Examples, validation: Examples, search: Learning, seed: int) -> None:
+    """Prune a source, in place, by the mask of edge-popup that does best on validation inputs; mixing tensors, too."""
+    slth.wrap(source, keep=search.keep, seed=seed)
+    prune_wrapped(source, training, validation, search, every=max(1, search.steps // 50))
+
+
+def constructed_error(study: Study, job: Job, width: int, target: MultiHeadAttention, test: Examples) -> float:
+    """That of a ticket by subset sums, in float64 and without the norms that the theory cannot pass.
+
+    NaN where the theory excludes the variant, or its heads are too narrow.
+    """
+    options = options_of(study, job.variant, job.length, study.config["mixing_init"])
+    if job.variant in NORMED:
+        options |= {"norm": False}
+    source = attention_of(job.variant)(study.d, study.d, study.heads, width, seed=job.seed, **options).double()
+    target = copy.deepcopy(target).double()
+    for weight in (target.value, target.output):  # theory wants W_VO of norm 1, and relative errors know no scale
+        weight.div_(study.config["target_norm"])
+    try:
+        ticket = construct.variant(target, source)
+    except ValueError:
+        return math.nan
+    ticket.prune(source)
+    inputs = test.inputs.double()
+    with torch.no_grad():
+        return float(relative_error(source, Examples(inputs, target(inputs))))

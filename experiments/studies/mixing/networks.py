@@ -1,0 +1,91 @@
+"""Attentions and networks of equal size: the width of a variant's heads is solved for."""
+
+import functools
+from bisect import bisect_left
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from slth.attention import ATTENTIONS, Attention
+from slth.experiments.studies.mixing.study import LINEAR, Study
+from slth.experiments.studies.mixing.verdicts import BASE
+from slth.models import gpt2
+from slth.models.gpt2_attention import InGPT2, with_attention
+
+
+def options_of(study: Study, variant: str, length: int, mixing_init: str) -> dict[str, Any]:
+    """The options of a mechanism's own, for inputs of so many tokens."""
+    if variant in ("gqa", "gta"):
+        return {"kv_heads": study.kv_heads}
+    if variant in ("mhla", LINEAR):
+        mixing_init = "uniform" if variant == LINEAR else mixing_init
+        return {"length": length, "block": min(study.config["block"], length), "mixing_init": mixing_init}
+    return {"mixing_init": mixing_init} if variant in ("kha_linear", "kha_mlp", "mea", "talking_heads") else {}
+
+
+def attention_of(variant: str) -> type[Attention]:
+    """The class of a variant."""
+    return ATTENTIONS["mhla" if variant == LINEAR else variant]
+
+
+def width_of(study: Study, variant: str, d: int, hidden: int, length: int) -> int:
+    """The width of a head with which a variant costs the nearest to what MHA does with `hidden`."""
+    equal = study.config["equal"]
+
+    @functools.cache
+    def cost(variant: str, width: int) -> int:
+        options = options_of(study, variant, length, "natural")
+        module = attention_of(variant)(d, d, study.heads, width, causal=True, **options)
+        return parameters(module) if equal == "parameters" else multiply_adds(module, length)
+
+    step = 2 if variant == "differential" else 1  # it has halves
+    widths = range(step, 8 * hidden + 1, step)
+    wanted = cost(BASE, hidden)
+    i = bisect_left(widths, wanted, key=lambda width: cost(variant, width))
+    return min(widths[max(i - 1, 0) : i + 1], key=lambda width: abs(cost(variant, width) - wanted))
+
+
+def parameters(module: nn.Module) -> int:
+    """How many there are, tied ones once."""
+    return sum(p.numel() for p in module.parameters())
+
+
+@torch.no_grad()
+def multiply_adds(module: Attention, length: int) -> int:
+    """Those of matrix products while a causal attention decodes so many tokens, in its own factors, not merged."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        module.step(torch.zeros(1, length, module.d_in), module.start())
+    return int(counter.get_total_flops()) // 2
+
+
+def network(study: Study, variant: str, seed: int, *, ticket: bool) -> tuple[nn.Module, int]:
+    """A random GPT-2 with this attention, as a ticket's source or for dense training; and the width of its heads."""
+    config, model, dense = study.config, study.model, "" if ticket else "dense_"
+    init, base_std = config[f"{dense}init"], config[f"{dense}base_std"]
+    plain = gpt2.build(
+        model,
+        init=init,
+        base_std=base_std,
+        embedding_std=config["embedding_std"],
+        position_std=config[f"{dense}position_std"],
+        seed=seed,
+    )
+    width = width_of(study, variant, model.n_embd, model.n_embd // model.n_head, study.how.length)
+    options = options_of(study, variant, study.how.length, config[f"{dense}mixing_init"])
+    name = "mhla" if variant == LINEAR else variant
+    made = with_attention(plain, name, init=init, base_std=base_std, hidden=width, seed=seed, options=options)
+    if not ticket:
+        for inner in attentions(made):
+            if variant == LINEAR:
+                inner.mixing.requires_grad_(False)
+            elif variant == "mhla" and options["mixing_init"] != "identity_plus_random":
+                inner.register_forward_pre_hook(lambda inner, _: inner.clip_mixing_())
+    return made, width
+
+
+def attentions(model: nn.Module) -> list[Attention]:
+    """Those of a network's blocks."""
+    return [module.inner for module in model.modules() if isinstance(module, InGPT2)]

@@ -1,0 +1,65 @@
+"""How often the training loss of a dense network jumps."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import slth
+from slth.experiments.studies.gpt2.training import token_loss
+from slth.experiments.studies.mixing.networks import network, parameters
+from slth.experiments.studies.mixing.study import Job, Study
+from slth.tasks import text as texts
+
+WINDOW, JUMP, SPREADS = 20, 0.2, 6.0  # of what a spike is
+SPIKE = (
+    f"a training loss that is above the median of the {WINDOW} before it by more than {JUMP} nat and by more than "
+    f"{SPREADS:g} of their standard deviations, estimated from their median absolute deviation; neighbours count once"
+)
+
+
+def measure_spikes(study: Study, job: Job) -> dict[str, Any]:
+    """How often the training loss of a variant jumps in dense training at a learning rate."""
+    model, width = network(study, job.variant, job.seed, ticket=False)
+    how, losses = study.how, []
+
+    def loss(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+        value = token_loss(model, tokens)
+        losses.append(float(value.detach()))
+        return value
+
+    def batches(step: int) -> torch.Tensor:
+        drawn = texts.batch(study.data.training, how.batch, how.length, seed=job.seed, step=step, name="gpt2/batches")
+        return drawn.to(how.device)
+
+    diverged = False
+    try:
+        slth.fit(
+            model.to(how.device),
+            batches,
+            loss,
+            study.config["spike_steps"],
+            lr=job.lr,
+            warmup=how.warmup,
+            clip=how.clip,
+            seed=job.seed,
+            name=job.label,
+        )
+    except FloatingPointError:
+        diverged = True
+    last = float(np.mean(losses[-WINDOW:]))
+    found = {"spikes": count_spikes(losses), "diverged": diverged, "train_loss": last}
+    return found | {"width": width, "parameters": parameters(model)}
+
+
+def count_spikes(losses: list[float]) -> int:
+    """The spikes, as SPIKE says, in the losses of a training, step by step; the first WINDOW are none."""
+    high = [False] * len(losses)
+    for step in range(WINDOW, len(losses)):
+        before = np.array(losses[step - WINDOW : step])
+        middle = np.median(before)
+        spread = 1.4826 * np.median(np.abs(before - middle))
+        high[step] = not losses[step] <= middle + max(JUMP, SPREADS * spread)  # not a number is one, too
+    return sum(now and not before for before, now in itertools.pairwise([False, *high]))

@@ -1,0 +1,52 @@
+"""The attention of wide heads by way of its merged matrices, against the same attention head by head."""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from slth.attention import MultiHeadAttention
+from slth.experiments.studies.speed.timing import Row, compare, interleave
+from slth.weights import inits
+
+WHAT = "attention_route"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An attention from d_in to d_in, and the number of tokens of its input."""
+
+    d_in: int
+    hidden: int
+    length: int
+    heads: int
+
+    def __str__(self) -> str:
+        return f"d={self.d_in} n={self.hidden} T={self.length} H={self.heads}"
+
+
+def rows(shape: Shape, *, rounds: int, seed: int) -> list[Row]:
+    """One row: the forward of `MultiHeadAttention`, which merges where hidden > d_in, against `direct`, both float32.
+
+    `ideal` is by how much merging lessens the work at long inputs, hidden / d_in, or 1 where nothing is merged. The
+    errors are the greatest differences to `direct` in float64. Threads are torch's.
+    """
+    layer = MultiHeadAttention(shape.d_in, shape.d_in, shape.heads, shape.hidden, seed=seed)
+    scale = shape.d_in**-0.5  # tokens of norm at most 1
+    x = inits.uniform((1, shape.length, shape.d_in), scale, seed=seed, name="speed/tokens")
+    with torch.no_grad():
+        timed = interleave({"ours": lambda _: layer(x), "direct": lambda _: direct(layer, x)}, rounds, lead_ins=1)
+        exact = direct(layer.double(), x.double())
+    ours, theirs = timed["ours"], timed["direct"]
+    errors = [float((timing.values[0] - exact).abs().max()) for timing in (ours, theirs)]
+    return [
+        compare(WHAT, str(shape), ours, "direct", theirs, *errors)
+        | {"ideal": max(1.0, shape.hidden / shape.d_in), "rounds": rounds, "threads": torch.get_num_threads()}
+    ]
+
+
+def direct(layer: MultiHeadAttention, x: torch.Tensor) -> torch.Tensor:
+    """The function of the layer with its heads of width hidden as they are: x (batch, T, d_in) -> (batch, T, d_out)."""
+    x = x.unsqueeze(1)  # (batch, 1, T, d_in)
+    heads = scaled_dot_product_attention(x @ layer.query, x @ layer.key, x @ layer.value)  # (batch, heads, T, hidden)
+    return (heads @ layer.output).sum(dim=1)

@@ -1,0 +1,114 @@
+"""Linear attention over mixed blocks on a GPU, beside softmax attention and the layer's own chunks in torch.
+
+The floor is what must be moved, at 3.0e12 bytes a second: queries, keys, values and outputs once, and summaries,
+float32 (heads, blocks, width, width), written and read before and after they are mixed; or the operations, at 8e14 a
+second, whichever takes longer.
+
+All are captured in a CUDA graph: what Python needs to launch them is in nobody's time.
+"""
+
+import torch
+
+from slth.attention import MultiHeadLinearAttention
+from slth.attention.mhla import locality
+from slth.experiments.studies.speed.cases import normal
+from slth.experiments.studies.speed.gpu.finished import captured
+from slth.experiments.studies.speed.timing import Row, compare, interleave
+from slth.kernels import mhla
+from slth.kernels.reference import mhla as exact
+
+#: (batch, heads, T, width, block)
+SIZES = [(1, 12, 4096, 64, 64), (1, 12, 16384, 64, 128)]
+
+
+def rows(
+    device: torch.device,
+    rounds: int,
+    seed: int,
+    sizes: list[tuple[int, int, int, int, int]] | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+) -> list[Row]:
+    """Forward, and forward with backward, causal, against each peer."""
+    found = []
+    for size in SIZES if sizes is None else sizes:
+        for backward in (False, True):
+            found += _compared(device, rounds, seed, size, dtype, backward)
+    return found
+
+
+def _compared(
+    device: torch.device,
+    rounds: int,
+    seed: int,
+    size: tuple[int, int, int, int, int],
+    dtype: torch.dtype,
+    backward: bool,
+) -> list[Row]:
+    batch, heads, length, width, block = size
+    shape = (batch, heads, length, width)
+    q, k, v, grad = (normal(f"mhla/{seed}/{one}", *shape, device=device).to(dtype) for one in ("q", "k", "v", "grad"))
+    q, k = q.abs(), k.abs()
+    mixing = locality(-(-length // block), causal=True).to(device, dtype)
+    leaves = [t.requires_grad_(backward) for t in (q, k, v, mixing)]
+    layer = MultiHeadLinearAttention(1, 1, 1, 1, length=length, block=block, causal=True).to(device)
+
+    def run(call):  # type: ignore[no-untyped-def]
+        def whole() -> torch.Tensor:
+            out = call()
+            if backward:
+                torch.autograd.grad(out, leaves[: 3 if call is peers["causal SDPA"] else 4], grad)
+            return out.detach()
+
+        return captured(whole, device)
+
+    peers = {
+        "causal SDPA": lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True),
+        "chunks in torch": lambda: _chunks(layer, q, k, v, mixing),
+    }
+    ours = "triton" if device.type == "cuda" else "reference"
+    calls = {"ours": run(lambda: mhla(q, k, v, mixing, block=block, causal=True, impl=ours))}
+    timed = interleave(calls | {name: run(call) for name, call in peers.items()}, rounds, warmups=3, lead_ins=1)
+    error = {name: _error(one.values[-1], q, k, v, mixing, block) for name, one in timed.items()}
+    error["causal SDPA"] = float("nan")  # another function
+    what = f"{batch}x{heads}x{length}x{width} block {block}{' backward' if backward else ''}"
+    floor = _floor(size, q.element_size()) * (3.0 if backward else 1.0)
+    return [
+        compare("mhla", what, timed["ours"], name, timed[name], error["ours"], error[name]) | {"floor_s": floor}
+        for name in peers
+    ]
+
+
+def _chunks(
+    layer: MultiHeadLinearAttention, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mixing: torch.Tensor
+) -> torch.Tensor:
+    """The layer's way, causal, all at once, on queries, keys and values that are there already."""
+    block, length = layer.block, q.shape[-2]
+    whole = torch.nn.functional.pad(v, (0, 1), value=1.0)
+    q, k, whole = (layer._in_blocks(t) for t in (q, k, whole))
+    summaries = k.mT @ whole  # (..., blocks, n, m + 1)
+    blocks = summaries.shape[-3]
+    seen = (mixing[:blocks, :blocks].tril(-1) @ summaries.flatten(-2)).unflatten(-1, summaries.shape[-2:])
+    own = mixing.diagonal()[:blocks, None, None]
+    sums = (q @ seen + ((q @ k.mT).tril() * own) @ whole).flatten(-3, -2)[..., :length, :]
+    total = sums[..., -1:]
+    assert block * blocks >= length
+    return sums[..., :-1] / torch.where(total == 0, 1.0, total)
+
+
+def _error(
+    out: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mixing: torch.Tensor, block: int
+) -> float:
+    """Largest difference from the quadratic form of one head, as a share of the largest entry."""
+    with torch.no_grad():
+        head = [t[:1, :1] for t in (q, k, v)]
+        wanted = exact(*head, mixing, block, True, True).double()
+        return float((out[:1, :1].double() - wanted).abs().max() / wanted.abs().max())
+
+
+def _floor(size: tuple[int, int, int, int, int], bytes_each: int) -> float:
+    batch, heads, length, width, block = size
+    blocks = -(-length // block)
+    moved = batch * heads * (4 * length * width * bytes_each + 4 * blocks * width * (width + 1) * 4)
+    # summaries, what is seen, and a triangle of each block twice; then the mixing
+    operations = batch * heads * (4 * length * width * width + 2 * length * block * width + blocks**2 * width**2)
+    return max(moved / 3.0e12, operations / 8e14)

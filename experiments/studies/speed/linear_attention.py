@@ -1,0 +1,51 @@
+"""Token-level multi-head linear attention (MHLA) against softmax attention of the same width, at growing lengths."""
+
+from collections.abc import Sequence
+
+import torch
+
+from slth.attention import GroupedQueryAttention, MultiHeadLinearAttention
+from slth.attention.base import Attention
+from slth.experiments.studies.speed.timing import Row, compare, interleave
+from slth.weights import inits
+
+WHAT = "linear_attention"
+PEER = "softmax"
+
+
+def rows(lengths: Sequence[int], *, d: int, block: int, rounds: int, seed: int) -> list[Row]:
+    """One row for each length: a whole forward pass of one head, projections included, float32, neither causal.
+
+    `growth` is by what our time has grown since the length before (NaN at the first): 4 where four times as many tokens
+    take four times as long. All lengths are timed by turns. error_ours is the largest difference to the same layer in
+    float64; the peer computes something else and has none. Threads are torch's.
+
+    Args:
+        lengths: tokens, each >= 1.
+        d: width of tokens and head.
+        block: tokens of a block of ours.
+        rounds: >= 1.
+        seed: of weights and tokens.
+    """
+    lengths = sorted(lengths)
+    options = {"init": "xavier_uniform", "seed": seed}
+    ours = MultiHeadLinearAttention(d, d, 1, d, length=lengths[-1], block=block, **options)
+    tokens = {length: inits.normal((1, length, d), 1.0, seed=seed, name=f"speed/tokens {length}") for length in lengths}
+    layers: dict[str, Attention] = {"ours": ours, PEER: GroupedQueryAttention(d, d, 1, d, **options)}
+    calls = {
+        (name, length): lambda _, layer=layer, x=x: layer(x)
+        for name, layer in layers.items()
+        for length, x in tokens.items()
+    }
+    with torch.no_grad():
+        timed = interleave(calls, rounds, lead_ins=1)
+        exact = ours.double()
+        errors = {n: float((timed["ours", n].values[0] - exact(x.double())).abs().max()) for n, x in tokens.items()}
+    table = []
+    for length in lengths:
+        own, theirs = timed["ours", length], timed[PEER, length]
+        row = compare(WHAT, f"T={length:,}", own, PEER, theirs, errors[length], float("nan"))
+        growth = row["ours_s"] / table[-1]["ours_s"] if table else float("nan")
+        conditions = {"length": length, "d": d, "block": block, "rounds": rounds, "threads": torch.get_num_threads()}
+        table.append(row | {"growth": growth} | conditions)
+    return table

@@ -1,0 +1,91 @@
+"""Seconds a subset-sum problem: `slth.construct.subset_sum.solve` against solvers of integer programs."""
+
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+
+from slth.construct.subset_sum import solve
+from slth.experiments.studies.speed import peers
+from slth.experiments.studies.speed.timing import Row, Timing, compare, interleave
+from slth.threads import cores
+from slth.weights import inits
+
+WHAT = "subset_sum"
+FULL_BATCH = 20  # candidates up to which a batch is full: beyond, its time would double with every two of them
+
+
+def rows(
+    candidates: int, *, batch: int, rounds: int, time_limit: float, seed: int, threads: int | None = None
+) -> list[Row]:
+    """One row for each peer, at one number of candidates.
+
+    In each round we solve the whole batch, a problem's seconds being its share, and each peer solves one problem of it,
+    another one every round. The errors are medians over the problems that the peer solved; `worse` says on how many of
+    them ours is greater than the peer's, by however little.
+
+    Args:
+        candidates: n, from 1 to 40.
+        batch: problems solved at once; fewer for n > 20, but at least one a round.
+        rounds: >= 1.
+        time_limit: seconds after which a peer answers with the best it has.
+        seed: of the problems.
+        threads: that we use; None: all cores.
+    """
+    batch = max(rounds, int(batch * 2.0 ** min(0.0, (FULL_BATCH - candidates) / 2)))
+    values, targets = problems(candidates, batch, seed)
+    threads = threads or cores()
+    timed = _solved_by_turns(values, targets, rounds, time_limit, threads)
+    ours = timed.pop("ours")
+    conditions = {
+        "candidates": candidates,
+        "batch": batch,
+        "rounds": rounds,
+        "threads": threads,
+        "time_limit_s": time_limit,
+    }
+    return [
+        _row(ours, peer, theirs, errors_of(theirs.values, values, targets), conditions)
+        for peer, theirs in timed.items()
+    ]
+
+
+def problems(candidates: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Candidates (count, n), products of two U(-1, 1), and targets (count,), U(-1, 1), float64."""
+
+    def draw(shape: tuple[int, ...], name: str) -> np.ndarray:
+        return inits.uniform(shape, 1.0, seed=seed, name=f"speed/{candidates}/{name}").numpy().astype(np.float64)
+
+    return draw((count, candidates), "u") * draw((count, candidates), "v"), draw((count,), "target")
+
+
+def errors_of(masks: list[np.ndarray], values: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """|sum - target| of the first len(masks) problems, each sum added in index order, as `solve` counts them."""
+    kept = np.where(masks, values[: len(masks)], 0.0)
+    return np.abs(kept.cumsum(axis=1)[:, -1] - targets[: len(masks)])
+
+
+def _solved_by_turns(
+    values: np.ndarray, targets: np.ndarray, rounds: int, time_limit: float, threads: int
+) -> dict[str, Timing]:
+    with ExitStack() as stack:
+        calls = {"ours": lambda _: solve(values, targets, threads=threads)}
+        solve(values[:1], targets[:1], threads=threads)
+        for name in peers.installed():
+            solver = stack.enter_context(peers.process(name, time_limit))
+            solver(np.array([0.25, 0.5]), 0.3)  # loads its library
+            calls[name] = lambda turn, solver=solver: solver(values[turn], targets[turn])
+        return interleave(calls, rounds, warmups=0)
+
+
+def _row(ours: Timing, peer: str, theirs: Timing, error_peer: np.ndarray, conditions: dict[str, Any]) -> Row:
+    error_ours = ours.values[0].errors[: len(error_peer)]
+    return compare(
+        WHAT,
+        f"n={conditions['candidates']}",
+        ours.per(conditions["batch"]),
+        peer,
+        theirs,
+        float(np.median(error_ours)),
+        float(np.median(error_peer)),
+    ) | {"worse": int((error_ours > error_peer).sum()), **conditions}

@@ -1,0 +1,41 @@
+"""Modules that have moved: `import slth.masks` gives slth.masking.masks, one module under both names."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+#: former name -> the name now
+MOVED = {
+    "slth.bits": "slth.ticket.bits",
+    "slth.freezing": "slth.masking.freezing",
+    "slth.inits": "slth.weights.inits",
+    "slth.layouts": "slth.masking.layouts",
+    "slth.masks": "slth.masking.masks",
+    "slth.recipes": "slth.weights.recipes",
+    "slth.serving": "slth.ticket.serving",
+    "slth.targets": "slth.masking.targets",
+}
+
+
+class _Former(MetaPathFinder, Loader):
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        return ModuleSpec(name, self) if name in MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = import_module(MOVED[spec.name])
+        self._own = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._own  # which the import system has just replaced
+
+
+def follow() -> None:
+    """Let former names be imported."""
+    if not any(type(finder).__name__ == _Former.__name__ for finder in sys.meta_path):
+        sys.meta_path.append(_Former())

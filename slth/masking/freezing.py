@@ -1,0 +1,57 @@
+"""Weights that a search does not decide about: some pruned for good, some kept for good, at random places.
+
+Which ones follows from a seed and the weight's name, so a ticket needs no bits for them (Otsuka et al. 2025, "Partially
+frozen random networks contain compact strong lottery tickets", arXiv 2402.14029).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+
+from slth.masking import masks
+from slth.masking.targets import Part
+from slth.numbers import as_float, as_int, put
+from slth.weights import inits
+
+
+@dataclass(frozen=True)
+class Freezing:
+    """Shares of each part of a weight that are `pruned` and `locked` (kept) for good, each in [0, 1), drawn by seed.
+
+    Raises ValueError for other shares, or where they leave nothing free.
+    """
+
+    pruned: float
+    locked: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name in ("pruned", "locked"):
+            put(self, **{name: as_float(name, getattr(self, name), "[0, 1)", "the share of weights frozen so")})
+        put(self, seed=as_int("seed", self.seed))
+        if not 0 < self.pruned + self.locked < 1:
+            raise ValueError(f"pruned + locked = {self.pruned + self.locked}: must be in (0, 1), to leave weights free")
+
+    @property
+    def open(self) -> float:
+        """The share that is not pruned for good: 1 - pruned, as the decimals that they print as."""
+        return float(1 - Fraction(str(self.pruned)))
+
+    def places(self, shape: torch.Size, parts: Sequence[Part], path: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """(pruned, locked) of a weight: bool masks of its shape, in each part the same exact shares."""
+        dice = inits.uniform(shape, 1.0, seed=self.seed, name=f"freezing/{path}").abs()
+        pruned, locked = (torch.zeros(shape, dtype=torch.bool, device="cpu") for _ in range(2))
+        for part in parts:
+            if self.pruned:
+                part.of(pruned).copy_(~_top(part.of(dice), self.open))
+            if self.locked:
+                part.of(locked).copy_(_top(part.of(dice), self.locked))
+        return pruned, locked & ~pruned
+
+
+def _top(dice: torch.Tensor, share: float) -> torch.Tensor:
+    return masks.Selector().cut([dice], share).mask(dice)

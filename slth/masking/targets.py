@@ -1,0 +1,188 @@
+"""Which parameters of a module are weights to be masked, and how each of them is laid out.
+
+Weights are the matrices and kernels of linear, convolutional, embedding, recurrent and attention layers, those of our
+own modules, and any other parameter with two axes longer than one; never biases, nor what a normalisation holds, nor
+gains (by their name, and those of weight_norm), unless they are named. A fused weight (query, key and value in one
+tensor) has several equal parts, each a group of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from slth.masking.layouts import Seat, is_conv1d
+from slth.weights import inits
+
+Value = TypeVar("Value")
+
+_ROLES = ("query", "key", "value")
+# names that libraries give to the projections of attention, without "_proj", "_proj_weight" and the like
+_ROLE_OF = {
+    "q": "query",
+    "query": "query",
+    "k": "key",
+    "key": "key",
+    "v": "value",
+    "value": "value",
+    "output": "output",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of `count` equal parts of a weight along axis `dim`; role as in `slth.weights.inits.Fan`, "" where there is
+    none.
+    """
+
+    index: int = 0
+    count: int = 1
+    dim: int = 0
+    role: str = ""
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The part of a tensor of the weight's shape, a view."""
+        if self.count == 1:
+            return tensor
+        size = tensor.shape[self.dim] // self.count
+        return tensor.narrow(self.dim, self.index * size, size)
+
+
+@dataclass
+class Target:
+    """A weight: every seat that holds it (several where it is tied), the first of which names it.
+
+    head: the width of an attention head, where the module that holds the weight or the one around it says so.
+    """
+
+    parameter: nn.Parameter
+    seats: list[Seat] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    parts: tuple[Part, ...] = (Part(),)
+    head: int | None = None
+
+    @property
+    def path(self) -> str:
+        """Its name in the module that is wrapped."""
+        return self.paths[0]
+
+    def fan(self, part: Part, keep: float) -> inits.Fan:
+        """What an initialisation of the part depends on."""
+        fan_in, fan_out = self.seats[0].fans(part.of(self.parameter).shape)
+        width = self.head or int(fan_in if part.role == "output" else fan_out)  # else the side that faces the heads
+        return inits.Fan(fan_in, fan_out, width=width, role=part.role, keep=keep)
+
+    @property
+    def places(self) -> list[tuple[nn.Module, str]]:
+        """The modules that hold it, and its name in each."""
+        return [(seat.owner, seat.name) for seat in self.seats]
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether one of its seats calls it a weight."""
+        return any(seat.is_weight(self.parameter) for seat in self.seats)
+
+    @property
+    def padding_rows(self) -> tuple[int, ...]:
+        """Rows that stand for no token where an embedding holds it."""
+        return tuple(sorted({row for seat in self.seats if (row := seat.padding_row()) is not None}))
+
+
+def find(module: nn.Module, patterns: Sequence[str] | None = None) -> list[Target]:
+    """The weights of a module in the order of its parameters, tied ones once.
+
+    patterns: shell patterns (`*`, `?`, `[...]`) of parameter names, None: all weights. A pattern that matches weights
+    takes these and nothing else; one that matches none takes what it names ("*.bias", "encoder.norm.*").
+
+    Raises ValueError for a pattern that matches nothing, where nothing is found, and for what cannot be masked: a
+    parameter that is not a plain floating-point tensor with values, or an embedding with max_norm.
+    """
+    found: dict[int, Target] = {}
+    for path, parameter in module.named_parameters(remove_duplicate=False):
+        seat = Seat.of(module, path)
+        if id(parameter) not in found:
+            found[id(parameter)] = Target(parameter, parts=_parts(seat, parameter), head=_head_width(module, seat))
+        found[id(parameter)].seats.append(seat)
+        found[id(parameter)].paths.append(path)
+    named = _named(list(found.values()), patterns)
+    if not named:
+        raise ValueError(f"{type(module).__name__}: nothing to mask; it holds {_some(found.values())}")
+    for target in named:
+        _check(target)
+    return named
+
+
+def _named(found: Sequence[Target], patterns: Sequence[str] | None) -> list[Target]:
+    """What the patterns take, in the order of the module."""
+    if patterns is None:
+        return [target for target in found if target.is_weight]
+    taken: set[int] = set()
+    for pattern in patterns:
+        matched = [target for target in found if any(fnmatchcase(path, pattern) for path in target.paths)]
+        if not matched:
+            raise ValueError(f"targets={pattern!r}: matches no parameter; there are {_some(found)}")
+        taken.update(id(target) for target in [t for t in matched if t.is_weight] or matched)
+    return [target for target in found if id(target) in taken]
+
+
+def _check(target: Target) -> None:
+    """Raise ValueError where a parameter cannot be masked."""
+    parameter = target.parameter
+    if parameter.is_meta or isinstance(parameter, nn.parameter.UninitializedParameter):
+        raise ValueError(f"{target.path}: must have values before it is wrapped")
+    if is_traceable_wrapper_subclass(parameter):
+        raise ValueError(
+            f"{target.path} is a {type(parameter).__name__}: must be a plain tensor, masks need all of a weight; wrap "
+            "before it is quantised, and share work by DistributedDataParallel, not by sharding (fully_shard)"
+        )
+    if parameter.layout != torch.strided:
+        raise ValueError(f"{target.path} is {parameter.layout}: must be a dense tensor (parameter.to_dense())")
+    if parameter.is_floating_point() and parameter.itemsize < 2:
+        raise ValueError(f"{target.path} is {parameter.dtype}: must have 16 bits or more (parameter.bfloat16())")
+    if not parameter.is_floating_point() or parameter.numel() == 0:
+        kind = f"{parameter.dtype} of shape {tuple(parameter.shape)}"
+        raise ValueError(f"{target.path} is {kind}: must be floating-point and not empty")
+    if any(stride == 0 and size > 1 for stride, size in zip(parameter.stride(), parameter.shape, strict=True)):
+        raise ValueError(f"{target.path} is an expanded view, whose entries share memory: must be its clone()")
+    if parameter.is_inference():
+        raise ValueError(f"{target.path} was made in torch.inference_mode, must be made outside of it to be changed")
+    for path, seat in zip(target.paths, target.seats, strict=True):
+        if obstacle := seat.obstacle():
+            raise ValueError(f"{path}: {obstacle}")
+
+
+def first_match(table: Mapping[str, Value], paths: Iterable[str]) -> Value | None:
+    """The value of the first pattern of a table that matches one of the names of a weight, None without a match."""
+    names = list(paths)
+    return next((value for pattern, value in table.items() if any(fnmatchcase(n, pattern) for n in names)), None)
+
+
+def _parts(seat: Seat, parameter: nn.Parameter) -> tuple[Part, ...]:
+    if isinstance(seat.layer, nn.MultiheadAttention) and seat.role == "in_proj_weight":
+        return tuple(Part(i, 3, 0, role) for i, role in enumerate(_ROLES))
+    name = seat.layer_name if seat.role == "weight" else seat.role
+    if name == "c_attn" and is_conv1d(seat.layer):  # GPT-2's, cross-attention without the query
+        count = parameter.shape[1] // parameter.shape[0]
+        if count in (2, 3) and parameter.shape[1] == count * parameter.shape[0]:
+            return tuple(Part(i, count, 1, role) for i, role in enumerate(_ROLES[-count:]))
+    return (Part(role=_ROLE_OF.get(name.split("_")[0], "")),)
+
+
+def _head_width(module: nn.Module, seat: Seat) -> int | None:
+    for place in (seat.layer_path, seat.layer_path.rpartition(".")[0]):
+        for name in ("head_dim", "attention_head_size"):
+            width = getattr(module.get_submodule(place), name, None)
+            if isinstance(width, int):
+                return width
+    return None
+
+
+def _some(targets: Iterable[Target]) -> str:
+    names = [target.path for target in targets]
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "no parameters"

@@ -1,0 +1,191 @@
+"""A ticket in use at the size it is shipped in: weights that exist as seeds and one bit an entry.
+
+    model = slth.serve(slth.Ticket.load("t.safetensors"), build())
+
+Linear layers become :class:`SeededLinear`, which makes the random weights again wherever it uses them (on a GPU tile by
+tile in Triton, never as a whole in memory; elsewhere a layer at a time). Of the random backbone they store nothing:
+served models that share one hold the bits of their own masks, biases, and those layers (embeddings) that stay dense.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+import slth.kernels as kernels
+from slth.kernels.reference import SEEDED
+from slth.masking.layouts import is_conv1d
+from slth.modules import check_module
+from slth.ticket import Ticket, Weight
+from slth.ticket.making import tensors_of
+from slth.weights.recipes import Draw
+
+
+class SeededLinear(nn.Module):
+    """A linear layer, (..., in) -> (..., out), whose weight is made from draws and one bit an entry in each pass.
+
+    `bits` is uint8 (parts, rows, ceil(columns / 8)): the masks, as `slth.kernels.pack_mask` has them, of equal parts
+    side by side along the outputs; rows are outputs, or inputs where `inputs_first`. `bits.nbytes` is all the memory
+    that the weight takes, whatever the dtype of x, to which it is rounded where it is used.
+    """
+
+    bits: torch.Tensor
+    bias: nn.Parameter | None
+
+    def __init__(
+        self, draws: Sequence[Draw], mask: torch.Tensor, bias: nn.Parameter | None = None, *, inputs_first: bool = False
+    ) -> None:
+        """A layer from the draws of its weight's parts along the outputs.
+
+        Args:
+            draws: one a part, of a distribution that `slth.kernels.seeded_linear` has.
+            mask: bool (out, in) as nn.Linear has it, True = kept; out is divisible by the number of parts.
+            bias: (out,).
+            inputs_first: the weight and its mask are (in, out), as in Hugging Face's Conv1D.
+
+        Raises ValueError for another distribution, and for parts or a bias that do not fit.
+        """
+        super().__init__()
+        self.draws, self.inputs_first = tuple(draws), inputs_first
+        if odd := sorted({draw.distribution for draw in self.draws} - SEEDED.keys()):
+            raise ValueError(f"draws by {odd[0]!r}: must be by {', '.join(SEEDED)}")
+        dim = self._dim
+        self.out_features, self.in_features = mask.shape[dim], mask.shape[1 - dim]
+        if not self.draws or self.out_features % len(self.draws):
+            raise ValueError(f"{len(self.draws)} parts of {self.out_features} outputs: must be equal ones")
+        if bias is not None and bias.shape != (self.out_features,):
+            raise ValueError(f"bias {tuple(bias.shape)}: must be ({self.out_features},)")
+        parts = mask.unflatten(dim, (len(self.draws), -1)).movedim(dim, 0)  # (parts, rows, columns)
+        self.register_buffer("bits", kernels.pack_mask(parts))
+        self.register_parameter("bias", bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """X (..., in) -> (..., out), of x's dtype; differentiable in x and the bias."""
+        parts = len(self.draws)
+        biases = [None] * parts if self.bias is None else self.bias.to(x.dtype).chunk(parts)
+        made = [
+            kernels.seeded_linear(
+                x,
+                draw.seed,
+                draw.name,
+                bits,
+                draw.distribution,
+                scale=draw.scale,
+                stream=draw.stream,
+                columns=self.out_features // parts if self.inputs_first else None,
+                bias=bias,
+            )
+            for draw, bits, bias in zip(self.draws, self.bits, biases, strict=True)
+        ]
+        return made[0] if parts == 1 else torch.cat(made, dim=-1)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The dense weight, float32, (out, in) or (in, out): made whenever it is read."""
+        columns = self.out_features // len(self.draws) if self.inputs_first else self.in_features
+        made = [
+            kernels.seeded_weight(
+                (len(bits), columns),
+                draw.seed,
+                draw.name,
+                draw.distribution,
+                scale=draw.scale,
+                stream=draw.stream,
+                bits=bits,
+                device=bits.device,
+            )
+            for draw, bits in zip(self.draws, self.bits, strict=True)
+        ]
+        return torch.cat(made, dim=self._dim)
+
+    def extra_repr(self) -> str:
+        """What repr says of the layer."""
+        drawn = ", ".join(dict.fromkeys(f"{draw.distribution} {draw.scale:.4g}" for draw in self.draws))
+        return f"{self.in_features}, {self.out_features}, {drawn}, bias={self.bias is not None}"
+
+    @property
+    def _dim(self) -> int:
+        """The axis of the outputs."""
+        return int(self.inputs_first)
+
+
+@torch.no_grad()
+def serve(ticket: Ticket, module: nn.Module) -> nn.Module:
+    """Make a plain module the ticket's network, in place, its linear layers served from one bit a weight.
+
+    Replaced by :class:`SeededLinear` is each nn.Linear and Hugging Face Conv1D whose masked weight `slth.kernels` can
+    make: drawn by uniform, uniform16 or sign, in parts along the outputs if several. Everything else becomes what
+    `Ticket.apply` makes it: embeddings, convolutions, tied weights, those drawn by normal, those that a search has
+    redrawn or made binary. Outputs are those of the applied ticket, up to the order of sums.
+
+    While it is made it takes the memory of `Ticket.apply`; then, for the weights of the layers replaced,
+    ceil(columns / 8) bytes a row. On the CPU such layers are slower than dense ones: each pass draws their weights.
+
+    Args:
+        ticket: as loaded or taken.
+        module: a plain one of the ticket's names, shapes and dtypes, on the device to serve from.
+
+    Returns the module in eval mode (where it is itself such a layer, the one in its place). Raises TicketError as
+    `Ticket.apply` does, TypeError for something else than a ticket, and ValueError, with the reasons, where no layer
+    can be served, or where the module is wrapped or none; nothing is changed then.
+    """
+    if not isinstance(ticket, Ticket):
+        raise TypeError(f"ticket={ticket!r}: must be a slth.Ticket, which slth.Ticket.load reads from a file")
+    check_module(module)
+    served = _served(ticket, module)
+    ticket.apply(module)
+    masks = ticket.masks()
+    for weight in served:
+        layer = _seeded(weight, masks.pop(weight.path), module.get_submodule(_layer(weight)))
+        if not _layer(weight):
+            return layer
+        module.set_submodule(_layer(weight), layer)
+    return module
+
+
+def _served(ticket: Ticket, module: nn.Module) -> list[Weight]:
+    """The ticket's weights that a seeded layer can hold. Raises ValueError where there is none."""
+    tensors_of(module)  # refuses a wrapped module
+    places = Counter(id(p) for _, p in module.named_parameters(remove_duplicate=False))
+    tied = {path for path, p in module.named_parameters() if places[id(p)] > 1}
+    layers = dict(module.named_modules())
+    reasons = {w.path: _obstacle(w, layers.get(_layer(w)), tied) for w in ticket.weights}
+    if all(reasons.values()):
+        told = [f"{path} {reason}" for path, reason in reasons.items()]
+        raise ValueError(f"no layer can be served: {'; '.join(told[:8])}{'; ...' if len(told) > 8 else ''}")
+    return [weight for weight in ticket.weights if not reasons[weight.path]]
+
+
+def _layer(weight: Weight) -> str:
+    """The name of the layer that holds a weight."""
+    return weight.path.rpartition(".")[0]
+
+
+def _obstacle(weight: Weight, layer: nn.Module | None, tied: set[str]) -> str:
+    """What keeps a weight from being served, empty where nothing does."""
+    named = weight.path.rpartition(".")[2] == "weight"
+    if layer is None or not named or not (type(layer) is nn.Linear or is_conv1d(layer)):
+        return "is no weight of an nn.Linear or Conv1D in this module"
+    if weight.path in tied:
+        return "is tied"
+    if weight.levels is not None or weight.redrawn:
+        return f"was {'redrawn' if weight.redrawn else 'made binary'} by its search"
+    draws = weight.recipe.draws
+    if odd := sorted({draw.distribution for draw in draws} - SEEDED.keys()):
+        return f"is drawn by {odd[0]!r}, must be by {', '.join(SEEDED)}"
+    if len(draws) > 1 and weight.recipe.dim != int(is_conv1d(layer)):
+        return "has parts along its inputs, must have them along its outputs"
+    if weight.recipe.zero_rows:
+        return "has rows of padding"
+    return ""
+
+
+def _seeded(weight: Weight, mask: torch.Tensor, layer: nn.Module) -> SeededLinear:
+    """What stands in a layer's place."""
+    bias, device = layer.bias, layer.get_parameter("weight").device
+    assert bias is None or isinstance(bias, nn.Parameter)
+    mask = mask.to(device)
+    return SeededLinear(weight.recipe.draws, mask, bias, inputs_first=is_conv1d(layer)).train(layer.training)

@@ -1,0 +1,99 @@
+"""Classes of the user's own, by place: `my_file.py:Momentum` or `package.module:Momentum`.
+
+Wherever a name is chosen from a registry (a search method, an attention), such a place may stand instead. The path is
+one from the working folder. A file is imported once, however often it is named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_PACKAGE = "slth.plugins"  # as whose parts files are imported, so that they hide no module of the same name
+_places: dict[type, str] = {}  # by class, as it was asked for first
+
+
+def is_place(name: str) -> bool:
+    """Whether a name is that of a class by its place, and none of a registry."""
+    return ":" in name
+
+
+def load(key: str, place: str, base: type[T]) -> type[T]:
+    """The class at a place, which derives from `base`; its module is executed.
+
+    Args:
+        key: what the place was given as, for errors: "method" begins them as `method=my_file.py:Momentum: `.
+        place: a path ending in .py, or the name of an importable module, then a colon and the name of the class.
+        base: what the class must derive from.
+
+    Raises ValueError where there is no such file, module or class, where importing it fails, and for another class.
+    """
+    where, _, name = place.rpartition(":")
+    refused = f"{key}={place}: "
+    if not (where and name.isidentifier()):
+        raise ValueError(f"{refused}must be the place of a class, as my_file.py:Name or package.module:Name")
+    module = _from_file(refused, Path(where)) if where.endswith(".py") else _imported(refused, where, import_module)
+    classes = [n for n, c in vars(module).items() if isinstance(c, type) and c is not base and issubclass(c, base)]
+    found = getattr(module, name, None)
+    wanted = f"{base.__module__}.{base.__qualname__}"
+    if not isinstance(found, type):
+        raise ValueError(f"{refused}{where} has no class {name}; its classes of {wanted}: {_listed(classes)}")
+    if not issubclass(found, base) or found is base:
+        raise ValueError(f"{refused}must derive from {wanted}; classes there that do: {_listed(classes)}")
+    _places.setdefault(found, place)
+    return found
+
+
+def place_of(kind: type) -> str | None:
+    """Where a class was loaded from, as it was asked for; None for one that no place was given for."""
+    return _places.get(kind)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _from_file(refused: str, path: Path) -> ModuleType:
+    """The module of a file. Its name is that of the file alone, so that what is saved does not depend on folders."""
+    file = path.resolve()
+    if not file.is_file():
+        raise ValueError(f"{refused}no file {path} in {Path.cwd()}")
+    name = f"{_PACKAGE}.{file.stem}"
+    if not _holds(name, file) and name in sys.modules:
+        name = f"{name}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"  # of another file with this name
+    if _holds(name, file):
+        return sys.modules[name]
+    return _imported(refused, name, lambda name: _executed(name, file))
+
+
+def _holds(name: str, file: Path) -> bool:
+    return getattr(sys.modules.get(name), "__file__", None) == str(file)
+
+
+def _executed(name: str, file: Path) -> ModuleType:
+    spec = spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # before it runs: dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _imported(refused: str, name: str, load: Callable[[str], ModuleType]) -> ModuleType:
+    try:
+        return load(name)
+    except Exception as error:  # whatever the user's code raises
+        raise ValueError(f"{refused}cannot be imported ({type(error).__name__}: {error})") from error

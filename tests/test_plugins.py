@@ -1,0 +1,68 @@
+"""Classes of the user's own are found by their place, or refused by name."""
+
+import pickle
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from slth import plugins
+
+
+class Base:
+    pass
+
+
+OWN = "from test_plugins import Base\nclass Own(Base):\n    pass\nclass Other:\n    pass\nsome = 1\n"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "own.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "test_plugins", sys.modules[__name__])
+    yield tmp_path
+    for name in [name for name in sys.modules if name.startswith("slth.plugins.")]:
+        del sys.modules[name]
+
+
+def test_a_file_is_loaded_once_whatever_it_is_called(folder):
+    own = plugins.load("kind", "own.py:Own", Base)
+    assert issubclass(own, Base)
+    assert own is plugins.load("kind", str(folder / "own.py") + ":Own", Base)
+    assert own is plugins.load("kind", "there/../own.py:Own", Base)
+    assert plugins.place_of(own) == "own.py:Own"
+    assert own.__module__ == "slth.plugins.own"
+    assert type(pickle.loads(pickle.dumps(own()))) is own
+    assert plugins.load("kind", "there/own.py:Own", Base) not in (own, None)
+
+
+def test_a_module_that_python_finds_is_imported():
+    assert plugins.load("kind", "pathlib:Path", object) is Path
+    assert plugins.place_of(Base) is None
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("none.py:Own", "no file none.py in "),
+        ("own.py:None_", "own.py has no class None_; its classes of test_plugins.Base: Own"),
+        ("own.py:some", "own.py has no class some"),
+        ("own.py:Other", "must derive from test_plugins.Base; classes there that do: Own"),
+        ("own.py:Base", "must derive from test_plugins.Base"),
+        ("own.py:", "must be the place of a class, as my_file.py:Name or package.module:Name"),
+        (":Own", "must be the place of a class"),
+        ("broken.py:Own", r"cannot be imported (ZeroDivisionError: division by zero)"),
+        ("no_such_module:Own", "cannot be imported (ModuleNotFoundError: No module named 'no_such_module')"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_what_is_no_such_class_is_refused_by_name(place, why):
+    before = set(sys.modules)
+    with pytest.raises(ValueError, match=re.escape(f"kind={place}: {why}")):
+        plugins.load("kind", place, Base)
+    assert "slth.plugins.broken" not in set(sys.modules) - before

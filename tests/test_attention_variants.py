@@ -36,7 +36,7 @@ from slth.attention import (
     rms_norm,
     rope,
 )
-from slth.attention.base import causal_mask as with_causal
+from slth.attention.functional import causal_mask as with_causal
 from slth.weights import inits
 
 T = 6

@@ -26,7 +26,7 @@ from slth.attention import (
     TiedLinearKnockingHeads,
     TiedMLPKnockingHeads,
 )
-from slth.attention.base import repeat_heads
+from slth.attention.functional import repeat_heads
 from slth.construct import AttentionTicket, ProjectionTicket, attention, variant
 from slth.construct.certificate import certificate
 from slth.construct.projections import projections

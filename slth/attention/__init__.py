@@ -7,8 +7,10 @@ options of the others; the "mha" of the table has the same weights and outputs.
 
 from typing import TypeVar
 
-from slth.attention.base import MIXING_INITS, Attention, KVCache, SoftmaxAttention, Support, rms_norm, rope
+from slth.attention.base import MIXING_INITS, Attention, Support
+from slth.attention.cache import KVCache
 from slth.attention.differential import DifferentialAttention
+from slth.attention.functional import attend, merged_attention, rms_norm
 from slth.attention.gqa import GroupedQueryAttention, MultiQueryAttention
 from slth.attention.gta import GroupedTiedAttention
 from slth.attention.kha import (
@@ -18,8 +20,10 @@ from slth.attention.kha import (
     TiedMLPKnockingHeads,
 )
 from slth.attention.mea import Compressed, MultiheadExplicitAttention
-from slth.attention.mha import MultiHeadAttention, attend, merged_attention
+from slth.attention.mha import MultiHeadAttention
 from slth.attention.mhla import MultiHeadLinearAttention
+from slth.attention.positions import rope
+from slth.attention.softmax import SoftmaxAttention
 from slth.attention.talking_heads import TalkingHeadsAttention
 
 Value = TypeVar("Value")

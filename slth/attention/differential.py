@@ -8,8 +8,9 @@ from typing import Unpack
 import torch
 from torch import nn
 
-from slth.attention.base import Options, SoftmaxAttention, Support, rms_norm, softmax_head
-from slth.attention.mha import attend
+from slth.attention.base import Options, Support
+from slth.attention.functional import attend, rms_norm, softmax_head
+from slth.attention.softmax import SoftmaxAttention
 from slth.numbers import as_float, as_int, plainly
 from slth.weights import recipes
 

@@ -13,7 +13,10 @@ from typing import Any, Unpack
 import torch
 from torch import nn
 
-from slth.attention.base import Options, SoftmaxAttention, check_groups, softmax_head
+from slth.attention.arguments import check_groups
+from slth.attention.base import Options
+from slth.attention.functional import softmax_head
+from slth.attention.softmax import SoftmaxAttention
 from slth.numbers import plainly
 
 

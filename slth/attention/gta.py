@@ -13,8 +13,10 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from slth.attention.base import Support, repeat_heads, rope, softmax_head
+from slth.attention.base import Support
+from slth.attention.functional import repeat_heads, softmax_head
 from slth.attention.gqa import GroupedAttention
+from slth.attention.positions import rope
 
 
 class GroupedTiedAttention(GroupedAttention):

@@ -14,17 +14,10 @@ from typing import Unpack
 import torch
 from torch import nn
 
-from slth.attention.base import (
-    NORM_EPS,
-    Options,
-    SoftmaxAttention,
-    Support,
-    check_groups,
-    check_mixing_init,
-    repeat_heads,
-    rms_norm,
-    softmax_head,
-)
+from slth.attention.arguments import check_groups
+from slth.attention.base import Options, Support, check_mixing_init
+from slth.attention.functional import NORM_EPS, repeat_heads, rms_norm, softmax_head
+from slth.attention.softmax import SoftmaxAttention
 from slth.numbers import as_int, plainly
 
 

@@ -8,8 +8,9 @@ from typing import Unpack
 import torch
 from torch import nn
 
-from slth.attention.base import MIXING_INITS, Options, SoftmaxAttention, Support, eye
-from slth.attention.mha import causal_mask, check_mask
+from slth.attention.base import MIXING_INITS, Options, Support, eye
+from slth.attention.functional import causal_mask, check_mask
+from slth.attention.softmax import SoftmaxAttention
 from slth.kernels.reference import masked_softmax
 from slth.numbers import as_int, plainly
 from slth.weights import recipes

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from slth.attention import Attention, GroupedQueryAttention, LinearKnockingHeads, MultiHeadAttention
-from slth.attention.base import NORM_EPS, repeat_heads
+from slth.attention.functional import NORM_EPS, repeat_heads
 from slth.construct.attention import AttentionTicket, achieved, least_alpha, tensors
 from slth.construct.certificate import Certificate, Evaluated, Merged, certificate, logit_certificate, spectral_norm
 from slth.construct.checks import (

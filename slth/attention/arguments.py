@@ -1,4 +1,4 @@
-"""What a caller hands to an attention: options, tokens. What it does not take is told in one sentence."""
+"""What a caller passes to an attention: options and tokens, each refused in one sentence where it does not fit."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from slth.numbers import as_int
 
 _INNER = ("widths",)  # options that are there for subclasses
 
@@ -26,6 +28,16 @@ def options_of(kind: type[nn.Module]) -> list[str]:
     named = [p for each in constructors for p in inspect.signature(each).parameters.values()]
     names = dict.fromkeys(p.name for p in named if p.kind is inspect.Parameter.KEYWORD_ONLY)
     return [name for name in names if name not in _INNER and getattr(support, name, True)]
+
+
+def check_groups(heads: int, kv_heads: int | None) -> int:
+    """The number of key and value heads, heads where None. Raises ValueError unless it divides heads."""
+    if kv_heads is None:
+        return heads
+    kv_heads = as_int("kv_heads", kv_heads, 1)
+    if heads % kv_heads:
+        raise ValueError(f"kv_heads={kv_heads}: must divide heads={heads}")
+    return kv_heads
 
 
 def check_tokens(module: nn.Module, x: Any, d_in: int) -> None:

@@ -1,0 +1,42 @@
+"""What a decoder keeps of the tokens so far."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+
+class Cache(Protocol):
+    """What decoding keeps, of whatever mechanism."""
+
+    def bytes(self) -> int:
+        """Bytes of memory held."""
+        ...
+
+
+class KVCache:
+    """What a decoder keeps of the tokens so far: tensors (..., T, width) that grow along T."""
+
+    def __init__(self) -> None:
+        self.tensors: tuple[torch.Tensor, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """Tokens so far."""
+        return self.tensors[0].shape[-2] if self.tensors else 0
+
+    def append(self, new: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """Add new tokens, (..., t, width) each, and return all there are. Raises ValueError for another batch."""
+        if not self.tensors:
+            self.tensors = new
+            return new
+        for old, more in zip(self.tensors, new, strict=True):
+            if old.shape[:-2] != more.shape[:-2]:
+                raise ValueError(f"tokens of batch {tuple(more.shape[:-3])}: must be {tuple(old.shape[:-3])} as before")
+        self.tensors = tuple(torch.cat(both, dim=-2) for both in zip(self.tensors, new, strict=True))
+        return self.tensors
+
+    def bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors)

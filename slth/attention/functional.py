@@ -1,0 +1,150 @@
+"""Functions on queries, keys and values that all attentions share: masks, softmax attention, the norm."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn.functional import rms_norm as _rms_norm
+from torch.nn.functional import scaled_dot_product_attention
+
+from slth import kernels
+from slth.kernels.reference import masked_softmax
+from slth.kernels.shapes import check_attending, is_of_pairs
+
+NORM_EPS = 1e-5
+
+# ---------------------------------------------------------------- masks
+
+
+def fit_mask(mask: torch.Tensor, queries: int, keys: int) -> torch.Tensor:
+    """The mask with two axes or more. Raises ValueError unless it is bool and broadcasts to (..., queries, keys)."""
+    if not isinstance(mask, torch.Tensor):
+        raise ValueError(f"mask of type {type(mask).__name__}: must be a torch.Tensor of torch.bool, True = attend")
+    if mask.dtype != torch.bool:
+        raise ValueError(f"mask of dtype {mask.dtype}: must be torch.bool, True = attend")
+    mask = mask if mask.dim() > 1 else mask[None]
+    if mask.shape[-2] not in (1, queries) or mask.shape[-1] not in (1, keys):
+        raise ValueError(f"mask of shape {tuple(mask.shape)}: must end in {(queries, keys)} or broadcast to it")
+    return mask
+
+
+def check_mask(mask: torch.Tensor, queries: int, keys: int) -> torch.Tensor:
+    """The mask with two axes or more. Raises ValueError unless it fits and each query sees something or is padding.
+
+    See `slth.kernels.attention` for how a mask says what is padding; what attends to nothing gets zeros.
+    """
+    mask = fit_mask(mask, queries, keys)
+    if is_of_pairs(mask):
+        check_attending(mask, queries, keys)
+    return mask
+
+
+def causal_mask(mask: torch.Tensor | None, queries: int, keys: int, device: torch.device) -> torch.Tensor:
+    """Mask, or nothing, together with the causal one, where the queries are the last of the keys: bool.
+
+    Query i attends to keys up to keys - queries + i. mask as in `slth.attention.attend`, its errors too.
+    """
+    causal = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+    if mask is None:
+        return causal
+    mask = fit_mask(mask, queries, keys)
+    joint = mask & causal
+    if is_of_pairs(mask):
+        check_attending(joint, queries, keys)
+    return joint
+
+
+# ---------------------------------------------------------------- softmax attention
+
+
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None, causal: bool = False
+) -> torch.Tensor:
+    """softmax(q k^T; mask) v for heads side by side, the scale already in q.
+
+    q, k (..., heads, T, n), v (..., heads, T, m), heads broadcast where one has a single head; mask bool,
+    broadcastable to (..., T, T), the same for all heads; causal: the :func:`causal_mask`, too. Returns (..., heads, T,
+    m). Padding (`slth.kernels.attention`) that attends to nothing gets zeros. Raises ValueError for another mask row
+    with no True.
+    """
+    queries, keys = q.shape[-2], k.shape[-2]
+    if kernels.takes_triton("attention", q, unfit=kernels.too_wide(q.shape[-1], v.shape[-1])):
+        return _attend_by_kernel(q, k, v, mask if mask is None else fit_mask(mask, queries, keys), causal)
+    if causal:
+        mask = causal_mask(mask, queries, keys, q.device)
+    elif mask is not None:
+        mask = check_mask(mask, queries, keys)
+    batch = _batch(q, k, v, mask)
+    rows = math.prod(batch[:-1])
+    if mask is not None and mask.dim() > 2:
+        mask = mask.expand(*batch[:-1], *mask.shape[-2:]).reshape(rows, 1, *mask.shape[-2:])  # (batch, 1, T, T)
+    # torch's fast kernels take four axes exactly
+    q, k, v = (t.expand(*batch, *t.shape[-2:]).reshape(rows, batch[-1], *t.shape[-2:]) for t in (q, k, v))
+    out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)  # (batch, heads, T, m)
+    return out.reshape(*batch, *out.shape[-2:])
+
+
+def _batch(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> tuple[int, ...]:
+    """The axes (..., heads) of the result; a mask has none of heads."""
+    batch: torch.Size = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    if mask is None or mask.dim() == 2:
+        return batch
+    return (*torch.broadcast_shapes(mask.shape[:-2], batch[:-1]), batch[-1])
+
+
+def _attend_by_kernel(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, causal: bool
+) -> torch.Tensor:
+    """The same by `slth.kernels.attention`, which looks at the mask, and takes k and v with as many heads each."""
+    batch, groups = _batch(q, k, v, mask), max(k.shape[-3], v.shape[-3])
+    q = q.expand(*batch, *q.shape[-2:])
+    k, v = (t.expand(*batch[:-1], groups, *t.shape[-2:]) for t in (k, v))
+    if mask is not None and mask.dim() > 2:
+        mask = mask.unsqueeze(-3)
+    out: torch.Tensor = kernels.attention(q, k, v, mask, causal, scale=1.0)
+    return out
+
+
+def merged_attention(
+    x: torch.Tensor, qk: torch.Tensor, vo: torch.Tensor, mask: torch.Tensor | None = None, causal: bool = False
+) -> torch.Tensor:
+    """Attention from merged matrices: sum over heads of softmax(x qk_h x^T; mask) x vo_h.
+
+    x (..., T, d_in); qk (..., heads, d_in, d_in), the scale included; vo (..., heads, d_in, d_out);
+    mask bool, broadcastable to (..., T, T); causal: token t attends to tokens up to t only. Returns (..., T, d_out).
+    Raises ValueError as :func:`attend` does.
+    """
+    if qk.dim() == 3 and kernels.takes_triton("merged_attention", x, unfit=kernels.too_wide(x.shape[-1])):
+        fitted = None if mask is None else fit_mask(mask, x.shape[-2], x.shape[-2])
+        by_head = fitted if fitted is None or fitted.dim() < 3 else fitted.unsqueeze(-3)
+        out: torch.Tensor = kernels.merged_attention(x, qk, vo, by_head, causal)
+        return out
+    x = x.unsqueeze(-3)  # (..., 1, T, d_in), shared by the heads
+    return attend(x @ qk, x, x @ vo, mask, causal).sum(dim=-3)
+
+
+def softmax_head(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """softmax(q k^T; mask) v of one head, the scale already in q, step by step as the formula has it.
+
+    q, k (..., T, n), v (..., T, m), mask bool broadcastable to (..., T, T) -> (..., T, m). For `reference` methods.
+    """
+    logits = q @ k.mT  # (..., T, T)
+    return (logits.softmax(-1) if mask is None else masked_softmax(logits, mask)) @ v
+
+
+# ---------------------------------------------------------------- heads
+
+
+def rms_norm(x: torch.Tensor) -> torch.Tensor:
+    """X / sqrt(mean(x^2) + 1e-5) over the last axis, nothing learned."""
+    return _rms_norm(x, x.shape[-1:], eps=NORM_EPS)
+
+
+def repeat_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """Key or value heads (..., g, T, n), each for heads / g queries side by side -> (..., heads or 1, T, n).
+
+    A single one is left to be broadcast.
+    """
+    groups = x.shape[-3]
+    return x if groups in (1, heads) else x.repeat_interleave(heads // groups, dim=-3)

@@ -29,7 +29,6 @@ import math
 import os
 import pdb
 import re
-import reprlib
 import runpy
 import signal
 import sys
@@ -60,6 +59,7 @@ with warnings.catch_warnings():  # Sacred imports pkg_resources, and from Python
     from sacred.utils import apply_backspaces_and_linefeeds, print_filtered_stacktrace
 
 from slth import console
+from slth.experiments.lab.refusals import BadConfig, Refused, _brief, one_line
 
 
 class _Tee(stdout_capturing.TeeingStreamProxy):  # type: ignore[misc]
@@ -98,23 +98,6 @@ RUNS = Path("runs")
 HOME: Path | None = None  # the folder that a run's folder is moved to when the run has ended; a sweep names its own
 USAGE = "[COMMAND] [with key=value ...] [options]"
 STORES = ("--file_storage", "--sql", "--mongo_db", "--s3", "--tiny_db")
-
-
-class Refused(Exception):
-    """What the user asked for cannot be done; the message is one line and all that the user is told."""
-
-
-class BadConfig(Refused):
-    """A config value that is not allowed. BadConfig("hidden", 0, "an int >= 1") says: hidden=0: must be an int >= 1."""
-
-    def __init__(self, key: str, value: object, allowed: str) -> None:
-        self.key, self.value, self.allowed = key, value, allowed
-        super().__init__(f"{key}={_brief.repr(value)}: must be {allowed}")
-
-
-_brief = reprlib.Repr()
-_brief.maxlist = _brief.maxtuple = _brief.maxdict = 8
-_brief.maxstring = _brief.maxother = 80
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -587,11 +570,6 @@ def _report(error: Exception, started: bool) -> None:
     else:
         line = one_line(f"cannot start: {type(error).__name__}: {error}")
         print(f"{line} (--debug shows the traceback)", file=sys.stderr)
-
-
-def one_line(message: object) -> str:
-    """The message without line breaks."""
-    return " ".join(str(message).split())
 
 
 def progress(iterable: Iterable[Any] | None, description: str, total: int | None = None) -> tqdm:

@@ -1,0 +1,297 @@
+"""A config, declared once: each field of a frozen dataclass has its default, what is allowed and a line of help.
+
+    @dataclass(frozen=True)
+    class Config(Options):
+        widths: list[int] = integers([64], least=1, help="of the source's heads")
+        target: str | None = choice(None, ("trained", "random"), help="None: trained")
+        seed: int = seed()
+
+        def check(self) -> None:
+            if ...:
+                raise BadConfig("target", self.target, "...")
+
+From it come Sacred's flat keys and their defaults, the refusal of a bad value (one line that names key, value and what
+is allowed), and the help. A config is checked where it is made, so that whoever has one may rely on it: Config(seed=3)
+and Config.of(values) raise BadConfig alike. None is allowed where it is the default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Self, TypeVar
+
+from slth.experiments.lab.refusals import BadConfig
+
+T = TypeVar("T")
+Names = Collection[str] | Callable[[], Collection[str]]
+"""Names to choose from; a function is asked for them when a value is checked."""
+
+MOST_SEED = 2**32 - 1  # Sacred also seeds numpy's global generator, which takes no more
+
+
+@dataclass(frozen=True)
+class Kind(Generic[T]):
+    """What a key takes.
+
+    read(key, value): what the config holds for a value, or BadConfig. allowed(): what is allowed, in words.
+    with_options: whether key.option=value may stand beside key=value; together they are {"name": value, option: ...}.
+    """
+
+    read: Callable[[str, Any], T]
+    allowed: Callable[[], str]
+    with_options: bool = False
+
+
+@dataclass(frozen=True)
+class Options:
+    """Base of all configs: see the module's text."""
+
+    def __post_init__(self) -> None:
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        object.__setattr__(self, "_given", given)
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _read(field, given[field.name]))
+        self.check()
+
+    def check(self) -> None:
+        """Raise BadConfig for values that do not fit together. Called with each value checked by itself."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """The checked config of these values, other keys left out. Raises BadConfig."""
+        return cls(**{key: values[key] for key in cls.kinds() if key in values})
+
+    def given(self) -> dict[str, Any]:
+        """Every key with its value as it was given, a plain one, as JSON has it."""
+        return dict(self._given)  # type: ignore[attr-defined]  # no field: set where the values are read
+
+    @classmethod
+    def kinds(cls) -> dict[str, Kind[Any]]:
+        """Every key with what it takes, in their order."""
+        return {field.name: field.metadata["kind"] for field in dataclasses.fields(cls)}
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Every key with its default."""
+        return {field.name: _default(field) for field in dataclasses.fields(cls)}
+
+    @classmethod
+    def help(cls) -> dict[str, str]:
+        """Every key with a line that says what it is."""
+        return {field.name: field.metadata["help"] for field in dataclasses.fields(cls)}
+
+
+# ---------------------------------------------------------------- declaring a key
+
+
+def key(default: Any, kind: Kind[Any], *, help: str) -> Any:
+    """A key of any kind."""
+    metadata = {"kind": kind, "help": help}
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def integer(default: int | None, *, least: int = 0, most: float = math.inf, help: str) -> Any:
+    """A key that takes an int (no bool, no float) from least to most."""
+    return key(default, an_integer(least, most), help=help)
+
+
+def integers(default: int | Sequence[int] | None, *, least: int = 0, most: float = math.inf, help: str) -> Any:
+    """A key that takes one int or a list of them, not empty, none twice, and holds a list."""
+    return key(default, several(an_integer(least, most)), help=help)
+
+
+def number(
+    default: float | None,
+    *,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    most: float = math.inf,
+    help: str,
+) -> Any:
+    """A key that takes a finite number (no bool) > above, >= least and <= most, and holds a float."""
+    return key(default, a_number(above, least, most), help=help)
+
+
+def numbers(
+    default: float | Sequence[float] | None,
+    *,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    most: float = math.inf,
+    help: str,
+) -> Any:
+    """A key that takes one such number or a list of them, not empty, none twice, and holds a list of floats."""
+    return key(default, each(a_number(above, least, most)), help=help)
+
+
+def choice(default: str | None, names: Names, *, help: str) -> Any:
+    """A key that takes one of these names."""
+    return key(default, one_of(names), help=help)
+
+
+def choices(default: str | Sequence[str] | None, names: Names, *, help: str) -> Any:
+    """A key that takes one of these names or a list of them, not empty, none twice, and holds a list."""
+    return key(default, some_of(names), help=help)
+
+
+def flag(default: bool, *, help: str) -> Any:
+    """A key that takes True or False."""
+    return key(default, where(lambda value: isinstance(value, bool), "True or False"), help=help)
+
+
+def text(default: str | None, allowed: str, *, help: str) -> Any:
+    """A key that takes text, not empty; `allowed` says in the error what it should be, as "a folder"."""
+    return key(default, where(lambda value: isinstance(value, str) and value != "", allowed), help=help)
+
+
+def anything(default: Any, *, allowed: str, help: str) -> Any:
+    """A key whose value the config's own `check` looks at."""
+    return key(default, where(lambda value: True, allowed), help=help)
+
+
+def seed() -> Any:
+    """The key `seed`."""
+    return integer(0, least=0, most=MOST_SEED, help="all that is random follows from it")
+
+
+# ---------------------------------------------------------------- kinds
+
+
+def where(holds: Callable[[Any], bool], allowed: str) -> Kind[Any]:
+    """The values for which `holds` is true, held as they are."""
+
+    def read(key: str, value: Any) -> Any:
+        if not holds(value):
+            raise BadConfig(key, value, allowed)
+        return value
+
+    return Kind(read, lambda: allowed)
+
+
+def an_integer(least: int, most: float = math.inf) -> Kind[int]:
+    """An int (no bool, no float) from least to most."""
+
+    def holds(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+    return where(holds, f"an int {_bounds(least, most)}")
+
+
+def a_number(above: float = -math.inf, least: float = -math.inf, most: float = math.inf) -> Kind[float]:
+    """A finite number (no bool) > above, >= least and <= most, as a float."""
+
+    def holds(value: Any) -> bool:
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return False
+        finite = abs(value) <= sys.float_info.max  # of an int that no float holds, isfinite would raise
+        return finite and value > above and least <= value <= most
+
+    bounds = ([f"> {above}"] if above > -math.inf else []) + [_bounds(least, most)]
+    kind = where(holds, " ".join(["a finite number", " and ".join(filter(None, bounds))]).strip())
+    return Kind(lambda key, value: float(kind.read(key, value)), kind.allowed)
+
+
+def one_of(names: Names) -> Kind[str]:
+    """One of these names."""
+
+    def read(key: str, value: Any) -> str:
+        if not isinstance(value, str) or value not in _known(names):
+            raise BadConfig(key, value, allowed())
+        return value
+
+    def allowed() -> str:
+        return f"one of {', '.join(_known(names))}"
+
+    return Kind(read, allowed)
+
+
+def some_of(names: Names) -> Kind[list[str]]:
+    """One of these names or a list of them, not empty, none twice, as a list."""
+
+    def read(key: str, value: Any) -> list[str]:
+        values = as_list(value)
+        if not all(isinstance(one, str) and one in _known(names) for one in values) or not _distinct(values):
+            raise BadConfig(key, value, allowed())
+        return values
+
+    def allowed() -> str:
+        return f"one or several of {', '.join(_known(names))}, none twice"
+
+    return Kind(read, allowed)
+
+
+def several(kind: Kind[T]) -> Kind[list[T]]:
+    """One value of a kind or a list of them, not empty, none twice, as a list."""
+
+    def read(key: str, value: Any) -> list[T]:
+        try:
+            values = [kind.read(key, one) for one in as_list(value)]
+        except BadConfig as error:
+            raise BadConfig(key, value, allowed()) from error
+        if not _distinct(values):
+            raise BadConfig(key, value, allowed())
+        return values
+
+    def allowed() -> str:
+        return f"{kind.allowed()} or a list of them, not empty, none twice"
+
+    return Kind(read, allowed)
+
+
+def each(kind: Kind[T]) -> Kind[list[T]]:
+    """The same, where the error names the one value that is not allowed."""
+
+    def read(key: str, value: Any) -> list[T]:
+        values = [kind.read(key, one) for one in as_list(value)]
+        if not _distinct(values):
+            raise BadConfig(key, value, "one value or a list of them, not empty, none twice")
+        return values
+
+    return Kind(read, lambda: f"{kind.allowed()} or a list of them, not empty, none twice")
+
+
+def as_given(kind: Kind[Any]) -> Kind[Any]:
+    """The same values, held as they were given, for a key that tells one value from a list of one."""
+
+    def read(key: str, value: Any) -> Any:
+        kind.read(key, value)
+        return value
+
+    return Kind(read, kind.allowed)
+
+
+def as_list(value: Any) -> list[Any]:
+    """One value or several, as a list."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _distinct(values: Sequence[object]) -> bool:
+    """Whether there are any, none twice; values need no hash."""
+    return bool(values) and all(value not in values[:i] for i, value in enumerate(values))
+
+
+def _known(names: Names) -> Collection[str]:
+    return names() if callable(names) else names
+
+
+def _bounds(least: float, most: float) -> str:
+    return " and ".join(f"{sign} {bound}" for sign, bound in ((">=", least), ("<=", most)) if math.isfinite(bound))
+
+
+# ---------------------------------------------------------------- fields
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _read(field: dataclasses.Field[Any], value: Any) -> Any:
+    if value is None and _default(field) is None:
+        return None
+    return field.metadata["kind"].read(field.name, value)

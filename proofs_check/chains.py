@@ -23,7 +23,7 @@ from proofs_check.check import Check, Control, Statement, exists, missing
 from proofs_check.sources import ENOUGH
 from slth import theory
 from slth.construct import linear
-from slth.construct.linear import blocks
+from slth.construct.factors import blocks
 
 
 class Case(NamedTuple):

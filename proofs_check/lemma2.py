@@ -27,8 +27,8 @@ from proofs_check import draws
 from proofs_check.check import Check, Control, Statement, exists, missing, worst
 from proofs_check.search import FEW, ascend, distance
 from slth import theory
-from slth.construct.certificate import spectral_norm
-from slth.construct.feed_forward import relu_linear
+from slth.construct.certificates import spectral_norm
+from slth.construct.relu import relu_linear
 
 
 class Case(NamedTuple):

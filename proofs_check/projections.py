@@ -26,8 +26,7 @@ from proofs_check.search import FEW, ascend
 from proofs_check.sources import hidden_for, leave
 from slth import theory
 from slth.attention import GroupedQueryAttention, LinearKnockingHeads, rope
-from slth.construct import variant
-from slth.construct.transformer import pruned
+from slth.construct import pruned, variant
 
 
 class Case(NamedTuple):

@@ -22,7 +22,7 @@ from proofs_check.check import Check, Control, Statement
 from proofs_check.search import ascend
 from slth import theory
 from slth.attention import MultiheadExplicitAttention, TalkingHeadsAttention
-from slth.construct.certificate import Merged, spectral_norm
+from slth.construct.certificates import Merged, spectral_norm
 
 
 class Case(NamedTuple):

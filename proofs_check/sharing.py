@@ -30,7 +30,7 @@ from slth.attention import (
     MultiheadExplicitAttention,
     MultiQueryAttention,
 )
-from slth.construct import AttentionTicket, variant
+from slth.construct import AttentionConstruction, variant
 
 DRAWN = [Case(2, 1, 2, math.sqrt(2), 0.2), Case(2, 2, 2, math.sqrt(2), 0.3)]
 SOURCES = 40  # random ones of each setting, for a control half as many
@@ -97,14 +97,14 @@ def explicit(case: Case, i: int, width: float) -> Attention:
 BUILD: dict[str, Build] = {"multi-query": multi_query, "tied": tied, "explicit": explicit}
 
 
-def ticket(wanted: MultiHeadAttention, source: Attention, alpha: float | None = None) -> AttentionTicket:
+def construction(wanted: MultiHeadAttention, source: Attention, alpha: float | None = None) -> AttentionConstruction:
     """The construction on trial."""
     return variant(wanted, source, side="input", alpha=alpha, threads=1)
 
 
 def bounds(case: Case, build: Build) -> list[float]:
     """A bound on the error over eps, for every input, of each pruned source."""
-    found = (ticket(target(case, i), build(case, i, 1.0), case.alpha) for i in range(SOURCES))
+    found = (construction(target(case, i), build(case, i, 1.0), case.alpha) for i in range(SOURCES))
     return [one.certificate.bound.item() / case.epsilon for one in found]
 
 
@@ -115,7 +115,7 @@ def errors(case: Case, build: Build, width: float = 1.0, *, spoil: Spoil = leave
     """The error found over eps of each pruned source, after spoil has changed it in place."""
     pairs = ((target(case, i), build(case, i, width).requires_grad_(False)) for i in range(SOURCES // 2))
     name = f"sharing/{build.__name__}"
-    found = sources.errors(name, pairs, lambda a, b: ticket(a, b).masks, spoil, d=case.d_in, alpha=case.alpha)
+    found = sources.errors(name, pairs, lambda a, b: construction(a, b).masks, spoil, d=case.d_in, alpha=case.alpha)
     return [error / case.epsilon for error in found]
 
 

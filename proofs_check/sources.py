@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from proofs_check import draws
 from proofs_check.search import distance
-from slth.construct.transformer import pruned
+from slth.construct import pruned
 
 Module = TypeVar("Module", bound=nn.Module)
 Masks = dict[str, torch.Tensor]

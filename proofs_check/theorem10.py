@@ -26,8 +26,8 @@ from proofs_check.check import Check, Control, Statement, exists, missing, worst
 from proofs_check.search import FEW, ascend, distance
 from proofs_check.sources import leave, source_widths
 from slth import theory
-from slth.construct.certificate import spectral_norm
-from slth.construct.feed_forward import feed_forward
+from slth.construct import feed_forward
+from slth.construct.certificates import spectral_norm
 from slth.models.transformer import FeedForward
 
 
@@ -153,7 +153,7 @@ def bounds(case: Case) -> list[float]:
     ratios = []
     for i in range(SOURCES):
         found = feed_forward(*pair(case, i), threads=1)
-        errors = [spectral_norm(error).item() for error in found.errors]
+        errors = [spectral_norm(error).item() for error in found.errors.values()]
         ratios.append(error_bound(errors, case.alpha) / printed(case))
     return ratios
 

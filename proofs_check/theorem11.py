@@ -27,8 +27,8 @@ from proofs_check.theorem9 import SCALE, wrong_scale
 from proofs_check.theorem10 import error_bound, split
 from slth import theory
 from slth.attention import merged_attention
-from slth.construct.certificate import Merged, certificate, spectral_norm
-from slth.construct.transformer import transformer
+from slth.construct import transformer
+from slth.construct.certificates import Merged, certificate, spectral_norm
 from slth.models.transformer import Block, Transformer
 
 
@@ -197,9 +197,9 @@ def bounds(case: Case) -> list[float]:
     for i in range(SOURCES):
         target, source = pair(case, i)
         found = transformer(target, source, threads=1)
-        (wanted,), (merged,), (layers,) = target.blocks, found.merged, found.layer_errors
-        assert isinstance(wanted, Block)
-        ratios.append(block_bound(wanted, merged, layers, case.alpha) / case.epsilon)
+        (block,), (achieved,) = target.blocks, found.blocks
+        assert isinstance(block, Block)
+        ratios.append(block_bound(block, achieved.merged, achieved.layers, case.alpha) / case.epsilon)
     return ratios
 
 

@@ -28,7 +28,7 @@ from proofs_check.sources import hidden_for, leave, source_widths
 from proofs_check.theorem9 import SCALE
 from proofs_check.theorem11 import LENGTH, Accuracy, Spoil, transformers
 from slth import theory
-from slth.construct.transformer import TransformerTicket, transformer
+from slth.construct import TransformerConstruction, transformer
 from slth.models.transformer import Block, Transformer
 from slth.theory import Theorem14Block
 
@@ -227,12 +227,12 @@ def bounds(case: Case) -> list[float]:
     return ratios
 
 
-def final_bound(case: Case, target: Transformer, found: TransformerTicket) -> float:
+def final_bound(case: Case, target: Transformer, found: TransformerConstruction) -> float:
     """The recursion from achieved errors, with input norms that grow by 2 (H + 1) a block (no sqrt(d) is needed)."""
     drift, norm = 0.0, case.alpha
-    for block, merged, layers in zip(target.blocks, found.merged, found.layer_errors, strict=True):
+    for block, errors in zip(target.blocks, found.blocks, strict=True):
         assert isinstance(block, Block)
-        own = theorem11.block_bound(block, merged, layers, norm + drift)
+        own = theorem11.block_bound(block, errors.merged, errors.layers, norm + drift)
         drift = own + theory.tanh_block(drift, case.heads, norm, norm + drift)
         norm *= 2 * (case.heads + 1)
     return drift

@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.stats import beta
 
 from slth import plots, theory, threads
-from slth.construct.linear import linear
+from slth.construct import linear
 from slth.construct.subset_sum import MAX_EXACT
 from slth.experiments import lab
 from slth.experiments.studies.constant import measure as study

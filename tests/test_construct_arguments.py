@@ -11,12 +11,11 @@ from torch import nn
 
 import slth
 from slth.attention import GroupedQueryAttention, LinearKnockingHeads, MultiHeadAttention
-from slth.construct import attention, certificate, linear, subset_sum, variant
-from slth.construct.attention import query_key, value_output
-from slth.construct.feed_forward import feed_forward, relu_linear
+from slth.construct import attention, certificate, language_model, linear, subset_sum, transformer, variant
+from slth.construct.multi_head import query_key, value_output
 from slth.construct.projections import projections
+from slth.construct.relu import feed_forward, relu_linear
 from slth.construct.scales import record_attention_scales, record_feed_forward_scales
-from slth.construct.transformer import language_model, transformer
 from slth.models.transformer import FeedForward, LanguageModel, Table, Transformer
 
 

@@ -27,8 +27,8 @@ from slth.attention import (
     TiedMLPKnockingHeads,
 )
 from slth.attention.functional import repeat_heads
-from slth.construct import AttentionTicket, ProjectionTicket, attention, variant
-from slth.construct.certificate import certificate
+from slth.construct import AttentionConstruction, ProjectionConstruction, attention, variant
+from slth.construct.certificates import certificate
 from slth.construct.projections import projections
 
 
@@ -345,7 +345,7 @@ def test_projections_are_met_by_themselves(source):
     source = replace(source, options=source.options | {"shared_width": 96})  # 24 candidates for each feature
     target, module = pair(source)
     ticket = variant(target, module)
-    assert isinstance(ticket, ProjectionTicket)
+    assert isinstance(ticket, ProjectionConstruction)
     assert ticket.unreachable == 0
     assert ticket.entries == 4 * (2 * 3 * 4 + 3 * 2)
     assert max(ticket.error_max_query.max(), ticket.error_max_key.max(), ticket.error_max_vo.max()) < 1e-4
@@ -403,7 +403,7 @@ def test_threads_and_a_float64_source_change_nothing(source):
     one = variant(target, module, threads=1)
     two = variant(target, copy.deepcopy(module).double(), threads=2)
     assert type(one) is type(two)
-    for name in (f.name for f in fields(AttentionTicket)):
+    for name in (f.name for f in fields(AttentionConstruction)):
         if name == "masks":
             assert all(mask.equal(two.masks[role]) for role, mask in one.masks.items())
         elif name.startswith("error_"):

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slth import plots
-from slth.construct.transformer import certify, pruned, transformer
+from slth.construct import certify, pruned, transformer
 from slth.experiments import approx_error, lab
 from slth.experiments.studies.approximation import depth as study
 from slth.experiments.studies.approximation import measure as approximation

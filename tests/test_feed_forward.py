@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from slth.construct.feed_forward import _share_out, feed_forward, relu_linear, relu_reach
-from slth.construct.transformer import pruned
+from slth.construct import pruned
+from slth.construct.relu import _share_out, feed_forward, relu_linear, relu_reach
 from slth.models.transformer import FeedForward
 from slth.weights import inits
 
@@ -243,10 +243,11 @@ def test_errors_of_the_pairs_bound_the_error_of_the_network(widths, hidden, seed
     target, source = networks(widths, hidden, seed)
     ticket = feed_forward(target, source)
     twin = pruned(source, ticket.masks).double()
-    assert [tuple(error.shape) for error in ticket.errors] == [(2 * n, m) for n, m in itertools.pairwise(widths)]
+    shapes = [(2 * n, m) for n, m in itertools.pairwise(widths)]
+    assert [tuple(error.shape) for error in ticket.errors.values()] == shapes
     x = signed_inputs(widths[0], seed)
     wanted, bound = x, torch.zeros(len(x), dtype=torch.float64)
-    for i, (weight, error) in enumerate(zip(target.layers, ticket.errors, strict=True)):
+    for i, (weight, error) in enumerate(zip(target.layers, ticket.errors.values(), strict=True)):
         wanted = (wanted.relu() if i else wanted).detach()
         bound = bound + torch.linalg.matrix_norm(error, ord=2) * (norms(wanted) + bound)  # |W| = 1
         wanted = wanted @ weight
@@ -258,7 +259,7 @@ def test_half_of_the_bound_is_no_bound(seed):
     """In one dimension the bound is met to a factor of sqrt 2 at the coordinate vectors 1 and -1."""
     target, source = networks((1, 1), 12, seed)
     ticket = feed_forward(target, source)
-    bound = torch.linalg.matrix_norm(ticket.errors[0], ord=2)
+    bound = torch.linalg.matrix_norm(ticket.errors["layers.0"], ord=2)
     x = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
     error = norms(pruned(source, ticket.masks).double()(x) - target(x)).max()
     assert bound / 2 < error <= bound * (1 + 1e-9) + 1e-15
@@ -269,7 +270,7 @@ def test_a_flipped_bit_breaks_the_bound(seed):
     """Of a tight ticket: a unit's product of more than twice the bound, added or dropped, shows at its coordinate."""
     target, source = networks((2, 2), 60, seed)
     ticket = feed_forward(target, source)
-    bound = float(torch.linalg.matrix_norm(ticket.errors[0], ord=2))
+    bound = float(torch.linalg.matrix_norm(ticket.errors["layers.0"], ord=2))
     x = signed_inputs(2, count=1)
     twin = pruned(source, ticket.masks).double()
     assert norms(twin(x) - target(x)).max() <= bound * (1 + 1e-9)
@@ -293,7 +294,7 @@ def test_recorded_scales_are_taken_as_they_are():
     scaled.scales[1] = scaled.scales[3] = 8
     ticket, same = feed_forward(target, source), feed_forward(larger, scaled)
     assert all(mask.equal(same.masks[name]) for name, mask in ticket.masks.items())
-    assert all(torch.allclose(b, 8 * a, rtol=1e-12) for a, b in zip(ticket.errors, same.errors, strict=True))
+    assert all(torch.allclose(same.errors[name], 8 * error, rtol=1e-12) for name, error in ticket.errors.items())
 
 
 def test_a_scale_of_the_first_layer_of_a_pair_counts_as_well():
@@ -303,7 +304,7 @@ def test_a_scale_of_the_first_layer_of_a_pair_counts_as_well():
     assert ticket.unreachable == 0
     x = signed_inputs(2)
     error = norms(pruned(source, ticket.masks).double()(x) - target(x)).max()
-    assert error <= torch.linalg.matrix_norm(ticket.errors[0], ord=2) * (1 + 1e-9)
+    assert error <= torch.linalg.matrix_norm(ticket.errors["layers.0"], ord=2) * (1 + 1e-9)
     assert error < 1e-2
 
 
@@ -314,7 +315,7 @@ def test_threads_change_nothing_and_float32_targets_are_widened():
     target = target.float()
     narrow, wide = feed_forward(target, source), feed_forward(copy.deepcopy(target).double(), source)
     assert all(mask.equal(wide.masks[name]) for name, mask in narrow.masks.items())
-    assert narrow.errors[0].dtype == torch.float64
+    assert narrow.errors["layers.0"].dtype == torch.float64
 
 
 # ---------------------------------------------------------------- errors

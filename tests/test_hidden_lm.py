@@ -14,7 +14,7 @@ import torch
 from helpers import cats
 
 from slth.attention.mha import ROLES
-from slth.construct.transformer import language_model, pruned, record_scales
+from slth.construct import language_model, pruned, record_scales
 from slth.experiments import hidden_lm, lab
 from slth.experiments.studies.hidden import measure as hiding
 from slth.threads import one_torch_thread

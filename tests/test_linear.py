@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slth.construct import subset_sum
-from slth.construct.linear import SIDES, LinearTicket, better_side, blocks, linear, reach
+from slth.construct.factors import SIDES, FactorMasks, better_side, blocks, reach
+from slth.construct.factors import solve as linear
 
 each_side = pytest.mark.parametrize("side", SIDES)
 few = settings(max_examples=50)
@@ -32,7 +33,7 @@ def product(ticket, first, second):
     return (first * ticket.mask_first) @ (second * ticket.mask_second)
 
 
-def assert_same(a: LinearTicket, b: LinearTicket):
+def assert_same(a: FactorMasks, b: FactorMasks):
     assert all(np.array_equal(getattr(a, name), getattr(b, name)) for name in FIELDS)
     assert (a.side, a.candidates) == (b.side, b.candidates)
 
@@ -169,7 +170,7 @@ def test_leading_axes_are_problems_of_their_own(side, hidden):
     together = linear(*problem, side=side)
     for index in np.ndindex(2, 4):
         alone = linear(*(array[index] for array in problem), side=side)
-        assert_same(alone, LinearTicket(*(getattr(together, name)[index] for name in FIELDS), side, alone.candidates))
+        assert_same(alone, FactorMasks(*(getattr(together, name)[index] for name in FIELDS), side, alone.candidates))
     assert together.candidates == alone.candidates
 
 

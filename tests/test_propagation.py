@@ -3,6 +3,8 @@
 import copy
 import itertools
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,9 +12,9 @@ from helpers import causal_mask, random_inputs, random_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slth.construct.certificate import certificate
-from slth.construct.propagation import _through_norm, block_norms, propagate, recursion
-from slth.construct.transformer import TransformerTicket, certify, pruned, record_scales, transformer
+from slth.construct import certify, pruned, record_scales, transformer
+from slth.construct.certificates import certificate
+from slth.construct.propagation import BlockErrors, _through_norm, block_norms, propagate, recursion
 from slth.models.transformer import Transformer, normalise
 
 
@@ -187,14 +189,18 @@ def test_a_source_that_drifts_more_than_was_said():
 
 
 def perfect(target):
-    """A ticket that reports no errors at all: the source is the target."""
-    merged = [block.attention.merged() for block in target.blocks]
+    """What of a construction is certified, without errors: the source is the target."""
     zeros = [[torch.zeros(2 * len(w), w.shape[1]).double() for w in b.feed_forward.layers] for b in target.blocks]
-    return TransformerTicket(
-        merged=[tuple(m.detach() for m in pair) for pair in merged],
-        layer_errors=zeros,
-        layer_roundings=[[0.0] * len(layers) for layers in zeros],
+    return SimpleNamespace(
+        blocks=[
+            BlockErrors(merged_of(block), layers, [0.0] * len(layers))
+            for block, layers in zip(target.blocks, zeros, strict=True)
+        ]
     )
+
+
+def merged_of(block):
+    return tuple(matrix.detach() for matrix in block.attention.merged())
 
 
 @pytest.mark.parametrize("norm", [False, True])
@@ -297,9 +303,7 @@ def test_certify_carries_one_block_after_another():
     ticket, x = transformer(target, source), random_inputs(0, 3, 5, 2)
     drift, expected = 0.01, []
     for b, norms in enumerate(block_norms(target, x)):
-        drift = propagate(
-            drift, target.blocks[b], norms, ticket.merged[b], ticket.layer_errors[b], ticket.layer_roundings[b]
-        )
+        drift = propagate(drift, target.blocks[b], norms, ticket.blocks[b])
         expected.append(drift)
     assert certify(target, ticket, x, drift=0.01).blocks == expected
 
@@ -320,9 +324,9 @@ def test_on_a_line_the_bound_is_met(length):
             block.attention.value *= 1.1
             block.feed_forward.layers[0] += 0.2
             block.feed_forward.layers[1] += 0.1
-        ticket.merged[b] = tuple(matrices.detach() for matrices in block.attention.merged())
-        ticket.layer_errors[b][0][0] = 0.2  # of the positive half, which is all that is used
-        ticket.layer_errors[b][1][0] = 0.1
+        ticket.blocks[b] = replace(ticket.blocks[b], merged=merged_of(block))
+        ticket.blocks[b].layers[0][0] = 0.2  # of the positive half, which is all that is used
+        ticket.blocks[b].layers[1][0] = 0.1
     found = errors(target, twin, x, x + drift).amax(-1).tolist()
     assert found == pytest.approx(certify(target, ticket, x, drift=drift).blocks, rel=1e-9)
 
@@ -338,11 +342,11 @@ def test_propagation_by_hand(drift):
     moved = 2 * 1.5 * torch.tanh(logits / 2) + drift
     heads = (torch.linalg.svdvals(vo)[:, 0] * moved).sum()
     stacked = torch.linalg.svdvals(vo.reshape(6, 3))[0] * moved.square().sum().sqrt()
-    own = certificate(block.attention.merged(), ticket.merged[0], 1.5 + drift).bound
+    own = certificate(block.attention.merged(), ticket.blocks[0].merged, 1.5 + drift).bound
     before = drift + own + torch.minimum(heads, stacked)
     norm = torch.linalg.vector_norm(block.attention(x) + x, dim=-1).max()
     slope, error = (
-        torch.linalg.svdvals(m.detach())[0] for m in (block.feed_forward.layers[0], ticket.layer_errors[0][0])
+        torch.linalg.svdvals(m.detach())[0] for m in (block.feed_forward.layers[0], ticket.blocks[0].layers[0])
     )
     expected = before + slope * before + error * (norm + before)
     assert certify(target, ticket, x, drift=drift).blocks == pytest.approx([expected.item()], rel=1e-12)
@@ -374,13 +378,13 @@ def test_the_recursion_by_hand():
     for b in range(2):
         beta = alpha * (4 * heads * math.sqrt(d)) ** b
         at = beta * (1 if b == 0 else 2)
-        attn = certificate(target.blocks[b].attention.merged(), ticket.merged[b], at).lemma8.item()
+        attn = certificate(target.blocks[b].attention.merged(), ticket.blocks[b].merged, at).lemma8.item()
         into = at * (1 + heads * math.sqrt(d)) + attn  # |y| + the attention's error
-        network = torch.linalg.matrix_norm(ticket.layer_errors[b][0], ord=2).item() * into
+        network = torch.linalg.matrix_norm(ticket.blocks[b].layers[0], ord=2).item() * into
         inherited = 2 * heads * math.sqrt(d) * (beta * math.expm1(6 * beta * drift) + 2 * drift)
         drift = 2 * attn + network + inherited
         expected.append(drift)
-    found = recursion(target, alpha, ticket.merged, ticket.layer_errors)
+    found = recursion(target, alpha, ticket.blocks)
     assert found == pytest.approx(expected, rel=1e-12)
 
 

@@ -7,9 +7,7 @@ import torch
 from helpers import random_target
 
 from slth.attention import ATTENTIONS, MultiHeadAttention
-from slth.construct import attention, variant
-from slth.construct.feed_forward import feed_forward
-from slth.construct.transformer import language_model, transformer
+from slth.construct import attention, feed_forward, language_model, transformer, variant
 from slth.models.transformer import FeedForward, LanguageModel, Product, Table, Transformer
 
 
@@ -57,7 +55,7 @@ def test_a_ticket_prunes_its_own_source_in_any_copy_and_no_other(route):
         assert each.get_parameter(name)[mask].equal(source(1).get_parameter(name)[mask].to(each.get_parameter(name)))
     other = source(2)
     before = copy.deepcopy(other.state_dict())
-    with pytest.raises(ValueError, match=r"source '\S+' is not that of this ticket's source"):
+    with pytest.raises(ValueError, match=r"source '\S+' is not that of this construction's source"):
         ticket.prune(other)
     assert all(tensor.equal(before[key]) for key, tensor in other.state_dict().items())
     with pytest.raises(TypeError, match=r"source=Linear.*must be an? "):
@@ -76,5 +74,5 @@ def test_a_source_with_other_scales_or_one_other_weight_is_another():
     with torch.no_grad():
         changed.value[ticket.masks["value"].nonzero()[0].unbind()] += 1.0
     for other, name in ((rescaled, "scale_vo"), (changed, "value")):
-        with pytest.raises(ValueError, match=f"source '{name}' is not that of this ticket's source"):
+        with pytest.raises(ValueError, match=f"source '{name}' is not that of this construction's source"):
             ticket.prune(other)

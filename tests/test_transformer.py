@@ -7,9 +7,8 @@ import pytest
 import torch
 from helpers import causal_mask, direct_attention, random_inputs, random_mask
 
-from slth.construct.attention import attention
-from slth.construct.feed_forward import feed_forward
-from slth.construct.transformer import certify, language_model, pruned, record_scales, transformer
+from slth.construct import certify, feed_forward, language_model, pruned, record_scales, transformer
+from slth.construct.multi_head import attention
 from slth.models.transformer import FeedForward, LanguageModel, Product, Table, Transformer, normalise
 from slth.weights import inits
 
@@ -230,9 +229,10 @@ def test_the_parts_are_those_of_theorems_9_and_10(case):
         assert all(ticket.masks[f"blocks.{b}.attention.{role}"].equal(mask) for role, mask in attn.masks.items())
         assert all(ticket.masks[f"blocks.{b}.feed_forward.{n}"].equal(mask) for n, mask in network.masks.items())
         assert all(
-            torch.allclose(a, b) for a, b in zip(ticket.merged[b], twin.blocks[b].attention.merged(), strict=True)
+            torch.allclose(a, b)
+            for a, b in zip(ticket.blocks[b].merged, twin.blocks[b].attention.merged(), strict=True)
         )
-        assert all(a.equal(b) for a, b in zip(ticket.layer_errors[b], network.errors, strict=True))
+        assert all(a.equal(b) for a, b in zip(ticket.blocks[b].layers, network.errors.values(), strict=True))
         unreachable += attn.unreachable + network.unreachable
     assert ticket.unreachable == unreachable
     assert ticket.entries == blocks * (2 * heads * d * d + layers * 2 * d * d)

@@ -1,18 +1,40 @@
-"""Tickets by construction: masks found by solving subset sums, with a certificate of what is left of the error."""
+"""Strong lottery tickets by construction: masks found by solving subset sums, with a certificate of the error left.
 
-from slth.construct.attention import AttentionTicket, attention
-from slth.construct.certificate import Certificate, certificate
-from slth.construct.linear import LinearTicket, linear
-from slth.construct.projections import ProjectionTicket
+Each function takes a target and a random source, changes neither, and returns a :class:`Construction`:
+
+    construction = slth.construct.attention(target, source)
+    construction.prune(source)
+
+`linear` hides a matrix in two factors given as arrays, `product` in a Product; `attention` and `variant` an attention,
+`feed_forward` a ReLU network, `transformer` and `language_model` a whole model of `slth.models.transformer`.
+"""
+
+from slth.construct.certificates import Certificate, certificate
+from slth.construct.construction import Construction, pruned
+from slth.construct.models import TransformerConstruction, certify, language_model, record_scales, transformer
+from slth.construct.multi_head import AttentionConstruction, attention
+from slth.construct.products import LinearConstruction, linear, product
+from slth.construct.projections import ProjectionConstruction
+from slth.construct.relu import FeedForwardConstruction, feed_forward
 from slth.construct.variants import variant
 
 __all__ = [
-    "AttentionTicket",
+    "AttentionConstruction",
     "Certificate",
-    "LinearTicket",
-    "ProjectionTicket",
+    "Construction",
+    "FeedForwardConstruction",
+    "LinearConstruction",
+    "ProjectionConstruction",
+    "TransformerConstruction",
     "attention",
     "certificate",
+    "certify",
+    "feed_forward",
+    "language_model",
     "linear",
+    "product",
+    "pruned",
+    "record_scales",
+    "transformer",
     "variant",
 ]

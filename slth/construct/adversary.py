@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from slth.attention import merged_attention
-from slth.construct.certificate import Merged
+from slth.construct.certificates import Merged
 from slth.construct.checks import check_alpha
 from slth.numbers import as_int
 from slth.weights import inits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from slth.construct.certificate import Merged
+from slth.construct.certificates import Merged
 
 _BLOCK = 1 << 18  # attention weights held at a time: 2 MiB of float64, which a core's cache can keep
 

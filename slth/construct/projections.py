@@ -20,8 +20,7 @@ import torch
 
 from slth.attention import Attention, GroupedQueryAttention, LinearKnockingHeads, MultiHeadAttention
 from slth.attention.functional import NORM_EPS, repeat_heads
-from slth.construct.attention import AttentionTicket, achieved, least_alpha, tensors
-from slth.construct.certificate import Certificate, Evaluated, Merged, certificate, logit_certificate, spectral_norm
+from slth.construct.certificates import Certificate, Evaluated, Merged, certificate, logit_certificate, spectral_norm
 from slth.construct.checks import (
     check_alike,
     check_alpha,
@@ -33,21 +32,29 @@ from slth.construct.checks import (
     check_threads,
     double,
 )
-from slth.construct.linear import LinearTicket, blocks, linear, structure
-from slth.construct.pruning import digests_of, prune
+from slth.construct.construction import prune
+from slth.construct.factors import FactorMasks, blocks, solve, structure, tensors
+from slth.construct.multi_head import AttentionConstruction, achieved, least_alpha
 from slth.construct.rounding import Sizes, absolute, largest, steps_of
 
 
-@dataclass(frozen=True, repr=False)
-class ProjectionTicket(AttentionTicket):
-    """A ticket whose queries and keys are each met by themselves.
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ProjectionConstruction(AttentionConstruction):
+    """A construction whose queries and keys are each met by themselves: `errors` has "query" and "key" as well.
 
-    error_max_query, error_max_key: (heads,) float64, largest absolute entry of source minus target. candidates_qk are
-    those of an entry of either. Merged matrices, and errors of W_QK, are those of equal positions, before any norm.
+    candidates_qk are those of an entry of either. Merged matrices, and errors of W_QK, are those of equal positions,
+    before any norm.
     """
 
-    error_max_query: torch.Tensor
-    error_max_key: torch.Tensor
+    @property
+    def error_max_query(self) -> torch.Tensor:
+        """Largest absolute entry of source minus target (heads,) float64, as achieved."""
+        return self.errors["query"].abs().amax((-2, -1))
+
+    @property
+    def error_max_key(self) -> torch.Tensor:
+        """The same of the keys."""
+        return self.errors["key"].abs().amax((-2, -1))
 
 
 def is_rectangular(source: Attention | MultiHeadAttention) -> bool:
@@ -63,7 +70,7 @@ def projections(
     *,
     alpha: float | None = None,
     threads: int | None = None,
-) -> ProjectionTicket:
+) -> ProjectionConstruction:
     """Find masks under which every projection of source, linear knocking heads with a shared_width, is target's own.
 
     target: grouped-query attention or linear knocking heads, or a :class:`slth.attention.MultiHeadAttention`, of the
@@ -88,27 +95,27 @@ def projections(
     check_merged("target", _Projections.of(double(target)).merged())
     wanted = _Projections.of(double(target))
     masks = _structure(source)
-    pruned = double(source)
-    prune(pruned, masks)
-    found = _solve(wanted, pruned, threads)
-    masks |= tensors({role: ticket.mask_first for role, ticket in found.items()})
-    prune(pruned, masks)
-    got = _Projections.of(pruned)
+    ready = double(source)
+    prune(ready, masks)
+    found = _solve(wanted, ready, threads)
+    masks |= tensors({role: factor.mask_first for role, factor in found.items()})
+    prune(ready, masks)
+    got = _Projections.of(ready)
     alpha = least_alpha(wanted.merged()) if alpha is None else alpha
-    sizes = _sizes_of(double(target), alpha), _sizes_of(pruned, alpha)
-    return ProjectionTicket(
+    sizes = _sizes_of(double(target), alpha), _sizes_of(ready, alpha)
+    return ProjectionConstruction(
+        source=source,
         masks=masks,
-        digests=digests_of(pruned, masks),
+        errors={"query": got.query - wanted.query, "key": got.key - wanted.key}
+        | achieved(wanted.merged(), got.merged()),
         side="output",
+        candidates=min(factor.candidates for factor in found.values()),
         candidates_qk=min(found["query"].candidates, found["key"].candidates),
         candidates_vo=found["value"].candidates,
-        unreachable=sum(int(ticket.unreachable.sum()) for ticket in found.values()),
-        entries=sum(ticket.unreachable.size for ticket in found.values()),
-        certificate=_certificate(wanted, got, pruned, sizes, alpha),
+        unreachable=sum(int(factor.unreachable.sum()) for factor in found.values()),
+        entries=sum(factor.unreachable.size for factor in found.values()),
+        certificate=_certificate(wanted, got, ready, sizes, alpha),
         merged=Evaluated(got.merged(), sizes[1]),
-        error_max_query=(got.query - wanted.query).abs().amax((-2, -1)),
-        error_max_key=(got.key - wanted.key).abs().amax((-2, -1)),
-        **achieved(wanted.merged(), got.merged()),
     )
 
 
@@ -146,7 +153,7 @@ def _structure(source: LinearKnockingHeads) -> dict[str, torch.Tensor]:
     return tensors({"mix_query": by_feature, "mix_key": by_feature, "mix_value": by_output, "output": output})
 
 
-def _solve(wanted: _Projections, pruned: LinearKnockingHeads, threads: int | None) -> dict[str, LinearTicket]:
+def _solve(wanted: _Projections, pruned: LinearKnockingHeads, threads: int | None) -> dict[str, FactorMasks]:
     """The subset sums of queries, keys and values of a source that has its structure."""
     mixing = {role: pruned.get_parameter(f"mix_{role}") for role in ("query", "key", "value")}
     seconds = {
@@ -156,7 +163,7 @@ def _solve(wanted: _Projections, pruned: LinearKnockingHeads, threads: int | Non
     }
     targets = {"query": wanted.query, "key": wanted.key, "value": wanted.vo}
     return {
-        role: linear(
+        role: solve(
             targets[role].numpy(),
             pruned.get_parameter(role).numpy(),
             second.numpy(),

@@ -7,17 +7,17 @@ target drift apart. Write e for a bound on max_i |x'_i - x_i|, x of the target a
   c and c', |c| is at least s - e with s = min_i |c_i|, so LN moves by at most e / (max(s - e, 0)^2/d + eps)^(1/2), and
   by at most 2 sqrt(d).
 * Attention. |Attn_S(x') - Attn_T(x)| <= |Attn_S(x') - Attn_T(x')| + |Attn_T(x') - Attn_T(x)|. The first is the
-  certificate of `slth.construct.certificate` at norm a + e. For the second, the logits of head h move by at most
+  certificate of `slth.construct.certificates` at norm a + e. For the second, the logits of head h move by at most
   m_h = |QK_h|_2 (2 a e + e^2), the weights by tanh(m_h/2) in total variation, and the average by that times 2a and by
   the movement e of the points themselves: it is at most |y| = 2 a tanh(m_h/2) + e, and the output moves by at most the
   smaller of sum_h |VO_h|_2 |y_h| and |[VO]|_2 (sum_h |y_h|^2)^(1/2) (heads stacked).
 * Feed-forward. A pair of source layers computes x+ P + x- N for W: |x'(W) - x(W)| <= |W|_2 e, and the pair adds
   |[P - W; N + W]|_2 |x'|, since the positive and negative part of x' together have its norm. ReLU does not expand.
 * Residuals add e.
-* Rounding of float64, where ticket and target are evaluated in it: that of attention is in its certificate; a network's
-  layers add what `FeedForwardTicket.roundings` says for inputs of norm 1, n eps times the sum of the sizes of the n
-  products that are added up; residuals and the centring of LN add 4 d eps times the largest norm in the residual
-  stream, and LN itself 4 d eps times sqrt(d).
+* Rounding of float64, where source and target are evaluated in it: that of attention is in its certificate; a network's
+  layers add what `BlockErrors.roundings` says for inputs of norm 1, n eps times the sum of the sizes of the n products
+  that are added up; residuals and the centring of LN add 4 d eps times the largest norm in the residual stream, and LN
+  itself 4 d eps times sqrt(d).
 Norms beyond 1e75, whose powers overflow, make the bound infinite.
 
 The paper's own recursion (Lemmas 8, 12, 13 with input norms that grow up to 4 H sqrt(d1)-fold a block) is computed
@@ -32,7 +32,7 @@ from dataclasses import dataclass
 import torch
 
 from slth.attention import MultiHeadAttention
-from slth.construct.certificate import Merged, certificate, evaluate, spectral_norm, stacked
+from slth.construct.certificates import Merged, certificate, evaluate, spectral_norm, stacked
 from slth.models.transformer import Block, FeedForward, Transformer, normalise
 
 _EPS = 1e-5  # of layer normalisation
@@ -51,6 +51,17 @@ class BlockNorms:
     layers_in: list[float]
     length: int  # of the inputs, in tokens
     stream: float  # in the residual stream: before the block, after attention, after the block
+
+
+@dataclass(frozen=True)
+class BlockErrors:
+    """What a construction achieved in a block: merged matrices of the source's attention, and of each of its layers the
+    error (`FeedForwardConstruction.errors`) and what float64 may add to it for inputs of norm 1.
+    """
+
+    merged: Merged
+    layers: list[torch.Tensor]
+    roundings: list[float]
 
 
 @torch.no_grad()
@@ -82,20 +93,13 @@ def _centred(x: torch.Tensor) -> float:
     return float(torch.linalg.vector_norm(x - x.mean(-1, keepdim=True), dim=-1).min())
 
 
-def propagate(
-    e: float,
-    block: Block,
-    norms: BlockNorms,
-    merged: Merged,
-    layer_errors: list[torch.Tensor],
-    layer_roundings: list[float],
-) -> float:
-    """A bound on the drift after a block from a bound e before it; the last three are the source's, of its ticket."""
+def propagate(e: float, block: Block, norms: BlockNorms, errors: BlockErrors) -> float:
+    """A bound on the drift after a block of the target from a bound e before it."""
     d = block.attention.d_in
     into = _into(e, block.norm, norms.attention_centred, norms.stream, d)
-    e = e + _attention_drift(into, norms.attention_in, block.attention, merged, norms.length)
+    e = e + _attention_drift(into, norms.attention_in, block.attention, errors.merged, norms.length)
     into = _into(e, block.norm, norms.network_centred, norms.stream, d)
-    e = e + _network_drift(into, norms.layers_in, block.feed_forward, layer_errors, layer_roundings)
+    e = e + _network_drift(into, norms.layers_in, block.feed_forward, errors.layers, errors.roundings)
     e = e + _ROUNDING * d * (norms.stream + e)
     return e if e < _HUGE else math.inf
 
@@ -137,9 +141,7 @@ def _network_drift(
     return e
 
 
-def recursion(
-    target: Transformer, alpha: float, merged: list[Merged], layer_errors: list[list[torch.Tensor]]
-) -> list[float]:
+def recursion(target: Transformer, alpha: float, blocks: list[BlockErrors]) -> list[float]:
     """The paper's bound after each block, from achieved errors: Lemma 8 and Theorem 10 for a block's own error, the
     corrected Lemma 13 for what it inherits, input norms beta_b = alpha (4 H sqrt(d1))^(b-1), doubled for the source.
 
@@ -156,9 +158,9 @@ def recursion(
         if norm > _HUGE:
             return bounds + [math.inf] * (len(target.blocks) - b)
         qk, vo = block.attention.merged()
-        attention = float(certificate((qk, vo), merged[b], norm).lemma8)
+        attention = float(certificate((qk, vo), blocks[b].merged, norm).lemma8)
         growth = 1.0
-        for error in layer_errors[b]:
+        for error in blocks[b].layers:
             growth *= 1.0 + spectral_norm(error).item()
         network_in = norm * (heads * math.sqrt(d) + 1.0) + attention
         own = 2.0 * attention + (growth - 1.0) * network_in  # the residual passes the attention's error on as well

@@ -10,7 +10,7 @@ above the product itself, so the norms that count are (head by head)
 
 scales and mixing included: absolute values of all weights, merged. Logits are then off by at most
 r_h = steps eps alpha^2 A_h, which moves a head's average by at most 2 alpha tanh(r_h/2) (see
-`slth.construct.certificate`), and its output by |VO_h|_2 times that; values, softmax and output add
+`slth.construct.certificates`), and its output by |VO_h|_2 times that; values, softmax and output add
 steps eps alpha B_h. Here eps = 2^-52, and `steps` is above the number of additions in any chain, for outputs with the
 sums over `length` tokens.
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from slth.attention import MultiHeadAttention
-from slth.construct.attention import check_pair
 from slth.construct.checks import check_attention, check_kind
-from slth.construct.feed_forward import check as check_feed_forward
-from slth.construct.feed_forward import relu_reach
-from slth.construct.linear import Side, reach
+from slth.construct.factors import Side, reach
+from slth.construct.multi_head import check_pair
+from slth.construct.relu import check as check_feed_forward
+from slth.construct.relu import relu_reach
 from slth.construct.subset_sum import FloatArray
 from slth.models.transformer import FeedForward, Product
 
@@ -87,7 +87,7 @@ def _per_head(target: FloatArray, low: FloatArray, high: FloatArray) -> torch.Te
 def record_feed_forward_scales(target: FeedForward, source: FeedForward) -> None:
     """Set the scales of the second of each pair of source layers in place to fit the target's layers.
 
-    Raises an error, before any change, as :func:`slth.construct.feed_forward.feed_forward` does, and ValueError for
+    Raises an error, before any change, as :func:`slth.construct.feed_forward` does, and ValueError for
     scales that the source's dtype cannot hold.
     """
     check_feed_forward(target, source)

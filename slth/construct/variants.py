@@ -32,12 +32,12 @@ from slth.attention import (
     TalkingHeadsAttention,
     TiedLinearKnockingHeads,
 )
-from slth.construct.attention import AttentionTicket, check_pair, measured, tensors
-from slth.construct.certificate import evaluate
+from slth.construct.certificates import evaluate
 from slth.construct.checks import check_alpha, check_attention, check_threads, double
-from slth.construct.linear import SIDES, Side, better_side, linear, structure
+from slth.construct.construction import prune
+from slth.construct.factors import SIDES, Side, better_side, solve, structure, tensors
+from slth.construct.multi_head import AttentionConstruction, check_pair, measured
 from slth.construct.projections import is_rectangular, projections
-from slth.construct.pruning import prune
 
 Target = MultiHeadAttention | Attention
 
@@ -56,7 +56,7 @@ def variant(
     side: Side | Literal["auto"] = "auto",
     alpha: float | None = None,
     threads: int | None = None,
-) -> AttentionTicket:
+) -> AttentionConstruction:
     """Find masks under which source, an attention of `slth.attention.ATTENTIONS`, computes what target computes.
 
     target: a :class:`slth.attention.MultiHeadAttention`, or any other that merges, with as many heads (as merged
@@ -65,7 +65,7 @@ def variant(
     d_out (side="output", which solves for values and gives outputs the structure); "auto" takes what leaves more. alpha
     as for :func:`slth.construct.attention`, errors and certificate too; they hold for one attention mask on both, the
     causal one included. Masks are under the source's parameter names, mixing tensors among them. Neither module is
-    changed. A source with a shared_width gives a :class:`slth.construct.projections.ProjectionTicket`.
+    changed. A source with a shared_width gives a :class:`slth.construct.projections.ProjectionConstruction`.
 
     Raises ValueError for a source that cannot hold a ticket, which says what stands in the way; where either is
     wrapped, both share a weight, or they differ in d_in, d_out, heads or causal; for hidden too small; weights that are
@@ -94,19 +94,19 @@ def _solve(
     side: Side,
     alpha: float | None,
     threads: int | None,
-) -> AttentionTicket:
+) -> AttentionConstruction:
     solved = "output" if side == "input" else "value"
     wanted = evaluate("target", target)
     masks = _structure(source, solved=("query", solved))
-    pruned = double(source)
-    prune(pruned, masks)
-    query, key, value, output = pruned.factors()
+    ready = double(source)
+    prune(ready, masks)
+    query, key, value, output = ready.factors()
     key, value = (factor.expand(source.heads, -1, -1) for factor in (key, value))
-    qk = linear(wanted[0].numpy(), query.numpy(), key.mT.numpy(), side="output", threads=threads)
-    vo = linear(wanted[1].numpy(), value.numpy(), output.numpy(), side=side, threads=threads)
+    qk = solve(wanted[0].numpy(), query.numpy(), key.mT.numpy(), side="output", threads=threads)
+    vo = solve(wanted[1].numpy(), value.numpy(), output.numpy(), side=side, threads=threads)
     masks |= tensors({"query": qk.mask_first, solved: vo.mask_second if side == "input" else vo.mask_first})
-    prune(pruned, masks)
-    return measured(wanted, pruned, masks, qk, vo, alpha=alpha)
+    prune(ready, masks)
+    return measured(wanted, source, ready, masks, qk, vo, alpha=alpha)
 
 
 def _structure(source: Attention, solved: tuple[str, ...]) -> dict[str, torch.Tensor]:

@@ -18,7 +18,7 @@ import pandas as pd
 import scipy  # its parts load where they are used
 import torch
 
-from slth.construct.transformer import TransformerTicket, certify, pruned, transformer
+from slth.construct import TransformerConstruction, certify, pruned, transformer
 from slth.experiments.lab import BadConfig, as_choice, as_int, as_int_list, progress
 from slth.experiments.studies.approximation import measure as approximation
 from slth.experiments.studies.approximation.measure import (
@@ -103,16 +103,15 @@ def after_blocks(blocks: list[Transformer], x: torch.Tensor) -> list[torch.Tenso
 def _measure_width(
     study: Study, hidden: int, target: Transformer, inputs: list[torch.Tensor], wanted: list[list[torch.Tensor]]
 ) -> Iterator[dict[str, Any]]:
-    targets = blocks_of(target)
     for number in progress(range(max(study.sources)), f"hidden={hidden}"):
-        sources = blocks_of(make_source(study, hidden, number))
-        tickets = [transformer(*pair) for pair in zip(targets, sources, strict=True)]
-        twins = [pruned(source, ticket.masks).double() for source, ticket in zip(sources, tickets, strict=True)]
+        source = make_source(study, hidden, number)
+        construction = transformer(target, source)
+        twins = blocks_of(pruned(source, construction.masks).double())
         for x, want, length, count in zip(inputs, wanted, study.lengths, study.sources, strict=True):
             if number >= count:
                 continue
             errors = _errors(after_blocks(twins, x), want)
-            bounds = certify(target, _joined(tickets), x)
+            bounds = certify(target, construction, x)
             for depth in study.depths:
                 yield {
                     "hidden": hidden,
@@ -124,7 +123,7 @@ def _measure_width(
                     "error_max": errors[depth - 1].max().item(),
                     "certificate": bounds.blocks[depth - 1],
                     "certificate_recursion": bounds.recursion[depth - 1],
-                    **_ticket_columns(_joined(tickets[:depth]), hidden, study.d_in),
+                    **_construction_columns(construction, depth, hidden, study.d_in),
                 }
 
 
@@ -133,23 +132,14 @@ def _errors(got: list[torch.Tensor], wanted: list[torch.Tensor]) -> list[torch.T
     return [torch.linalg.vector_norm(g - w, dim=-1).amax(-1) for g, w in zip(got, wanted, strict=True)]
 
 
-def _joined(tickets: list[TransformerTicket]) -> TransformerTicket:
-    """The tickets of consecutive blocks as one, without its masks."""
-    return TransformerTicket(
-        merged=[ticket.merged[0] for ticket in tickets],
-        layer_errors=[ticket.layer_errors[0] for ticket in tickets],
-        layer_roundings=[ticket.layer_roundings[0] for ticket in tickets],
-        unreachable=sum(ticket.unreachable for ticket in tickets),
-        entries=sum(ticket.entries for ticket in tickets),
-        candidates=min(ticket.candidates for ticket in tickets),
-    )
-
-
-def _ticket_columns(ticket: TransformerTicket, hidden: int, d_in: int) -> dict[str, Any]:
+def _construction_columns(construction: TransformerConstruction, depth: int, hidden: int, d_in: int) -> dict[str, Any]:
+    """What the construction says of its first blocks, each of an attention and a network."""
+    parts = list(construction.parts.values())[: 2 * depth]
+    unreachable = sum(part.unreachable for part in parts)
     return {
-        "unreachable": ticket.unreachable,
-        "unreachable_share": ticket.unreachable / ticket.entries,
-        "candidates": ticket.candidates,
+        "unreachable": unreachable,
+        "unreachable_share": unreachable / sum(part.entries for part in parts),
+        "candidates": min(part.candidates for part in parts),
         "candidates_attention": hidden // d_in,
         "candidates_feed_forward": hidden // (HALVES * d_in),
     }

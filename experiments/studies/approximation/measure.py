@@ -16,10 +16,10 @@ from torch import nn
 
 from slth.attention import MultiHeadAttention
 from slth.construct.adversary import worst_input
-from slth.construct.attention import AttentionTicket, assemble, query_key, value_output
-from slth.construct.certificate import Certificate, Merged, certificate
-from slth.construct.linear import SIDES, Side
+from slth.construct.certificates import Certificate, Merged, certificate
+from slth.construct.factors import SIDES, Side
 from slth.construct.measure import output_errors, outputs
+from slth.construct.multi_head import AttentionConstruction, achieved, assemble, query_key, value_output
 from slth.experiments.lab import BadConfig, as_choice, as_float, as_int, as_int_list, progress
 from slth.experiments.studies.approximation import learning
 from slth.tasks import angular_velocity as task
@@ -227,9 +227,9 @@ def _constructed(study: Study, hidden: int, target: MultiHeadAttention) -> list[
         qk = query_key(target, source)
         for series, side in zip(found, study.sides, strict=True):
             vo = value_output(target, source, side=side)
-            ticket = assemble(target, source, qk, vo, alpha=study.alpha, length=max(study.lengths) + 1)
-            series.merged.append(ticket.merged)
-            series.columns.append(_ticket_columns(ticket, target.merged()))
+            construction = assemble(target, source, qk, vo, alpha=study.alpha, length=max(study.lengths) + 1)
+            series.merged.append(construction.merged)
+            series.columns.append(_construction_columns(construction))
     return found
 
 
@@ -245,7 +245,7 @@ def _learned(
         kept = torch.cat([weight.flatten() != 0 for weight in source.parameters()])
         found.merged.append(merged)
         found.columns.append(
-            {**_bound_columns(bound), "keep": kept.double().mean().item(), **_error_columns(wanted, merged)}
+            {**_bound_columns(bound), "keep": kept.double().mean().item(), **_error_columns(achieved(wanted, merged))}
         )
     return found
 
@@ -274,15 +274,15 @@ def _measured(
             }
 
 
-def _ticket_columns(ticket: AttentionTicket, wanted: Merged) -> dict[str, Any]:
+def _construction_columns(construction: AttentionConstruction) -> dict[str, Any]:
     return {
-        **_bound_columns(ticket.certificate),
-        "unreachable": ticket.unreachable,
-        "unreachable_share": ticket.unreachable / ticket.entries,
-        "candidates_qk": ticket.candidates_qk,
-        "candidates_vo": ticket.candidates_vo,
-        "keep": ticket.keep,
-        **_error_columns(wanted, ticket.merged),
+        **_bound_columns(construction.certificate),
+        "unreachable": construction.unreachable,
+        "unreachable_share": construction.unreachable / construction.entries,
+        "candidates_qk": construction.candidates_qk,
+        "candidates_vo": construction.candidates_vo,
+        "keep": construction.keep,
+        **_error_columns(construction.errors),
     }
 
 
@@ -290,15 +290,12 @@ def _bound_columns(bound: Certificate) -> dict[str, float]:
     return {"certificate": bound.bound.item(), "certificate_lemma8": bound.lemma8.item()}
 
 
-def _error_columns(wanted: Merged, merged: Merged) -> dict[str, float]:
+def _error_columns(errors: dict[str, torch.Tensor]) -> dict[str, float]:
     """How far the merged matrices are from the target's, the worst of the heads."""
     return {
         f"{name}_error_{norm}": float(size.max())
-        for name, want, got in zip(("qk", "vo"), wanted, merged, strict=True)
-        for norm, size in (
-            ("max", (got - want).abs()),
-            ("spectral", torch.linalg.matrix_norm(got - want, ord=2)),
-        )
+        for name, error in errors.items()
+        for norm, size in (("max", error.abs()), ("spectral", torch.linalg.matrix_norm(error, ord=2)))
     }
 
 

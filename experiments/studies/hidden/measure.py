@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from slth.attention.mha import ROLES
-from slth.construct.transformer import TransformerTicket, certify, language_model, pruned, record_scales
+from slth.construct import TransformerConstruction, certify, language_model, pruned, record_scales
 from slth.experiments.lab import BadConfig, as_bool, as_choice, as_float, as_int, as_int_list, progress
 from slth.models.transformer import LanguageModel, Product, Table, Transformer
 from slth.tasks import text as task
@@ -217,10 +217,10 @@ def hide(study: Study, target: LanguageModel) -> tuple[pd.DataFrame, dict[str, s
         if study.reach == "scale":
             record_scales(target, source)
         started = time.perf_counter()
-        ticket = language_model(target, source)
+        construction = language_model(target, source)
         seconds = time.perf_counter() - started
-        found = pruned(source, ticket.masks)
-        rows += _measure(study, target, found, ticket, candidates, seconds)
+        found = pruned(source, construction.masks)
+        rows += _measure(study, target, found, construction, candidates, seconds)
         texts[f"ticket, {candidates} candidates"] = _sample(study, found)
     return pd.DataFrame(rows), texts
 
@@ -238,7 +238,7 @@ def _measure(
     study: Study,
     target: LanguageModel,
     found: LanguageModel,
-    ticket: TransformerTicket,
+    construction: TransformerConstruction,
     candidates: int,
     seconds: float,
 ) -> list[dict[str, Any]]:
@@ -246,20 +246,20 @@ def _measure(
     inputs = windows[:, :-1]
     x, x_found = target.embed(inputs), found.embed(inputs)
     drift = _largest(x_found - x)
-    certificate = certify(target.transformer, ticket, x, target.causal, drift=drift)
+    certificate = certify(target.transformer, construction, x, target.causal, drift=drift)
     shared = {
         "candidates": candidates,
         "val_loss_target": _losses(target, windows).mean().item(),
         "val_loss_ticket": _losses(found, windows).mean().item(),
         "agreement": (target(inputs).argmax(-1) == found(inputs).argmax(-1)).double().mean().item(),
         "error_embedding": drift,
-        "unreachable": ticket.unreachable,
-        "entries": ticket.entries,
-        "keep": ticket.keep,
-        "bits": ticket.weights,
-        "candidates_least": ticket.candidates,
+        "unreachable": construction.unreachable,
+        "entries": construction.entries,
+        "keep": construction.keep,
+        "bits": construction.weights,
+        "candidates_least": construction.candidates,
         "scales": _recorded_scales(found),
-        "exact_weights": _is_exact(make_source(study, candidates), found, ticket.masks),
+        "exact_weights": _is_exact(make_source(study, candidates), found, construction.masks),
         "seconds_construct": seconds,
     }
     rows = []

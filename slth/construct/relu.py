@@ -11,14 +11,14 @@ from scipy.sparse.csgraph import maximum_flow
 
 from slth.construct import subset_sum
 from slth.construct.checks import array, check_apart, check_finite, check_kind, check_scales, check_threads, double
-from slth.construct.linear import IntArray, check_factors, out_of_reach, span
-from slth.construct.pruning import Pruning, digests_of
+from slth.construct.construction import Construction
+from slth.construct.factors import IntArray, check_factors, out_of_reach, span, tensors
 from slth.construct.subset_sum import BoolArray, FloatArray
 from slth.models.transformer import FeedForward
 
 
 @dataclass(frozen=True)
-class ReluTicket:
+class ReluMasks:
     """Masks for which ReLU(x (first * mask_first)) (second * mask_second) approximates x @ target.
 
     mask_first (d_in, hidden), mask_second (hidden, d_out), bool; unreachable (2, d_in, d_out), bool: out of reach of
@@ -31,31 +31,22 @@ class ReluTicket:
     candidates: int
 
 
-@dataclass(frozen=True, repr=False)
-class FeedForwardTicket(Pruning):
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class FeedForwardConstruction(Construction):
     """Masks for the 2L layers of a source, and what each pair of layers errs by.
 
-    masks: name of the parameter in the source -> bool tensor. errors: for each target layer W the matrix
-    [P - W; N + W] (2 widths[l], widths[l+1]) float64, where the pair computes x+ P + x- N of an input's positive and
-    negative part: its spectral norm bounds the error for inputs of norm 1. roundings: what float64 may
-    add to that when the pair and the layer are evaluated. unreachable of entries subset sums had a
-    target that no subset could meet; candidates is the fewest that any had. digests: what tells the source from others,
-    see `slth.construct.pruning`.
+    errors: for each target layer W, by its name, the matrix [P - W; N + W] (2 widths[l], widths[l+1]), where the pair
+    computes x+ P + x- N of an input's positive and negative part: its spectral norm bounds the error for inputs of
+    norm 1. roundings: what float64 may add to that when the pair and the layer are evaluated, a float a layer.
     """
 
-    masks: dict[str, torch.Tensor]
-    errors: list[torch.Tensor]
     roundings: list[float]
-    unreachable: int
-    entries: int
-    candidates: int
-    digests: dict[str, str]
 
     kinds = (FeedForward,)
     allowed = "a slth.models.transformer.FeedForward"
 
 
-def relu_linear(target: FloatArray, first: FloatArray, second: FloatArray, *, threads: int | None = None) -> ReluTicket:
+def relu_linear(target: FloatArray, first: FloatArray, second: FloatArray, *, threads: int | None = None) -> ReluMasks:
     """Lemma 2: prune first (d_in, hidden) and second (hidden, d_out) so that their ReLU network is near x @ target.
 
     A hidden unit k that listens to coordinate j alone passes on the positive values of x_j where first[j, k] > 0 and
@@ -90,7 +81,7 @@ def relu_linear(target: FloatArray, first: FloatArray, second: FloatArray, *, th
     coordinate = np.broadcast_to(np.arange(d_in)[:, None], units.shape)
     mask_first[coordinate[some], units[some]] = True
     mask_second[units[some]] = chosen[some]
-    return ReluTicket(mask_first, mask_second, out_of_reach(candidates, wanted), int(some.sum(-1).min()))
+    return ReluMasks(mask_first, mask_second, out_of_reach(candidates, wanted), int(some.sum(-1).min()))
 
 
 def _halves(first: FloatArray, second: FloatArray) -> tuple[IntArray, FloatArray]:
@@ -132,7 +123,7 @@ def _share_out(positive: BoolArray, size: int) -> IntArray:
 
 
 @torch.no_grad()
-def feed_forward(target: FeedForward, source: FeedForward, *, threads: int | None = None) -> FeedForwardTicket:
+def feed_forward(target: FeedForward, source: FeedForward, *, threads: int | None = None) -> FeedForwardConstruction:
     """Theorem 10: find masks under which source, of 2L layers, computes what target, of L layers, computes.
 
     Layer l of the target is hidden in layers 2l and 2l + 1 of the source; what ReLU follows it follows them. The
@@ -140,24 +131,30 @@ def feed_forward(target: FeedForward, source: FeedForward, *, threads: int | Non
     Raises ValueError where the source has not twice the layers and fitting widths, and as :func:`relu_linear`.
     """
     check(target, source)
-    target, source = double(target), double(source)
+    exact, random = double(target), double(source)
     masks: dict[str, torch.Tensor] = {}
-    errors, roundings, unreachable, entries, candidates = [], [], 0, 0, []
-    weights = [w.detach().double() for w in source.layers]
-    for i, layer in enumerate(target.layers):
-        wanted = layer.detach().double() * target.scales[i].double()
-        first, second = weights[2 * i] * source.scales[2 * i].double(), weights[2 * i + 1]
-        scale = source.scales[2 * i + 1].double()
-        found = relu_linear((wanted / scale).numpy(), first.numpy(), second.numpy(), threads=threads)
-        mask_first, mask_second = torch.from_numpy(found.mask_first), torch.from_numpy(found.mask_second)
+    errors: dict[str, torch.Tensor] = {}
+    solved, roundings = [], []
+    for i, layer in enumerate(exact.layers):
+        matrix = layer.detach() * exact.scales[i]
+        first, second = (random.layers[2 * i + j].detach() for j in (0, 1))
+        first, scale = first * random.scales[2 * i], random.scales[2 * i + 1]
+        pair = relu_linear((matrix / scale).numpy(), first.numpy(), second.numpy(), threads=threads)
+        solved.append(pair)
+        mask_first, mask_second = tensors({"first": pair.mask_first, "second": pair.mask_second}).values()
         masks |= {f"layers.{2 * i}": mask_first, f"layers.{2 * i + 1}": mask_second}
         first, second = first * mask_first, second * mask_second * scale
-        errors.append(torch.cat((first.relu() @ second - wanted, (-first).relu() @ second + wanted)))
-        roundings.append(_rounding(wanted, first, second))
-        unreachable, entries = unreachable + int(found.unreachable.sum()), entries + found.unreachable.size
-        candidates.append(found.candidates)
-    digests = digests_of(source, masks)
-    return FeedForwardTicket(masks, errors, roundings, unreachable, entries, min(candidates), digests)
+        errors[f"layers.{i}"] = torch.cat((first.relu() @ second - matrix, (-first).relu() @ second + matrix))
+        roundings.append(_rounding(matrix, first, second))
+    return FeedForwardConstruction(
+        source=source,
+        masks=masks,
+        errors=errors,
+        unreachable=sum(int(pair.unreachable.sum()) for pair in solved),
+        entries=sum(pair.unreachable.size for pair in solved),
+        candidates=min(pair.candidates for pair in solved),
+        roundings=roundings,
+    )
 
 
 def _rounding(target: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> float:
@@ -174,7 +171,7 @@ def _rounding(target: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -
 def check(target: FeedForward, source: FeedForward) -> None:
     """Raise an error where :func:`feed_forward` cannot hide target in source: kinds, layers, widths, NaN."""
     for label, network in (("target", target), ("source", source)):
-        check_kind(label, network, FeedForwardTicket.kinds, FeedForwardTicket.allowed)
+        check_kind(label, network, FeedForwardConstruction.kinds, FeedForwardConstruction.allowed)
     check_apart(target, source)
     if len(source.layers) != 2 * len(target.layers):
         raise ValueError(f"source of {len(source.layers)} layers: must have twice the target's {len(target.layers)}")

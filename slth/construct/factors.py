@@ -1,4 +1,7 @@
-"""Lemma 7 of arXiv 2511.04217: a linear map hidden in a product of two random matrices."""
+"""Lemma 7 of arXiv 2511.04217 on arrays: masks of two random factors whose product nears a matrix.
+
+`slth.construct.linear` and `slth.construct.product` make a construction of it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from slth.construct import subset_sum
 from slth.construct.checks import array, check_threads
@@ -20,7 +24,7 @@ SIDES: tuple[Side, ...] = ("input", "output")
 
 
 @dataclass(frozen=True)
-class LinearTicket:
+class FactorMasks:
     """Masks for which (first * mask_first) @ (second * mask_second) approximates the target.
 
     mask_first (..., d_in, hidden) and mask_second (..., hidden, d_out), bool; unreachable (..., d_in, d_out), bool: the
@@ -43,11 +47,16 @@ def blocks(hidden: int, parts: int) -> list[slice]:
 
 
 def structure(parts: int, hidden: int) -> BoolArray:
-    """The structural mask (parts, hidden) of :func:`linear`: each hidden unit listens to one part, as in `blocks`."""
+    """The structural mask (parts, hidden) of :func:`solve`: each hidden unit listens to one part, as in `blocks`."""
     mask = np.zeros((parts, hidden), np.bool_)
     for part, units in zip(mask, blocks(hidden, parts), strict=True):
         part[units] = True
     return mask
+
+
+def tensors(masks: dict[str, BoolArray]) -> dict[str, torch.Tensor]:
+    """The masks as tensors of their own."""
+    return {name: torch.from_numpy(np.ascontiguousarray(mask)) for name, mask in masks.items()}
 
 
 def better_side(d_in: int, d_out: int) -> Side:
@@ -55,9 +64,9 @@ def better_side(d_in: int, d_out: int) -> Side:
     return "output" if d_out < d_in else "input"
 
 
-def linear(
+def solve(
     target: FloatArray, first: FloatArray, second: FloatArray, *, side: Side = "input", threads: int | None = None
-) -> LinearTicket:
+) -> FactorMasks:
     """Prune first (..., d_in, hidden) and second (..., hidden, d_out): their product nears target (..., d_in, d_out).
 
     side="input", the paper's: hidden unit k listens to one input coordinate only (block-structured mask on first), and
@@ -80,12 +89,12 @@ def linear(
             f"for a target {target.shape}"
         )
     if side == "output":
-        turned = linear(
+        turned = solve(
             *(np.swapaxes(a, -1, -2) for a in (target, second, first)),
             side="input",
             threads=threads,
         )
-        return LinearTicket(
+        return FactorMasks(
             mask_first=np.swapaxes(turned.mask_second, -1, -2),
             mask_second=np.swapaxes(turned.mask_first, -1, -2),
             unreachable=np.swapaxes(turned.unreachable, -1, -2),
@@ -107,7 +116,7 @@ def linear(
         mask_first[..., rows[:, None], units] = True
         mask_second[..., units, :] = np.swapaxes(solved.masks.reshape(candidates.shape), -1, -2)
         unreachable[..., rows, :] = out_of_reach(candidates, wanted)
-    return LinearTicket(mask_first, mask_second, unreachable, "input", hidden // d_in)
+    return FactorMasks(mask_first, mask_second, unreachable, "input", hidden // d_in)
 
 
 def check_factors(target: FloatArray, first: FloatArray, second: FloatArray) -> None:
@@ -135,7 +144,7 @@ def _groups(first: FloatArray, second: FloatArray) -> Iterator[tuple[IntArray, I
 
 
 def reach(first: FloatArray, second: FloatArray, *, side: Side = "input") -> tuple[FloatArray, FloatArray]:
-    """The least and the largest value (..., d_in, d_out) that :func:`linear` can give to each entry."""
+    """The least and the largest value (..., d_in, d_out) that :func:`solve` can give to each entry."""
     if side == "output":
         low, high = reach(np.swapaxes(second, -1, -2), np.swapaxes(first, -1, -2))
         return np.swapaxes(low, -1, -2), np.swapaxes(high, -1, -2)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from slth.attention import Attention, MultiHeadAttention
-from slth.construct.certificate import Certificate, Evaluated, Merged, certificate, evaluate, spectral_norm
+from slth.construct.certificates import Certificate, Evaluated, Merged, certificate, evaluate, spectral_norm
 from slth.construct.checks import (
     ATTENTION,
     check_alike,
@@ -24,44 +24,51 @@ from slth.construct.checks import (
     check_scales,
     double,
 )
-from slth.construct.linear import SIDES, LinearTicket, Side, better_side, linear
-from slth.construct.pruning import Pruning, digests_of, prune
+from slth.construct.construction import Construction, prune
+from slth.construct.factors import SIDES, FactorMasks, Side, better_side, solve, tensors
 from slth.construct.rounding import absolute
-from slth.construct.subset_sum import BoolArray
 
 
-@dataclass(frozen=True, repr=False)
-class AttentionTicket(Pruning):
-    """Masks that turn a random attention into a given one, and how well.
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class AttentionConstruction(Construction):
+    """Masks that turn a random attention into a given one, and the errors "qk" and "vo", (heads, d_in, d_in or d_out).
 
-    masks: parameter name ("query", "key", "value", "output", or what a variant has) -> bool tensor of the parameter's
-    shape, True = kept. digests: what tells the source from others, see `slth.construct.pruning`.
     side: "input" or "output", which factor of value and output has the structural mask (for side="auto" the one taken).
-    candidates_qk, candidates_vo: the fewest products that an entry's subset sum chose from.
-    error_max_qk, error_max_vo, error_spectral_qk, error_spectral_vo: (heads,) float64, largest absolute entry and
-    spectral norm of source minus target, as achieved. unreachable: entries whose target no subset could meet, of
-    entries in total. certificate: bounds on the output error for inputs of norm <= certificate.alpha. merged: W_QK and
-    W_VO of the pruned source, float64, with the sizes that their rounding is relative to.
+    candidates_qk, candidates_vo: the fewest products that an entry's subset sum chose from. certificate: bounds on the
+    output error for inputs of norm <= certificate.alpha. merged: W_QK and W_VO of the pruned source, float64, with the
+    sizes that their rounding is relative to.
     """
 
-    masks: dict[str, torch.Tensor]
-    digests: dict[str, str]
     side: Side
     candidates_qk: int
     candidates_vo: int
-    error_max_qk: torch.Tensor
-    error_max_vo: torch.Tensor
-    error_spectral_qk: torch.Tensor
-    error_spectral_vo: torch.Tensor
-    unreachable: int
-    entries: int
     certificate: Certificate
     merged: Merged
 
     kinds = (MultiHeadAttention, Attention)
     allowed = ATTENTION
 
-    def _told(self) -> str:
+    @property
+    def error_max_qk(self) -> torch.Tensor:
+        """Largest absolute entry of source minus target (heads,) float64, as achieved."""
+        return self.errors["qk"].abs().amax((-2, -1))
+
+    @property
+    def error_max_vo(self) -> torch.Tensor:
+        """The same of W_VO."""
+        return self.errors["vo"].abs().amax((-2, -1))
+
+    @property
+    def error_spectral_qk(self) -> torch.Tensor:
+        """Spectral norm of source minus target (heads,) float64, as achieved."""
+        return spectral_norm(self.errors["qk"])
+
+    @property
+    def error_spectral_vo(self) -> torch.Tensor:
+        """The same of W_VO."""
+        return spectral_norm(self.errors["vo"])
+
+    def _more(self) -> str:
         return f", error at most {self.certificate.bound:.3g} for inputs of norm {self.certificate.alpha:.3g} or less"
 
 
@@ -72,7 +79,7 @@ def attention(
     side: Side | Literal["auto"] = "auto",
     alpha: float | None = None,
     threads: int | None = None,
-) -> AttentionTicket:
+) -> AttentionConstruction:
     """Find masks under which source computes what target computes.
 
     For each head, W_Q W_K^T / sqrt(n_K) and W_V W_O are approximated entry by entry (Lemma 7) at the target's merged
@@ -81,8 +88,8 @@ def attention(
     factor is always W_Q, with n_K / d_in candidates. alpha bounds the norm of the inputs the certificate speaks of, by
     default max(sqrt d_in, sqrt d_out), the least that Theorem 9 allows. The source's recorded scales are taken as they
     are (see `slth.construct.scales`). target may be any attention that merges and is not causal. Neither module is
-    changed: see :meth:`AttentionTicket.prune`. Modules of any float dtype and device; computed in float64 on the CPU,
-    as the certificate is: evaluating in float32 adds float32's rounding, which grows with the logits (with alpha^2): at
+    changed: see :meth:`Construction.prune`. Modules of any float dtype and device; computed in float64 on the CPU, as
+    the certificate is: evaluating in float32 adds float32's rounding, which grows with the logits (with alpha^2): at
     most certificate.rounding times 2^29.
 
     Raises TypeError for a target or source that is no such attention. Raises ValueError where they are wrapped, share a
@@ -101,39 +108,39 @@ def attention(
 @torch.no_grad()
 def query_key(
     target: MultiHeadAttention | Attention, source: MultiHeadAttention, *, threads: int | None = None
-) -> LinearTicket:
+) -> FactorMasks:
     """The half of :func:`attention` for W_Q W_K^T / sqrt(n_K) of each head; W_Q has the structural mask."""
     check(target, source)
     wanted, _ = double(target).merged()
     factors = double(source)
     # the scale 1/sqrt(n_K) goes to the target, so that the candidates are exact products of two float32 weights
     scaled = wanted * (math.sqrt(source.hidden_qk) / factors.scale_qk)[:, None, None]
-    return linear(scaled.numpy(), factors.query.numpy(), factors.key.mT.numpy(), threads=threads)
+    return solve(scaled.numpy(), factors.query.numpy(), factors.key.mT.numpy(), threads=threads)
 
 
 @torch.no_grad()
 def value_output(
     target: MultiHeadAttention | Attention, source: MultiHeadAttention, *, side: Side, threads: int | None = None
-) -> LinearTicket:
+) -> FactorMasks:
     """The half of :func:`attention` for W_V W_O of each head."""
     check(target, source)
     _check_side(source, side)
     _, wanted = double(target).merged()
     factors = double(source)
     scaled = wanted / factors.scale_vo[:, None, None]
-    return linear(scaled.numpy(), factors.value.numpy(), factors.output.numpy(), side=side, threads=threads)
+    return solve(scaled.numpy(), factors.value.numpy(), factors.output.numpy(), side=side, threads=threads)
 
 
 @torch.no_grad()
 def assemble(
     target: MultiHeadAttention | Attention,
     source: MultiHeadAttention,
-    qk: LinearTicket,
-    vo: LinearTicket,
+    qk: FactorMasks,
+    vo: FactorMasks,
     *,
     alpha: float | None = None,
     length: int = 64,
-) -> AttentionTicket:
+) -> AttentionConstruction:
     """Put the two halves of :func:`attention` together, measure and certify them (for inputs up to `length` tokens)."""
     check(target, source)
     masks = tensors(
@@ -144,56 +151,47 @@ def assemble(
             "output": vo.mask_second,
         }
     )
-    pruned = double(source)
-    prune(pruned, masks)
-    return measured(evaluate("target", target), pruned, masks, qk, vo, alpha=alpha, length=length)
+    ready = double(source)
+    prune(ready, masks)
+    return measured(evaluate("target", target), source, ready, masks, qk, vo, alpha=alpha, length=length)
 
 
 def measured(
     target: Evaluated,
-    pruned: MultiHeadAttention | Attention,
+    source: MultiHeadAttention | Attention,
+    ready: MultiHeadAttention | Attention,
     masks: dict[str, torch.Tensor],
-    qk: LinearTicket,
-    vo: LinearTicket,
+    qk: FactorMasks,
+    vo: FactorMasks,
     *,
     alpha: float | None = None,
     length: int = 64,
-) -> AttentionTicket:
-    """The ticket of a source from its masks, the target's merged matrices and the source itself, pruned, float64."""
-    got = evaluate("source", pruned)
-    return AttentionTicket(
+) -> AttentionConstruction:
+    """The construction of a source from its masks and a pruned copy, `ready`, float64; target: its merged matrices."""
+    got = evaluate("source", ready)
+    return AttentionConstruction(
+        source=source,
         masks=masks,
-        digests=digests_of(pruned, masks),
+        errors=achieved(target, got),
         side=vo.side,
+        candidates=min(qk.candidates, vo.candidates),
         candidates_qk=qk.candidates,
         candidates_vo=vo.candidates,
         unreachable=int(qk.unreachable.sum() + vo.unreachable.sum()),
         entries=qk.unreachable.size + vo.unreachable.size,
         certificate=certificate(target, got, least_alpha(target) if alpha is None else alpha, length=length),
         merged=got,
-        **achieved(target, got),
     )
 
 
 def achieved(want: Merged, got: Merged) -> dict[str, torch.Tensor]:
-    """The errors of an :class:`AttentionTicket`, by the names of its fields."""
-    d_qk, d_vo = (g - w for g, w in zip(got, want, strict=True))
-    return {
-        "error_max_qk": d_qk.abs().amax((-2, -1)),
-        "error_max_vo": d_vo.abs().amax((-2, -1)),
-        "error_spectral_qk": spectral_norm(d_qk),
-        "error_spectral_vo": spectral_norm(d_vo),
-    }
+    """The errors of merged matrices."""
+    return {name: g - w for name, g, w in zip(("qk", "vo"), got, want, strict=True)}
 
 
 def least_alpha(merged: Merged) -> float:
     """The least norm of inputs that Theorem 9 allows to speak of: max(sqrt d_in, sqrt d_out)."""
     return math.sqrt(max(merged[1].shape[-2:]))
-
-
-def tensors(masks: dict[str, BoolArray]) -> dict[str, torch.Tensor]:
-    """The same as tensors of their own."""
-    return {name: torch.from_numpy(np.ascontiguousarray(mask)) for name, mask in masks.items()}
 
 
 def check(target: MultiHeadAttention | Attention, source: MultiHeadAttention) -> None:

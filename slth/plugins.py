@@ -57,6 +57,11 @@ def place_of(kind: type) -> str | None:
     return _places.get(kind)
 
 
+def is_loaded(place: str) -> bool:
+    """Whether a class was loaded from a place, so that what a file says can be followed without executing anything."""
+    return place in _places.values()
+
+
 def _listed(names: list[str]) -> str:
     return ", ".join(names) or "none"
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import slth
 from slth import plots
-from slth.attention.mha import ROLES
+from slth.attention.facts import PROJECTIONS
 from slth.experiments import approx_error, lab
 from slth.experiments.studies.approximation import learning
 from slth.experiments.studies.approximation import measure as approximation
@@ -90,7 +90,7 @@ def test_a_learned_mask_beats_random_ones_on_the_same_source(lesson, number):
     of, train, validation = lesson
     errors = []
     for seed in range(20):
-        random = slth.wrap(approximation.make_source(of, 12, number), keep=of.search.keep, targets=ROLES)
+        random = slth.wrap(approximation.make_source(of, 12, number), keep=of.search.keep, targets=PROJECTIONS)
         random_mask(random, seed)
         with torch.no_grad():
             errors.append(float(learning.relative_error(random, validation)))
@@ -103,7 +103,7 @@ def test_every_factor_keeps_its_share_and_kept_weights_their_bits(lesson, keep):
     of, train, validation = lesson
     random, source = (approximation.make_source(of, 5, 0) for _ in range(2))
     error = learning.learn(source, train, validation, learning.Search(keep, 12, 0.03, 8))
-    for role in ROLES:  # an output for d_out=1 is a vector, and masked all the same
+    for role in PROJECTIONS:  # an output for d_out=1 is a vector, and masked all the same
         before, after = getattr(random, role), getattr(source, role)
         kept = after != 0
         assert kept.sum() == count_kept(after.numel(), keep)
@@ -128,7 +128,7 @@ def test_the_same_source_gives_the_same_mask(lesson):
     for number in (0, 0, 1):
         pruned.append(approximation.make_source(of, 12, number))
         learning.learn(pruned[-1], train, validation, of.search)
-    first, again, other = ([getattr(source, role) for role in ROLES] for source in pruned)
+    first, again, other = ([getattr(source, role) for role in PROJECTIONS] for source in pruned)
     assert all(map(torch.equal, first, again))
     assert not any(torch.equal(a != 0, b != 0) for a, b in zip(first, other, strict=True))
 

@@ -16,7 +16,6 @@ import slth
 from slth.attention import (
     ATTENTIONS,
     MIXING_INITS,
-    SUPPORT,
     Attention,
     DifferentialAttention,
     GroupedQueryAttention,
@@ -66,7 +65,7 @@ class Variant:
 
     def positioned(self) -> dict[str, bool]:
         """rope and qk_norm, as far as it has them."""
-        return {option: True for option in ("rope", "qk_norm") if getattr(self.kind.support, option)}
+        return {option: True for option in ("rope", "qk_norm") if getattr(self.kind.facts, option)}
 
 
 LINEAR = ("mix_query", "mix_key", "mix_value")
@@ -112,7 +111,7 @@ def test_forward_is_the_formula(variant):
     for options in settings_of(variant):
         module = variant.build(**options)
         inputs = x[..., : module.d_in]
-        for mask in masks if variant.kind.support.mask else masks[:1]:
+        for mask in masks if variant.kind.facts.mask else masks[:1]:
             expected = module.reference(inputs, mask)
             assert module(inputs, mask).shape == expected.shape == (2, T, 3)
             assert torch.allclose(module(inputs, mask), expected, **exactly)
@@ -139,7 +138,7 @@ def test_causal_is_the_causal_mask(variant):
         changed = inputs.clone()
         changed[:, 3:] += 1.0
         assert torch.allclose(module(inputs)[:, :3], module(changed)[:, :3], **exactly)
-        if variant.kind.support.mask:
+        if variant.kind.facts.mask:
             module.causal = False
             plain = module(inputs, causal_mask(T))
             module.causal = True
@@ -337,18 +336,6 @@ def test_every_name_is_checked_here():
     assert {variant.kind for variant in VARIANTS} >= set(ATTENTIONS.values())
 
 
-def test_support_says_what_each_class_does():
-    assert list(SUPPORT) == list(ATTENTIONS)
-    for name, kind in ATTENTIONS.items():
-        assert SUPPORT[name] is kind.support
-    assert [name for name, can in SUPPORT.items() if not can.construct] == [
-        "kha_mlp",
-        "talking_heads",
-        "differential",
-        "mhla",
-    ]
-
-
 @pytest.mark.parametrize("name", list(ATTENTIONS))
 def test_by_name_alone(name):
     module = ATTENTIONS[name](8, 8, 2, 8)
@@ -377,25 +364,25 @@ def test_values_that_are_not_allowed(variant):
     if variant.mixing:
         with pytest.raises(ValueError, match="mixing_init='zeros': must be one of natural, random"):
             variant.build(mixing_init="zeros")
-    if variant.kind.support.rope:
-        with pytest.raises(ValueError, match="hidden=7: must be even with rope"):
+    if variant.kind.facts.rope:
+        with pytest.raises(ValueError, match=r"hidden=7: must be divisible by \d with rope"):
             variant.build(hidden=7, rope=True)
 
 
 @every
 def test_options_that_it_does_not_have(variant):
-    missing = [option for option in ("causal", "rope", "qk_norm") if not getattr(variant.kind.support, option)]
+    missing = [option for option in ("causal", "rope", "qk_norm") if not getattr(variant.kind.facts, option)]
     for option in missing:
         with pytest.raises(ValueError, match=f"{option}=True: {variant.kind.__name__} has no {option}"):
             variant.build(**{option: True})
-    if not variant.kind.support.mask:
+    if not variant.kind.facts.mask:
         with pytest.raises(ValueError, match="mask"):
             variant.build()(random_inputs(0, T, 9), causal_mask(T))
 
 
 @every
 def test_masks_that_are_not_allowed(variant):
-    if not variant.kind.support.mask:
+    if not variant.kind.facts.mask:
         pytest.skip("has no mask")
     x = random_inputs(0, 2, T, 9)
     empty = torch.ones(T, T, dtype=torch.bool)

@@ -104,7 +104,7 @@ def test_without_norm_it_merges_to_twice_the_heads(heads, half, seed):
 
 def test_norm_stands_between_value_and_output():
     with pytest.raises(
-        ValueError, match="DifferentialAttention cannot be merged: norm stands between value and output"
+        ValueError, match="DifferentialAttention cannot be merged: norm normalises each head before the output"
     ):
         build().merged()
 
@@ -214,7 +214,7 @@ def test_decoding_keeps_both_halves_and_the_values():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hidden": 3}, "hidden=3: must be divisible by 2, into the halves"),
+        ({"hidden": 3}, "hidden=3: must be divisible by 2$"),
         ({"hidden": 6, "rope": True}, "hidden=6: must be divisible by 4 with rope"),
         ({"depth": -1}, "depth=-1: must be an int >= 0"),
         ({"depth": 1.5}, "depth=1.5: must be an int >= 0"),

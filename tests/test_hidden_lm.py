@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers import cats
 
-from slth.attention.mha import ROLES
+from slth.attention.facts import PROJECTIONS
 from slth.construct import language_model, pruned, record_scales
 from slth.experiments import hidden_lm, lab
 from slth.experiments.studies.hidden import measure as hiding
@@ -144,7 +144,7 @@ def test_training_lowers_the_loss_and_bounds_hold(study_of, embeddings, norm, re
     factors = [
         torch.linalg.matrix_norm(weight, ord=2).max().item()
         for block in target.transformer.blocks
-        for weight in [getattr(block.attention, role) for role in ROLES] + list(block.feed_forward.layers)
+        for weight in [getattr(block.attention, role) for role in PROJECTIONS] + list(block.feed_forward.layers)
     ]
     assert (max(factors) <= 1 + 1e-6) == (reach == "bound")
     if reach == "bound" and embeddings == "random":
@@ -155,7 +155,7 @@ def test_the_bound_holds_without_training_as_well(study_of):
     target, learned = hiding.train_target(study_of(reach="bound", steps=0))
     assert learned["val_loss_target"] == pytest.approx(learned["val_loss_untrained"], abs=0.5)
     for block in target.transformer.blocks:
-        for weight in [getattr(block.attention, role) for role in ROLES] + list(block.feed_forward.layers):
+        for weight in [getattr(block.attention, role) for role in PROJECTIONS] + list(block.feed_forward.layers):
             assert torch.linalg.matrix_norm(weight, ord=2).max() <= 1 + 1e-6
 
 

@@ -33,7 +33,7 @@ subsets = st.sets(st.sampled_from("qkv")).map(lambda letters: tuple(sorted(lette
 
 
 def positioned(kind):
-    return {"rope": True, "qk_norm": kind.support.qk_norm}
+    return {"rope": True, "qk_norm": kind.facts.qk_norm}
 
 
 # ---------------------------------------------------------------- the paper's start

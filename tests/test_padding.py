@@ -27,7 +27,7 @@ def tokens(*shape):
     return torch.randn(*shape, D, generator=torch.Generator().manual_seed(2)).requires_grad_()
 
 
-MASKED = [name for name in ATTENTIONS if ATTENTIONS[name].support.mask]
+MASKED = [name for name in ATTENTIONS if ATTENTIONS[name].facts.mask]
 LEFT = [(name, 4, "both", "reference") for name in MASKED]
 LEFT += [("mha", 12, mask, "reference") for mask in MASKS]  # wider than the tokens: merged
 LEFT += [("mha", 4, "keys", "reference"), ("mha", 4, "pairs", "reference")]

@@ -9,9 +9,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from slth.attention.facts import Facts
 from slth.numbers import as_int
 
 _INNER = ("widths",)  # options that are there for subclasses
+
+
+def check_facts(kind: type[nn.Module]) -> None:
+    """Raise TypeError unless the class itself states its facts."""
+    if not isinstance(vars(kind).get("facts"), Facts):
+        raise TypeError(
+            f"{kind.__name__} states no facts: its class must have facts = slth.attention.Facts(roles=..., "
+            "constructible=...), of its own even where it derives from a mechanism that has some"
+        )
 
 
 def check_known(module: nn.Module, unknown: Mapping[str, object], hint: str = "") -> None:
@@ -23,11 +33,11 @@ def check_known(module: nn.Module, unknown: Mapping[str, object], hint: str = ""
 
 def options_of(kind: type[nn.Module]) -> list[str]:
     """The options that a class of attentions takes: what its constructors name, without what its mechanism has not."""
-    support: Any = getattr(kind, "support", None)
+    facts: Any = getattr(kind, "facts", None)
     constructors = [vars(each)["__init__"] for each in kind.__mro__ if "__init__" in vars(each)]
     named = [p for each in constructors for p in inspect.signature(each).parameters.values()]
     names = dict.fromkeys(p.name for p in named if p.kind is inspect.Parameter.KEYWORD_ONLY)
-    return [name for name in names if name not in _INNER and getattr(support, name, True)]
+    return [name for name in names if name not in _INNER and getattr(facts, name, True) is not False]
 
 
 def check_groups(heads: int, kv_heads: int | None) -> int:

@@ -1,26 +1,19 @@
-"""What every attention has: sizes, weights from a seed, the common options, and facts that it states of itself."""
+"""What every attention has: sizes, weights from a seed, the common options, and the facts that it states."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar, Never, TypedDict
 
 import torch
 from torch import nn
 
-from slth.attention.arguments import check_known, check_tokens
+from slth.attention.arguments import check_facts, check_known, check_tokens
 from slth.attention.cache import Cache
+from slth.attention.facts import PROJECTIONS, Facts
 from slth.attention.functional import causal_mask, check_mask, rms_norm
 from slth.attention.positions import rope
 from slth.numbers import as_int
 from slth.weights import inits, recipes
-
-#: How tensors that mix heads or features start. "natural": as their paper says (identity, zeros, ...); "random": normal
-#: with standard deviation 1 / sqrt(fan_in), a ticket's source like any other weight; "identity_plus_random": what
-#: "natural" says stays in place as a constant, and a random tensor is added to it, which alone is a parameter and may
-#: be masked, so that an empty mask leaves the paper's start; "theory": uniform on (-1, 1), as the theory draws factors,
-#: so that entries on a diagonal, which constructions keep, do not fade with fan_in.
-MIXING_INITS = ("natural", "random", "identity_plus_random", "theory")
 
 
 class Options(TypedDict, total=False):
@@ -35,28 +28,6 @@ class Options(TypedDict, total=False):
     qk_norm: bool
 
 
-@dataclass(frozen=True)
-class Support:
-    """What a mechanism can do.
-
-    mask, causal, rope, qk_norm: whether the option is there. cache: what decoding keeps. construct: when
-    `slth.construct.variant` finds tickets in it by solving; "" never, and its error says why.
-    """
-
-    mask: bool = True
-    causal: bool = True
-    rope: bool = True
-    qk_norm: bool = True
-    cache: str = "keys and values"
-    construct: str = "without rope and qk_norm"
-
-
-def check_mixing_init(mixing_init: str) -> None:
-    """Raise ValueError for a name that is not in MIXING_INITS."""
-    if mixing_init not in MIXING_INITS:
-        raise ValueError(f"mixing_init={mixing_init!r}: must be one of {', '.join(MIXING_INITS)}")
-
-
 def eye(rows: int, columns: int) -> torch.Tensor:
     """Ones on the diagonal, float32, on the CPU, whatever torch's defaults are."""
     return torch.eye(rows, columns, dtype=torch.float32, device="cpu")
@@ -65,15 +36,19 @@ def eye(rows: int, columns: int) -> torch.Tensor:
 class Attention(nn.Module):
     """An attention without biases on tokens (..., T, d_in) -> (..., T, d_out).
 
+    A mechanism states `facts` of itself in the body of its class, parents or not: what is true of these may be wrong
+    of it. It adds its parameters by :meth:`_add` and :meth:`_add_mixing`, and has a `forward` and, as the oracle of its
+    tests, a `reference`; `start` and `step` where it decodes, `_merged` where it merges.
+
     hidden: key and value width of a head. init, a name of `slth.weights.inits.INITS`, draws the weights in float32
     under the names prefix + parameter name from seed; they are widened where dtype is float64. causal: token t attends
     to tokens up to t. rope: queries and keys are turned by their positions. qk_norm: they have RMS 1 before that.
-    Raises ValueError for a size below 1, another dtype than float32 and float64, and an option the mechanism does not
-    have.
+    Raises ValueError for a size below 1, a hidden that `facts.width_step` does not divide, another dtype than float32
+    and float64, and an option the mechanism does not have; TypeError for a mechanism without facts.
     """
 
     output: nn.Parameter
-    support: ClassVar[Support] = Support()
+    facts: ClassVar[Facts]
     inputs_first = True  # weights are (..., in, out)
 
     def __init__(
@@ -93,6 +68,7 @@ class Attention(nn.Module):
         **unknown: Never,
     ) -> None:
         super().__init__()
+        check_facts(type(self))
         check_known(self, unknown)
         self.d_in, self.d_out, self.heads = (
             as_int("d_in", d_in, 1),
@@ -104,18 +80,20 @@ class Attention(nn.Module):
             raise ValueError(f"dtype={dtype}: must be torch.float32 or torch.float64")
         inits.scaled(init, inits.Fan(1, 1))  # raises where it is unknown
         for option, wanted in (("causal", causal), ("rope", rope), ("qk_norm", qk_norm)):
-            if wanted and not getattr(self.support, option):
+            if wanted and not getattr(self.facts, option):
                 raise ValueError(f"{option}={wanted}: {type(self).__name__} has no {option}, leave it False")
-        if rope and self.hidden % 2:
-            raise ValueError(f"hidden={self.hidden}: must be even with rope, which turns pairs")
+        step = self.facts.rope_step if rope else self.facts.width_step
+        if self.hidden % step:
+            raise ValueError(f"hidden={self.hidden}: must be divisible by {step}{' with rope' * bool(rope)}")
         self.init, self.prefix, self.dtype = init, prefix, dtype
         self.causal, self.rope, self.qk_norm = bool(causal), bool(rope), bool(qk_norm)
 
     # ------------------------------------------------------------ weights
 
-    def _add(self, name: str, shape: tuple[int, ...], role: str = "") -> None:
-        """A random parameter (..., in, out); role as in `slth.weights.inits.Fan`, the name itself where that is one."""
-        role = role or (name if name in ("query", "key", "value", "output") else "")
+    def _add(self, name: str, shape: tuple[int, ...]) -> None:
+        """A random parameter (..., in, out), drawn by init as its role in `facts` wants."""
+        role = self._role(name)
+        role = role if role in PROJECTIONS else ""
         rows, columns = shape[-2:]
         width = rows if role == "output" else columns
         fan = inits.Fan(fan_in=rows, fan_out=columns, width=width, role=role)
@@ -126,9 +104,8 @@ class Attention(nn.Module):
     ) -> None:
         """A parameter (..., in, out) by one of MIXING_INITS, whose paper starts it at `start`, or draws it `natural`.
 
-        It is read with :meth:`_mixing`.
+        It is read with :meth:`_mixing`. mixing_init is checked by :meth:`_check_mixing_init`.
         """
-        check_mixing_init(mixing_init)
         if mixing_init == "natural" and natural is None:
             setattr(self, name, nn.Parameter(start.to(self.dtype)))
             return
@@ -152,6 +129,11 @@ class Attention(nn.Module):
         recipe = recipes.Recipe((draw,))
         setattr(self, name, nn.Parameter(recipe.tensor(shape).to(self.dtype)))
         recipes.remember(self, name, recipe)
+
+    def _check_mixing_init(self, mixing_init: str) -> None:
+        """Raise ValueError for what is none of the mechanism's own."""
+        if mixing_init not in self.facts.mixing_inits:
+            raise ValueError(f"mixing_init={mixing_init!r}: must be one of {', '.join(self.facts.mixing_inits)}")
 
     # ------------------------------------------------------------ tokens
 
@@ -189,6 +171,7 @@ class Attention(nn.Module):
 
     def start(self) -> Cache:
         """An empty cache for :meth:`step`. Raises ValueError unless causal."""
+        self._check_decoding()
         raise NotImplementedError
 
     def step(self, x: torch.Tensor, cache: Any) -> torch.Tensor:
@@ -199,8 +182,20 @@ class Attention(nn.Module):
 
     def obstacles(self) -> list[str]:
         """What keeps its two pairs of factors from being merged, in words; empty where nothing does."""
-        found = [("rope", "turns queries and keys by their positions"), ("qk_norm", "normalises queries and keys")]
-        return [f"{name} {what}" for name, what in found if getattr(self, name)]
+        switches = {"rope": "turns queries and keys by their positions", "qk_norm": "normalises queries and keys"}
+        if self.facts.norm:
+            switches[self.facts.norm] = "normalises each head before the output"
+        return [f"{name} {what}" for name, what in switches.items() if getattr(self, name)]
+
+    def roles(self) -> dict[str, str]:
+        """The role of each parameter by its name. Raises ValueError for a parameter that its facts do not name."""
+        return {name: self._role(name) for name, _ in self.named_parameters()}
+
+    def _role(self, name: str) -> str:
+        if name not in self.facts.roles:
+            known = ", ".join(self.facts.roles)
+            raise ValueError(f"parameter {name!r} of {type(self).__name__}: its facts must say its role, as of {known}")
+        return self.facts.roles[name]
 
     def merged(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(W_QK, W_VO) per head: (heads, d_in, d_in) with 1 / sqrt(n) in it, and (heads, d_in, d_out).

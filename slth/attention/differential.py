@@ -8,10 +8,11 @@ from typing import Unpack
 import torch
 from torch import nn
 
-from slth.attention.base import Options, Support
+from slth.attention.base import Options
+from slth.attention.facts import MULTI_HEAD, Facts
 from slth.attention.functional import attend, rms_norm, softmax_head
 from slth.attention.softmax import SoftmaxAttention
-from slth.numbers import as_float, as_int, plainly
+from slth.numbers import as_float, as_int
 from slth.weights import recipes
 
 VECTORS = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
@@ -51,9 +52,14 @@ class DifferentialAttention(SoftmaxAttention):
     lambda_k1: nn.Parameter
     lambda_q2: nn.Parameter
     lambda_k2: nn.Parameter
-    support = Support(construct="")
+    facts = Facts(
+        roles=MULTI_HEAD | dict.fromkeys(VECTORS, "vector"),
+        constructible="two softmax maps share the values and outputs of a head, so no factor is one map's own",
+        width_step=2,  # two halves
+        rope_step=4,
+        norm="norm",
+    )
 
-    @plainly
     def __init__(
         self,
         d_in: int,
@@ -67,14 +73,11 @@ class DifferentialAttention(SoftmaxAttention):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(d_in, d_out, heads, hidden, **options)
-        if hidden % (4 if self.rope else 2):
-            wanted = "4 with rope, which turns pairs in each half" if self.rope else "2, into the halves"
-            raise ValueError(f"hidden={hidden}: must be divisible by {wanted}")
-        self.depth, self.norm = as_int("depth", depth, 0), norm
+        self.depth, self.norm = as_int("depth", depth, 0), bool(norm)
         lambda_std = as_float("lambda_std", lambda_std, "[0, inf)")
         for role in ("query", "key", "value"):
-            self._add(role, (heads, d_in, hidden))
-        self._add("output", (heads, hidden, d_out))
+            self._add(role, (self.heads, self.d_in, self.hidden))
+        self._add("output", (self.heads, self.hidden, self.d_out))
         for name in VECTORS:
             self._add_vector(name, lambda_std)
 
@@ -113,10 +116,6 @@ class DifferentialAttention(SoftmaxAttention):
 
     def _after(self, head: torch.Tensor) -> torch.Tensor:
         return rms_norm(head) * (1.0 - lambda_init(self.depth)) if self.norm else head
-
-    def obstacles(self) -> list[str]:
-        """What keeps its factors from being merged."""
-        return super().obstacles() + (["norm stands between value and output"] if self.norm else [])
 
     def _merged(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Those of 2 * heads softmax heads: a head's first as it is, its second times minus lambda."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Unpack
 
 import torch
@@ -15,9 +16,9 @@ from torch import nn
 
 from slth.attention.arguments import check_groups
 from slth.attention.base import Options
+from slth.attention.facts import MULTI_HEAD, Facts
 from slth.attention.functional import softmax_head
 from slth.attention.softmax import SoftmaxAttention
-from slth.numbers import plainly
 
 
 class GroupedAttention(SoftmaxAttention):
@@ -30,7 +31,6 @@ class GroupedAttention(SoftmaxAttention):
 
     query: nn.Parameter
 
-    @plainly
     def __init__(
         self,
         d_in: int,
@@ -43,7 +43,7 @@ class GroupedAttention(SoftmaxAttention):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(d_in, d_out, heads, hidden, **options)
-        self.kv_heads = check_groups(heads, kv_heads)
+        self.kv_heads = check_groups(self.heads, kv_heads)
         self._draw(widths or {})
 
     def _draw(self, widths: Mapping[str, int]) -> None:
@@ -75,6 +75,7 @@ class GroupedQueryAttention(GroupedAttention):
 
     key: nn.Parameter
     value: nn.Parameter
+    facts = Facts(roles=MULTI_HEAD, constructible=True, grouped=True)
 
     def _draw(self, widths: Mapping[str, int]) -> None:
         for role, count in (("query", self.heads), ("key", self.kv_heads), ("value", self.kv_heads)):
@@ -101,6 +102,8 @@ class GroupedQueryAttention(GroupedAttention):
 
 class MultiQueryAttention(GroupedQueryAttention):
     """Grouped-query attention with a single key and value head; options and errors besides are the same."""
+
+    facts = replace(GroupedQueryAttention.facts, grouped=False)
 
     def __init__(self, d_in: int, d_out: int, heads: int, hidden: int, **options: Any) -> None:
         if options.setdefault("kv_heads", 1) != 1:

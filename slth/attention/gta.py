@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from slth.attention.base import Support
+from slth.attention.facts import Facts
 from slth.attention.functional import repeat_heads, softmax_head
 from slth.attention.gqa import GroupedAttention
 from slth.attention.positions import rope
@@ -32,15 +32,19 @@ class GroupedTiedAttention(GroupedAttention):
 
     key_value: nn.Parameter
     key_rope: nn.Parameter
-    support = Support(qk_norm=False, cache="tied keys and values, rotary keys of one head", construct="without rope")
+    facts = Facts(
+        roles={"query": "query", "key_value": "key", "key_rope": "key", "output": "output"},
+        constructible=True,
+        qk_norm=False,
+        rope_step=4,  # positions turn pairs of one half
+        grouped=True,
+    )
 
     def _draw(self, widths: Mapping[str, int]) -> None:
-        if self.rope and self.hidden % 4:
-            raise ValueError(f"hidden={self.hidden}: must be divisible by 4 with rope, which turns pairs of one half")
         self._add("query", (self.heads, self.d_in, widths.get("query", self.hidden)))
-        self._add("key_value", (self.kv_heads, self.d_in, widths.get("key_value", self.hidden)), role="key")
+        self._add("key_value", (self.kv_heads, self.d_in, widths.get("key_value", self.hidden)))
         if self.rope:
-            self._add("key_rope", (self.d_in, self.hidden // 2), role="key")
+            self._add("key_rope", (self.d_in, self.hidden // 2))
         self._add("output", (self.heads, self.hidden, self.d_out))
 
     def _rotated(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

@@ -12,16 +12,20 @@ becomes a key: keys and values stay tied, and a decoder keeps no more than befor
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import ClassVar, Unpack
 
 import torch
 from torch import nn
 
-from slth.attention.base import Options, Support, check_mixing_init, eye
+from slth.attention.base import Options, eye
+from slth.attention.facts import MIXING_INITS
 from slth.attention.gqa import GroupedAttention, GroupedQueryAttention
 from slth.attention.gta import GroupedTiedAttention
-from slth.numbers import as_int, plainly
+from slth.numbers import as_int
 
+_NOT_LINEAR = "the MLP on values is not linear"
+_MLP_ROLES = dict.fromkeys(("mlp_up", "mlp_gate", "mlp_down"), "features")
 _MIXED_BY = {"query": "mix_query", "key": "mix_key", "value": "mix_value", "key_value": "mix_value"}
 
 
@@ -31,7 +35,6 @@ class _Linear(GroupedAttention):
     plain: ClassVar[type[GroupedAttention]]
     letters: ClassVar[str]
 
-    @plainly
     def __init__(
         self,
         d_in: int,
@@ -48,16 +51,15 @@ class _Linear(GroupedAttention):
         wanted = tuple(self.letters if mix is None else mix)
         if any(letter not in tuple(self.letters) for letter in wanted):
             raise ValueError(f"mix={mix!r}: must be made of {', '.join(self.letters)}")
-        hidden = as_int("hidden", hidden, 1)
-        width = hidden if shared_width is None else as_int("shared_width", shared_width, 1)
-        check_mixing_init(mixing_init)
+        width = as_int("hidden", hidden, 1) if shared_width is None else as_int("shared_width", shared_width, 1)
+        self._check_mixing_init(mixing_init)
         mixed = {role: name for role, name in _MIXED_BY.items() if name[len("mix_")] in wanted}
         widths = dict.fromkeys(mixed, width)
         super().__init__(d_in, d_out, heads, hidden, kv_heads=kv_heads, widths=widths, **options)
         self.mix = "".join(letter for letter in self.letters if letter in wanted)
         self._mixed = mixed  # projection -> name of its T
         for name in dict.fromkeys(mixed.values()):
-            self._add_mixing(name, eye(width, hidden), mixing_init)
+            self._add_mixing(name, eye(width, self.hidden), mixing_init)
 
     def _weight(self, role: str) -> torch.Tensor:
         weight = super()._weight(role)
@@ -87,13 +89,18 @@ class LinearKnockingHeads(_Linear, GroupedQueryAttention):
     as in :class:`slth.attention.GroupedQueryAttention`, and `mix_query`, `mix_key`, `mix_value` (hidden, hidden) for
     the letters of mix. shared_width: n for projections of width n and T (n, hidden) instead, for the letters of mix:
     random projections share what maps them on to hidden, and nothing stands between these two, rope or not.
-    mixing_init: one of `slth.attention.base.MIXING_INITS`; constructions want "theory". Options and errors besides are
+    mixing_init: one of `slth.attention.MIXING_INITS`; constructions want "theory". Options and errors besides are
     those of GroupedQueryAttention; ValueError as well for another letter or mixing_init and a shared_width below 1.
     """
 
     plain = GroupedQueryAttention
     letters = "qkv"
-    support = Support(construct="without rope and qk_norm, with shared_width also with them")
+    facts = replace(
+        GroupedQueryAttention.facts,
+        roles=GroupedQueryAttention.facts.roles | dict.fromkeys(("mix_query", "mix_key", "mix_value"), "features"),
+        grouped=False,
+        mixing_inits=MIXING_INITS,
+    )
 
 
 class TiedLinearKnockingHeads(_Linear, GroupedTiedAttention):
@@ -105,8 +112,11 @@ class TiedLinearKnockingHeads(_Linear, GroupedTiedAttention):
 
     plain = GroupedTiedAttention
     letters = "qv"
-    support = Support(
-        qk_norm=False, cache=GroupedTiedAttention.support.cache, construct="without rope and shared_width"
+    facts = replace(
+        GroupedTiedAttention.facts,
+        roles=GroupedTiedAttention.facts.roles | dict.fromkeys(("mix_query", "mix_value"), "features"),
+        grouped=False,
+        mixing_inits=MIXING_INITS,
     )
 
 
@@ -117,7 +127,6 @@ class _MLP(GroupedAttention):
     mlp_gate: nn.Parameter
     mlp_down: nn.Parameter
 
-    @plainly
     def __init__(
         self,
         d_in: int,
@@ -129,11 +138,11 @@ class _MLP(GroupedAttention):
         kv_heads: int | None = None,
         **options: Unpack[Options],
     ) -> None:
-        check_mixing_init(mixing_init)
+        self._check_mixing_init(mixing_init)
         super().__init__(d_in, d_out, heads, hidden, kv_heads=kv_heads, **options)
-        self._add_mixing("mlp_up", eye(hidden, hidden), mixing_init)
-        self._add_mixing("mlp_gate", torch.zeros(hidden, hidden, dtype=torch.float32, device="cpu"), mixing_init)
-        self._add_mixing("mlp_down", eye(hidden, hidden), mixing_init)
+        identity = eye(self.hidden, self.hidden)
+        for name, start in (("mlp_up", identity), ("mlp_gate", torch.zeros_like(identity)), ("mlp_down", identity)):
+            self._add_mixing(name, start.clone(), mixing_init)
 
     def _knock(self, v: torch.Tensor) -> torch.Tensor:
         """Values (..., hidden) of any head -> (..., hidden)."""
@@ -153,18 +162,24 @@ class _MLP(GroupedAttention):
 
     def obstacles(self) -> list[str]:
         """What keeps its two pairs of factors from being merged, in words; empty where nothing does."""
-        return [*super().obstacles(), "the MLP on values is not linear"]
+        return [*super().obstacles(), _NOT_LINEAR]
 
 
 class MLPKnockingHeads(_MLP, GroupedQueryAttention):
     """KHA with an MLP on the values of grouped-query attention.
 
     Parameters as in :class:`slth.attention.GroupedQueryAttention`, and `mlp_up`, `mlp_gate`, `mlp_down`
-    (hidden, hidden). mixing_init: one of `slth.attention.base.MIXING_INITS`. A decoder keeps what comes out of the MLP.
+    (hidden, hidden). mixing_init: one of `slth.attention.MIXING_INITS`. A decoder keeps what comes out of the MLP.
     Options and errors besides are those of GroupedQueryAttention; ValueError as well for another mixing_init.
     """
 
-    support = Support(construct="")
+    facts = replace(
+        GroupedQueryAttention.facts,
+        roles=GroupedQueryAttention.facts.roles | _MLP_ROLES,
+        constructible=_NOT_LINEAR,
+        grouped=False,
+        mixing_inits=MIXING_INITS,
+    )
 
 
 class TiedMLPKnockingHeads(_MLP, GroupedTiedAttention):
@@ -174,4 +189,10 @@ class TiedMLPKnockingHeads(_MLP, GroupedTiedAttention):
     :class:`MLPKnockingHeads`.
     """
 
-    support = Support(qk_norm=False, cache=GroupedTiedAttention.support.cache, construct="")
+    facts = replace(
+        GroupedTiedAttention.facts,
+        roles=GroupedTiedAttention.facts.roles | _MLP_ROLES,
+        constructible=_NOT_LINEAR,
+        grouped=False,
+        mixing_inits=MIXING_INITS,
+    )

@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 from slth.attention.arguments import check_groups
-from slth.attention.base import Options, Support, check_mixing_init
+from slth.attention.base import Options
+from slth.attention.facts import MIXING_INITS, MULTI_HEAD, Facts
 from slth.attention.functional import NORM_EPS, repeat_heads, rms_norm, softmax_head
 from slth.attention.softmax import SoftmaxAttention
-from slth.numbers import as_int, plainly
+from slth.numbers import as_int
 
 
 class MultiheadExplicitAttention(SoftmaxAttention):
@@ -28,7 +29,7 @@ class MultiheadExplicitAttention(SoftmaxAttention):
     (components, kv_heads), `output` (heads, hidden, d_out). components is kv_heads by default. norm: each head's output
     has RMS 1 (eps 1e-5, nothing learned), in place of the paper's GroupNorm. The paper leaves open how the mixing
     starts; "natural" here is the identity, which goes on from the beginning where one side is longer, so that no row
-    or column is empty; other mixing_init as in `slth.attention.base.MIXING_INITS`. A QK-norm comes after the mixing.
+    or column is empty; other mixing_init as in `slth.attention.MIXING_INITS`. A QK-norm comes after the mixing.
     Options and errors besides as in :class:`slth.attention.base.Attention`; ValueError as well where kv_heads does not
     divide heads, for components below 1 and for another mixing_init.
     """
@@ -38,9 +39,13 @@ class MultiheadExplicitAttention(SoftmaxAttention):
     value: nn.Parameter
     mix_key: nn.Parameter
     mix_value: nn.Parameter
-    support = Support(cache="component keys and values", construct="without rope, qk_norm and norm")
+    facts = Facts(
+        roles=MULTI_HEAD | {"mix_key": "heads", "mix_value": "heads"},
+        constructible=True,
+        norm="norm",
+        mixing_inits=MIXING_INITS,
+    )
 
-    @plainly
     def __init__(
         self,
         d_in: int,
@@ -55,14 +60,14 @@ class MultiheadExplicitAttention(SoftmaxAttention):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(d_in, d_out, heads, hidden, **options)
-        self.kv_heads = check_groups(heads, kv_heads)
+        self.kv_heads = check_groups(self.heads, kv_heads)
         self.components = self.kv_heads if components is None else as_int("components", components, 1)
-        check_mixing_init(mixing_init)
-        self.norm = norm
-        self._add("query", (heads, d_in, hidden))
-        self._add("key", (self.components, d_in, hidden))
-        self._add("value", (self.components, d_in, hidden))
-        self._add("output", (heads, hidden, d_out))
+        self._check_mixing_init(mixing_init)
+        self.norm = bool(norm)
+        self._add("query", (self.heads, self.d_in, self.hidden))
+        self._add("key", (self.components, self.d_in, self.hidden))
+        self._add("value", (self.components, self.d_in, self.hidden))
+        self._add("output", (self.heads, self.hidden, self.d_out))
         for name in ("mix_key", "mix_value"):
             self._add_mixing(name, _identity(self.components, self.kv_heads), mixing_init)
 
@@ -99,10 +104,6 @@ class MultiheadExplicitAttention(SoftmaxAttention):
                 attended = attended / (attended.square().mean(-1, keepdim=True) + NORM_EPS).sqrt()
             out = out + attended @ self.output[head]
         return out
-
-    def obstacles(self) -> list[str]:
-        """What keeps its two pairs of factors from being merged, in words; empty where nothing does."""
-        return super().obstacles() + ["norm normalises each head before the output"] * self.norm
 
     # ------------------------------------------------------------ fewer components
 

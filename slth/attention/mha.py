@@ -8,31 +8,34 @@ from typing import Never
 import torch
 from torch import nn
 
-from slth.attention.arguments import check_known, check_tokens
-from slth.attention.functional import attend
+from slth.attention.arguments import check_known
+from slth.attention.base import Attention
+from slth.attention.facts import MULTI_HEAD, Facts
+from slth.attention.functional import attend, softmax_head
 from slth.numbers import as_int
-from slth.weights import inits, recipes
-
-ROLES = ("query", "key", "value", "output")
 
 
-class MultiHeadAttention(nn.Module):
+class MultiHeadAttention(Attention):
     """Multi-head attention without biases: out = sum_h softmax(x W_Q,h (x W_K,h)^T / sqrt(n_K); mask) x W_V,h W_O,h.
 
     Parameters `query`, `key` (heads, d_in, hidden_qk), `value` (heads, d_in, hidden_vo), `output`
-    (heads, hidden_vo, d_out) come from `slth.weights.inits` under the names prefix + role; `hidden_qk` and `hidden_vo`
-    default to `hidden`. They are drawn in float32 and widened where dtype is float64. Buffers `scale_qk`, `scale_vo`
-    (heads,) multiply each head's logits and values: 1 unless a construction records other scales. Raises ValueError for
-    a dimension below 1, an unknown init or option, or a dtype other than float32 and float64.
+    (heads, hidden_vo, d_out); `hidden_qk` and `hidden_vo` default to `hidden`. Buffers `scale_qk`, `scale_vo` (heads,)
+    multiply each head's logits and values: 1 unless a construction records other scales. Other options and errors as in
+    :class:`slth.attention.base.Attention`, without causal, rope and qk_norm; ValueError as well for a width below 1.
     """
 
     query: nn.Parameter
     key: nn.Parameter
     value: nn.Parameter
-    output: nn.Parameter
     scale_qk: torch.Tensor
     scale_vo: torch.Tensor
-    inputs_first = True  # weights are (heads, in, out)
+    facts = Facts(
+        roles=MULTI_HEAD,
+        constructible="slth.construct.attention is what finds tickets in it",
+        causal=False,
+        rope=False,
+        qk_norm=False,
+    )
 
     def __init__(
         self,
@@ -49,35 +52,15 @@ class MultiHeadAttention(nn.Module):
         dtype: torch.dtype = torch.float32,
         **unknown: Never,
     ) -> None:
-        super().__init__()
         check_known(self, unknown, "; slth.attention.ATTENTIONS['mha'] has causal, rope and qk_norm")
-        self.d_in, self.d_out, self.heads = (
-            as_int("d_in", d_in, 1),
-            as_int("d_out", d_out, 1),
-            as_int("heads", heads, 1),
-        )
-        hidden = as_int("hidden", hidden, 1)
-        self.hidden_qk = hidden if hidden_qk is None else as_int("hidden_qk", hidden_qk, 1)
-        self.hidden_vo = hidden if hidden_vo is None else as_int("hidden_vo", hidden_vo, 1)
-        if dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"dtype={dtype}: must be torch.float32 or torch.float64")
-        for role in ROLES:
-            recipe = self._recipe(role, init, seed, prefix)
-            setattr(self, role, nn.Parameter(recipe.tensor(self._shape(role)).to(dtype)))
-            recipes.remember(self, role, recipe)
+        super().__init__(d_in, d_out, heads, hidden, init=init, seed=seed, prefix=prefix, dtype=dtype)
+        self.hidden_qk = self.hidden if hidden_qk is None else as_int("hidden_qk", hidden_qk, 1)
+        self.hidden_vo = self.hidden if hidden_vo is None else as_int("hidden_vo", hidden_vo, 1)
+        for role, width in (("query", self.hidden_qk), ("key", self.hidden_qk), ("value", self.hidden_vo)):
+            self._add(role, (self.heads, self.d_in, width))
+        self._add("output", (self.heads, self.hidden_vo, self.d_out))
         for name in ("scale_qk", "scale_vo"):
             self.register_buffer(name, torch.ones(self.heads, dtype=dtype, device="cpu"))
-
-    def _shape(self, role: str) -> tuple[int, int, int]:
-        width = self.hidden_qk if role in ("query", "key") else self.hidden_vo
-        rows, columns = (width, self.d_out) if role == "output" else (self.d_in, width)
-        return self.heads, rows, columns
-
-    def _recipe(self, role: str, init: str, seed: int, prefix: str) -> recipes.Recipe:
-        _, rows, columns = self._shape(role)
-        width = rows if role == "output" else columns
-        fan = inits.Fan(fan_in=rows, fan_out=columns, width=width, role=role)
-        return recipes.Recipe((recipes.draw(init, fan, seed=seed, name=prefix + role),))
 
     def extra_repr(self) -> str:
         """Dimensions, for print(module)."""
@@ -86,8 +69,8 @@ class MultiHeadAttention(nn.Module):
             f"hidden_qk={self.hidden_qk}, hidden_vo={self.hidden_vo}"
         )
 
-    def merged(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(W_QK, W_VO): W_Q W_K^T / sqrt(n_K) (heads, d_in, d_in) and W_V W_O (heads, d_in, d_out), with the scales."""
+    def _merged(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """W_Q W_K^T / sqrt(n_K) and W_V W_O, with the scales."""
         return self._merged_qk(), self._merged_vo()
 
     def _merged_qk(self) -> torch.Tensor:
@@ -105,7 +88,7 @@ class MultiHeadAttention(nn.Module):
         A pair of factors wider than d_in is merged first: the same function at 1 / (hidden / d_in) of the work.
         Raises ValueError for a mask row with no True that is not padding, or inputs of another width or dtype.
         """
-        check_tokens(self, x, self.d_in)
+        self._check(x)
         x = x.unsqueeze(-3)  # (..., 1, T, d_in)
         if self.hidden_qk > self.d_in:
             q, k = x @ self._merged_qk(), x  # (..., heads, T, d_in), (..., 1, T, d_in)
@@ -115,3 +98,14 @@ class MultiHeadAttention(nn.Module):
             return attend(q, k, x @ self._merged_vo(), mask).sum(dim=-3)
         heads = attend(q, k, x @ self.value, mask) * self.scale_vo[:, None, None]  # (..., heads, T, hidden_vo)
         return (heads @ self.output).sum(dim=-3)
+
+    def reference(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The same as forward, head by head from the formula. O(T^2) of memory."""
+        self._check(x)
+        mask = self._mask(x, mask)
+        out = x.new_zeros(self.d_out)
+        for head in range(self.heads):
+            q = (x @ self.query[head]) * (self.scale_qk[head] / math.sqrt(self.hidden_qk))
+            attended = softmax_head(q, x @ self.key[head], x @ self.value[head], mask)
+            out = out + (attended * self.scale_vo[head]) @ self.output[head]
+        return out

@@ -21,8 +21,9 @@ from torch.nn.functional import elu, pad, relu
 from torch.nn.utils import parametrize
 
 from slth import kernels
-from slth.attention.base import Attention, Options, Support
-from slth.numbers import as_float, as_int, plainly
+from slth.attention.base import Attention, Options
+from slth.attention.facts import MULTI_HEAD, Facts
+from slth.numbers import as_float, as_int
 from slth.weights import recipes
 
 #: Feature maps, of positive values: that of the published code, and that of Katharopoulos et al. 2020
@@ -31,6 +32,7 @@ PHI: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": lambda x: relu(x) + 1e-6,
     "elu1": lambda x: elu(x) + 1.0,
 }
+_NOT_LINEAR = "phi acts on queries and keys before they meet"
 STARTS = ("natural", "random", "identity_plus_random", "uniform")
 PIECE = 1024  # tokens worked on at a time: what becomes of them stays in the caches, in memory that is used again
 
@@ -101,9 +103,14 @@ class MultiHeadLinearAttention(Attention):
     key: nn.Parameter
     value: nn.Parameter
     mixing: nn.Parameter
-    support = Support(mask=False, qk_norm=False, cache="summaries of blocks", construct="")
+    facts = Facts(
+        roles=MULTI_HEAD | {"mixing": "tokens"},
+        constructible=_NOT_LINEAR,
+        mask=False,
+        qk_norm=False,
+        mixing_inits=STARTS,
+    )
 
-    @plainly
     def __init__(
         self,
         d_in: int,
@@ -123,15 +130,14 @@ class MultiHeadLinearAttention(Attention):
         self.length, self.block = as_int("length", length, 1), as_int("block", block, 1)
         if phi not in PHI:
             raise ValueError(f"phi={phi!r}: must be one of {', '.join(PHI)}")
-        if mixing_init not in STARTS:
-            raise ValueError(f"mixing_init={mixing_init!r}: must be one of {', '.join(STARTS)}")
+        self._check_mixing_init(mixing_init)
         floor = as_float("floor", floor, "[0, inf)")
         if self.rope and normalise:
             raise ValueError("rope=True: needs normalise=False, for a normaliser of turned queries and keys can be 0")
-        self.phi, self.normalise = phi, normalise
+        self.phi, self.normalise = phi, bool(normalise)
         for role in ("query", "key", "value"):
-            self._add(role, (heads, d_in, hidden))
-        self._add("output", (heads, hidden, d_out))
+            self._add(role, (self.heads, self.d_in, self.hidden))
+        self._add("output", (self.heads, self.hidden, self.d_out))
         self._add_block_mixing(mixing_init, floor)
 
     def _add_block_mixing(self, mixing_init: str, floor: float) -> None:
@@ -291,7 +297,7 @@ class MultiHeadLinearAttention(Attention):
 
     def obstacles(self) -> list[str]:
         """What keeps query and key from being merged."""
-        return ["phi acts on queries and keys before they meet", *super().obstacles()]
+        return [_NOT_LINEAR, *super().obstacles()]
 
     # ------------------------------------------------------------ token by token
 

@@ -8,14 +8,13 @@ from typing import Unpack
 import torch
 from torch import nn
 
-from slth.attention.base import MIXING_INITS, Options, Support, eye
+from slth.attention.base import Options, eye
+from slth.attention.facts import MIXING_INITS, MULTI_HEAD, Facts
 from slth.attention.functional import causal_mask, check_mask
 from slth.attention.softmax import SoftmaxAttention
 from slth.kernels.reference import masked_softmax
-from slth.numbers import as_int, plainly
+from slth.numbers import as_int
 from slth.weights import recipes
-
-STARTS = (*MIXING_INITS, "identity")
 
 
 class TalkingHeadsAttention(SoftmaxAttention):
@@ -46,9 +45,12 @@ class TalkingHeadsAttention(SoftmaxAttention):
     value: nn.Parameter
     mix_logits: nn.Parameter
     mix_weights: nn.Parameter
-    support = Support(construct="")
+    facts = Facts(
+        roles=MULTI_HEAD | {"mix_logits": "heads", "mix_weights": "heads"},
+        constructible="the logits and weights of several heads are mixed, so no factor is one head's own",
+        mixing_inits=(*MIXING_INITS, "identity"),
+    )
 
-    @plainly
     def __init__(
         self,
         d_in: int,
@@ -62,16 +64,15 @@ class TalkingHeadsAttention(SoftmaxAttention):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(d_in, d_out, heads, hidden, **options)
-        self.logit_heads = heads if logit_heads is None else as_int("logit_heads", logit_heads, 1)
-        self.value_heads = heads if value_heads is None else as_int("value_heads", value_heads, 1)
-        if mixing_init not in STARTS:
-            raise ValueError(f"mixing_init={mixing_init!r}: must be one of {', '.join(STARTS)}")
+        self.logit_heads = self.heads if logit_heads is None else as_int("logit_heads", logit_heads, 1)
+        self.value_heads = self.heads if value_heads is None else as_int("value_heads", value_heads, 1)
+        self._check_mixing_init(mixing_init)
         for role in ("query", "key"):
-            self._add(role, (self.logit_heads, d_in, hidden))
-        self._add("value", (self.value_heads, d_in, hidden))
-        self._add("output", (self.value_heads, hidden, d_out))
-        self._add_heads_mixing("mix_logits", self.logit_heads, heads, mixing_init)
-        self._add_heads_mixing("mix_weights", heads, self.value_heads, mixing_init)
+            self._add(role, (self.logit_heads, self.d_in, self.hidden))
+        self._add("value", (self.value_heads, self.d_in, self.hidden))
+        self._add("output", (self.value_heads, self.hidden, self.d_out))
+        self._add_heads_mixing("mix_logits", self.logit_heads, self.heads, mixing_init)
+        self._add_heads_mixing("mix_weights", self.heads, self.value_heads, mixing_init)
 
     def _add_heads_mixing(self, name: str, rows: int, columns: int, mixing_init: str) -> None:
         start = eye(rows, columns)

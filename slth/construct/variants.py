@@ -21,17 +21,8 @@ from typing import Literal
 
 import torch
 
-from slth.attention import (
-    Attention,
-    DifferentialAttention,
-    GroupedQueryAttention,
-    GroupedTiedAttention,
-    MultiHeadAttention,
-    MultiheadExplicitAttention,
-    SoftmaxAttention,
-    TalkingHeadsAttention,
-    TiedLinearKnockingHeads,
-)
+from slth.attention import Attention, MultiHeadAttention, SoftmaxAttention
+from slth.attention.facts import PROJECTIONS
 from slth.construct.certificates import evaluate
 from slth.construct.checks import check_alpha, check_attention, check_threads, double
 from slth.construct.construction import prune
@@ -41,11 +32,8 @@ from slth.construct.projections import is_rectangular, projections
 
 Target = MultiHeadAttention | Attention
 
-#: What stands in the way where merged matrices alone would not tell.
-_NOT_BY_HEAD: dict[type[Attention], str] = {
-    TalkingHeadsAttention: "the logits and weights of several heads are mixed, so no factor is one head's own",
-    DifferentialAttention: "two softmax maps share the values and outputs of a head, so no factor is one map's own",
-}
+#: Roles of parameters that :func:`_structure` has masks for.
+_STRUCTURED = (*PROJECTIONS, "features", "heads")
 
 
 @torch.no_grad()
@@ -112,42 +100,56 @@ def _solve(
 def _structure(source: Attention, solved: tuple[str, ...]) -> dict[str, torch.Tensor]:
     """The masks, by name, of all parameters but those that sums are solved for."""
     masks = {}
-    for name, weight in source.named_parameters():
-        if name in solved:
-            continue
-        if not name.startswith("mix_"):
-            parts = source.d_out if name == "output" else source.d_in
-            mask = torch.from_numpy(structure(parts, source.hidden))  # (parts, hidden)
-            mask = mask.mT if name == "output" else mask
-        elif isinstance(source, MultiheadExplicitAttention):
-            mask = torch.ones(weight.shape, dtype=torch.bool, device="cpu")
-        else:
-            mask = torch.eye(source.hidden, dtype=torch.bool, device="cpu")
-        masks[name] = mask.expand_as(weight).clone()
+    for name, role in source.roles().items():
+        if name not in solved:
+            weight = source.get_parameter(name)
+            masks[name] = _of_role(role, weight, source).expand_as(weight).clone()
     return masks
+
+
+def _of_role(role: str, weight: torch.Tensor, source: Attention) -> torch.Tensor:
+    """The mask of a parameter: heads are mixed whole, a feature goes on as itself, a hidden unit has one coordinate."""
+    if role == "heads":
+        return torch.ones(weight.shape, dtype=torch.bool, device="cpu")
+    if role == "features":
+        return torch.eye(source.hidden, dtype=torch.bool, device="cpu")
+    parts = source.d_out if role == "output" else source.d_in
+    mask = torch.from_numpy(structure(parts, source.hidden))  # (parts, hidden)
+    return mask.mT if role == "output" else mask
 
 
 # ---------------------------------------------------------------- what cannot be
 
 
 def _checked(source: Attention) -> SoftmaxAttention:
-    """The source. Raises ValueError unless it is one of those that this file says how to prune."""
-    name = type(source).__name__
-    if isinstance(source, MultiHeadAttention):
-        raise ValueError(f"source is a {name}: slth.construct.attention is what finds tickets in it")
-    in_the_way = source.obstacles() + [what for kind, what in _NOT_BY_HEAD.items() if isinstance(source, kind)]
-    if isinstance(source, TiedLinearKnockingHeads) and source.query.shape[-1] != source.hidden:
-        in_the_way.append("T is not square with a shared_width, and keys are tied to values")
+    """The source. Raises ValueError unless its facts say that it can be solved for, and nothing stands in the way."""
+    facts, name = source.facts, type(source).__name__
+    in_the_way = source.obstacles() + ([] if facts.constructible is True else [facts.constructible])
+    in_the_way = list(dict.fromkeys(in_the_way)) or _without_structure(source)
     if in_the_way:
-        raise ValueError(f"no ticket can be constructed in {name}: {'; '.join(in_the_way)}")
-    if not isinstance(source, GroupedQueryAttention | GroupedTiedAttention | MultiheadExplicitAttention):
-        raise ValueError(f"no ticket can be constructed in {name}: there is no construction for it")
+        raise ValueError(f"source={name}: must be one that can be solved for; {'; '.join(in_the_way)}")
+    if not isinstance(source, SoftmaxAttention):
+        raise ValueError(f"source={name}: must be a slth.attention.SoftmaxAttention, whose factors can be solved for")
     return source
+
+
+def _without_structure(source: Attention) -> list[str]:
+    """Which parameters have no mask in :func:`_structure`, in words."""
+    found = []
+    for name, role in source.roles().items():
+        shape = tuple(source.get_parameter(name).shape)
+        if role not in _STRUCTURED:
+            found.append(f"{name} has the role {role!r}, and only {', '.join(_STRUCTURED)} have a structure")
+        elif role == "features" and shape[0] != shape[1]:
+            found.append(f"{name} of shape {shape} is not square, so its diagonal does not reach every feature")
+    return found
 
 
 def _side(source: Attention, side: str) -> Side:
     """The side to take. Raises ValueError for "output" where heads share values."""
-    own = isinstance(source, GroupedQueryAttention) and source.kv_heads == source.heads
+    roles = source.roles()
+    own = roles.get("value") == "value" and "heads" not in roles.values()
+    own = own and len(source.get_parameter("value")) == source.heads
     if side == "output" and not own:
         raise ValueError(f"side='output': would solve for values, which several heads of {type(source).__name__} share")
     if side == "auto":

@@ -18,20 +18,15 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from slth.attention import ATTENTIONS, Attention
+from slth import plugins
+from slth.attention import ATTENTIONS, Attention, find, options_of
 from slth.defaults import usual
 from slth.models.gpt2 import INITS, numeric_scale, residual_scale
 from slth.numbers import as_float, plain, plainly
 from slth.weights.recipes import Draw, Recipe, fill
 
-_PROJECTIONS = {
-    "query": "qk",
-    "key": "qk",
-    "key_rope": "qk",
-    "value": "base",
-    "key_value": "base",
-    "output": "residual",
-}
+#: Which of GPT-2's standard deviations a projection has, by role; what has another role starts as the attention says.
+_STDS = {"query": "qk", "key": "qk", "value": "base", "output": "residual"}
 
 
 class InGPT2(nn.Module):
@@ -91,11 +86,12 @@ def with_attention(
 ) -> GPT2LMHeadModel:
     """Put an attention, causal, into every block, in place; returns the model.
 
-    attention: a name of ATTENTIONS. Its projections start like GPT-2's own (`slth.models.gpt2.recipes`: init, base_std,
-    qk_scale, the output scaled as a residual projection), what mixes heads or features as its `mixing_init` says.
+    attention: a name of ATTENTIONS, or the place of a class (`my_file.py:Tempered`). Its projections, which its facts
+    name, start like GPT-2's own (`slth.models.gpt2.recipes`: init, base_std, qk_scale for queries and keys, the output
+    scaled as a residual projection), what mixes heads or features as its `mixing_init` says.
     hidden: width of a head, d / heads where None. options: further arguments of the mechanism; length defaults to the
     model's positions where it takes one. Raises ValueError for an unknown attention or init, a base_std or qk_scale
-    that is not finite and > 0, and what the mechanism refuses.
+    that is not finite and > 0, a parameter whose role the attention's facts do not say, and what the mechanism refuses.
 
     `model.config.slth_attention` says which attention it is, so that :class:`GPT2WithAttention` loads what
     `save_pretrained` has written. A plain GPT2LMHeadModel loads it with its own attention, at random, and transformers
@@ -103,15 +99,14 @@ def with_attention(
     """
     if not isinstance(model, GPT2LMHeadModel):
         raise ValueError(f"model of type {type(model).__name__}: must be a GPT2LMHeadModel, as slth.models.gpt2.build")
-    if attention not in ATTENTIONS:
-        raise ValueError(f"attention={attention!r}: must be one of {', '.join(ATTENTIONS)}")
+    kind = find(attention)
     if init not in INITS:
         raise ValueError(f"init={init!r}: must be one of {', '.join(INITS)}")
     base_std = as_float("base_std", base_std, "(0, inf)")
     config = model.config
     width = config.n_embd // config.n_head if hidden is None else hidden
     given = {name: plain(value) for name, value in (options or {}).items()}
-    if attention == "mhla":
+    if "length" in options_of(kind):
         given.setdefault("length", config.n_positions)
     theory = math.sqrt(math.sqrt(width))
     distribution, unit = INITS[init]
@@ -121,35 +116,35 @@ def with_attention(
         "residual": base_std * residual_scale(init, config.n_layer),
     }
     made = [
-        ATTENTIONS[attention](
-            config.n_embd, config.n_embd, config.n_head, width, seed=seed, prefix=f"h.{i}.attn.", causal=True, **given
-        )
+        kind(config.n_embd, config.n_embd, config.n_head, width, seed=seed, prefix=f"h.{i}.attn.", causal=True, **given)
         for i in range(config.n_layer)
     ]
     for i, inner in enumerate(made):
         drawn = {
-            name: Recipe((Draw(distribution, unit * stds[_PROJECTIONS[name]], seed, f"h.{i}.attn.{name}"),))
-            for name, _ in inner.named_parameters(recurse=False)
-            if name in _PROJECTIONS
+            name: Recipe((Draw(distribution, unit * stds[_STDS[role]], seed, f"h.{i}.attn.{name}"),))
+            for name, role in inner.roles().items()
+            if role in _STDS
         }
         fill(inner, drawn)
     for block, inner in zip(model.transformer.h, made, strict=True):
         block.attn = InGPT2(inner)
     config.use_cache = False  # which the attentions keep themselves, each in its own way
-    config.slth_attention = {"attention": attention, "hidden": width, "options": given}
+    config.slth_attention = {"attention": plugins.place_of(kind) or attention, "hidden": width, "options": given}
     return model
 
 
 class GPT2WithAttention(GPT2LMHeadModel):  # type: ignore[no-untyped-call]
     """What :func:`with_attention` has made, from its config: for `from_pretrained`, which fills in the weights.
 
-    Raises ValueError for a config without `slth_attention`.
+    Raises ValueError for a config without `slth_attention`, and for one that names a place which nothing was loaded
+    from: a config's file is no reason to execute another one.
     """
 
     def __init__(self, config: GPT2Config, *inputs: Any, **options: Any) -> None:
         said = getattr(config, "slth_attention", None)
         if said is None:
             raise ValueError("config without slth_attention: must be of a model that with_attention has made")
+        _check_loaded(said["attention"])
         super().__init__(config, *inputs, **options)
         given = {name: _torch_dtype(one) if name == "dtype" else one for name, one in said["options"].items()}
         with torch.device("cpu"), usual():  # from_pretrained makes models without values, which cannot be drawn
@@ -172,6 +167,15 @@ class GPT2WithAttention(GPT2LMHeadModel):  # type: ignore[no-untyped-call]
         for name, made in model._made.items():
             model.get_buffer(name).copy_(made)
         return found
+
+
+def _check_loaded(attention: str) -> None:
+    """Raise ValueError unless an attention is one of ATTENTIONS, or a class that was loaded before."""
+    if attention not in ATTENTIONS and not plugins.is_loaded(attention):
+        raise ValueError(
+            f"attention={attention}: must be loaded first, by slth.attention.find({attention!r}) where you trust its "
+            "code, or be one of " + ", ".join(ATTENTIONS)
+        )
 
 
 def _torch_dtype(given: torch.dtype | str) -> torch.dtype:

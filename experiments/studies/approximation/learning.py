@@ -30,7 +30,7 @@ from torch import nn
 
 import slth
 from slth.attention import MultiHeadAttention
-from slth.attention.mha import ROLES
+from slth.attention.facts import PROJECTIONS
 from slth.experiments.lab import as_float, as_int
 from slth.wrapping import handle
 
@@ -80,7 +80,7 @@ def learn(source: MultiHeadAttention, train: Examples, validation: Examples, sea
     Pruned weights are exactly 0, the others keep every bit. Source: Ramanujan et al. 2020, arXiv 1911.13299.
     """
     # targets by name: an output for d_out=1 looks like a vector
-    slth.wrap(source, keep=search.keep, targets=ROLES, scores="magnitude")
+    slth.wrap(source, keep=search.keep, targets=PROJECTIONS, scores="magnitude")
     return prune_wrapped(source, train, validation, search, every=EVERY)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from slth.attention.mha import ROLES
+from slth.attention.facts import PROJECTIONS
 from slth.construct import TransformerConstruction, certify, language_model, pruned, record_scales
 from slth.experiments.lab import BadConfig, as_bool, as_choice, as_float, as_int, as_int_list, progress
 from slth.models.transformer import LanguageModel, Product, Table, Transformer
@@ -171,7 +171,7 @@ def _losses(model: LanguageModel, rows: torch.Tensor) -> torch.Tensor:
 def _bound_norms(model: LanguageModel, study: Study) -> None:
     """Bring every factor back to spectral norm at most 1, as the theorem assumes; and hidden tables to entries <= 1."""
     for block in model.transformer.blocks:
-        for weight in [getattr(block.attention, role) for role in ROLES] + list(block.feed_forward.layers):
+        for weight in [getattr(block.attention, role) for role in PROJECTIONS] + list(block.feed_forward.layers):
             norm = torch.linalg.matrix_norm(weight, ord=2, keepdim=True)
             weight.div_(norm.clamp_min(1.0))
     if study.embeddings == "random":

@@ -47,7 +47,7 @@ from dataclasses import dataclass
 
 import torch
 
-from slth.attention import Attention, MultiHeadAttention
+from slth.attention import Attention
 from slth.construct.checks import check_alike, check_alpha, check_attention, check_finite, check_merged, double
 from slth.construct.rounding import Evaluated, Merged, Sizes, average_moved, spectral_norm
 from slth.numbers import as_int
@@ -73,8 +73,8 @@ class Certificate:
 
 
 def certificate(
-    target: MultiHeadAttention | Attention | Merged,
-    source: MultiHeadAttention | Attention | Merged,
+    target: Attention | Merged,
+    source: Attention | Merged,
     alpha: float,
     *,
     length: int = 64,
@@ -142,7 +142,7 @@ def stacked(matrix: torch.Tensor) -> torch.Tensor:
     return matrix.flatten(-3, -2)
 
 
-def _evaluated(name: str, given: MultiHeadAttention | Attention | Merged) -> tuple[Merged, Sizes]:
+def _evaluated(name: str, given: Attention | Merged) -> tuple[Merged, Sizes]:
     if isinstance(given, tuple | list):
         merged = check_merged(name, given)
         return merged, given.sizes if isinstance(given, Evaluated) else Sizes.of_merged(merged)
@@ -151,7 +151,7 @@ def _evaluated(name: str, given: MultiHeadAttention | Attention | Merged) -> tup
 
 
 @torch.no_grad()
-def evaluate(name: str, module: MultiHeadAttention | Attention) -> Evaluated:
+def evaluate(name: str, module: Attention) -> Evaluated:
     """The merged matrices of a module, by its argument's name, and the sizes of what they were added up from."""
     check_attention(name, module)
     module = double(module)

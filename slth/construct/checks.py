@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from slth.attention import Attention, MultiHeadAttention
+from slth.attention import Attention
 from slth.construct.rounding import Merged
 from slth.construct.subset_sum import FloatArray
 from slth.numbers import as_float, as_int
@@ -96,7 +96,7 @@ def check_kind(name: str, module: object, kinds: type | tuple[type, ...], allowe
 
 def check_attention(name: str, module: object) -> None:
     """As :func:`check_kind`, for any attention."""
-    check_kind(name, module, (MultiHeadAttention, Attention), ATTENTION)
+    check_kind(name, module, Attention, ATTENTION)
 
 
 def check_finite(name: str, module: nn.Module) -> None:

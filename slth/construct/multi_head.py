@@ -45,7 +45,7 @@ class AttentionConstruction(Construction):
     certificate: Certificate
     merged: Merged
 
-    kinds = (MultiHeadAttention, Attention)
+    kinds = (Attention,)
     allowed = ATTENTION
 
     @property
@@ -73,7 +73,7 @@ class AttentionConstruction(Construction):
 
 
 def attention(
-    target: MultiHeadAttention | Attention,
+    target: Attention,
     source: MultiHeadAttention,
     *,
     side: Side | Literal["auto"] = "auto",
@@ -106,9 +106,7 @@ def attention(
 
 
 @torch.no_grad()
-def query_key(
-    target: MultiHeadAttention | Attention, source: MultiHeadAttention, *, threads: int | None = None
-) -> FactorMasks:
+def query_key(target: Attention, source: MultiHeadAttention, *, threads: int | None = None) -> FactorMasks:
     """The half of :func:`attention` for W_Q W_K^T / sqrt(n_K) of each head; W_Q has the structural mask."""
     check(target, source)
     wanted, _ = double(target).merged()
@@ -120,7 +118,7 @@ def query_key(
 
 @torch.no_grad()
 def value_output(
-    target: MultiHeadAttention | Attention, source: MultiHeadAttention, *, side: Side, threads: int | None = None
+    target: Attention, source: MultiHeadAttention, *, side: Side, threads: int | None = None
 ) -> FactorMasks:
     """The half of :func:`attention` for W_V W_O of each head."""
     check(target, source)
@@ -133,7 +131,7 @@ def value_output(
 
 @torch.no_grad()
 def assemble(
-    target: MultiHeadAttention | Attention,
+    target: Attention,
     source: MultiHeadAttention,
     qk: FactorMasks,
     vo: FactorMasks,
@@ -158,8 +156,8 @@ def assemble(
 
 def measured(
     target: Evaluated,
-    source: MultiHeadAttention | Attention,
-    ready: MultiHeadAttention | Attention,
+    source: Attention,
+    ready: Attention,
     masks: dict[str, torch.Tensor],
     qk: FactorMasks,
     vo: FactorMasks,
@@ -194,7 +192,7 @@ def least_alpha(merged: Merged) -> float:
     return math.sqrt(max(merged[1].shape[-2:]))
 
 
-def check(target: MultiHeadAttention | Attention, source: MultiHeadAttention) -> None:
+def check(target: Attention, source: MultiHeadAttention) -> None:
     """Raise an error as :func:`attention` does unless source can hold target, its side apart."""
     check_attention("target", target)
     check_kind("source", source, MultiHeadAttention, "a slth.attention.MultiHeadAttention (others: construct.variant)")
@@ -204,7 +202,7 @@ def check(target: MultiHeadAttention | Attention, source: MultiHeadAttention) ->
         raise ValueError(f"hidden_qk={source.hidden_qk}: must be >= d_in={source.d_in}")
 
 
-def check_pair(target: MultiHeadAttention | Attention, source: MultiHeadAttention | Attention) -> Merged:
+def check_pair(target: Attention, source: Attention) -> Merged:
     """The target's merged matrices. Raises ValueError unless both go together, whatever the source's mechanism."""
     for name in ("d_in", "d_out"):
         check_equal(name, getattr(target, name), getattr(source, name))

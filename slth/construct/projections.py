@@ -57,7 +57,7 @@ class ProjectionConstruction(AttentionConstruction):
         return self.errors["key"].abs().amax((-2, -1))
 
 
-def is_rectangular(source: Attention | MultiHeadAttention) -> bool:
+def is_rectangular(source: Attention) -> bool:
     """Whether it has knocking heads whose T are not square."""
     mixing = (weight for name, weight in source.named_parameters() if name.startswith("mix_"))
     return isinstance(source, LinearKnockingHeads) and any(weight.shape[0] != weight.shape[1] for weight in mixing)
@@ -65,7 +65,7 @@ def is_rectangular(source: Attention | MultiHeadAttention) -> bool:
 
 @torch.no_grad()
 def projections(
-    target: Attention | MultiHeadAttention,
+    target: Attention,
     source: Attention,
     *,
     alpha: float | None = None,
@@ -128,7 +128,7 @@ class _Projections:
     vo: torch.Tensor
 
     @staticmethod
-    def of(module: Attention | MultiHeadAttention) -> _Projections:
+    def of(module: Attention) -> _Projections:
         """Those of a module in float64, the scales of a MultiHeadAttention included."""
         if isinstance(module, MultiHeadAttention):
             return _Projections(module.query * module.scale_qk[:, None, None], module.key, module.merged()[1])
@@ -193,12 +193,12 @@ def _certificate(
     return logit_certificate(moved, wanted.vo, got.vo, alpha, sizes=sizes, length=length)
 
 
-def _sizes_of(module: MultiHeadAttention | Attention, alpha: float) -> Sizes:
+def _sizes_of(module: Attention, alpha: float) -> Sizes:
     """What rounding is relative to; with qk_norm for this alpha, since logits are then off in proportion to alpha.
 
     A turn by rope multiplies the sizes of queries and of keys by at most sqrt 2, a norm by at most NORM_EPS^(-1/2).
     """
-    if isinstance(module, MultiHeadAttention) or not module.obstacles():
+    if not module.obstacles():
         return Sizes.of(module)
     sizes, most = _Projections.of(absolute(module)), _Projections.of(largest(module))
     query, key = spectral_norm(sizes.query), spectral_norm(sizes.key)
@@ -249,14 +249,14 @@ def _check_source(source: Attention) -> LinearKnockingHeads:
     return source
 
 
-def _check_target(target: Attention | MultiHeadAttention, source: LinearKnockingHeads) -> None:
+def _check_target(target: Attention, source: LinearKnockingHeads) -> None:
     """Raise ValueError unless target has the projections that source would have."""
     check_alike(target, source, ("causal",))
     for name, wanted in _sizes(target).items():
         check_equal(name, wanted, getattr(source, name))
 
 
-def _sizes(target: Attention | MultiHeadAttention) -> dict[str, int]:
+def _sizes(target: Attention) -> dict[str, int]:
     """What of a target the source must have alike. Raises ValueError for one without projections to be met."""
     names = ("d_in", "d_out", "heads", "hidden", "rope", "qk_norm")
     if isinstance(target, MultiHeadAttention):

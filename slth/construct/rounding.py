@@ -31,7 +31,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from slth.attention import Attention, MultiHeadAttention
+from slth.attention import Attention
 
 #: (W_QK (..., heads, d_in, d_in), the scale included, W_VO (..., heads, d_in, d_out))
 Merged = tuple[torch.Tensor, torch.Tensor]
@@ -57,7 +57,7 @@ class Sizes:
     steps: int
 
     @staticmethod
-    def of(module: MultiHeadAttention | Attention) -> Sizes:
+    def of(module: Attention) -> Sizes:
         """Those of an attention that merges, float64, evaluated by any route."""
         logits, outputs = (spectral_norm(matrix.abs()) for matrix in absolute(module).merged())
         longest = [matrix.abs().amax((-2, -1)) for matrix in largest(module).merged()]

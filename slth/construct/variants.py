@@ -21,7 +21,7 @@ from typing import Literal
 
 import torch
 
-from slth.attention import Attention, MultiHeadAttention, SoftmaxAttention
+from slth.attention import Attention, SoftmaxAttention
 from slth.attention.facts import PROJECTIONS
 from slth.construct.certificates import evaluate
 from slth.construct.checks import check_alpha, check_attention, check_threads, double
@@ -30,15 +30,13 @@ from slth.construct.factors import SIDES, Side, better_side, solve, structure, t
 from slth.construct.multi_head import AttentionConstruction, check_pair, measured
 from slth.construct.projections import is_rectangular, projections
 
-Target = MultiHeadAttention | Attention
-
 #: Roles of parameters that :func:`_structure` has masks for.
 _STRUCTURED = (*PROJECTIONS, "features", "heads")
 
 
 @torch.no_grad()
 def variant(
-    target: Target,
+    target: Attention,
     source: Attention,
     *,
     side: Side | Literal["auto"] = "auto",
@@ -77,7 +75,7 @@ def variant(
 
 
 def _solve(
-    target: Target,
+    target: Attention,
     source: SoftmaxAttention,
     side: Side,
     alpha: float | None,

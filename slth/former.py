@@ -12,9 +12,10 @@ from types import ModuleType
 #: former name -> the name now
 MOVED = {
     "slth.bits": "slth.ticket.bits",
-    "slth.freezing": "slth.masking.freezing",
+    "slth.freezing": "slth.search.freezing",
     "slth.inits": "slth.weights.inits",
     "slth.layouts": "slth.masking.layouts",
+    "slth.masking.freezing": "slth.search.freezing",
     "slth.masks": "slth.masking.masks",
     "slth.recipes": "slth.weights.recipes",
     "slth.serving": "slth.ticket.serving",

@@ -1,24 +1,61 @@
-"""Classes of the user's own, by place: `my_file.py:Momentum` or `package.module:Momentum`.
+"""Classes chosen by text: by their name in a registry, or, where they are the user's own, by their place.
 
-Wherever a name is chosen from a registry (a search method, an attention), such a place may stand instead. The path is
-one from the working folder. A file is imported once, however often it is named.
+A place is `my_file.py:Momentum`, the path one from the working folder, or `package.module:Momentum`. A file is imported
+once, however often it is named. Options may follow in parentheses: `iterand(rate=0.2, every=50)`.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import keyword
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 _PACKAGE = "slth.plugins"  # as whose parts files are imported, so that they hide no module of the same name
 _places: dict[type, str] = {}  # by class, as it was asked for first
+
+
+def split(text: str) -> tuple[str, dict[str, Any]]:
+    """(name or place, options) of a text: numbers, words and other literals, words without quotation marks too.
+
+    >>> split("iterand(rate=0.2, schedule=cubic)")
+    ('iterand', {'rate': 0.2, 'schedule': 'cubic'})
+
+    Raises ValueError where the options cannot be read.
+    """
+    name, bracket, rest = text.partition("(")
+    if not bracket:
+        return text, {}
+    try:
+        call = ast.parse(f"_({rest}", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
+            raise ValueError("no option=value")
+        return name, {str(each.arg): _value(each.value) for each in call.keywords}
+    except (ValueError, SyntaxError) as error:
+        raise ValueError(f"{text}: must be a name, or name(option=value, ...) ({error})") from error
+
+
+def join(name: str, options: Mapping[str, Any]) -> str:
+    """The text that :func:`split` reads; without options the name alone."""
+    told = [f"{key}={value if _is_word(value) else repr(value)}" for key, value in options.items()]
+    return f"{name}({', '.join(told)})" if told else name
+
+
+def _value(node: ast.expr) -> Any:
+    return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
+
+
+def _is_word(value: object) -> bool:
+    """Whether text can stand without quotation marks."""
+    return isinstance(value, str) and value.isidentifier() and not keyword.iskeyword(value)
 
 
 def is_place(name: str) -> bool:

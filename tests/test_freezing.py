@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slth.masking.freezing import Freezing
 from slth.masking.masks import count_kept
 from slth.masking.targets import Part
+from slth.search.freezing import Freezing
 
 ALONE = (Part(),)
 THREE = tuple(Part(i, 3, 1) for i in range(3))

@@ -12,10 +12,10 @@ import slth
 from slth import Ticket, theory
 from slth.attention import ATTENTIONS, MultiHeadAttention
 from slth.masking import masks
-from slth.masking.freezing import Freezing
 from slth.models import FeedForward, Transformer
 from slth.numbers import as_float, as_int, plain
 from slth.search import Bernoulli, Biprop, Frozen, IteRand, controls
+from slth.search.freezing import Freezing
 from slth.tasks import angular_velocity
 from slth.weights import inits, recipes
 

@@ -144,7 +144,7 @@ def test_gradients_pass_straight_through(method):
     layer, masked = linear()
     with torch.no_grad():
         masked.scores[0, 0] = 0.0
-    method.start(layer)
+    method.prepare(layer)
     handle(layer).check()
     weight = random_weight(layer, "weight")
     grad = inits.uniform(weight.shape, 1.0, seed=0, name="grad")
@@ -160,7 +160,7 @@ def test_biprop_has_a_scale_for_each_part():
     with torch.no_grad():
         for i, part in enumerate(handle(module).weights["in_proj_weight"].parts):
             part.of(random_weight(module, "in_proj_weight")).mul_(i + 1)
-    Biprop().start(module)
+    Biprop().prepare(module)
     found, kept = effective(module)["in_proj_weight"], handle(module).masks()["in_proj_weight"]
     weight = random_weight(module, "in_proj_weight")
     for rows in (slice(0, 8), slice(8, 16), slice(16, 24)):
@@ -173,7 +173,7 @@ def test_biprop_keeps_nothing_of_a_part_without_harm():
     model = wrapped(policy="global", keep=0.5)
     with torch.no_grad():
         handle(model).weights["3.weight"].scores.zero_()
-    Biprop().start(model)
+    Biprop().prepare(model)
     assert effective(model)["3.weight"].count_nonzero() == 0
     fit(model, Biprop(), steps=3)
     assert math.isfinite(error(model))
@@ -215,7 +215,7 @@ def test_keep_must_leave_room_for_what_is_frozen(keep):
         fit(model, Frozen(pruned=0.2, locked=0.2))
     assert_same(before, state(model))
     assert [m.gate for m in handle(model).weights.values()] == gates
-    assert all(m.free is None and m.freezing is None for m in handle(model).weights.values())
+    assert all(m.free is None and not m.traits for m in handle(model).weights.values())
 
 
 @pytest.mark.parametrize("keep", [0.2, 0.8])
@@ -233,7 +233,9 @@ def redrawn_at(method, steps):
     model, found = wrapped(), []
 
     def generations():
-        return sum(int(m.generation.sum()) for m in handle(model).weights.values() if m.generation is not None)
+        return sum(
+            int(m.generation.sum()) for m in handle(model).weights.values() if m.buffer("generation") is not None
+        )
 
     def watched(step):
         found.append(generations())
@@ -288,14 +290,14 @@ def of_streams(model, path):
 def test_redraws_come_in_time_to_pruned_weights_alone():
     method = IteRand(every=4, rate=0.5, seed=2)
     model, steps = wrapped(), 20
-    method.start(model)
+    method.prepare(model)
     for step in range(steps):
         before = {path: handle(model).weights[path].generation.clone() for path in PATHS}
         with torch.no_grad():
             for masked in handle(model).weights.values():
                 masked.scores.add_(inits.uniform(masked.scores.shape, 0.1, seed=0, name=masked.path, stream=step))
         kept = handle(model).masks()
-        method.after(model, step, steps)
+        method.after_step(model, step, steps, None)
         for path in PATHS:
             more = handle(model).weights[path].generation - before[path]
             assert not more[kept[path]].any()
@@ -310,11 +312,11 @@ def test_redraws_come_in_time_to_pruned_weights_alone():
 def test_the_last_tenth_is_for_settling(steps, last):
     model = wrapped()
     method = IteRand(every=4, rate=1.0)
-    method.start(model)
+    method.prepare(model)
     redrawn = []
     for step in range(steps):
         before = handle(model).weights["0.weight"].generation.clone()
-        method.after(model, step, steps)
+        method.after_step(model, step, steps, None)
         if not before.equal(handle(model).weights["0.weight"].generation):
             redrawn.append(step + 1)
     assert redrawn == list(range(4, (last or 0) + 1, 4))
@@ -323,11 +325,11 @@ def test_the_last_tenth_is_for_settling(steps, last):
 def test_redraws_stop_where_a_byte_ends():
     model = wrapped()
     method = IteRand(every=1, rate=1.0)
-    method.start(model)
+    method.prepare(model)
     for masked in handle(model).weights.values():
         masked.generation.fill_(254)
     for step in range(3):
-        method.after(model, step, 100)
+        method.after_step(model, step, 100, None)
     for path, masked in handle(model).weights.items():
         assert masked.generation[~masked.mask()].eq(255).all()
         assert masked.generation[masked.mask()].eq(254).all()
@@ -337,10 +339,10 @@ def test_redraws_stop_where_a_byte_ends():
 def test_weights_that_no_seed_gives_cannot_be_redrawn():
     model = wrapped(weights={"3.*": "kaiming_normal"})
     before = state(model)
-    with pytest.raises(ValueError, match=r"0\.weight: its weights did not come from slth\.inits"):
+    with pytest.raises(ValueError, match=r"0\.weight: its weights did not come from slth\.weights\.inits"):
         fit(model, IteRand())
     assert_same(before, state(model))
-    with pytest.raises(ValueError, match=r"0\.weight: its weights did not come from slth\.inits"):
+    with pytest.raises(ValueError, match=r"0\.weight: its weights did not come from slth\.weights\.inits"):
         controls.redrawn_weights(model, seed=3)
     assert_same(before, state(model))
 
@@ -360,8 +362,8 @@ def test_gates_have_their_own_gradient(seed, sigma, sharpness):
     method = Bernoulli(sigma=sigma, sharpness=sharpness, seed=seed)
     layer, masked = linear(seed=seed, shape=(6, 7))
     layer.train()
-    method.start(layer)
-    method.before(layer, step=3, steps=10)
+    method.prepare(layer)
+    method.before_step(layer, step=3, steps=10, optimiser=None)
     handle(layer).check()
     weight, scores = random_weight(layer, "weight").double(), masked.scores.detach().double()
     noise = inits.normal(scores.shape, sigma, seed=seed, name="gate/weight", stream=3).double()
@@ -387,14 +389,14 @@ def test_noise_is_that_of_the_step():
     method = Bernoulli(seed=1)
     layer, masked = linear()
     other, _ = linear()
-    method.start(layer)
-    Bernoulli(seed=2).start(other)
+    method.prepare(layer)
+    Bernoulli(seed=2).prepare(other)
     x = inits.uniform((3, 20), 1.0, seed=0, name="x")
     layer.train()
     other.train()
     seen = []
     for step in (0, 1, 0):
-        method.before(layer, step, 10)
+        method.before_step(layer, step, 10, optimiser=None)
         seen.append(layer(x))
     assert seen[0].equal(seen[2])
     assert not seen[0].equal(seen[1])
@@ -406,8 +408,8 @@ def test_noise_is_that_of_the_step():
 def test_gates_open_where_everything_is_kept():
     layer, _ = linear(keep=1.0)
     method = Bernoulli(sigma=1e-3, sharpness=1e-3)
-    method.start(layer)
-    method.before(layer, 0, 10)
+    method.prepare(layer)
+    method.before_step(layer, 0, 10, optimiser=None)
     x = torch.eye(20)
     torch.testing.assert_close(layer.train()(x), 0.5 * random_weight(layer, "weight").T, rtol=0.02, atol=0)
     with torch.no_grad():

@@ -12,6 +12,7 @@ import slth
 from slth import Ticket, TicketError, kernels
 from slth.models import gpt2
 from slth.search import Biprop, Frozen, IteRand
+from slth.search.freezing import Freezing
 from slth.ticket.serving import SeededLinear
 from slth.weights import inits
 from slth.weights.recipes import Draw, Recipe, fill
@@ -148,7 +149,7 @@ def test_a_partly_frozen_mask_is_a_mask():
     model = regression.wrapped(weights="kaiming_uniform")
     regression.fit(model, Frozen(pruned=0.2, locked=0.2, seed=5), steps=4)
     ticket = Ticket.of(model)
-    assert all(weight.freezing for weight in ticket.weights)
+    assert all(weight.traits == (Freezing(0.2, 0.2, 5),) for weight in ticket.weights)
     applied, served = ticket.apply(regression.net()), slth.serve(ticket, regression.net())
     assert seeded(served).keys() == {"0", "3"}
     assert_close(served(regression.INPUTS), applied(regression.INPUTS))

@@ -123,7 +123,7 @@ def test_how_weights_were_drawn_is_loaded_too(method):
     assert torch.equal(searched(method, other)(X), searched(method, model)(X))
     other = wrapped()
     other.load_state_dict(wrapped(net(1), weights=None).state_dict())
-    with pytest.raises(slth.TicketError, match=r"0\.weight: its weights did not come from slth\.inits"):
+    with pytest.raises(slth.TicketError, match=r"0\.weight: its weights did not come from slth\.weights\.inits"):
         slth.Ticket.of(other)
 
 

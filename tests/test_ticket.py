@@ -186,7 +186,7 @@ def test_statistics_and_biases_come_back_to_the_bit():
 @pytest.mark.parametrize("method", [EdgePopup(), Biprop()])
 def test_other_dtypes(dtype, method):
     model = slth.wrap(net(dtype=dtype), keep=0.4, weights="kaiming_normal")
-    method.start(model)
+    method.prepare(model)
     module = Ticket.from_bytes(Ticket.of(model).to_bytes()).apply(blank().to(dtype))
     assert all(p.dtype == dtype for p in module.parameters())
     assert_same(state(unwrap(model)), state(module))
@@ -238,7 +238,7 @@ def test_a_mask_takes_a_bit_a_weight_or_less():
 def test_frozen_places_take_no_bits(pruned, locked):
     keep = locked + (1 - pruned - locked) / 2  # half of what is free
     model = slth.wrap(nn.Linear(120, 100, bias=False), keep=keep, weights="signed_constant")
-    Frozen(pruned=pruned, locked=locked).start(model)
+    Frozen(pruned=pruned, locked=locked).prepare(model)
     data = Ticket.of(model).to_bytes()
     assert bits(data) == pytest.approx((1 - pruned - locked) * 12_000 / 8, abs=2)
     module = Ticket.from_bytes(data).apply(nn.Linear(120, 100, bias=False))
@@ -324,9 +324,9 @@ def test_gpt2_small_takes_a_31st_of_its_floats(tmp_path):
 
 
 def test_only_weights_of_a_seed_have_a_ticket():
-    with pytest.raises(TicketError, match=r"0\.weight: its weights did not come from slth\.inits"):
+    with pytest.raises(TicketError, match=r"0\.weight: its weights did not come from slth\.weights\.inits"):
         Ticket.of(wrapped(weights=None))
-    with pytest.raises(TicketError, match=r"0\.weight: its weights did not come from slth\.inits"):
+    with pytest.raises(TicketError, match=r"0\.weight: its weights did not come from slth\.weights\.inits"):
         Ticket.of(wrapped(weights={"3.*": "kaiming_normal"}))
     with pytest.raises(ValueError, match="Sequential is not wrapped"):
         Ticket.of(net())
@@ -443,9 +443,9 @@ def test_wrong_redraws_are_noticed():
 
         return resealed(data, changed)
 
-    refused(redraws(lambda counts: counts[:-1]), "there are 383 numbers of redraws: must be 384")
-    refused(redraws(lambda counts: counts + b"\0"), "there are 385 numbers of redraws")
-    refused(redraws(lambda counts: b"\0" * 10**8), "there are 385 numbers of redraws")
+    refused(redraws(lambda counts: counts[:-1]), "generations has 383 numbers: must be 384")
+    refused(redraws(lambda counts: counts + b"\0"), "generations has 385 numbers")
+    refused(redraws(lambda counts: b"\0" * 10**8), "generations has 385 numbers")
     refused(redraws(lambda counts: b"\5" + counts[1:]), "its digest differs")
     refused(resealed(data, lambda tensors, _: tensors["generations"].fill_(3)), "no ticket: its manifest does not fit")
 

@@ -11,9 +11,8 @@ import torch
 from torch import nn
 from torch.autograd import Function, forward_ad
 
-from slth.masking import masks, passes, state, writing
+from slth.masking import masks, passes, state, traits, writing
 from slth.masking.cutting import traced_cut
-from slth.masking.freezing import Freezing
 from slth.masking.targets import Part
 from slth.watched import traced, watched
 from slth.weights.recipes import Recipe
@@ -115,15 +114,14 @@ class Masked(nn.Module):
     """The mask of one weight, as a parametrization: scores in, masked weight out.
 
     `scores` float32 of the weight's shape. `gate` says how mask and weight meet; searches put in their own. `free`, if
-    any, is bool of the weight's shape: scores elsewhere have no gradient; `freezing` says how it was drawn.
-    `generation`, if any, is uint8 of the weight's shape: how often each weight was drawn anew. `keep` is float64: that
-    of each part's group, so that a state_dict holds all that its masks follow from.
+    any, is bool of the weight's shape: scores elsewhere have no gradient. `keep` is float64: that of each part's group,
+    so that a state_dict holds all that its masks follow from. Whatever else a search needs for a weight lies in buffers
+    of its own (:meth:`put`), and `traits` say what a ticket must know of it.
     """
 
     scores: nn.Parameter
     keep: torch.Tensor
     free: torch.Tensor | None
-    generation: torch.Tensor | None
 
     def __init__(self, scores: torch.Tensor, parts: Sequence[Part], path: str) -> None:
         super().__init__()
@@ -131,11 +129,10 @@ class Masked(nn.Module):
         self.parts, self.path = tuple(parts), path
         self.groups: dict[int, Group] = {}  # that the parts belong to
         self.gate: Gate = straight_through
-        self.freezing: Freezing | None = None
+        self.traits: dict[str, traits.Trait] = {}  # by key
         self.recipe: Recipe | None = None  # of the weight, as it was last saved or loaded
         self.wrapped: Wrapped | None = None
         self.register_buffer("free", None)
-        self.register_buffer("generation", None)
         self.register_buffer(
             "keep", _moved(torch.ones(len(parts), dtype=torch.float64, device="cpu"), lambda t: t.to(scores.device))
         )
@@ -187,18 +184,46 @@ class Masked(nn.Module):
         with passes.within(passes.Pass({**span.weights, self.path: still}, span.cuts)):
             return still.gate(still, weight)
 
+    # what searches add
+
+    def put(self, name: str, tensor: torch.Tensor) -> None:
+        """Hold a search's tensor beside the scores: it is saved, loaded, copied and moved with them.
+
+        Raises ValueError for the name of something else that a mask has.
+        """
+        self._check_name(name)
+        keep = self._buffers.pop("keep")
+        self.register_buffer(name, tensor)
+        self.register_buffer("keep", keep)  # stays the last, as it has always been in a state_dict
+
+    def _check_name(self, name: str) -> None:
+        if not name.isidentifier() or name == "keep" or (name not in self._buffers and hasattr(self, name)):
+            raise ValueError(f"has the buffer {name!r}: must be a name that a mask has for nothing else")
+
+    def buffer(self, name: str) -> torch.Tensor | None:
+        """The tensor that a search has put here, None where there is none of this name."""
+        return self._buffers.get(name)
+
+    def add(self, trait: traits.Trait) -> None:
+        """Note what a ticket must know of the weight."""
+        self.traits = self.traits | {trait.key: trait}
+
+    @property
+    def _added(self) -> list[str]:
+        """The buffers that searches have put here."""
+        return [name for name, tensor in self._buffers.items() if name != "keep" and tensor is not None]
+
     # what a state_dict says beside the tensors
 
     @property
     def kind(self) -> str:
         """What a search has made of the mask: "edge-popup", also where none has been, "biprop", "frozen" and so on."""
         gate = state.describe(self.gate)
-        kinds = [str(gate.get("name", gate.get("own")))]
-        kinds += [name for name, buffer in (("frozen", self.free), ("iterand", self.generation)) if buffer is not None]
+        kinds = [str(gate.get("name", gate.get("own"))), *map(traits.kind_of, self._added)]
         return " and ".join(kinds[1:] if kinds[0] == state.PLAIN and kinds[1:] else kinds)
 
     def get_extra_state(self) -> torch.Tensor:
-        """Gate, freezing, recipe, parts, groups and what these keep now, as `slth.masking.state` encodes them."""
+        """Gate, traits, recipe, parts, groups and what these keep now, as `slth.masking.state` encodes them."""
         return state.encode(self._told())
 
     def _told(self) -> dict[str, Any]:
@@ -206,18 +231,19 @@ class Masked(nn.Module):
         return {
             "gate": state.describe(self.gate),
             "kind": self.kind,
-            "freezing": self.freezing and asdict(self.freezing),
+            **traits.entry(self),
             "recipe": self.recipe and asdict(self.recipe),
             "parts": [list(astuple(part)) for part in self.parts],
             "groups": [[group.name if len(group.members) > 1 else "", offset] for group, offset in standing],
             "current": [group.current for group, _ in standing],
+            **({"buffers": own} if (own := traits.unclaimed(self._added)) else {}),
         }
 
     def set_extra_state(self, told: torch.Tensor) -> None:
         """Take on what :meth:`get_extra_state` told. Raises ValueError where it cannot be read."""
         entry = state.decode(told)
         self.gate = state.revive(entry["gate"], self.gate)
-        self.freezing = entry["freezing"] and Freezing(**entry["freezing"])
+        self.traits = traits.told(entry)
         self.recipe = entry["recipe"] and Recipe.of(entry["recipe"])
         self._keep(entry["current"])
 
@@ -238,22 +264,29 @@ class Masked(nn.Module):
             if self.kind not in (state.PLAIN, entry["kind"]):
                 raise ValueError(f"is of {entry['kind']}, the model of {self.kind}: load it into a freshly wrapped one")
             state.revive(entry["gate"], self.gate)
-            _ = entry["freezing"] and Freezing(**entry["freezing"])
+            traits.told(entry)
+            for name in entry.get("buffers", ()):
+                self._check_name(name)
             _ = entry["recipe"] and Recipe.of(entry["recipe"])
             for current in entry["current"]:
                 masks.as_keep(current)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """What a search has added comes with a state_dict, and its keep holds from then on."""
-        for name in ("free", "generation"):
-            if getattr(self, name) is None and prefix + name in state_dict:
-                setattr(self, name, torch.zeros_like(state_dict[prefix + name], device=self.scores.device))
+        for name in self._buffers_of(state_dict, prefix):
+            if self.buffer(name) is None and prefix + name in state_dict:
+                self.put(name, torch.zeros_like(state_dict[prefix + name], device=self.scores.device))
         super()._load_from_state_dict(state_dict, prefix, *rest)
         key = prefix + state.KEY
         if key not in state_dict and prefix + "keep" in state_dict:  # saved before there were entries
             missing: list[str] = rest[2]
             missing.remove(key)
             self._keep(self.keep.tolist())
+
+    def _buffers_of(self, state_dict: Mapping[str, Any], prefix: str) -> list[str]:
+        """Names of the tensors beside the scores that a state_dict may have: of traits, and what its entry tells."""
+        key = prefix + state.KEY
+        return [*traits.buffers(), *(state.decode(state_dict[key]).get("buffers", ()) if key in state_dict else ())]
 
     def _keep(self, current: Sequence[float]) -> None:
         """The groups' keep is that of the buffer, and now so much."""

@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from slth.masking import Masked, state
-from slth.numbers import as_float, as_int, put
-from slth.search.edge_popup import EdgePopup
+from slth.search import options
+from slth.search.base import Search
 from slth.weights import inits
 from slth.wrapping import handle
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bernoulli(EdgePopup):
+class Bernoulli(Search):
     """Train each weight under a noisy gate z = clip(mu + sigma * normal, 0, 1); evaluate under the exact mask.
 
     The gradient is that of z itself, no straight-through estimate. mu = 1/2 + sharpness * (|score| - threshold) / unit
@@ -25,24 +25,17 @@ class Bernoulli(EdgePopup):
     network. sigma and sharpness > 0, or ValueError.
     """
 
-    sigma: float = 0.5
-    sharpness: float = 2.0
-    seed: int = 0
+    sigma: float = options.number(0.5, "(0, inf)", help="the noise's standard deviation")
+    sharpness: float = options.number(2.0, "(0, inf)", help="the gate's slope over the mean score")
+    seed: int = options.integer(0, help="of the noise")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("sigma", "sharpness"):
-            put(self, **{name: as_float(name, getattr(self, name), "(0, inf)")})
-        put(self, seed=as_int("seed", self.seed))
+    def gate(self, masked: Masked) -> Gate:
+        """A noisy gate, at step 0."""
+        return Gate(self.sigma, self.sharpness, self.seed)
 
-    def start(self, model: nn.Module) -> None:
-        """Prepare a wrapped model."""
-        for masked in handle(model).weights.values():
-            masked.gate = Gate(self.sigma, self.sharpness, self.seed)
-
-    def before(self, model: nn.Module, step: int, steps: int) -> None:
-        """The schedule, and the step that the noise belongs to."""
-        super().before(model, step, steps)
+    def before_step(self, model: nn.Module, step: int, steps: int, optimiser: torch.optim.Optimizer) -> None:
+        """Note the step that the noise belongs to."""
+        super().before_step(model, step, steps, optimiser)
         for masked in handle(model).weights.values():
             assert isinstance(masked.gate, Gate)
             masked.gate.step = step

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import torch
-from torch import nn
 
-from slth.masking import Masked, state, straight_through
-from slth.search.edge_popup import EdgePopup
-from slth.wrapping import handle
+from slth.masking import Gate, Masked, state, straight_through
+from slth.masking.targets import Part
+from slth.masking.traits import Trait
+from slth.search.base import Search
 
 
 @dataclass(frozen=True, kw_only=True)
-class Biprop(EdgePopup):
+class Biprop(Search):
     """Edge-popup on binary weights: each part is alpha * sign(weight) where kept, alpha the kept ones' mean |weight|.
 
     alpha is exact for the present mask (the paper's code divides by a count that the mask does not keep) and treated
@@ -21,20 +23,19 @@ class Biprop(EdgePopup):
     the network sees, where the paper's code has g * |weight|.
     """
 
-    def start(self, model: nn.Module) -> None:
-        """Prepare a wrapped model."""
-        for masked in handle(model).weights.values():
-            masked.gate = binary
+    def gate(self, masked: Masked) -> Gate:
+        """Binary weights."""
+        return binary
 
 
 @state.named("biprop")
 def binary(masked: Masked, weight: torch.Tensor) -> torch.Tensor:
     """The gate of biprop."""
-    return straight_through(masked, _levels(masked, weight.detach()))
+    return straight_through(masked, _levelled(masked, weight.detach()))
 
 
 @torch.no_grad()
-def _levels(masked: Masked, weight: torch.Tensor) -> torch.Tensor:
+def _levelled(masked: Masked, weight: torch.Tensor) -> torch.Tensor:
     """Alpha * sign(weight), alpha by parts."""
     kept = masked.pruned(weight)
     levels = weight.sign()
@@ -42,3 +43,47 @@ def _levels(masked: Masked, weight: torch.Tensor) -> torch.Tensor:
         values = part.of(kept)
         part.of(levels).mul_(values.abs().sum() / values.count_nonzero().clamp(min=1))
     return levels
+
+
+@dataclass(frozen=True)
+class Levels(Trait):
+    """Kept entries are the signs of the drawn ones, times a level by part."""
+
+    key: ClassVar[str] = "levels"
+    altered: ClassVar[str] = "made binary"
+    words: ClassVar[str] = "their signs"
+
+    levels: tuple[float, ...]
+
+    @property
+    def note(self) -> str:
+        """As a ticket's description has it."""
+        return "binary"
+
+    @classmethod
+    def seen(cls, value: torch.Tensor, drawn: torch.Tensor, parts: Sequence[Part]) -> Self | None:
+        """The levels that these values have."""
+        return cls(tuple(float(part.of(value).abs().max()) for part in parts))
+
+    def to_json(self) -> Any:
+        """The levels."""
+        return self.levels
+
+    @classmethod
+    def from_json(cls, told: Any) -> Self:
+        """The levels that a ticket tells. Raises TypeError for what are no numbers."""
+        if odd := [level for level in told if not isinstance(level, int | float)]:
+            raise TypeError(f"level {odd[0]!r}: must be a number")
+        return cls(tuple(told))
+
+    def check(self, parts: Sequence[Part]) -> None:
+        """Raise ValueError unless there is a level for each part."""
+        if len(self.levels) != len(parts):
+            raise ValueError(f"{len(self.levels)} levels, must be one for each of {len(parts)} parts")
+
+    def shown(self, drawn: torch.Tensor, parts: Sequence[Part]) -> torch.Tensor:
+        """Signs times levels."""
+        out = drawn.sign()
+        for part, level in zip(parts, self.levels, strict=True):
+            part.of(out).mul_(level)
+        return out

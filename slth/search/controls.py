@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from slth.masking import Wrapped, fixed
+from slth.masking import Wrapped, fixed, traits
 from slth.weights import inits, recipes
 from slth.wrapping import handle, random_weight, root
 
@@ -45,10 +45,10 @@ def redrawn_weights(model: nn.Module, seed: int) -> None:
     wrapped, module = handle(model), root(model)
     found = {path: recipes.required(module, path) for path in wrapped.weights}
     for path, recipe in found.items():
-        redrawn, weight, generation = recipe.redrawn(seed), random_weight(model, path), wrapped.weights[path].generation
+        redrawn, weight = recipe.redrawn(seed), random_weight(model, path)
         weight.copy_(redrawn.tensor(weight.shape, weight.device))
-        if generation is not None:
-            generation.zero_()
+        for trait in traits.known().values():
+            trait.reset(wrapped.weights[path])
         prefix, _, name = path.rpartition(".")
         recipes.remember(module.get_submodule(prefix), name, redrawn)
 

@@ -8,54 +8,53 @@ import torch
 from torch import nn
 
 from slth.masking import Group, masks
-from slth.masking.freezing import Freezing
-from slth.numbers import put
-from slth.search.edge_popup import EdgePopup
+from slth.search import options
+from slth.search.base import Search
+from slth.search.freezing import Freezing
 from slth.wrapping import handle
 
 _MOST = torch.finfo(torch.float32).max  # the score of a locked weight: finite, so that averages of it are itself
 
 
 @dataclass(frozen=True, kw_only=True)
-class Frozen(EdgePopup):
+class Frozen(Search):
     """Edge-popup that leaves random weights alone: a share `pruned` is never kept, a share `locked` always.
 
     Only the rest has scores that move, and only the rest takes bits in a ticket. A group's keep must lie between
     locked and 1 - pruned.
     """
 
-    pruned: float = 0.25
-    locked: float = 0.25
-    seed: int = 0
+    pruned: float = options.number(0.25, "[0, 1)", help="the share of weights that is never kept")
+    locked: float = options.number(0.25, "[0, 1)", help="the share of weights that is always kept")
+    seed: int = options.integer(0, help="of the places that are frozen")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        freezing = self.freezing
-        put(self, pruned=freezing.pruned, locked=freezing.locked, seed=freezing.seed)
+        _ = self.freezing  # which leaves something free
 
     @property
     def freezing(self) -> Freezing:
         """What of a weight is frozen. Raises ValueError for shares that leave nothing free."""
         return Freezing(self.pruned, self.locked, self.seed)
 
-    def start(self, model: nn.Module) -> None:
+    def prepare(self, model: nn.Module) -> None:
         """Freeze. Raises ValueError for a keep outside [locked, 1 - pruned]."""
         wrapped, freezing = handle(model), self.freezing
         places = {path: freezing.places(m.scores.shape, m.parts, path) for path, m in wrapped.weights.items()}
         for group in wrapped.groups:
             self._check(group, places)
-        super().start(model)
+        super().prepare(model)
         for path, (pruned, locked) in places.items():
             masked = wrapped.weights[path]
             device = masked.scores.device
             with torch.no_grad():
                 masked.scores.masked_fill_(pruned.to(device), 0.0).masked_fill_(locked.to(device), _MOST)
             masked.free = ~(pruned | locked).to(device)
-            masked.freezing = freezing
+            masked.add(freezing)
 
-    def before(self, model: nn.Module, step: int, steps: int) -> None:
-        """The schedule, from 1 - pruned down."""
-        super().before(model, step, steps)
+    def move_keep(self, model: nn.Module, progress: float) -> None:
+        """Along the schedule, from 1 - pruned down."""
+        super().move_keep(model, progress)
         for group in handle(model).groups:
             group.current = min(group.current, max(group.keep, self.freezing.open))
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
 
 from slth.masking import Masked
-from slth.numbers import as_float, as_int, put
-from slth.search.edge_popup import EdgePopup
+from slth.masking.traits import Trait
+from slth.search import options
+from slth.search.base import Search
 from slth.weights import inits, recipes
 from slth.wrapping import handle, random_weight, root
 
-_MOST = 255  # generations: they are held in a byte a weight
+_COUNTS = "generation"  # the buffer
+_MOST = 255  # redraws: they are held in a byte a weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class IteRand(EdgePopup):
+class IteRand(Search):
     """Edge-popup that redraws weights: after every `every` steps, each pruned one with probability `rate`.
 
     every is an int >= 1, or None: a tenth of the steps, which makes nine redraws. (It was 100 by default, whatever the
@@ -27,20 +30,11 @@ class IteRand(EdgePopup):
     come from `slth.weights.inits`. Raises ValueError for every < 1 or a rate outside (0, 1].
     """
 
-    every: int | None = None
-    rate: float = 0.1
-    seed: int = 0
+    every: int | None = options.integer(None, 1, help="steps between redraws")
+    rate: float = options.number(0.1, "(0, 1]", help="the share of the pruned weights that is redrawn")
+    seed: int = options.integer(0, help="of which weights are redrawn")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        put(
-            self,
-            every=None if self.every is None else as_int("every", self.every, 1, meaning="steps between redraws"),
-            rate=as_float("rate", self.rate, "(0, 1]", "the share of the pruned weights that is redrawn"),
-            seed=as_int("seed", self.seed),
-        )
-
-    def for_steps(self, steps: int) -> IteRand:
+    def for_steps(self, steps: int) -> Self:
         """This search with its spacing in steps. Raises ValueError where no redraw would come in so many steps."""
         every = self._spacing(steps)
         if not _redraws(every, every, steps):
@@ -51,15 +45,15 @@ class IteRand(EdgePopup):
     def _spacing(self, steps: int) -> int:
         return self.every or max(1, steps // 10)
 
-    def start(self, model: nn.Module) -> None:
-        """Prepare. Raises ValueError for a weight that is not known to come from `slth.weights.inits`."""
+    def prepare(self, model: nn.Module) -> None:
+        """Count redraws. Raises ValueError for a weight that is not known to come from `slth.weights.inits`."""
         for path in handle(model).weights:
             random_weight(model, path)  # refuses one that is gone
             recipes.required(root(model), path)
-        super().start(model)
+        super().prepare(model)
         for masked in handle(model).weights.values():
-            if masked.generation is None:
-                masked.generation = torch.zeros(masked.scores.shape, dtype=torch.uint8, device=masked.scores.device)
+            if masked.buffer(_COUNTS) is None:
+                masked.put(_COUNTS, torch.zeros(masked.scores.shape, dtype=torch.uint8, device=masked.scores.device))
 
     def restore(self, model: nn.Module) -> None:
         """Weights from the generations that the checkpoint holds."""
@@ -67,18 +61,16 @@ class IteRand(EdgePopup):
             _write(model, path, masked)
 
     @torch.no_grad()
-    def after(self, model: nn.Module, step: int, steps: int) -> None:
+    def after_step(self, model: nn.Module, step: int, steps: int, optimiser: torch.optim.Optimizer) -> None:
         """Redraw, where the step is one for it."""
         if not _redraws(step + 1, self._spacing(steps), steps):
             return
         wrapped = handle(model)
         for path, mask in wrapped.masks().items():
-            masked = wrapped.weights[path]
-            assert masked.generation is not None
+            masked, generation = wrapped.weights[path], _generation(wrapped.weights[path])
             shape, device = masked.scores.shape, masked.scores.device
-            dice = inits.uniform(shape, 0.5, seed=self.seed, name=f"iterand/{path}", stream=step, device=device)
-            again = (dice + 0.5 < self.rate) & ~mask & (masked.generation < _MOST)
-            masked.generation += again
+            draws = inits.uniform(shape, 0.5, seed=self.seed, name=f"iterand/{path}", stream=step, device=device)
+            generation += (draws + 0.5 < self.rate) & ~mask & (generation < _MOST)
             _write(model, path, masked)
 
 
@@ -87,8 +79,49 @@ def _redraws(done: int, every: int, steps: int) -> bool:
     return done % every == 0 and done <= 0.9 * steps
 
 
+def _generation(masked: Masked) -> torch.Tensor:
+    """How often each entry was drawn anew: uint8, the weight's shape."""
+    generation = masked.buffer(_COUNTS)
+    assert generation is not None
+    return generation
+
+
 @torch.no_grad()
 def _write(model: nn.Module, path: str, masked: Masked) -> None:
-    assert masked.generation is not None
     weight = random_weight(model, path)
-    weight.copy_(recipes.of_generations(recipes.required(root(model), path), masked.generation))
+    weight.copy_(recipes.of_generations(recipes.required(root(model), path), _generation(masked)))
+
+
+@dataclass(frozen=True)
+class Redrawn(Trait):
+    """Each entry comes from the stream of its draw that its number of redraws counts up to."""
+
+    key: ClassVar[str] = "redrawn"
+    buffer: ClassVar[str] = _COUNTS
+    kind: ClassVar[str] = "iterand"
+    tensor: ClassVar[str] = "generations"
+    altered: ClassVar[str] = "redrawn"
+
+    @classmethod
+    def of(cls, masked: Masked, mask: torch.Tensor) -> Self | None:
+        """Of a weight whose redraws are counted."""
+        return None if masked.buffer(cls.buffer) is None else cls()
+
+    def to_json(self) -> Any:
+        """That it is so: the numbers are a tensor."""
+        return True
+
+    @classmethod
+    def from_json(cls, told: Any) -> Self | None:
+        """Where a ticket says so."""
+        return cls() if told else None
+
+    def drawn(self, recipe: recipes.Recipe, buffer: torch.Tensor) -> torch.Tensor:
+        """Each entry from its stream."""
+        return recipes.of_generations(recipe, buffer)
+
+    @classmethod
+    def reset(cls, masked: Masked) -> None:
+        """Count from 0 again."""
+        if masked.buffer(cls.buffer) is not None:
+            _generation(masked).zero_()

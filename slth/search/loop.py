@@ -28,7 +28,9 @@ from slth.modules import check_module
 from slth.numbers import as_float, as_int
 from slth.search import arguments, parallel
 from slth.search import checkpoint as checkpoints
+from slth.search.base import Search
 from slth.search.edge_popup import EdgePopup
+from slth.search.origin import note_origin
 from slth.weights import inits
 from slth.wrapping import check_there_still, handle, root, trained_densely, wrapped_nearby
 
@@ -64,7 +66,7 @@ def fit(
     loss: Callable[[nn.Module, Batch], torch.Tensor],
     steps: int,
     *,
-    method: EdgePopup | None = None,
+    method: Search | None = None,
     lr: float = 0.01,
     optimiser: Optimiser | None = None,
     warmup: float = 0.1,
@@ -150,15 +152,16 @@ def fit(
         save = partial(checkpoints.save, path, root(model), built, identity)
     if search and first and (dense := trained_densely(model)):
         _LOG.warning("%s: trained densely beside the scores, stored whole in a ticket: %s", name, ", ".join(dense))
-    result = Fit()
+    result, origin = Fit(), None
     with _undone_by_errors(model):
         if search:
-            search.start(model)
+            search.prepare(model)
+            origin = note_origin(model, search)
         if held:
             rest = checkpoints.restore(held, root(model), built)
             result.resumed_at, result.rows = rest["step"], rest["rows"]
         elif path:  # what cannot be written is better known now
-            parallel.from_first(partial(save, {"step": 0, "rows": []}))
+            parallel.from_first(partial(save, _held_by(0, [], origin)))
     if held and search:
         search.restore(model)
     if held and first:
@@ -175,10 +178,10 @@ def fit(
             for group, rate in zip(built.param_groups, highest, strict=True):
                 group["lr"] = rate * _factor(step, steps, warmup)
             if search:
-                search.before(model, step, steps)
+                search.before_step(model, step, steps, built)
             value = _step(model, batch, loss, built, parameters, clip, step)
             if search:
-                search.after(model, step, steps)
+                search.after_step(model, step, steps, built)
             done = step + 1
             if done % max(1, steps // 100) == 0 or done == steps:
                 result.rows.append({"step": done, "train_loss": value})
@@ -189,10 +192,15 @@ def fit(
             if evaluate and (done == steps or (every and done % every == 0)):
                 result.rows.append({"step": done} | _evaluated(model, evaluate))
             if path and (done % save_every == 0 or done == steps):
-                parallel.from_first(partial(save, {"step": done, "rows": result.rows}))
+                parallel.from_first(partial(save, _held_by(done, result.rows, origin)))
     model.eval()
     result.seconds = time.perf_counter() - started
     return result
+
+
+def _held_by(step: int, rows: list[dict[str, float]], origin: str | None) -> dict[str, Any]:
+    """What a checkpoint says beside tensors; the place of a search of the user's own is information."""
+    return {"step": step, "rows": rows} | ({"method": origin} if origin else {})
 
 
 @contextmanager
@@ -305,8 +313,8 @@ def _groups(model: nn.Module) -> list[Group]:
         return []
 
 
-def _search(model: nn.Module, method: EdgePopup | None, steps: int) -> EdgePopup | None:
-    if method is not None and not isinstance(method, EdgePopup):
+def _search(model: nn.Module, method: Search | None, steps: int) -> Search | None:
+    if method is not None and not isinstance(method, Search):
         raise ValueError(f"method={method!r}: must be a search, as slth.search.IteRand()")
     groups = _groups(model)
     if any(masked.scores.requires_grad for group in groups for masked, _ in group.members):
@@ -318,7 +326,7 @@ def _search(model: nn.Module, method: EdgePopup | None, steps: int) -> EdgePopup
     return None
 
 
-def _described(model: nn.Module, search: EdgePopup | None, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+def _described(model: nn.Module, search: Search | None, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
     """Search, optimiser and groups, as JSON that differs where they do."""
     options = [{k: repr(v) for k, v in group.items() if k != "params"} for group in optimiser.param_groups]
     return {

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from slth.masking import Masked, Wrapped
+from slth.masking import Masked, Wrapped, traits
 from slth.masking.places import places
-from slth.masking.targets import Part
 from slth.ticket.record import Plain, TicketError, Weight
-from slth.weights.recipes import of_generations, recipe_of
+from slth.weights.recipes import recipe_of
 from slth.wrapping import check_plain, random_weight
 
 
@@ -25,18 +24,19 @@ def weight_of(module: nn.Module, path: str, masked: Masked, mask: torch.Tensor, 
         raise TicketError(
             f"{path}: its weights did not come from slth.weights.inits; wrap with weights=... to have a ticket"
         )
-    if masked.generation is None:
-        drawn = recipe.tensor(value.shape, value.device).to(value.dtype)
-    else:
-        drawn = of_generations(recipe, masked.generation).to(value.dtype)
+    known = traits.known().values()
+    had = [trait for kind in known if (trait := kind.of(masked, mask))]
+    drawn = traits.random_weight(recipe, had, dict(masked.named_buffers()), value)
     if not torch.equal(drawn, random_weight(module, path)):
         raise TicketError(f"{path}: its weights are no longer those of its seed; only frozen weights have a ticket")
     zero = torch.zeros((), dtype=value.dtype, device=value.device)
-    levels = None
     if not torch.equal(value, torch.where(mask, drawn, zero)):
-        levels = tuple(float(part.of(value).abs().max()) for part in masked.parts)
-        if not torch.equal(value, torch.where(mask, signs(drawn, masked.parts, levels), zero)):
-            raise TicketError(f"{path}: what evaluation sees is neither its weights nor their signs under a mask")
+        seen = [trait for kind in known if (trait := kind.seen(value, drawn, masked.parts))]
+        fits = (t for t in seen if torch.equal(value, torch.where(mask, t.shown(drawn, masked.parts), zero)))
+        if (trait := next(fits, None)) is None:
+            told = " nor ".join(["its weights", *(kind.words for kind in known if kind.words)])
+            raise TicketError(f"{path}: what evaluation sees is neither {told} under a mask")
+        had.append(trait)
     return Weight(
         path=path,
         shape=tuple(value.shape),
@@ -44,27 +44,8 @@ def weight_of(module: nn.Module, path: str, masked: Masked, mask: torch.Tensor, 
         kept=int(mask.sum()),
         recipe=recipe,
         parts=masked.parts,
-        levels=levels,
-        freezing=masked.freezing if _is_frozen_so(masked, mask) else None,
-        redrawn=masked.generation is not None,
+        traits=tuple(had),
     )
-
-
-def _is_frozen_so(masked: Masked, mask: torch.Tensor) -> bool:
-    """Whether the mask is what the freezing says, where it says so; another one may have been put in its place."""
-    if masked.freezing is None:
-        return False
-    pruned, locked = masked.freezing.places(mask.shape, masked.parts, masked.path)
-    mask = mask.cpu()
-    return not bool((pruned & mask).any()) and bool(mask[locked].all())
-
-
-def signs(drawn: torch.Tensor, parts: Sequence[Part], levels: Sequence[float]) -> torch.Tensor:
-    """What is binary about a weight: its entries' signs, times a level by part."""
-    out = drawn.sign()
-    for part, level in zip(parts, levels, strict=True):
-        part.of(out).mul_(level)
-    return out
 
 
 def plain_of(module: nn.Module, path: str, tensor: torch.Tensor) -> Plain:

@@ -12,13 +12,13 @@ import reprlib
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from slth.masking.freezing import Freezing
+from slth.masking import traits
 from slth.masking.targets import Part
 from slth.ticket import bits
 from slth.ticket.making import name_of
@@ -26,6 +26,7 @@ from slth.ticket.record import Plain, TicketError, Weight
 from slth.weights.recipes import Draw, Recipe
 
 Tensors = Mapping[str, torch.Tensor]
+_OF_WEIGHTS = {"path", "shape", "dtype", "kept", "recipe", "zero_rows", "parts"}  # what an entry says but for traits
 
 
 @contextmanager
@@ -42,23 +43,24 @@ def refusing() -> Iterator[None]:
 # ---------------------------------------------------------------- tensors
 
 
-def packed(weights: Sequence[Weight], masks: Tensors, generations: Tensors, stored: Tensors) -> dict[str, torch.Tensor]:
-    """The tensors of the file. masks are bool, generations (of the weights redrawn) uint8, both by path and flat."""
+def packed(
+    weights: Sequence[Weight], masks: Tensors, buffers: Mapping[str, Tensors], stored: Tensors
+) -> dict[str, torch.Tensor]:
+    """The tensors of the file. masks are bool by path, buffers uint8 by a trait's buffer and path; all are flat."""
     told = [_asked(w, masks[w.path]) for w in weights]
     raw, coded = bits.pack(told), bits.encode(told)
     tensors = {"coded": coded} if coded.numel() < raw.numel() else {"masks": raw}
-    redrawn = [w.path for w in weights if w.redrawn]
-    if redrawn:
-        counts = torch.cat([generations[path][masks[path]] for path in redrawn])
-        compressed = zlib.compress(counts.numpy().tobytes(), 9)
-        tensors["generations"] = torch.frombuffer(bytearray(compressed), dtype=torch.uint8)
+    for trait, having in _with_tensors(weights).items():
+        numbers = torch.cat([buffers[trait.buffer][w.path][masks[w.path]] for w in having])
+        compressed = zlib.compress(numbers.numpy().tobytes(), 9)
+        tensors[trait.tensor] = torch.frombuffer(bytearray(compressed), dtype=torch.uint8)
     return tensors | {f"stored.{path}": tensor for path, tensor in stored.items()}
 
 
 def check(weights: Sequence[Weight], plain: Sequence[Plain], tensors: Tensors) -> None:
     """Raise TicketError unless these are the tensors that go with the records."""
     wanted = {"coded" if "coded" in tensors else "masks"} | {f"stored.{p.path}" for p in plain if p.stored}
-    wanted |= {"generations"} if any(w.redrawn for w in weights) else set()
+    wanted |= {trait.tensor for trait in _with_tensors(weights)}
     if odd := sorted(wanted ^ tensors.keys()):
         raise TicketError(f"no ticket: {odd[0]!r} is {'missing' if odd[0] in wanted else 'not told of'}")
     for p in plain:
@@ -70,7 +72,7 @@ def check(weights: Sequence[Weight], plain: Sequence[Plain], tensors: Tensors) -
 
 def masks_of(weights: Sequence[Weight], tensors: Tensors) -> dict[str, torch.Tensor]:
     """The masks by path, bool of the weights' shapes. Raises TicketError, or ValueError where the bits do not fit."""
-    places = [_frozen(w) for w in weights]
+    places = [_known(w) for w in weights]
     sizes = [w.size if p is None else int((~(p[0] | p[1])).sum()) for w, p in zip(weights, places, strict=True)]
     told = bits.decode(tensors["coded"], sizes) if "coded" in tensors else bits.unpack(tensors["masks"], sizes)
     masks = {w.path: _whole(p, mask) for w, p, mask in zip(weights, places, told, strict=True)}
@@ -80,25 +82,34 @@ def masks_of(weights: Sequence[Weight], tensors: Tensors) -> dict[str, torch.Ten
     return {w.path: masks[w.path].reshape(w.shape) for w in weights}
 
 
-def generations_of(weights: Sequence[Weight], masks: Tensors, tensors: Tensors) -> dict[str, torch.Tensor]:
-    """How often each kept entry of redrawn weights was drawn anew: uint8 of their shapes by path, 0 where pruned."""
-    redrawn = [w for w in weights if w.redrawn]
-    if not redrawn:
-        return {}
-    total = sum(w.kept for w in redrawn)
-    data = zlib.decompressobj().decompress(tensors["generations"].numpy().tobytes(), total + 1)
-    if len(data) != total:
-        raise TicketError(f"there are {len(data)} numbers of redraws: must be {total}, one for each weight kept")
-    counts = torch.from_numpy(np.frombuffer(data, np.uint8).copy()).split([w.kept for w in redrawn])
-    return {
-        w.path: torch.zeros(w.shape, dtype=torch.uint8, device="cpu").masked_scatter(masks[w.path], count)
-        for w, count in zip(redrawn, counts, strict=True)
-    }
+def buffers_of(weights: Sequence[Weight], masks: Tensors, tensors: Tensors) -> dict[str, dict[str, torch.Tensor]]:
+    """What the file holds of searches' buffers: uint8 of the weights' shapes by path and buffer, 0 where pruned."""
+    buffers: dict[str, dict[str, torch.Tensor]] = {w.path: {} for w in weights}
+    for trait, having in _with_tensors(weights).items():
+        total = sum(w.kept for w in having)
+        data = zlib.decompressobj().decompress(tensors[trait.tensor].numpy().tobytes(), total + 1)
+        if len(data) != total:
+            raise TicketError(f"{trait.tensor} has {len(data)} numbers: must be {total}, one for each weight kept")
+        numbers = torch.from_numpy(np.frombuffer(data, np.uint8).copy()).split([w.kept for w in having])
+        for w, own in zip(having, numbers, strict=True):
+            blank = torch.zeros(w.shape, dtype=torch.uint8, device="cpu")
+            buffers[w.path][trait.buffer] = blank.masked_scatter(masks[w.path], own)
+    return buffers
+
+
+def _with_tensors(weights: Sequence[Weight]) -> dict[type[traits.Trait], list[Weight]]:
+    """The traits that have a tensor in the file, and the weights that have them."""
+    having: dict[type[traits.Trait], list[Weight]] = {}
+    for w in weights:
+        for trait in w.traits:
+            if trait.tensor:
+                having.setdefault(type(trait), []).append(w)
+    return having
 
 
 def _asked(weight: Weight, mask: torch.Tensor) -> torch.Tensor:
-    """The bits that do not follow from the freezing."""
-    places = _frozen(weight)
+    """The bits that do not follow from a trait."""
+    places = _known(weight)
     return mask if places is None else mask[~(places[0] | places[1])]
 
 
@@ -111,12 +122,13 @@ def _whole(places: tuple[torch.Tensor, torch.Tensor] | None, told: torch.Tensor)
     return mask
 
 
-def _frozen(weight: Weight) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """(pruned, locked), flat."""
-    if weight.freezing is None:
-        return None
-    pruned, locked = weight.freezing.places(torch.Size(weight.shape), weight.parts, weight.path)
-    return pruned.flatten(), locked.flatten()
+def _known(weight: Weight) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """(pruned, locked) as a trait tells them, flat."""
+    for trait in weight.traits:
+        places = trait.places(torch.Size(weight.shape), weight.parts, weight.path)
+        if places is not None:
+            return places[0].flatten(), places[1].flatten()
+    return None
 
 
 # ---------------------------------------------------------------- manifest
@@ -153,16 +165,15 @@ def _weight_to_json(weight: Weight) -> dict[str, Any]:
     }
     if len(weight.parts) > 1:
         entry["parts"] = [weight.parts[0].dim, *(part.role for part in weight.parts)]
-    if weight.levels is not None:
-        entry["levels"] = weight.levels
-    if weight.freezing is not None:
-        entry["freezing"] = asdict(weight.freezing)
-    if weight.redrawn:
-        entry["redrawn"] = True
-    return entry
+    return entry | {trait.key: trait.to_json() for trait in weight.traits}
 
 
 def _weight_from_json(entry: dict[str, Any]) -> Weight:
+    if odd := sorted(entry.keys() - _OF_WEIGHTS - traits.known().keys()):
+        raise TicketError(
+            f"no ticket: {reprlib.repr(entry.get('path'))} has {odd[0]!r}, which no search that is loaded knows; load "
+            "it first, as slth.search.method('my_file.py:Name') does"
+        )
     parts: tuple[Part, ...] = (Part(),)
     if "parts" in entry:
         dim, *roles = entry["parts"]
@@ -174,14 +185,8 @@ def _weight_from_json(entry: dict[str, Any]) -> Weight:
         kept=_whole_number(entry["kept"]),
         recipe=_recipe_from_json(entry),
         parts=parts,
-        levels=tuple(_number(level) for level in entry["levels"]) if "levels" in entry else None,
-        freezing=_freezing_from_json(**entry["freezing"]) if "freezing" in entry else None,
-        redrawn=bool(entry.get("redrawn", False)),
+        traits=tuple(traits.told(entry).values()),
     )
-
-
-def _freezing_from_json(pruned: object, locked: object, seed: object) -> Freezing:
-    return Freezing(_number(pruned), _number(locked), _whole_number(seed))
 
 
 def _plain_to_json(plain: Plain) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from slth.masking.freezing import Freezing
 from slth.masking.targets import Part
+from slth.masking.traits import Trait
 from slth.weights.recipes import Recipe
 
 _MOST_AXES, _MOST_ENTRIES = 64, (1 << 63) - 1  # of a tensor
@@ -18,7 +18,7 @@ class TicketError(ValueError):
 
 @dataclass(frozen=True)
 class Weight:
-    """A masked weight: kept entries are those of its recipe, or with `levels` their signs times a level by part.
+    """A masked weight: kept entries are those of its recipe, or what a search has made of them, as its traits tell.
 
     Raises TicketError for what no tensor can be.
     """
@@ -29,9 +29,7 @@ class Weight:
     kept: int
     recipe: Recipe
     parts: tuple[Part, ...]
-    levels: tuple[float, ...] | None = None
-    freezing: Freezing | None = None
-    redrawn: bool = False
+    traits: tuple[Trait, ...] = ()
 
     def __post_init__(self) -> None:
         _check(self.path, self.shape)
@@ -42,10 +40,11 @@ class Weight:
                 raise TicketError(f"{self.path}: {count} parts along axis {dim} of {self.shape}, must be equal ones")
         if any(not 0 <= row < self.shape[0] for row in self.recipe.zero_rows):
             raise TicketError(f"{self.path}: rows {self.recipe.zero_rows} are 0, must be of its {self.shape[0]}")
-        if self.levels is not None and len(self.levels) != len(self.parts):
-            raise TicketError(
-                f"{self.path}: {len(self.levels)} levels, must be one for each of {len(self.parts)} parts"
-            )
+        for trait in self.traits:
+            try:
+                trait.check(self.parts)
+            except ValueError as error:
+                raise TicketError(f"{self.path}: {error}") from error
 
     @property
     def size(self) -> int:

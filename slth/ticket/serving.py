@@ -171,8 +171,8 @@ def _obstacle(weight: Weight, layer: nn.Module | None, tied: set[str]) -> str:
         return "is no weight of an nn.Linear or Conv1D in this module"
     if weight.path in tied:
         return "is tied"
-    if weight.levels is not None or weight.redrawn:
-        return f"was {'redrawn' if weight.redrawn else 'made binary'} by its search"
+    if altered := [trait.altered for trait in weight.traits if trait.altered]:
+        return f"was {' and '.join(altered)} by its search"
     draws = weight.recipe.draws
     if odd := sorted({draw.distribution for draw in draws} - SEEDED.keys()):
         return f"is drawn by {odd[0]!r}, must be by {', '.join(SEEDED)}"

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from slth import files
+from slth.masking import traits
 from slth.modules import check_module
 from slth.ticket import packing
-from slth.ticket.making import check_dense, digest_of, name_of, others, plain_of, signs, tensors_of, weight_of
+from slth.ticket.making import check_dense, digest_of, name_of, others, plain_of, tensors_of, weight_of
 from slth.ticket.record import Plain, TicketError, Weight
-from slth.weights.recipes import of_generations
 from slth.wrapping import check_in_place, effective, handle, root
 
 KIND, VERSION = "ticket", 1
@@ -43,11 +43,16 @@ class Ticket:
         rest = dict(others(module, wrapped))
         plain = tuple(plain_of(module, path, tensor) for path, tensor in rest.items())
         flat = {path: mask.flatten().cpu() for path, mask in masks.items()}
-        generations = {
-            path: m.generation.flatten().cpu() for path, m in wrapped.weights.items() if m.generation is not None
+        buffers = {
+            name: {
+                path: held.flatten().cpu()
+                for path, m in wrapped.weights.items()
+                if (held := m.buffer(name)) is not None
+            }
+            for name in {trait.buffer for weight in weights for trait in weight.traits if trait.tensor}
         }
         stored = {p.path: rest[p.path].detach().cpu() for p in plain if p.stored}
-        return cls(weights, plain, packing.packed(weights, flat, generations, stored), digest_of(values | rest))
+        return cls(weights, plain, packing.packed(weights, flat, buffers, stored), digest_of(values | rest))
 
     def to_bytes(self) -> bytes:
         """The file."""
@@ -139,11 +144,7 @@ class Ticket:
         ]
         for w in self.weights:
             drawn = ", ".join(dict.fromkeys(f"{d.distribution} {d.scale:.4g}" for d in w.recipe.draws))
-            notes = [
-                note
-                for note, there in (("binary", w.levels), ("partly frozen", w.freezing), ("redrawn", w.redrawn))
-                if there
-            ]
+            notes = [trait.note for trait in w.traits]
             lines.append(
                 f"{w.path:<44} {'x'.join(map(str, w.shape)):<16} {w.kept / w.size:>7.4f}  {', '.join([drawn, *notes])}"
             )
@@ -165,8 +166,8 @@ class Ticket:
     def _rebuilt(self, own: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The network's tensors by name, each like the module's own."""
         masks = packing.masks_of(self.weights, self.tensors)
-        generations = packing.generations_of(self.weights, masks, self.tensors)
-        built = {w.path: _built(w, masks[w.path], generations.get(w.path), own[w.path]) for w in self.weights}
+        buffers = packing.buffers_of(self.weights, masks, self.tensors)
+        built = {w.path: _built(w, masks[w.path], buffers[w.path], own[w.path]) for w in self.weights}
         return built | {p.path: self._told(p, own[p.path]) for p in self.plain}
 
     def _told(self, plain: Plain, like: torch.Tensor) -> torch.Tensor:
@@ -180,12 +181,8 @@ class Ticket:
         return self.tensors[f"stored.{plain.path}"].to(like.device)
 
 
-def _built(weight: Weight, mask: torch.Tensor, generation: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
-    if generation is None:
-        value = weight.recipe.tensor(weight.shape, like.device)
-    else:
-        value = of_generations(weight.recipe, generation.to(like.device))
-    value = value.to(like.dtype)
-    if weight.levels is not None:
-        value = signs(value, weight.parts, weight.levels)
+def _built(weight: Weight, mask: torch.Tensor, buffers: dict[str, torch.Tensor], like: torch.Tensor) -> torch.Tensor:
+    value = traits.random_weight(weight.recipe, weight.traits, buffers, like)
+    for trait in weight.traits:
+        value = trait.shown(value, weight.parts)
     return torch.where(mask.to(like.device), value, torch.zeros((), dtype=like.dtype, device=like.device))

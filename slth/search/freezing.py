@@ -9,21 +9,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any, ClassVar, Self
 
 import torch
 
-from slth.masking import masks
+from slth.masking import Masked, masks
 from slth.masking.targets import Part
+from slth.masking.traits import Trait
 from slth.numbers import as_float, as_int, put
 from slth.weights import inits
 
 
 @dataclass(frozen=True)
-class Freezing:
+class Freezing(Trait):
     """Shares of each part of a weight that are `pruned` and `locked` (kept) for good, each in [0, 1), drawn by seed.
 
     Raises ValueError for other shares, or where they leave nothing free.
     """
+
+    key: ClassVar[str] = "freezing"
+    buffer: ClassVar[str] = "free"
+    kind: ClassVar[str] = "frozen"
 
     pruned: float
     locked: float
@@ -35,6 +41,26 @@ class Freezing:
         put(self, seed=as_int("seed", self.seed))
         if not 0 < self.pruned + self.locked < 1:
             raise ValueError(f"pruned + locked = {self.pruned + self.locked}: must be in (0, 1), to leave weights free")
+
+    @property
+    def note(self) -> str:
+        """As a ticket's description has it."""
+        return "partly frozen"
+
+    @classmethod
+    def of(cls, masked: Masked, mask: torch.Tensor) -> Self | None:
+        """The freezing of a mask that is as it says; another one may have been put in its place."""
+        freezing = super().of(masked, mask)
+        if freezing is None:
+            return None
+        pruned, locked = freezing.places(mask.shape, masked.parts, masked.path)
+        mask = mask.cpu()
+        return None if bool((pruned & mask).any()) or not bool(mask[locked].all()) else freezing
+
+    @classmethod
+    def entry(cls, masked: Masked) -> dict[str, Any]:
+        """As the base has it; None where nothing is frozen, as entries have always said."""
+        return {cls.key: None} | super().entry(masked)
 
     @property
     def open(self) -> float:

@@ -1,0 +1,57 @@
+"""The searches by name, and how one is chosen by text: method("iterand", rate=0.2), method("my_file.py:Momentum")."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from slth import plugins
+from slth.search import options
+from slth.search.base import Search
+from slth.search.bernoulli import Bernoulli
+from slth.search.biprop import Biprop
+from slth.search.edge_popup import EdgePopup
+from slth.search.frozen import Frozen
+from slth.search.iterand import IteRand
+
+#: One line a search: its name and class.
+METHODS: dict[str, type[Search]] = {
+    "edge_popup": EdgePopup,
+    "iterand": IteRand,
+    "biprop": Biprop,
+    "frozen": Frozen,
+    "bernoulli": Bernoulli,
+}
+
+
+def method(name: str, **given: Any) -> Search:
+    """The search of a name of METHODS, or of the place of a class of the user's own, with these options.
+
+    Options may also stand in the text: method("iterand(rate=0.2)"). Raises ValueError for an unknown name, what is no
+    search (as `slth.plugins.load` does), an unknown option, and a value that an option does not take.
+    """
+    name, told = plugins.split(name)
+    kind, values = kind_of(name), told | given
+    allowed = [each.name for each in fields(kind) if each.init]
+    for key, value in values.items():
+        if key not in allowed:
+            raise ValueError(f"method.{key}={value!r}: {name} has no such option, must be one of {', '.join(allowed)}")
+    try:
+        return kind(**values)
+    except ValueError as error:
+        by_option = str(error).startswith(tuple(f"{key}=" for key in allowed))
+        raise ValueError(f"method.{error}" if by_option else f"method={name}: {error}") from error
+
+
+def kind_of(name: str) -> type[Search]:
+    """The class of a name of METHODS or of a place. Raises ValueError where there is none."""
+    if plugins.is_place(name):
+        return plugins.load("method", name, Search)
+    if name not in METHODS:
+        raise ValueError(f"method={name}: must be one of {', '.join(METHODS)}, or a class of yours as my_file.py:Name")
+    return METHODS[name]
+
+
+def help_of(name: str) -> dict[str, str]:
+    """The options of a search, by its name or place, each with its help. Raises ValueError as :func:`kind_of` does."""
+    return options.help_of(kind_of(name))

@@ -1,0 +1,41 @@
+"""Where a search of the user's own comes from, as information in what was made with it; nothing is loaded by it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from slth import plugins
+from slth.masking.traits import Trait
+from slth.search.base import Search
+from slth.wrapping import handle
+
+
+@dataclass(frozen=True)
+class Origin(Trait):
+    """The place that the search was loaded from, as my_file.py:Momentum."""
+
+    key: ClassVar[str] = "origin"
+
+    place: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.place, str) or not self.place.isprintable():
+            raise ValueError(f"place={self.place!r}: must be printable text")
+
+    @property
+    def note(self) -> str:
+        """As a ticket's description has it."""
+        return f"found by {self.place}"
+
+
+def note_origin(model: nn.Module, search: Search) -> str | None:
+    """Have the masks of a model say where the search comes from that trains them now; returns the place."""
+    place = plugins.place_of(type(search))
+    for masked in handle(model).weights.values():
+        masked.traits = {key: trait for key, trait in masked.traits.items() if key != Origin.key}
+        if place is not None:
+            masked.add(Origin(place))
+    return place

@@ -24,6 +24,7 @@ from slth.threads import in_parallel
 MAX_EXACT = 40
 
 NEAR = 64  # sums of one half looked at on either side of what is wanted
+_NOTED = 256  # high sums that are noted before they are looked at
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -81,7 +82,9 @@ def _solve_rows(candidates, targets, masks, sums):  # type: ignore[no-untyped-de
     core = min(n, MAX_EXACT)
     low_n = core // 2
     high_n = core - low_n
-    low, low_bits = np.empty(1 << low_n), np.empty(1 << low_n, np.uint32)
+    bounded, low_bits = np.empty((1 << low_n) + 2), np.empty(1 << low_n, np.uint32)
+    low = bounded[1:]
+    bounded[0] = -np.inf
     high, high_bits = np.empty(1 << high_n), np.empty(1 << high_n, np.uint32)
     spare, spare_bits = np.empty((1 << high_n) // 2 + 1), np.empty((1 << high_n) // 2 + 1, np.uint32)
     for row in range(count):
@@ -91,8 +94,11 @@ def _solve_rows(candidates, targets, masks, sums):  # type: ignore[no-untyped-de
             target = _spend_surplus(values, target, core, mask)
         lows = _sorted_sums(values[:low_n], low, low_bits, spare, spare_bits)
         lows = _drop_repeats(low, low_bits, lows)
+        low[lows] = np.inf
         highs = _sorted_sums(values[low_n:core], high, high_bits, spare, spare_bits)
-        best_low, best_high = _nearest_pair(values, low_n, core, target, low, low_bits, lows, high, high_bits, highs)
+        best_low, best_high = _nearest_pair(
+            values, low_n, core, target, bounded, low_bits, lows, high, high_bits, highs
+        )
         for i in range(low_n):
             mask[i] = (best_low >> i) & 1
         for i in range(high_n):
@@ -176,32 +182,63 @@ def _drop_repeats(sums, bits, size):  # type: ignore[no-untyped-def]  # pragma: 
 
 
 @njit(cache=True, nogil=True)
-def _nearest_pair(values, low_n, core, target, low, low_bits, lows, high, high_bits, highs):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """The masks (low, high) of the best subset: one walk down the high sums and up the low ones."""
+def _nearest_pair(values, low_n, core, target, bounded, low_bits, lows, high, high_bits, highs):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """The masks (low, high) of the best subset: one walk down the high sums and up the low ones.
+
+    bounded holds the low sums between -inf and inf. Which list the walk moves on in cannot be predicted, so it has no
+    branches: it notes each high sum that comes within rounding distance of the nearest so far and forgets those that
+    another one leaves behind, and :func:`_compare_noted` looks at what is noted in the end.
+    """
     reach = abs(target)
     for i in range(core):
         reach += abs(values[i])
     slack = 4.0 * core * 2.220446049250313e-16 * reach  # more than two orders of addition can differ by
-    best = np.inf
-    best_low, best_high = np.uint32(0), np.uint32(0)
-    at = 0
-    for h in range(highs - 1, -1, -1):
-        wanted = target - high[h]
-        while at < lows and low[at] < wanted:
-            at += 1
-        k = at - 1
-        while k >= max(0, at - NEAR) and wanted - low[k] <= best + slack:
-            error = _index_order_error(values, low_n, core, target, low[k], high_bits[h])
-            if error < best or (error == best and _precedes(low_bits[k], high_bits[h], best_low, best_high)):
-                best, best_low, best_high = error, low_bits[k], high_bits[h]
-            k -= 1
-        k = at
-        while k < min(lows, at + NEAR) and low[k] - wanted <= best + slack:
-            error = _index_order_error(values, low_n, core, target, low[k], high_bits[h])
-            if error < best or (error == best and _precedes(low_bits[k], high_bits[h], best_low, best_high)):
-                best, best_low, best_high = error, low_bits[k], high_bits[h]
-            k += 1
+    best, best_low, best_high = np.inf, np.uint32(0), np.uint32(0)
+    noted, firsts = np.empty(_NOTED, np.intp), np.empty(_NOTED, np.intp)
+    count, nearest = 0, reach  # the empty subset is no further
+    zero, one = np.uintp(0), np.uintp(1)
+    first, left = zero, np.uintp(highs)  # first: of the low sums, the first that is large enough, once `passed`
+    while left > zero:
+        wanted = target - high[left - one]
+        above = bounded[first + one] - wanted
+        passed = above >= 0.0
+        distance = min(wanted - bounded[first], above) if passed else np.inf
+        count = 0 if distance < nearest - 2.0 * slack else count
+        noted[count], firsts[count] = left - one, first
+        count += distance <= nearest + 2.0 * slack
+        nearest = min(nearest, distance)
+        step = one if passed else zero
+        left -= step
+        first += one - step
+        if count == _NOTED or left == zero:
+            for i in range(count):
+                best, best_low, best_high = _compare_noted(
+                    values, low_n, core, target, slack, bounded[1:], low_bits, lows, firsts[i],
+                    high[noted[i]], high_bits[noted[i]], best, best_low, best_high,
+                )  # fmt: skip
+            count = 0
     return best_low, best_high
+
+
+@njit(cache=True, nogil=True)
+def _compare_noted(
+    values, low_n, core, target, slack, low, low_bits, lows, first, high_sum, high_mask, best, best_low, best_high
+):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """The best so far, or what is better of one high sum with the low sums on either side of what it wants."""
+    wanted = target - high_sum
+    for k in range(first - 1, max(-1, first - NEAR - 1), -1):
+        if wanted - low[k] > best + slack:
+            break
+        error = _index_order_error(values, low_n, core, target, low[k], high_mask)
+        if error < best or (error == best and _precedes(low_bits[k], high_mask, best_low, best_high)):
+            best, best_low, best_high = error, low_bits[k], high_mask
+    for k in range(first, min(lows, first + NEAR)):
+        if low[k] - wanted > best + slack:
+            break
+        error = _index_order_error(values, low_n, core, target, low[k], high_mask)
+        if error < best or (error == best and _precedes(low_bits[k], high_mask, best_low, best_high)):
+            best, best_low, best_high = error, low_bits[k], high_mask
+    return best, best_low, best_high
 
 
 @njit(cache=True, nogil=True)

@@ -1,20 +1,17 @@
 """The project's frame: what is installed, under which names, and which imports a plain `import slth` may cost."""
 
-import ast
 import importlib.metadata
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
-import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import slth
 
 ROOT = Path(__file__).parents[1]
-LIBRARY = sorted([*ROOT.glob("slth/**/*.py"), *ROOT.glob("kernels/**/*.py")])
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -31,14 +28,6 @@ def pins() -> dict[str, str]:
     return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
 
 
-def imported(path: Path) -> set[str]:
-    """The top-level names of everything that a file imports."""
-    nodes = list(ast.walk(ast.parse(path.read_text())))
-    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
-    return {name.split(".")[0] for name in names}
-
-
 def test_version_is_the_installed_one():
     assert slth.__version__ == importlib.metadata.version("slth")
 
@@ -53,17 +42,6 @@ def test_plain_import_is_light(tmp_path):
     loaded = python("import slth, sys; print(*{name.split('.')[0] for name in sys.modules})", tmp_path).split()
     assert "slth" in loaded
     assert not {"sacred", "matplotlib", "seaborn", "transformers", "triton"} & set(loaded)
-
-
-@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: str(path.relative_to(ROOT)))
-def test_library_knows_no_sacred_and_no_experiments(path):
-    assert not {"sacred", "experiments", "kernels"} & imported(path)
-
-
-def test_every_package_is_shipped():
-    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in LIBRARY}
-    packages = {folder.replace("kernels", "slth.kernels") for folder in folders}
-    assert packages == set(PYPROJECT["tool"]["setuptools"]["packages"])
 
 
 def test_constraints_pin_every_requirement_within_its_bounds():

@@ -162,5 +162,21 @@ def check_merged(name: str, merged: Any) -> Merged:
 
 
 def double(module: Module) -> Module:
-    """A float64 copy on the CPU."""
-    return copy.deepcopy(module).to("cpu", torch.float64)
+    """A float64 copy on the CPU; of what is no tensor the two share all, which spares most of a deep copy's time."""
+    twin = copy.copy(module)
+    twin.__dict__ = dict(module.__dict__)
+    twin._modules = {name: inner and double(inner) for name, inner in module._modules.items()}
+    twin._buffers = {name: _doubled(tensor) for name, tensor in module._buffers.items()}
+    twin._parameters = {
+        name: weight if weight is None else nn.Parameter(_doubled(weight), weight.requires_grad)
+        for name, weight in module._parameters.items()
+    }
+    return twin
+
+
+def _doubled(tensor: torch.Tensor | None) -> Any:
+    """A copy on the CPU, float64 where it is of floats."""
+    if tensor is None:
+        return None
+    dtype = torch.float64 if tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().to("cpu", dtype, copy=True)

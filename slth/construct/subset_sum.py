@@ -193,7 +193,7 @@ def _nearest_pair(values, low_n, core, target, bounded, low_bits, lows, high, hi
     for i in range(core):
         reach += abs(values[i])
     slack = 4.0 * core * 2.220446049250313e-16 * reach  # more than two orders of addition can differ by
-    best, best_low, best_high = np.inf, np.uint32(0), np.uint32(0)
+    found = np.inf, np.uint32(0), np.uint32(0)  # the error and the masks of the best subset
     noted, firsts = np.empty(_NOTED, np.intp), np.empty(_NOTED, np.intp)
     count, nearest = 0, reach  # the empty subset is no further
     zero, one = np.uintp(0), np.uintp(1)
@@ -212,19 +212,16 @@ def _nearest_pair(values, low_n, core, target, bounded, low_bits, lows, high, hi
         first += one - step
         if count == _NOTED or left == zero:
             for i in range(count):
-                best, best_low, best_high = _compare_noted(
-                    values, low_n, core, target, slack, bounded[1:], low_bits, lows, firsts[i],
-                    high[noted[i]], high_bits[noted[i]], best, best_low, best_high,
-                )  # fmt: skip
+                sides = bounded[1:], low_bits, lows, firsts[i], high[noted[i]], high_bits[noted[i]]
+                found = _compare_noted(values, low_n, core, target, slack, *sides, found)
             count = 0
-    return best_low, best_high
+    return found[1], found[2]
 
 
 @njit(cache=True, nogil=True)
-def _compare_noted(
-    values, low_n, core, target, slack, low, low_bits, lows, first, high_sum, high_mask, best, best_low, best_high
-):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _compare_noted(values, low_n, core, target, slack, low, low_bits, lows, first, high_sum, high_mask, found):  # type: ignore[no-untyped-def]  # pragma: no cover
     """The best so far, or what is better of one high sum with the low sums on either side of what it wants."""
+    best, best_low, best_high = found
     wanted = target - high_sum
     for k in range(first - 1, max(-1, first - NEAR - 1), -1):
         if wanted - low[k] > best + slack:

@@ -477,7 +477,7 @@ def test_mixing_as_the_theory_has_it_meets_a_target_that_faded_mixing_cannot(sid
         (MultiHeadAttention(4, 4, 2, 8), "MultiHeadAttention: .*; slth.construct.attention is what finds"),
         (
             TiedLinearKnockingHeads(4, 4, 2, 8, shared_width=16),
-            "TiedLinearKnockingHeads: .*; mix_query .* not square",
+            "TiedLinearKnockingHeads: .*; it maps features by .* square",
         ),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",

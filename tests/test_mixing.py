@@ -28,7 +28,6 @@ from slth.experiments.studies.mixing.errors import constructed_error, examples, 
 from slth.experiments.studies.mixing.losses import measure_ticket
 from slth.experiments.studies.mixing.matrices import matrix_of, statistics
 from slth.experiments.studies.mixing.networks import (
-    attention_of,
     attentions,
     multiply_adds,
     network,
@@ -36,8 +35,9 @@ from slth.experiments.studies.mixing.networks import (
     width_of,
 )
 from slth.experiments.studies.mixing.spikes import count_spikes
-from slth.experiments.studies.mixing.study import LINEAR, MATRICES, Job, check, claim, study_of
+from slth.experiments.studies.mixing.study import MATRICES, Job, check, claim, study_of
 from slth.experiments.studies.mixing.tables import summarise, table_of
+from slth.experiments.studies.mixing.variants import LINEAR, attention_of
 from slth.models import gpt2
 from slth.models.gpt2_attention import with_attention
 from slth.plots.mixing import SHORT

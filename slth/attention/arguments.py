@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,12 +17,25 @@ _INNER = ("widths",)  # options that are there for subclasses
 
 
 def check_facts(kind: type[nn.Module]) -> None:
-    """Raise TypeError unless the class itself states its facts."""
-    if not isinstance(vars(kind).get("facts"), Facts):
+    """Raise TypeError unless a class of attentions states its facts itself, and has what they say."""
+    facts = vars(kind).get("facts")
+    if not isinstance(facts, Facts):
         raise TypeError(
             f"{kind.__name__} states no facts: its class must have facts = slth.attention.Facts(roles=..., "
             "constructible=...), of its own even where it derives from a mechanism that has some"
         )
+    options = options_of(kind)
+    for fact, stated, needed in (
+        ("norm", bool(facts.norm), facts.norm),
+        ("grouped", facts.grouped, "kv_heads"),
+        ("mixing_inits", bool(facts.mixing_inits), "mixing_init"),
+    ):
+        if stated and needed not in options:
+            raise TypeError(f"{kind.__name__}: facts.{fact} needs an option {needed}; it takes {', '.join(options)}")
+    if "mixing_init" in options and not facts.mixing_inits:
+        raise TypeError(f"{kind.__name__}: takes mixing_init, so facts.mixing_inits must say of which values")
+    if facts.constructible is True and not hasattr(kind, "factors"):
+        raise TypeError(f"{kind.__name__}: facts.constructible=True needs factors, as slth.attention.SoftmaxAttention")
 
 
 def check_known(module: nn.Module, unknown: Mapping[str, object], hint: str = "") -> None:
@@ -34,10 +48,15 @@ def check_known(module: nn.Module, unknown: Mapping[str, object], hint: str = ""
 def options_of(kind: type[nn.Module]) -> list[str]:
     """The options that a class of attentions takes: what its constructors name, without what its mechanism has not."""
     facts: Any = getattr(kind, "facts", None)
+    return [name for name in _named(kind) if name not in _INNER and getattr(facts, name, True) is not False]
+
+
+@cache
+def _named(kind: Any) -> tuple[str, ...]:
+    """The keywords of a class's constructors, its own first."""
     constructors = [vars(each)["__init__"] for each in kind.__mro__ if "__init__" in vars(each)]
     named = [p for each in constructors for p in inspect.signature(each).parameters.values()]
-    names = dict.fromkeys(p.name for p in named if p.kind is inspect.Parameter.KEYWORD_ONLY)
-    return [name for name in names if name not in _INNER and getattr(facts, name, True) is not False]
+    return tuple(dict.fromkeys(p.name for p in named if p.kind is inspect.Parameter.KEYWORD_ONLY))
 
 
 def check_groups(heads: int, kv_heads: int | None) -> int:

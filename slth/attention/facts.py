@@ -11,6 +11,9 @@ PROJECTIONS = ("query", "key", "value", "output")
 #: All roles that a parameter may have, as :class:`Facts` explains them.
 ROLES = (*PROJECTIONS, "features", "heads", "tokens", "vector")
 
+#: The roles of parameters that constructions have a mask for.
+STRUCTURED = (*PROJECTIONS, "features", "heads")
+
 #: The roles of the parameters of multi-head attention, by their names.
 MULTI_HEAD = {role: role for role in PROJECTIONS}
 
@@ -39,7 +42,7 @@ class Facts:
         grouped: whether sharing keys and values among heads is what it is about, so that comparisons set `kv_heads`.
         mixing_inits: values of its option `mixing_init`; () where it has none.
 
-    Raises ValueError for a role that is none.
+    Raises ValueError for a role that is none, or that is not among STRUCTURED where constructible is True.
     """
 
     roles: dict[str, str]
@@ -58,3 +61,6 @@ class Facts:
         for name, role in self.roles.items():
             if role not in ROLES:
                 raise ValueError(f"roles[{name!r}]={role!r}: must be one of {', '.join(ROLES)}")
+            if self.constructible is True and role not in STRUCTURED:
+                allowed = f"one of {', '.join(STRUCTURED)} where constructible=True"
+                raise ValueError(f"roles[{name!r}]={role!r}: must be {allowed}")

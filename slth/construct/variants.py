@@ -22,16 +22,12 @@ from typing import Literal
 import torch
 
 from slth.attention import Attention, SoftmaxAttention
-from slth.attention.facts import PROJECTIONS
 from slth.construct.certificates import evaluate
 from slth.construct.checks import check_alpha, check_attention, check_threads, double
 from slth.construct.construction import prune
 from slth.construct.factors import SIDES, Side, better_side, solve, structure, tensors
 from slth.construct.multi_head import AttentionConstruction, check_pair, measured
 from slth.construct.projections import is_rectangular, projections
-
-#: Roles of parameters that :func:`_structure` has masks for.
-_STRUCTURED = (*PROJECTIONS, "features", "heads")
 
 
 @torch.no_grad()
@@ -123,7 +119,7 @@ def _checked(source: Attention) -> SoftmaxAttention:
     """The source. Raises ValueError unless its facts say that it can be solved for, and nothing stands in the way."""
     facts, name = source.facts, type(source).__name__
     in_the_way = source.obstacles() + ([] if facts.constructible is True else [facts.constructible])
-    in_the_way = list(dict.fromkeys(in_the_way)) or _without_structure(source)
+    in_the_way = list(dict.fromkeys(in_the_way)) or _not_square(source)
     if in_the_way:
         raise ValueError(f"source={name}: must be one that can be solved for; {'; '.join(in_the_way)}")
     if not isinstance(source, SoftmaxAttention):
@@ -131,16 +127,11 @@ def _checked(source: Attention) -> SoftmaxAttention:
     return source
 
 
-def _without_structure(source: Attention) -> list[str]:
-    """Which parameters have no mask in :func:`_structure`, in words."""
-    found = []
-    for name, role in source.roles().items():
-        shape = tuple(source.get_parameter(name).shape)
-        if role not in _STRUCTURED:
-            found.append(f"{name} has the role {role!r}, and only {', '.join(_STRUCTURED)} have a structure")
-        elif role == "features" and shape[0] != shape[1]:
-            found.append(f"{name} of shape {shape} is not square, so its diagonal does not reach every feature")
-    return found
+def _not_square(source: Attention) -> list[str]:
+    """Which maps of features cannot be reduced to their diagonal, in words."""
+    features = (source.get_parameter(name) for name, role in source.roles().items() if role == "features")
+    shapes = {tuple(weight.shape) for weight in features}
+    return [f"it maps features by {shape}, which must be square" for shape in shapes if shape[0] != shape[1]]
 
 
 def _side(source: Attention, side: str) -> Side:

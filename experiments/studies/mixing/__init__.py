@@ -1,8 +1,8 @@
 """Which attention hides the best tickets: what `mixing.py` measures.
 
-study: settings, and the measurements one by one · networks: attentions of equal size · errors, losses, spikes and
-matrices: one kind of measurement each · jobs: doing and storing them · tables: what comes out · verdicts: differences
-to MHA, and what they are worth.
+study: settings, and the measurements one by one · variants: which attentions · networks: attentions of equal size ·
+errors, losses, spikes and matrices: one kind of measurement each · jobs: doing and storing them · tables: what comes
+out · verdicts: differences to MHA, and what they are worth.
 
 Every variant is set beside multi-head attention (MHA) of as many parameters, or of as much computing: the width of
 its heads is solved for. A measurement is a `study.Job`, done from its own seed and no other: so jobs can be stored

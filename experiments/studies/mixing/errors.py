@@ -11,12 +11,12 @@ from slth.attention import Attention, MultiHeadAttention
 from slth.construct import variants as construct
 from slth.experiments.studies.approximation.learning import Examples, prune_wrapped, relative_error
 from slth.experiments.studies.approximation.learning import Search as Learning
-from slth.experiments.studies.mixing.networks import attention_of, options_of, parameters, width_of
+from slth.experiments.studies.mixing.networks import options_of, parameters, width_of
 from slth.experiments.studies.mixing.study import Job, Study
+from slth.experiments.studies.mixing.variants import attention_of
 from slth.weights import inits
 
 TRAINING, VALIDATION, TEST = 1024, 64, 128  # inputs that scores are trained, masks are chosen and errors measured on
-NORMED = ("mea", "differential")  # whose heads have a norm that can be left out
 
 
 def measure_error(study: Study, job: Job) -> dict[str, Any]:
@@ -68,18 +68,19 @@ def constructed_error(study: Study, job: Job, width: int, target: MultiHeadAtten
 
     NaN where the theory excludes the variant, or its heads are too narrow.
     """
+    kind = attention_of(job.variant)
+    if kind.facts.constructible is not True or width < study.d:
+        return math.nan
     options = options_of(study, job.variant, job.length, study.config["mixing_init"])
-    if job.variant in NORMED:
-        options |= {"norm": False}
-    source = attention_of(job.variant)(study.d, study.d, study.heads, width, seed=job.seed, **options).double()
+    if kind.facts.norm:
+        options |= {kind.facts.norm: False}
+    source = kind(study.d, study.d, study.heads, width, seed=job.seed, **options).double()
+    if source.obstacles():
+        return math.nan
     target = copy.deepcopy(target).double()
     for weight in (target.value, target.output):  # theory wants W_VO of norm 1, and relative errors know no scale
         weight.div_(study.config["target_norm"])
-    try:
-        ticket = construct.variant(target, source)
-    except ValueError:
-        return math.nan
-    ticket.prune(source)
+    construct.variant(target, source).prune(source)
     inputs = test.inputs.double()
     with torch.no_grad():
         return float(relative_error(source, Examples(inputs, target(inputs))))

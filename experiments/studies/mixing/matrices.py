@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from slth.attention import Attention, MultiHeadLinearAttention
-from slth.experiments.studies.mixing.networks import attention_of, attentions, options_of, parameters, width_of
+from slth.experiments.studies.mixing.networks import attentions, options_of, parameters, width_of
 from slth.experiments.studies.mixing.study import Job, Study
+from slth.experiments.studies.mixing.variants import attention_of
 from slth.weights import inits
 
 RANK = 1e-3  # share of the largest singular value from where one counts

@@ -9,26 +9,29 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from slth.attention import ATTENTIONS, Attention
-from slth.experiments.studies.mixing.study import LINEAR, Study
+from slth import attention
+from slth.attention import Attention, MultiHeadLinearAttention
+from slth.experiments.studies.mixing.study import Study
+from slth.experiments.studies.mixing.variants import LINEAR, attention_of
 from slth.experiments.studies.mixing.verdicts import BASE
 from slth.models import gpt2
 from slth.models.gpt2_attention import InGPT2, with_attention
 
 
 def options_of(study: Study, variant: str, length: int, mixing_init: str) -> dict[str, Any]:
-    """The options of a mechanism's own, for inputs of so many tokens."""
-    if variant in ("gqa", "gta"):
-        return {"kv_heads": study.kv_heads}
-    if variant in ("mhla", LINEAR):
-        mixing_init = "uniform" if variant == LINEAR else mixing_init
-        return {"length": length, "block": min(study.config["block"], length), "mixing_init": mixing_init}
-    return {"mixing_init": mixing_init} if variant in ("kha_linear", "kha_mlp", "mea", "talking_heads") else {}
+    """What the study sets of the options that a mechanism has, for inputs of so many tokens; others keep their default.
 
-
-def attention_of(variant: str) -> type[Attention]:
-    """The class of a variant."""
-    return ATTENTIONS["mhla" if variant == LINEAR else variant]
+    kv_heads is set where sharing keys and values is what the mechanism is about.
+    """
+    kind = attention_of(variant)
+    values = {
+        "length": length,
+        "block": min(study.config["block"], length),
+        "mixing_init": "uniform" if variant == LINEAR else mixing_init,
+    }
+    if kind.facts.grouped and variant != BASE:
+        values["kv_heads"] = study.kv_heads
+    return {name: values[name] for name in attention.options_of(kind) if name in values}
 
 
 def width_of(study: Study, variant: str, d: int, hidden: int, length: int) -> int:
@@ -41,7 +44,7 @@ def width_of(study: Study, variant: str, d: int, hidden: int, length: int) -> in
         module = attention_of(variant)(d, d, study.heads, width, causal=True, **options)
         return parameters(module) if equal == "parameters" else multiply_adds(module, length)
 
-    step = 2 if variant == "differential" else 1  # it has halves
+    step = attention_of(variant).facts.width_step
     widths = range(step, 8 * hidden + 1, step)
     wanted = cost(BASE, hidden)
     i = bisect_left(widths, wanted, key=lambda width: cost(variant, width))
@@ -81,7 +84,7 @@ def network(study: Study, variant: str, seed: int, *, ticket: bool) -> tuple[nn.
         for inner in attentions(made):
             if variant == LINEAR:
                 inner.mixing.requires_grad_(False)
-            elif variant == "mhla" and options["mixing_init"] != "identity_plus_random":
+            elif isinstance(inner, MultiHeadLinearAttention) and options["mixing_init"] != "identity_plus_random":
                 inner.register_forward_pre_hook(lambda inner, _: inner.clip_mixing_())
     return made, width
 

@@ -4,8 +4,8 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
+from urllib.parse import quote
 
-from slth.attention import ATTENTIONS, MIXING_INITS, mhla
 from slth.experiments.lab import BadConfig, as_bool, as_choice, as_float, as_int, as_int_list
 from slth.experiments.studies.approximation.learning import Search as Learning
 from slth.experiments.studies.gpt2.training import (
@@ -20,11 +20,11 @@ from slth.experiments.studies.gpt2.training import (
     sizes_of,
     training_of,
 )
+from slth.experiments.studies.mixing.variants import LINEAR, STARTS, variants_of
 from slth.experiments.studies.mixing.verdicts import BASE
 from slth.models import gpt2
 from slth.weights import inits
 
-LINEAR = "linear"  # MHLA whose M_c stays 1 everywhere: plain linear attention
 SPIKES = (BASE, "kha_linear", "kha_mlp", "mea")
 MATRICES = (BASE, "mhla", LINEAR)
 EQUAL = ("parameters", "compute")
@@ -45,9 +45,9 @@ class Job:
 
     @property
     def label(self) -> str:
-        """Its name, and that of its files."""
+        """Its name, and that of its files; the place of a variant of the user's own is quoted as in a URL."""
         given = {key: value for key, value in asdict(self).items() if value is not None}
-        return " ".join(str(v) if k in ("what", "variant") else f"{k}={v}" for k, v in given.items())
+        return " ".join(quote(v, safe=":") if k in ("what", "variant") else f"{k}={v}" for k, v in given.items())
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def study_of(config: dict[str, Any]) -> Study:
         raise BadConfig("kv_heads", kv_heads, f"a divisor of heads={heads}")
     as_choice(config, "equal", EQUAL)
     for key in ("mixing_init", "dense_mixing_init"):
-        as_choice(config, key, [name for name in MIXING_INITS if name in mhla.STARTS])
+        as_choice(config, key, STARTS)
     for key in ("init", "dense_init"):
         as_choice(config, key, tuple(gpt2.INITS))
     as_choice(config, "source_init", tuple(inits.INITS))
@@ -149,17 +149,6 @@ def study_of(config: dict[str, Any]) -> Study:
         sorted(spike_lrs),
         config,
     )
-
-
-def variants_of(config: dict[str, Any]) -> tuple[str, ...]:
-    """The variants in the order of ATTENTIONS, BASE always among them, or BadConfig."""
-    given = config["variants"]
-    names = [given] if isinstance(given, str) else given
-    names = list(ATTENTIONS) if given == "all" else names
-    for name in names if isinstance(names, list | tuple) else [None]:
-        if not isinstance(name, str) or name not in ATTENTIONS:
-            raise BadConfig("variants", name or given, f"all, or one or several of {', '.join(ATTENTIONS)}")
-    return tuple(name for name in ATTENTIONS if name in names or name == BASE)
 
 
 def model_of(config: dict[str, Any], heads: int, vocabulary: int) -> gpt2.GPT2Config:

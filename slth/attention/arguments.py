@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -48,7 +48,8 @@ def check_known(module: nn.Module, unknown: Mapping[str, object], hint: str = ""
 def options_of(kind: type[nn.Module]) -> list[str]:
     """The options that a class of attentions takes: what its constructors name, without what its mechanism has not."""
     facts: Any = getattr(kind, "facts", None)
-    return [name for name in _named(kind) if name not in _INNER and getattr(facts, name, True) is not False]
+    names = _named(cast(Any, kind))  # mypy takes classes of modules for unhashable
+    return [name for name in names if name not in _INNER and getattr(facts, name, True) is not False]
 
 
 @cache

@@ -19,19 +19,14 @@ from torch.nn.functional import cross_entropy
 
 import slth
 from slth.experiments.lab import BadConfig, as_choice, as_float, as_int, require_writable, write
+from slth.experiments.lab.methods import a_method
 from slth.masking import masks
 from slth.models import gpt2
-from slth.search import Bernoulli, Biprop, EdgePopup, Fit, Frozen, IteRand, controls
+from slth.search import Fit, controls
+from slth.search import Search as Method
 from slth.tasks import text as texts
 from slth.wrapping import SCORES, effective, handle
 
-METHODS = {
-    "edge_popup": EdgePopup,
-    "iterand": IteRand,
-    "biprop": Biprop,
-    "frozen": Frozen,
-    "bernoulli": Bernoulli,
-}
 BLOCKS = "*.h.*.c_*.weight"  # the weight matrices of the blocks, by parameter name
 CLAIM = "checkpoints.json"  # in a folder of checkpoints: the config that they are of
 DEVICES = ("auto", "cpu", "cuda")
@@ -97,7 +92,7 @@ class Source:
 class Search:
     """How a ticket is looked for."""
 
-    method: EdgePopup
+    method: Method
     keep: float
     policy: str
     masked: str  # all, or blocks
@@ -149,11 +144,11 @@ def training_of(config: dict[str, Any]) -> Training:
 
 def search_of(config: dict[str, Any]) -> Search:
     """How tickets are looked for, or BadConfig."""
-    method = METHODS[as_choice(config, "method", tuple(METHODS))]
+    method = a_method().read("method", config["method"])
     schedule = as_choice(config, "schedule", tuple(masks.SCHEDULES))
     keep = as_float(config, "keep", above=0.0, maximum=1.0)
     return Search(
-        method=method(schedule=schedule),
+        method=method.search(schedule=schedule),
         keep=keep,
         policy=as_choice(config, "policy", ("layer", "global")),
         masked=as_choice(config, "masked", ("all", "blocks")),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import keyword
+import re
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 _PACKAGE = "slth.plugins"  # as whose parts files are imported, so that they hide no module of the same name
+_WITH_OPTIONS = re.compile(r"(.*\w)\((.*)\)", re.DOTALL)  # the last bracket after a word: folders may have some, too
 _places: dict[type, str] = {}  # by class, as it was asked for first
 
 
@@ -31,11 +33,12 @@ def split(text: str) -> tuple[str, dict[str, Any]]:
 
     Raises ValueError where the options cannot be read.
     """
-    name, bracket, rest = text.partition("(")
-    if not bracket:
+    parts = _WITH_OPTIONS.fullmatch(text)
+    if parts is None:
         return text, {}
+    name, rest = parts.groups()
     try:
-        call = ast.parse(f"_({rest}", mode="eval").body
+        call = ast.parse(f"_({rest})", mode="eval").body
         if not isinstance(call, ast.Call) or call.args:
             raise ValueError("no option=value")
         return name, {str(each.arg): _value(each.value) for each in call.keywords}

@@ -26,6 +26,7 @@ from slth.wrapping import effective, handle
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 
+TOY = Path(__file__).with_name("toy_search.py")
 SCRIPT = EXPERIMENTS / "gpt2_prune.py"
 ALONE = os.environ | {"OMP_NUM_THREADS": "1"}  # as in the other tests: see conftest.py
 TEXT = cats(150)
@@ -178,8 +179,9 @@ def test_the_ticket_gives_the_same_loss_in_a_new_process(stored, text):
 @pytest.mark.parametrize(
     "changed",
     [
-        {"method": "iterand", "policy": "global"},
+        {"method": {"name": "iterand", "rate": 0.5}, "policy": "global"},
         {"method": "biprop"},
+        {"method": f"{TOY}:Scaled(factor=0.25)", "keep": 0.6},
         {"masked": "blocks"},
         {"method": "frozen", "init": "theory"},
         {"method": "bernoulli", "scores": "constant"},
@@ -550,6 +552,9 @@ REFUSED = [
     ("position_std=x", "position_std='x': must be a number > 0"),
     ("position_std=[1,2,3]", "position_std=[1, 2, 3]: must be one number > 0, or 1 of them as base_std has"),
     ("method=foo", "method='foo': must be one of edge_popup, iterand, biprop, frozen, bernoulli"),
+    ("method=iterand(speed=1)", "method.speed=1: iterand has no such option, must be one of schedule, arrival, every"),
+    ("method=iterand(rate=2)", "method.rate=2: must be a number in (0, 1]"),
+    ("method=none.py:Own", "method=none.py:Own: no file none.py in"),
     ("policy=foo", "policy='foo': must be one of layer, global"),
     ("schedule=foo", "schedule='foo': must be one of"),
     ("masked=foo", "masked='foo': must be one of all, blocks"),

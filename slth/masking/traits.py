@@ -97,7 +97,7 @@ class Trait:
         raise NotImplementedError
 
     def shown(self, drawn: torch.Tensor, parts: Sequence[Part]) -> torch.Tensor:
-        """What the network has where an entry is kept."""
+        """What the network has where an entry is kept; the very tensor where the trait changes no weight."""
         return drawn
 
 
@@ -142,3 +142,10 @@ def random_weight(
     """The random weight under a mask, in the shape, dtype and on the device of `like`; buffers by trait's buffer."""
     value = next((t.drawn(recipe, buffers[t.buffer].to(like.device)) for t in traits if t.tensor), None)
     return (recipe.tensor(like.shape, like.device) if value is None else value).to(like.dtype)
+
+
+def shown(drawn: torch.Tensor, traits: Sequence[Trait], parts: Sequence[Part]) -> torch.Tensor:
+    """What the network has where an entry is kept, given the random weight."""
+    for trait in traits:
+        drawn = trait.shown(drawn, parts)
+    return drawn

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -12,6 +13,8 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from slth.masking import Masked, Wrapped, traits
 from slth.masking.places import places
+from slth.masking.targets import Part
+from slth.masking.traits import Trait
 from slth.ticket.record import Plain, TicketError, Weight
 from slth.weights.recipes import recipe_of
 from slth.wrapping import check_plain, random_weight
@@ -24,19 +27,10 @@ def weight_of(module: nn.Module, path: str, masked: Masked, mask: torch.Tensor, 
         raise TicketError(
             f"{path}: its weights did not come from slth.weights.inits; wrap with weights=... to have a ticket"
         )
-    known = traits.known().values()
-    had = [trait for kind in known if (trait := kind.of(masked, mask))]
+    had = [trait for kind in traits.known().values() if (trait := kind.of(masked, mask))]
     drawn = traits.random_weight(recipe, had, dict(masked.named_buffers()), value)
     if not torch.equal(drawn, random_weight(module, path)):
         raise TicketError(f"{path}: its weights are no longer those of its seed; only frozen weights have a ticket")
-    zero = torch.zeros((), dtype=value.dtype, device=value.device)
-    if not torch.equal(value, torch.where(mask, drawn, zero)):
-        seen = [trait for kind in known if (trait := kind.seen(value, drawn, masked.parts))]
-        fits = (t for t in seen if torch.equal(value, torch.where(mask, t.shown(drawn, masked.parts), zero)))
-        if (trait := next(fits, None)) is None:
-            told = " nor ".join(["its weights", *(kind.words for kind in known if kind.words)])
-            raise TicketError(f"{path}: what evaluation sees is neither {told} under a mask")
-        had.append(trait)
     return Weight(
         path=path,
         shape=tuple(value.shape),
@@ -44,8 +38,30 @@ def weight_of(module: nn.Module, path: str, masked: Masked, mask: torch.Tensor, 
         kept=int(mask.sum()),
         recipe=recipe,
         parts=masked.parts,
-        traits=tuple(had),
+        traits=_traits_of(path, masked.parts, had, mask, drawn, value),
     )
+
+
+def _traits_of(
+    path: str,
+    parts: Sequence[Part],
+    had: Sequence[Trait],
+    mask: torch.Tensor,
+    drawn: torch.Tensor,
+    value: torch.Tensor,
+) -> tuple[Trait, ...]:
+    """The traits by which the drawn weight is the value under the mask: those that the mask has, or is seen to have.
+
+    What an earlier search left behind may not hold any more. Raises TicketError where none give the value.
+    """
+    zero = torch.zeros((), dtype=value.dtype, device=value.device)
+    idle = [trait for trait in had if trait.shown(drawn, parts) is drawn]
+    seen = (t for kind in traits.known().values() if (t := kind.seen(value, drawn, parts)))
+    for candidate in itertools.chain([had, idle], ([*idle, trait] for trait in seen)):
+        if torch.equal(value, torch.where(mask, traits.shown(drawn, candidate, parts), zero)):
+            return tuple(candidate)
+    told = " nor ".join(["its weights", *(kind.words for kind in traits.known().values() if kind.words)])
+    raise TicketError(f"{path}: what evaluation sees is neither {told} under a mask")
 
 
 def plain_of(module: nn.Module, path: str, tensor: torch.Tensor) -> Plain:

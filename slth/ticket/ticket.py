@@ -183,6 +183,5 @@ class Ticket:
 
 def _built(weight: Weight, mask: torch.Tensor, buffers: dict[str, torch.Tensor], like: torch.Tensor) -> torch.Tensor:
     value = traits.random_weight(weight.recipe, weight.traits, buffers, like)
-    for trait in weight.traits:
-        value = trait.shown(value, weight.parts)
+    value = traits.shown(value, weight.traits, weight.parts)
     return torch.where(mask.to(like.device), value, torch.zeros((), dtype=like.dtype, device=like.device))

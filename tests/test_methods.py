@@ -1,0 +1,163 @@
+"""What every search must do, by one table: slth's own, as the registry has them, and two of a user's own file."""
+
+import copy
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import regression
+import torch
+from regression import INPUTS, assert_same, batches, fit, loss, net, state, wrapped
+
+import slth
+from slth import files, plugins
+from slth.masking import traits
+from slth.search import METHODS, Search, method, options
+from slth.search.methods import help_of
+from slth.ticket import Ticket, TicketError
+from slth.wrapping import handle
+
+TOY = str(Path(__file__).with_name("toy_search.py"))
+OWN = [f"{TOY}:Momentum", f"{TOY}:Scaled"]
+STEPS = 10
+every_method = pytest.mark.parametrize("name", [*METHODS, *OWN], ids=lambda name: name.rpartition("/")[2])
+
+
+def searched(name, steps=STEPS, **others):
+    model = wrapped()
+    fit(model, method(name), steps, **others)
+    return model
+
+
+@every_method
+def test_a_fresh_model_takes_on_its_state(name):
+    model, other = searched(name), wrapped(seed=5)
+    other.load_state_dict(model.state_dict())
+    assert_same(state(other), state(model))
+    assert other.eval()(INPUTS).equal(model(INPUTS))
+    assert Ticket.of(other).to_bytes() == Ticket.of(model).to_bytes()
+
+
+@every_method
+def test_a_copy_goes_on_as_the_model_does(name):
+    model = searched(name)
+    copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+    for each in (model, *copies):
+        fit(each, method(name), 3)
+    for other in copies:
+        assert_same(state(other), state(model))
+
+
+@every_method
+def test_it_goes_on_from_a_checkpoint(name, tmp_path):
+    class Stopped(Exception):
+        pass
+
+    def until(model, batch):
+        if not model.training or len(seen) == 7:
+            raise Stopped
+        seen.append(batch)
+        return loss(model, batch)
+
+    seen = []
+    with pytest.raises(Stopped):
+        slth.fit(
+            wrapped(), batches, until, STEPS, method=method(name), lr=0.02, checkpoint=tmp_path / "c", save_every=3,
+            progress=False,
+        )  # fmt: skip
+    model = wrapped()
+    assert fit(model, method(name), STEPS, checkpoint=tmp_path / "c").resumed_at == 6
+    assert_same(state(model), state(searched(name)))
+
+
+@every_method
+def test_its_ticket_is_the_network(name):
+    model = searched(name)
+    ticket = Ticket.from_bytes(Ticket.of(model).to_bytes())
+    assert ticket.apply(net())(INPUTS).equal(model(INPUTS))
+    assert_same(state(slth.unwrap(model)), state(ticket.apply(net())))
+
+
+@every_method
+def test_its_options_are_its_own(name):
+    kind = type(method(name))
+    assert issubclass(kind, Search)
+    for option, text in help_of(name).items():
+        assert text.endswith(f"(default {getattr(kind(), option)!r})")
+        assert method(f"{name}({option}={getattr(kind(), option)!r})") == kind()
+    allowed = ", ".join(help_of(name))
+    with pytest.raises(ValueError, match=rf"method.speed=3: .* has no such option, must be one of {allowed}$"):
+        method(name, speed=3)
+    with pytest.raises(ValueError, match=r"method.arrival=2: must be a number in \(0, 1\]"):
+        method(name, arrival=2)
+
+
+def test_what_is_no_method_is_refused_by_name():
+    with pytest.raises(ValueError, match=f"method=steep: must be one of {', '.join(METHODS)}, or a class of yours"):
+        method("steep")
+    with pytest.raises(ValueError, match=r"method=pathlib:Path: must derive from slth\.search\.base\.Search"):
+        method("pathlib:Path")
+    with pytest.raises(ValueError, match=r"method=frozen: pruned \+ locked = 1.5: must be in"):
+        method("frozen", pruned=0.75, locked=0.75)
+    with pytest.raises(ValueError, match=r"method=<class 'slth\.search\.frozen\.Frozen'>: must be a search"):
+        fit(wrapped(), METHODS["frozen"])
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "given"),
+    [
+        ("iterand", "iterand", {}),
+        ("iterand(rate=0.2, every=None)", "iterand", {"rate": 0.2, "every": None}),
+        ("a (1)/my file.py:Own(word=cubic, pair=(1, 2))", "a (1)/my file.py:Own", {"word": "cubic", "pair": (1, 2)}),
+        ("a(1)/my.py:Own", "a(1)/my.py:Own", {}),
+        ("own(text='two words')", "own", {"text": "two words"}),
+    ],
+)
+def test_options_may_stand_in_the_text(text, name, given):
+    assert plugins.split(text) == (name, given)
+    assert plugins.join(name, given) == text
+
+
+@pytest.mark.parametrize("text", ["iterand(0.2)", "iterand(rate=)", "iterand(rate=open('x'))", "iterand(rate=1)(2)"])
+def test_options_that_cannot_be_read_are_refused(text):
+    with pytest.raises(ValueError, match="must be a name, or name"):
+        plugins.split(text)
+
+
+def test_what_a_users_search_made_says_where_it_comes_from(tmp_path):
+    def said(name, **others):
+        model = searched(name, 4, checkpoint=tmp_path / "c", **others)
+        rest = json.loads(files.read(tmp_path / "c", "checkpoint", [1])[1]["rest"])
+        (tmp_path / "c").unlink()
+        return rest.get("method"), f"found by {OWN[0]}" in Ticket.of(model).describe(), model
+
+    place, described, model = said(OWN[0])
+    assert (place, described) == (OWN[0], True)
+    assert handle(model).weights["0.weight"].kind == "mean"
+    fit(model, method("biprop"), 2)
+    assert "found by" not in Ticket.of(model).describe()
+    assert said("iterand")[:2] == (None, False)
+
+
+def test_what_only_a_users_file_knows_is_refused_without_it(monkeypatch):
+    model = searched(OWN[1])
+    data = Ticket.of(model).to_bytes()
+    with pytest.raises(ValueError, match=r"0.weight was scaled by its search"):
+        slth.serve(Ticket.from_bytes(data), net())
+    monkeypatch.delitem(traits.known(), "factor")
+    with pytest.raises(TicketError, match=r"'0\.weight' has 'factor', which no search that is loaded knows"):
+        Ticket.from_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["scores", "forward", "keep", "two words"])
+def test_a_buffer_hides_nothing_of_a_mask(name):
+    masked = handle(wrapped()).weights["0.weight"]
+    with pytest.raises(ValueError, match=f"has the buffer '{name}': must be a name that a mask has for nothing else"):
+        masked.put(name, torch.zeros(1))
+
+
+def test_options_have_a_default_that_they_take():
+    for kind in METHODS.values():
+        options.check(kind())
+    assert regression.METHODS.keys() >= METHODS.keys()

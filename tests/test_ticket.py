@@ -20,6 +20,7 @@ from torch import nn
 
 import slth
 from slth import Ticket, TicketError, files
+from slth.building import built_of
 from slth.models import gpt2
 from slth.search import Biprop, EdgePopup, Frozen, IteRand, controls
 from slth.threads import one_torch_thread
@@ -323,22 +324,97 @@ def test_gpt2_small_takes_a_31st_of_its_floats(tmp_path):
 # ---------------------------------------------------------------- what has no ticket
 
 
-def test_only_weights_of_a_seed_have_a_ticket():
-    with pytest.raises(TicketError, match=r"0\.weight: its weights did not come from slth\.weights\.inits"):
-        Ticket.of(wrapped(weights=None))
-    with pytest.raises(TicketError, match=r"0\.weight: its weights did not come from slth\.weights\.inits"):
-        Ticket.of(wrapped(weights={"3.*": "kaiming_normal"}))
+def base(**options):
+    """A network that torch has drawn, the same each time."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(16, 48, **options), nn.ReLU(), nn.BatchNorm1d(48), nn.Linear(48, 4, **options))
+
+
+@pytest.mark.parametrize("method", [EdgePopup(), Biprop(), Frozen(pruned=0.2, locked=0.2)])
+def test_a_network_that_no_seed_makes_is_the_base_of_its_ticket(tmp_path, method):
+    model = slth.wrap(base())
+    fit(model, method, steps=4)
+    ticket, expected = Ticket.of(model), state(unwrap(copy.deepcopy(model)))
+    ticket.save(tmp_path / "t.safetensors")
+    ticket = Ticket.load(tmp_path / "t.safetensors")
+    assert (set(ticket.over), ticket.version) == ({"0.weight", "3.weight"}, 2)
+    assert ", 2 over a base, " in repr(ticket)
+    assert "seeds: none\nover a base: 2 weights that no seed makes" in ticket.describe()
+    assert_same(expected, state(ticket.apply(base())))
+    if not isinstance(method, Biprop):  # which leaves signs and one size
+        assert_same(expected, state(ticket.apply(unwrap(model))))  # pruned already
+    other = base()
+    with torch.no_grad():
+        other[3].weight[ticket.masks()["3.weight"].nonzero()[0].unbind()] += 1e-3
+    before = state(other)
+    with pytest.raises(TicketError, match=r"3\.weight: is not that of the ticket's base"):
+        ticket.apply(other)
+    assert_same(before, state(other))
+    with pytest.raises(ValueError, match=r"no layer can be served: 0\.weight lies over a base"):
+        slth.serve(ticket, base())
+
+
+def test_only_what_no_seed_makes_lies_over_a_base():
+    assert set(Ticket.of(wrapped(weights={"3.*": "kaiming_normal"})).over) == {"0.weight"}
     with pytest.raises(ValueError, match="Sequential is not wrapped"):
         Ticket.of(net())
 
 
-def test_trained_weights_have_no_ticket():
+def test_trained_weights_are_a_base():
     model = found()
     controls.train_weights(model)
-    assert_same(state(Ticket.of(model).apply(blank())), state(unwrap(copy.deepcopy(model))))
+    assert not Ticket.of(model).over
     fit(model, steps=2)
-    with pytest.raises(TicketError, match=r"0\.weight: its weights are no longer those of its seed"):
-        Ticket.of(model)
+    trained = {path: slth.wrapping.random_weight(model, path) for path in handle(model).weights}
+    ticket, module = Ticket.of(model), blank()
+    assert set(ticket.over) == set(trained)
+    with pytest.raises(TicketError, match=r"0\.weight: is not that of the ticket's base"):
+        ticket.apply(module)
+    with torch.no_grad():
+        for path, weight in trained.items():
+            module.get_parameter(path).copy_(weight)
+    assert_same(state(ticket.apply(module)), state(unwrap(model)))
+
+
+def test_plain_modules_have_tickets_under_masks():
+    module = wrapped()
+    masks = handle(module).masks()
+    expected = Ticket.of(module)
+    plain = net()
+    with torch.no_grad():
+        for path in masks:
+            slth.weights.recipes.fill(plain, {path: slth.weights.recipes.recipe_of(module, path)})
+    assert Ticket.of_masks(plain, masks).to_bytes() == expected.to_bytes()
+    for wrong, match in (
+        ({}, "must be of one parameter or more"),
+        ({"nothing": masks["0.weight"]}, "masks of 'nothing': must be of the module's parameters"),
+        ({"0.weight": masks["3.weight"]}, r"masks of '0.weight': torch.bool \(4, 48\), must be torch.bool \(48, 16\)"),
+        ({"0.weight": masks["0.weight"].float()}, "masks of '0.weight': torch.float32"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            Ticket.of_masks(plain, wrong)
+    with pytest.raises(ValueError, match="is wrapped"):
+        Ticket.of_masks(module, masks)
+
+
+def test_how_a_model_is_built_is_said_and_never_executed():
+    model = gpt2.build(gpt2.config("tiny", n_layer=1), seed=4)
+    config = model.config.to_dict()
+    slth.wrap(model, seed=1)
+    ticket = Ticket.from_bytes(Ticket.of(model, built=built_of(model)).to_bytes())
+    path = "transformers.models.gpt2.modeling_gpt2.GPT2LMHeadModel"
+    assert ticket.built["class"] == path
+    assert ticket.built["config"]["n_embd"] == config["n_embd"]
+    assert f"built as: {path}" in ticket.describe()
+    assert ticket.to_bytes() != Ticket.of(model).to_bytes()
+    odd = wrapped()
+    ticket = Ticket.from_bytes(
+        Ticket.of(odd, built={"class": "os.system\n\x1b[31m", "arguments": {"x": "\n"}}).to_bytes()
+    )
+    assert "built as: os.system\\n\\x1b[31m" in ticket.describe()
+    assert built_of(odd, depth=2) == {"class": "torch.nn.modules.container.Sequential", "arguments": {"depth": 2}}
+    with pytest.raises(ValueError, match="manifest: must be JSON"):
+        Ticket.of(odd, built={"class": object()}).to_bytes()
 
 
 def test_a_gate_of_another_kind_has_no_ticket():
@@ -477,7 +553,7 @@ def test_a_file_is_named_in_the_error(tmp_path, data):
     [
         (lambda: b"", "not a safetensors file"),
         (lambda: b"PK\3\4" + bytes(2000), "not a safetensors file"),
-        (lambda: files.seal("ticket", 2, {}, {}), "version 2 of kind 'ticket': must be 1"),
+        (lambda: files.seal("ticket", 3, {}, {}), "version 3 of kind 'ticket': must be 1, 2"),
         (lambda: files.seal("checkpoint", 1, {}, {}), "a file of kind 'checkpoint': must be 'ticket'"),
         (lambda: files.seal("ticket", 1, {}, {}), r"its manifest does not fit \(KeyError: 'weights'\)"),
     ],
@@ -505,6 +581,14 @@ def drop(*keys):
         for key in keys[:-1]:
             at = at[key]
         del at[keys[-1]]
+
+    return change
+
+
+def of_base(value):
+    def change(tensors, manifest):
+        del weight(manifest)["recipe"]
+        weight(manifest)["base"] = value
 
     return change
 
@@ -561,6 +645,11 @@ WRONG = {
     "keeps less than nothing": (put("kept", -1), "keeps -1 of 768"),
     "keeps another number": (put("kept", 100), r"0\.weight: its mask keeps 154, must keep 100"),
     "keeps no number": (put("kept", 154.0), "must be an int"),
+    "recipe and base": (put("base", "0" * 64), "must have either a recipe or the digest of a base"),
+    "base of nothing": (of_base(None), "must be text"),
+    "base of no digest": (of_base("x"), "the digest of its base is none"),
+    "another base": (of_base("0" * 64), r"0\.weight: is not that of the ticket's base"),
+    "built of text": (put("manifest", "built", "x"), "built='x': must be an object"),
     "recipe of nothing": (put("recipe", None), "TypeError"),
     "no draws": (put("recipe", [0]), "0 parts along axis 0"),
     "draws that do not divide": (put("recipe", [0] + [["sign", 1.0, 0, "a", 0]] * 5), "5 parts along axis 0"),

@@ -12,6 +12,7 @@ from slth.attention.cache import Cache
 from slth.attention.facts import PROJECTIONS, Facts
 from slth.attention.functional import causal_mask, check_mask, rms_norm
 from slth.attention.positions import rope
+from slth.building import Recorded
 from slth.numbers import as_int
 from slth.weights import inits, recipes
 
@@ -33,7 +34,7 @@ def eye(rows: int, columns: int) -> torch.Tensor:
     return torch.eye(rows, columns, dtype=torch.float32, device="cpu")
 
 
-class Attention(nn.Module):
+class Attention(Recorded):
     """An attention without biases on tokens (..., T, d_in) -> (..., T, d_out).
 
     A mechanism states `facts` of itself in the body of its class, parents or not: what is true of these may be wrong

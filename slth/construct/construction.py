@@ -17,7 +17,9 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import nn
 
+from slth.building import built_of
 from slth.construct.checks import check_kind
+from slth.ticket import Ticket
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -75,6 +77,15 @@ class Construction:
         """
         self._check_own(source)
         prune(source, self.masks)
+
+    def ticket(self) -> Ticket:
+        """The ticket of the pruned source: its seeds, masks and recorded scales, and how it is built.
+
+        What no seed makes of the source lies over the source as a base. Raises ValueError where the source is no longer
+        what it was, but for having been pruned.
+        """
+        self._check_own(self.source)
+        return Ticket.of_masks(self.source, self.masks, built=built_of(self.source))
 
     def _check_own(self, source: nn.Module) -> None:
         check_kind("source", source, self.kinds, self.allowed)

@@ -18,8 +18,9 @@ from torch import nn
 from torch.nn.functional import layer_norm, relu
 
 from slth.attention import MultiHeadAttention
+from slth.building import Recorded
 from slth.numbers import as_int, plain
-from slth.weights import inits
+from slth.weights import inits, recipes
 
 
 def normalise(x: torch.Tensor, norm: bool) -> torch.Tensor:
@@ -27,7 +28,7 @@ def normalise(x: torch.Tensor, norm: bool) -> torch.Tensor:
     return layer_norm(x, x.shape[-1:]) if norm else x
 
 
-class FeedForward(nn.Module):
+class FeedForward(Recorded):
     """x W_1 -> ReLU -> ... -> W_L without biases; layer l is (widths[l-1], widths[l]), uniform on (-1, 1).
 
     `scales` (L,) multiply the layers' outputs. init is a name of `slth.weights.inits`, the parameters' names there are
@@ -49,10 +50,12 @@ class FeedForward(nn.Module):
         widths = [plain(width) for width in widths]
         if len(widths) < 2 or any(type(width) is not int or width < 1 for width in widths):
             raise ValueError(f"widths={widths}: must be at least two ints >= 1, those of one layer or more")
-        self.layers = nn.ParameterList(
-            inits.weight(init, (n, m), inits.Fan(fan_in=n, fan_out=m), seed=seed, name=f"{prefix}layers.{i}").to(dtype)
+        self.layers = nn.ParameterList(torch.empty(n, m, dtype=dtype, device="cpu") for n, m in pairwise(widths))
+        draws = {
+            f"layers.{i}": recipes.draw(init, inits.Fan(fan_in=n, fan_out=m), seed=seed, name=f"{prefix}layers.{i}")
             for i, (n, m) in enumerate(pairwise(widths))
-        )
+        }
+        recipes.fill(self, {name: recipes.Recipe((draw,)) for name, draw in draws.items()})
         self.register_buffer("scales", torch.ones(len(self.layers), dtype=dtype, device="cpu"))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -76,7 +79,7 @@ class Block(nn.Module):
         return out
 
 
-class Transformer(nn.Module):
+class Transformer(Recorded):
     """A stack of blocks on vectors of width d.
 
     ff_widths: hidden widths of the feed-forward network, one int for each of its layers but the last: () is a linear
@@ -119,19 +122,20 @@ class Transformer(nn.Module):
         return x
 
 
-class Table(nn.Module):
+class Table(Recorded):
     """A matrix (rows, columns) that is learned or given: an embedding, a head."""
 
     def __init__(self, rows: int, columns: int, *, std: float, seed: int, name: str, dtype: torch.dtype) -> None:
         super().__init__()
-        self.weight = nn.Parameter(inits.normal((rows, columns), std, seed=seed, name=name).to(dtype))
+        self.weight = nn.Parameter(torch.empty(rows, columns, dtype=dtype, device="cpu"))
+        recipes.fill(self, {"weight": recipes.Recipe((recipes.Draw("normal", std, seed, name),))})
 
     def matrix(self) -> torch.Tensor:
         """The matrix (rows, columns)."""
         return self.weight
 
 
-class Product(nn.Module):
+class Product(Recorded):
     """A matrix (rows, columns) as the product of two random ones of inner width hidden, times a recorded scale."""
 
     scale: torch.Tensor
@@ -139,7 +143,8 @@ class Product(nn.Module):
     def __init__(self, rows: int, columns: int, hidden: int, *, seed: int, name: str, dtype: torch.dtype) -> None:
         super().__init__()
         for which, shape in (("first", (rows, hidden)), ("second", (hidden, columns))):
-            setattr(self, which, nn.Parameter(inits.uniform(shape, 1.0, seed=seed, name=f"{name}.{which}").to(dtype)))
+            setattr(self, which, nn.Parameter(torch.empty(shape, dtype=dtype, device="cpu")))
+            recipes.fill(self, {which: recipes.Recipe((recipes.Draw("uniform", 1.0, seed, f"{name}.{which}"),))})
         self.register_buffer("scale", torch.ones((), dtype=dtype, device="cpu"))
 
     first: nn.Parameter
@@ -150,7 +155,7 @@ class Product(nn.Module):
         return self.first @ self.second * self.scale
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(Recorded):
     """Next-token prediction: embedding + position -> causal transformer -> head.
 
     embedding (vocabulary, d), positions (length, d) and head (d, vocabulary) are :class:`Table` or :class:`Product`.

@@ -21,16 +21,16 @@ from slth.wrapping import check_plain, random_weight
 
 
 def weight_of(module: nn.Module, path: str, masked: Masked, mask: torch.Tensor, value: torch.Tensor) -> Weight:
-    """The record of a masked weight, given its value under the mask. Raises TicketError where none gives it."""
-    recipe = recipe_of(module, path)
-    if recipe is None:
-        raise TicketError(
-            f"{path}: its weights did not come from slth.weights.inits; wrap with weights=... to have a ticket"
-        )
+    """The record of a masked weight, given its value under the mask: of its recipe, or over a base where none makes it.
+
+    Raises TicketError where neither gives the value.
+    """
     had = [trait for kind in traits.known().values() if (trait := kind.of(masked, mask))]
-    drawn = traits.random_weight(recipe, had, dict(masked.named_buffers()), value)
-    if not torch.equal(drawn, random_weight(module, path)):
-        raise TicketError(f"{path}: its weights are no longer those of its seed; only frozen weights have a ticket")
+    recipe, weight = recipe_of(module, path), random_weight(module, path).detach()
+    if recipe and not _same(traits.random_weight(recipe, had, dict(masked.named_buffers()), value), weight, mask):
+        recipe = None
+    if recipe is None:
+        had = [trait for trait in had if not trait.tensor]  # the base has what these tell of a recipe
     return Weight(
         path=path,
         shape=tuple(value.shape),
@@ -38,7 +38,8 @@ def weight_of(module: nn.Module, path: str, masked: Masked, mask: torch.Tensor, 
         kept=int(mask.sum()),
         recipe=recipe,
         parts=masked.parts,
-        traits=_traits_of(path, masked.parts, had, mask, drawn, value),
+        traits=_traits_of(path, masked.parts, had, mask, weight, value),
+        base=base_of(weight, mask) if recipe is None else None,
     )
 
 
@@ -47,21 +48,52 @@ def _traits_of(
     parts: Sequence[Part],
     had: Sequence[Trait],
     mask: torch.Tensor,
-    drawn: torch.Tensor,
+    weight: torch.Tensor,
     value: torch.Tensor,
 ) -> tuple[Trait, ...]:
-    """The traits by which the drawn weight is the value under the mask: those that the mask has, or is seen to have.
+    """The traits by which the weight is the value under the mask: those that the mask has, or is seen to have.
 
     What an earlier search left behind may not hold any more. Raises TicketError where none give the value.
     """
-    zero = torch.zeros((), dtype=value.dtype, device=value.device)
-    idle = [trait for trait in had if trait.shown(drawn, parts) is drawn]
-    seen = (t for kind in traits.known().values() if (t := kind.seen(value, drawn, parts)))
+    idle = [trait for trait in had if trait.shown(weight, parts) is weight]
+    seen = (t for kind in traits.known().values() if (t := kind.seen(value, weight, parts)))
     for candidate in itertools.chain([had, idle], ([*idle, trait] for trait in seen)):
-        if torch.equal(value, torch.where(mask, traits.shown(drawn, candidate, parts), zero)):
+        if torch.equal(value, pruned(traits.shown(weight, candidate, parts), mask)):
             return tuple(candidate)
     told = " nor ".join(["its weights", *(kind.words for kind in traits.known().values() if kind.words)])
     raise TicketError(f"{path}: what evaluation sees is neither {told} under a mask")
+
+
+def weight_under(module: nn.Module, path: str, mask: torch.Tensor) -> Weight:
+    """The record of a plain module's weight under a mask, of its recipe, or over a base where none makes it."""
+    weight = module.get_parameter(path).detach()
+    recipe = recipe_of(module, path)
+    if recipe and not _same(recipe.tensor(weight.shape, weight.device).to(weight.dtype), weight, mask):
+        recipe = None
+    return Weight(
+        path=path,
+        shape=tuple(weight.shape),
+        dtype=name_of(weight.dtype),
+        kept=int(mask.sum()),
+        recipe=recipe,
+        parts=(Part(),),
+        base=base_of(weight, mask) if recipe is None else None,
+    )
+
+
+def base_of(weight: torch.Tensor, mask: torch.Tensor) -> str:
+    """What tells a base from others: SHA-256 of the entries that a mask keeps of its weight, whatever it prunes."""
+    return digest_of({"": weight[mask]})
+
+
+def pruned(weight: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The weight, 0 where the mask (on its device) does not keep it."""
+    return torch.where(mask, weight, torch.zeros((), dtype=weight.dtype, device=weight.device))
+
+
+def _same(one: torch.Tensor, other: torch.Tensor, mask: torch.Tensor) -> bool:
+    """Whether two weights are the same where a mask keeps them."""
+    return torch.equal(one[mask], other[mask])
 
 
 def plain_of(module: nn.Module, path: str, tensor: torch.Tensor) -> Plain:
@@ -113,6 +145,19 @@ def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
     except ValueError as error:
         raise ValueError(f"a ticket is applied to a plain module: {error}") from error
     return {path: tensor.detach() for path, tensor in named_tensors(module)}
+
+
+def check_masks(module: nn.Module, masks: Mapping[str, torch.Tensor]) -> None:
+    """Raise ValueError unless masks, one or more, are bool and of the shapes of the module's parameters."""
+    shapes = {path: tuple(parameter.shape) for path, parameter in module.named_parameters()}
+    if not masks:
+        raise ValueError("masks: must be of one parameter or more")
+    for path, mask in masks.items():
+        if path not in shapes:
+            raise ValueError(f"masks of {path!r}: must be of the module's parameters ({', '.join(list(shapes)[:8])})")
+        if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != shapes[path]:
+            found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, torch.Tensor) else type(mask).__name__
+            raise ValueError(f"masks of {path!r}: {found}, must be torch.bool {shapes[path]}")
 
 
 def named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -7,13 +7,12 @@ masks than any machine holds.
 
 from __future__ import annotations
 
-import re
 import reprlib
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,11 +21,20 @@ from slth.masking import traits
 from slth.masking.targets import Part
 from slth.ticket import bits
 from slth.ticket.making import name_of
-from slth.ticket.record import Plain, TicketError, Weight
+from slth.ticket.record import DIGEST, Plain, TicketError, Weight
 from slth.weights.recipes import Draw, Recipe
 
 Tensors = Mapping[str, torch.Tensor]
-_OF_WEIGHTS = {"path", "shape", "dtype", "kept", "recipe", "zero_rows", "parts"}  # what an entry says but for traits
+_OF_WEIGHTS = {
+    "path",
+    "shape",
+    "dtype",
+    "kept",
+    "recipe",
+    "zero_rows",
+    "base",
+    "parts",
+}  # what an entry says but for traits
 
 
 @contextmanager
@@ -134,25 +142,38 @@ def _known(weight: Weight) -> tuple[torch.Tensor, torch.Tensor] | None:
 # ---------------------------------------------------------------- manifest
 
 
-def manifest_of(weights: Sequence[Weight], plain: Sequence[Plain], digest: str) -> dict[str, Any]:
-    """The records and the network's digest as JSON."""
-    return {
-        "weights": [_weight_to_json(w) for w in weights],
-        "plain": [_plain_to_json(p) for p in plain],
-        "digest": digest,
+class Records(NamedTuple):
+    """All that a ticket says beside its tensors; built: how the network's module was built, where that is known."""
+
+    weights: tuple[Weight, ...]
+    plain: tuple[Plain, ...]
+    digest: str
+    built: Mapping[str, Any] | None = None
+
+
+def manifest_of(records: Records) -> dict[str, Any]:
+    """The records as JSON."""
+    manifest = {
+        "weights": [_weight_to_json(w) for w in records.weights],
+        "plain": [_plain_to_json(p) for p in records.plain],
+        "digest": records.digest,
     }
+    return manifest if records.built is None else manifest | {"built": records.built}
 
 
-def records_of(manifest: Mapping[str, Any]) -> tuple[tuple[Weight, ...], tuple[Plain, ...], str]:
+def records_of(manifest: Mapping[str, Any]) -> Records:
     """What :func:`manifest_of` was given. Raises TicketError, or another error of a manifest that does not fit."""
     weights = tuple(_weight_from_json(entry) for entry in manifest["weights"])
     plain = tuple(_plain_from_json(entry) for entry in manifest["plain"])
     digest = manifest["digest"]
     if not weights or len({w.path for w in weights} | {p.path for p in plain}) < len(weights) + len(plain):
         raise TicketError("no ticket: must have at least one weight, and no name twice")
-    if not re.fullmatch("[0-9a-f]{64}", digest):
+    if not DIGEST.fullmatch(digest):
         raise TicketError("no ticket: its digest is none")
-    return weights, plain, digest
+    built = manifest.get("built")
+    if built is not None and not isinstance(built, dict):
+        raise TypeError(f"built={reprlib.repr(built)}: must be an object")
+    return Records(weights, plain, digest, built)
 
 
 def _weight_to_json(weight: Weight) -> dict[str, Any]:
@@ -161,7 +182,7 @@ def _weight_to_json(weight: Weight) -> dict[str, Any]:
         "shape": weight.shape,
         "dtype": weight.dtype,
         "kept": weight.kept,
-        **_recipe_to_json(weight.recipe),
+        **({"base": weight.base} if weight.recipe is None else _recipe_to_json(weight.recipe)),
     }
     if len(weight.parts) > 1:
         entry["parts"] = [weight.parts[0].dim, *(part.role for part in weight.parts)]
@@ -183,9 +204,10 @@ def _weight_from_json(entry: dict[str, Any]) -> Weight:
         shape=_shape(entry["shape"]),
         dtype=_text(entry["dtype"]),
         kept=_whole_number(entry["kept"]),
-        recipe=_recipe_from_json(entry),
+        recipe=_recipe_from_json(entry) if "recipe" in entry or "base" not in entry else None,
         parts=parts,
         traits=tuple(traits.told(entry).values()),
+        base=_text(entry["base"]) if "base" in entry else None,
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from slth.masking.targets import Part
 from slth.masking.traits import Trait
 from slth.weights.recipes import Recipe
 
+DIGEST = re.compile("[0-9a-f]{64}")  # SHA-256
 _MOST_AXES, _MOST_ENTRIES = 64, (1 << 63) - 1  # of a tensor
 
 
@@ -20,25 +22,35 @@ class TicketError(ValueError):
 class Weight:
     """A masked weight: kept entries are those of its recipe, or what a search has made of them, as its traits tell.
 
-    Raises TicketError for what no tensor can be.
+    A weight that no recipe makes (of a trained network, say) lies over a base, a module that has it already: `base` is
+    then the digest of the entries kept, by :func:`slth.ticket.making.base_of`, in place of the recipe. Raises
+    TicketError for what no tensor can be.
     """
 
     path: str
     shape: tuple[int, ...]
     dtype: str
     kept: int
-    recipe: Recipe
+    recipe: Recipe | None
     parts: tuple[Part, ...]
     traits: tuple[Trait, ...] = ()
+    base: str | None = None
 
     def __post_init__(self) -> None:
         _check(self.path, self.shape)
         if not 0 <= self.kept <= self.size or not self.size:
             raise TicketError(f"{self.path}: keeps {self.kept} of {self.size} entries, must keep 0 to all of some")
-        for count, dim in ((len(self.recipe.draws), self.recipe.dim), (len(self.parts), self.parts[0].dim)):
+        if (self.recipe is None) == (self.base is None):
+            raise TicketError(f"{self.path}: must have either a recipe or the digest of a base")
+        if self.base is not None and not DIGEST.fullmatch(self.base):
+            raise TicketError(f"{self.path}: the digest of its base is none")
+        split = [(len(self.parts), self.parts[0].dim)]
+        if self.recipe is not None:
+            split.append((len(self.recipe.draws), self.recipe.dim))
+        for count, dim in split:
             if not count or not 0 <= dim < len(self.shape) or self.shape[dim] % count:
                 raise TicketError(f"{self.path}: {count} parts along axis {dim} of {self.shape}, must be equal ones")
-        if any(not 0 <= row < self.shape[0] for row in self.recipe.zero_rows):
+        if self.recipe and any(not 0 <= row < self.shape[0] for row in self.recipe.zero_rows):
             raise TicketError(f"{self.path}: rows {self.recipe.zero_rows} are 0, must be of its {self.shape[0]}")
         for trait in self.traits:
             try:

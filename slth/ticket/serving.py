@@ -171,6 +171,8 @@ def _obstacle(weight: Weight, layer: nn.Module | None, tied: set[str]) -> str:
         return "is no weight of an nn.Linear or Conv1D in this module"
     if weight.path in tied:
         return "is tied"
+    if weight.recipe is None:
+        return "lies over a base, no seed makes it"
     if altered := [trait.altered for trait in weight.traits if trait.altered]:
         return f"was {' and '.join(altered)} by its search"
     draws = weight.recipe.draws
@@ -188,4 +190,5 @@ def _seeded(weight: Weight, mask: torch.Tensor, layer: nn.Module) -> SeededLinea
     bias, device = layer.bias, layer.get_parameter("weight").device
     assert bias is None or isinstance(bias, nn.Parameter)
     mask = mask.to(device)
+    assert weight.recipe
     return SeededLinear(weight.recipe.draws, mask, bias, inputs_first=is_conv1d(layer)).train(layer.training)

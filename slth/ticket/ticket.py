@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,29 +13,53 @@ from torch import nn
 from slth import files
 from slth.masking import traits
 from slth.modules import check_module
-from slth.ticket import packing
-from slth.ticket.making import check_dense, digest_of, name_of, others, plain_of, tensors_of, weight_of
+from slth.ticket import describing, packing
+from slth.ticket.making import (
+    base_of,
+    check_dense,
+    check_masks,
+    digest_of,
+    name_of,
+    others,
+    plain_of,
+    pruned,
+    tensors_of,
+    weight_of,
+    weight_under,
+)
 from slth.ticket.record import Plain, TicketError, Weight
 from slth.wrapping import check_in_place, effective, handle, root
 
-KIND, VERSION = "ticket", 1
+KIND, VERSIONS = "ticket", (1, 2)  # 1 where every weight has a recipe
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Ticket:
-    """Everything to rebuild a pruned network but its code; `tensors` are as in the file (`slth.ticket.packing`)."""
+    """Everything to rebuild a pruned network but its code, and the base of weights that no seed makes.
+
+    Attributes:
+        weights, plain: the records of masked weights, and of all other tensors.
+        tensors: as in the file (`slth.ticket.packing`).
+        digest: of the whole network.
+        built: how its module was built, as information, never executed (`slth.building`); None where nobody said so.
+    """
 
     weights: tuple[Weight, ...]
     plain: tuple[Plain, ...]
     tensors: Mapping[str, torch.Tensor]
     digest: str
+    built: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(cls, model: nn.Module) -> Ticket:
+    def of(cls, model: nn.Module, *, built: Mapping[str, Any] | None = None) -> Ticket:
         """The ticket of a wrapped model, as evaluation sees it.
 
-        Raises TicketError for a masked weight that its recipe and mask do not give (it did not come from
-        `slth.weights.inits`, or was trained), ValueError where the model is not wrapped.
+        A masked weight is stored as its seed where `slth.weights.inits` made it. Any other, of a trained or
+        torch-initialised network, is left out: the ticket lies over the network that was wrapped, and holds a digest
+        of what the masks keep of it (:attr:`over`). built: JSON, as `slth.building.built_of(model)` gives it.
+
+        Raises TicketError for a masked weight that neither gives under its mask, ValueError where the model is not
+        wrapped or built is no JSON object.
         """
         wrapped, module = handle(model), root(model)
         check_in_place(model)
@@ -52,11 +77,48 @@ class Ticket:
             for name in {trait.buffer for weight in weights for trait in weight.traits if trait.tensor}
         }
         stored = {p.path: rest[p.path].detach().cpu() for p in plain if p.stored}
-        return cls(weights, plain, packing.packed(weights, flat, buffers, stored), digest_of(values | rest))
+        return cls(weights, plain, packing.packed(weights, flat, buffers, stored), digest_of(values | rest), built)
+
+    @classmethod
+    @torch.no_grad()
+    def of_masks(
+        cls, module: nn.Module, masks: Mapping[str, torch.Tensor], *, built: Mapping[str, Any] | None = None
+    ) -> Ticket:
+        """The ticket of a plain module, not changed here, under masks of its parameters: bool by name, True = kept.
+
+        Weights and built: as in :meth:`of`; a weight that no seed makes and of which all is kept is stored as it is.
+        Raises ValueError for masks that do not fit the module, TicketError for tensors that a ticket cannot hold.
+        """
+        check_module(module)
+        own = tensors_of(module)
+        check_masks(module, masks)
+        for path in masks:
+            check_dense(path, own[path])
+        here = {path: mask.to(own[path].device) for path, mask in masks.items()}
+        records = [weight_under(module, path, mask) for path, mask in here.items()]
+        weights = tuple(weight for weight in records if weight.recipe or weight.kept < weight.size) or (*records,)
+        here = {weight.path: here[weight.path] for weight in weights}
+        rest = {path: tensor for path, tensor in own.items() if path not in here}
+        plain = tuple(plain_of(module, path, tensor) for path, tensor in rest.items())
+        flat = {path: mask.flatten().cpu() for path, mask in here.items()}
+        stored = {p.path: rest[p.path].cpu() for p in plain if p.stored}
+        values = {path: pruned(own[path], mask) for path, mask in here.items()}
+        return cls(weights, plain, packing.packed(weights, flat, {}, stored), digest_of(values | rest), built)
+
+    @property
+    def over(self) -> dict[str, str]:
+        """The masked weights that no seed makes, by name, with the digest of what is kept of the base's."""
+        return {w.path: w.base for w in self.weights if w.base is not None}
+
+    @property
+    def version(self) -> int:
+        """The version of the file: 1 where every weight has a recipe, 2 over a base."""
+        return 2 if self.over else 1
 
     def to_bytes(self) -> bytes:
         """The file."""
-        return files.seal(KIND, VERSION, self.tensors, packing.manifest_of(self.weights, self.plain, self.digest))
+        records = packing.Records(self.weights, self.plain, self.digest, self.built)
+        return files.seal(KIND, self.version, self.tensors, packing.manifest_of(records))
 
     def save(self, path: str | os.PathLike[str]) -> int:
         """Write the file, whole or not at all, and return its size in bytes. Raises OSError where it cannot."""
@@ -71,13 +133,13 @@ class Ticket:
         Takes memory for the file alone, whatever it says of itself.
         """
         try:
-            tensors, manifest = files.unseal(data, KIND, [VERSION])
+            tensors, manifest = files.unseal(data, KIND, VERSIONS)
         except files.FileError as error:
             raise TicketError(f"no ticket: {error}") from error
         with packing.refusing():
-            weights, plain, digest = packing.records_of(manifest)
-            packing.check(weights, plain, tensors)
-        return cls(weights, plain, tensors, digest)
+            records = packing.records_of(manifest)
+            packing.check(records.weights, records.plain, tensors)
+        return cls(records.weights, records.plain, tensors, records.digest, records.built)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Ticket:
@@ -103,8 +165,9 @@ class Ticket:
 
         The module is in eval mode then, as the network was when its ticket was taken: call `.train()` to train it on.
 
-        Raises TicketError, and changes nothing, where names, shapes or dtypes differ, or where the rebuilt network's
-        digest does (a wrong seed, other bits). ValueError where the module is wrapped or none (a class, say).
+        Raises TicketError, and changes nothing, where names, shapes or dtypes differ, where the module is not the base
+        of weights that no seed makes, or where the rebuilt network's digest differs (a wrong seed, other bits).
+        ValueError where the module is wrapped or none (a class, say).
         """
         check_module(module)
         own = tensors_of(module)
@@ -123,7 +186,8 @@ class Ticket:
     def __repr__(self) -> str:
         total, kept = self._counts()
         share = f"{kept:,} of {total:,} entries kept ({kept / max(total, 1):.4g})"
-        return f"<Ticket: {len(self.weights)} weights, {share}, {len(self.to_bytes()):,} bytes>"
+        base = f", {len(self.over)} over a base" if self.over else ""
+        return f"<Ticket: {len(self.weights)} weights, {share}{base}, {len(self.to_bytes()):,} bytes>"
 
     def _counts(self) -> tuple[int, int]:
         """Entries of the masked weights, and how many of them are kept."""
@@ -131,24 +195,7 @@ class Ticket:
 
     def describe(self) -> str:
         """What the ticket holds, for people."""
-        total, kept = self._counts()
-        stored = [self.tensors[f"stored.{p.path}"] for p in self.plain if p.stored]
-        lines = [
-            f"ticket, version {VERSION}, {len(self.to_bytes()):,} bytes",
-            f"{len(self.weights)} masked weights with {total:,} entries, {kept:,} kept ({kept / total:.4g})",
-            f"seeds: {', '.join(sorted({str(d.seed) for w in self.weights for d in w.recipe.draws}))}",
-            f"stored as they are: {sum(t.numel() for t in stored):,} numbers in {len(stored)} tensors",
-            f"digest of the network: {self.digest}",
-            "",
-            f"{'weight':<44} {'shape':<16} {'keep':>7}  drawn",
-        ]
-        for w in self.weights:
-            drawn = ", ".join(dict.fromkeys(f"{d.distribution} {d.scale:.4g}" for d in w.recipe.draws))
-            notes = [trait.note for trait in w.traits]
-            lines.append(
-                f"{w.path:<44} {'x'.join(map(str, w.shape)):<16} {w.kept / w.size:>7.4f}  {', '.join([drawn, *notes])}"
-            )
-        return "\n".join(lines)
+        return describing.describe(self)
 
     def _check(self, own: Mapping[str, torch.Tensor]) -> None:
         for path, tensor in own.items():
@@ -181,7 +228,16 @@ class Ticket:
         return self.tensors[f"stored.{plain.path}"].to(like.device)
 
 
-def _built(weight: Weight, mask: torch.Tensor, buffers: dict[str, torch.Tensor], like: torch.Tensor) -> torch.Tensor:
-    value = traits.random_weight(weight.recipe, weight.traits, buffers, like)
-    value = traits.shown(value, weight.traits, weight.parts)
-    return torch.where(mask.to(like.device), value, torch.zeros((), dtype=like.dtype, device=like.device))
+def _built(weight: Weight, mask: torch.Tensor, buffers: dict[str, torch.Tensor], own: torch.Tensor) -> torch.Tensor:
+    """A masked weight like the module's own, which it is itself where it lies over a base."""
+    mask = mask.to(own.device)
+    if weight.recipe is not None:
+        value = traits.random_weight(weight.recipe, weight.traits, buffers, own)
+    elif base_of(own, mask) == weight.base:
+        value = own
+    else:
+        raise TicketError(
+            f"{weight.path}: is not that of the ticket's base: no seed makes this weight, the module must be the very "
+            "network that was pruned, or a copy of it"
+        )
+    return pruned(traits.shown(value, weight.traits, weight.parts), mask)

@@ -1,0 +1,87 @@
+"""How a module was built: its class and its arguments, as information for people.
+
+A ticket holds weights and no code. It may also say which class its network is of and what that was called with, so that
+who finds the file knows what to build. Nothing ever imports or calls what is written there.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+_ARGUMENTS = "_slth_arguments"
+
+
+class Recorded(nn.Module):
+    """A module that keeps the arguments it was made with, as JSON, for :func:`built_of`."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            setattr(cls, "__init__", _recording(vars(cls)["__init__"]))  # noqa: B010
+
+
+def built_of(module: nn.Module, **arguments: Any) -> dict[str, Any]:
+    """How a module was built, as JSON.
+
+    Args:
+        module: "class" is the path of its class. A Hugging Face model adds its "config"; a module of slth the
+            "arguments" that it was made with.
+        arguments: of its class, where the module does not know them itself.
+    """
+    kind = type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
+    built: dict[str, Any] = {"class": f"{kind.__module__}.{kind.__qualname__}"}
+    config = getattr(module, "config", None)
+    if config is not None and hasattr(config, "to_dict"):
+        built["config"] = _json(config.to_dict())
+    known = module.__dict__.get(_ARGUMENTS, {}) | _json(arguments)
+    return built | {"arguments": known} if known else built
+
+
+def _recording(init: Any) -> Any:
+    """A constructor that notes its arguments first; those of a base class, which it calls in turn, are not noted."""
+
+    @wraps(init)
+    def recorded(self: nn.Module, *args: Any, **options: Any) -> None:
+        if _ARGUMENTS not in self.__dict__:
+            self.__dict__[_ARGUMENTS] = _bound(init, args, options)
+        init(self, *args, **options)
+
+    return recorded
+
+
+def _bound(init: Any, args: tuple[Any, ...], options: dict[str, Any]) -> dict[str, Any]:
+    """The arguments by name; none where they are wrong, which the constructor itself will say."""
+    signature = inspect.signature(init)
+    try:
+        _, *bound = signature.bind_partial(None, *args, **options).arguments.items()
+    except TypeError:
+        return {}
+    named = dict(bound)
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            named |= named.pop(name, {})
+    return {name: _json(value) for name, value in named.items()}
+
+
+def _json(value: Any) -> Any:
+    """A value as JSON has it: a module as what it was built of, anything that JSON does not know as its repr."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, Mapping):
+        return {str(key): _json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(item) for item in value]
+    if isinstance(value, nn.Module):
+        return built_of(value)
+    if isinstance(value, torch.Tensor) and value.numel() != 1:
+        return f"tensor of shape {tuple(value.shape)}"
+    scalar = getattr(value, "item", None)  # of numpy or torch
+    return _json(scalar()) if callable(scalar) else repr(value)

@@ -1,0 +1,63 @@
+"""A ticket in words, for people."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from slth.ticket.record import Weight
+
+if TYPE_CHECKING:
+    from slth.ticket.ticket import Ticket
+
+_WIDTH, _LINES = 116, 12  # of what is said of the module
+
+
+def describe(ticket: Ticket) -> str:
+    """Sizes, seeds, how the module is built, and a line for each masked weight."""
+    total, kept = sum(w.size for w in ticket.weights), sum(w.kept for w in ticket.weights)
+    stored = [ticket.tensors[f"stored.{p.path}"] for p in ticket.plain if p.stored]
+    seeds = sorted({str(draw.seed) for w in ticket.weights if w.recipe for draw in w.recipe.draws})
+    lines = [
+        f"ticket, version {ticket.version}, {len(ticket.to_bytes()):,} bytes",
+        f"{len(ticket.weights)} masked weights with {total:,} entries, {kept:,} kept ({kept / total:.4g})",
+        f"seeds: {', '.join(seeds)}" if seeds else "seeds: none",
+    ]
+    if ticket.over:
+        lines.append(f"over a base: {len(ticket.over)} weights that no seed makes; apply it to the network it was of")
+    lines += [
+        f"stored as they are: {sum(t.numel() for t in stored):,} numbers in {len(stored)} tensors",
+        f"digest of the network: {ticket.digest}",
+    ]
+    if ticket.built is not None:
+        lines += textwrap.wrap(
+            f"built as: {_built(ticket.built)}",
+            _WIDTH,
+            subsequent_indent="  ",
+            max_lines=_LINES,
+            placeholder=" ...",
+        )
+    lines += ["", f"{'weight':<44} {'shape':<16} {'keep':>7}  drawn"]
+    lines += [_line(w) for w in ticket.weights]
+    return "\n".join(lines)
+
+
+def _line(weight: Weight) -> str:
+    draws = weight.recipe.draws if weight.recipe else ()
+    drawn = list(dict.fromkeys(f"{draw.distribution} {draw.scale:.4g}" for draw in draws)) or ["of the base"]
+    shape, notes = "x".join(map(str, weight.shape)), [trait.note for trait in weight.traits]
+    return f"{weight.path:<44} {shape:<16} {weight.kept / weight.size:>7.4f}  {', '.join([*drawn, *notes])}"
+
+
+def _built(built: Mapping[str, Any]) -> str:
+    """One line of printable characters, whatever the file says."""
+    rest = {key: value for key, value in built.items() if key != "class"}
+    named = rest.pop("arguments", None)
+    text = str(built.get("class", "?"))
+    if isinstance(named, dict):
+        text += f"({', '.join(f'{key}={json.dumps(value)}' for key, value in named.items())})"
+    if rest:
+        text += f" {json.dumps(rest)}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

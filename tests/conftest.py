@@ -1,6 +1,9 @@
 """Settings for all tests."""
 
+import importlib.util
 import os
+import sys
+from pathlib import Path
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run on the CPU; Triton reads it when it is imported
 
@@ -11,6 +14,13 @@ from slth.threads import one_torch_thread
 
 settings.register_profile("slth", deadline=None)  # numba compiles on a first call, and a busy machine is slow
 settings.load_profile("slth")
+
+
+# Not by sys.path: beside proofs_check lies kernels, and transformers would take that for another package of the name.
+SPEC = importlib.util.spec_from_file_location(
+    "proofs_check", Path(__file__).parents[1] / "proofs_check" / "__init__.py"
+)
+sys.modules["proofs_check"] = importlib.util.module_from_spec(SPEC)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,6 +1,5 @@
 """The paper's statements hold, and the frame that says so can say the opposite."""
 
-import importlib.util
 import math
 import subprocess
 import sys
@@ -18,10 +17,6 @@ from proofs_check.check import Check, Control, Statement, exists, failure_at_lea
 from proofs_check.search import ascend, distance
 
 ROOT = Path(__file__).parents[1]
-# Not by sys.path: beside proofs_check lies kernels, and transformers would take that for another package of the name.
-SPEC = importlib.util.spec_from_file_location("proofs_check", ROOT / "proofs_check" / "__init__.py")
-sys.modules["proofs_check"] = importlib.util.module_from_spec(SPEC)
-
 
 PAPER = [
     "lemma2", "lemma7", "lemma8", "theorem9", "theorem10", "theorem11", "lemma12", "lemma13", "theorem14",

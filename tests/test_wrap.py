@@ -150,8 +150,10 @@ def test_a_pruned_weight_is_zero_and_a_kept_one_itself(case):
 
 
 @every_case
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("context", [nullcontext, torch.no_grad, torch.inference_mode, autocast])
+@pytest.mark.parametrize(
+    ("training", "context"),
+    [(True, nullcontext), (True, autocast), (False, torch.no_grad), (False, torch.inference_mode)],
+)
 def test_the_output_is_that_of_zeros_in_place(case, training, context):
     model = wrapped(case).train(training)
     plain = by_hand(case, handle(model).masks()).train(training)
@@ -397,8 +399,14 @@ def test_nan_among_the_scores_is_named_and_can_be_put_right():
     assert MLP.run(model).equal(before)
 
 
-@pytest.mark.parametrize("stop", [RuntimeError, KeyboardInterrupt])
-@every_case
+@pytest.mark.parametrize(
+    ("case", "stop"),
+    [
+        *((case, RuntimeError) for case in CASES),
+        *((CASE[name], KeyboardInterrupt) for name in ("gpt2", "lstm", "tied")),
+    ],
+    ids=lambda given: getattr(given, "name", str(given)),
+)
 def test_a_forward_pass_that_was_broken_off_leaves_nothing_behind(case, stop):
     model = wrapped(case)
     wanted = case.run(model)
@@ -544,10 +552,18 @@ def test_an_unwrapped_module_can_be_pickled(case):
 
 #: What torch compiles piece by piece by itself: recurrent layers, and ours where a mask of tokens is checked.
 IN_PIECES = {"lstm", "lstm, bidirectional", "gru", "tied", "slth language model"}
+#: One for each way in which a compiler meets masks; all others are compiled in the slow tests.
+COMPILED = {
+    "gpt2", "torch encoder, training", "torch attention, packed", "lstm", "convolutions, training",
+    "mixture of experts", "weight_norm", "tied", "bfloat16", "slth attention",
+}  # fmt: skip
 
 
 @compiles
-@every_case
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=case.name, marks=() if case.name in COMPILED else pytest.mark.slow) for case in CASES],
+)
 def test_compiled_it_is_the_same_and_is_not_compiled_anew_when_masks_move(case):
     model, eager = wrapped(case), wrapped(case)
     torch._dynamo.reset()

@@ -1,4 +1,4 @@
-"""Checks that hold for every attention, over one table of them; what is special to one stands in a file of its own."""
+"""Checks that hold for every attention of the registry, by its facts; what is special to one has a file of its own."""
 
 import copy
 import math
@@ -17,12 +17,11 @@ from slth.attention import (
     ATTENTIONS,
     MIXING_INITS,
     Attention,
-    DifferentialAttention,
+    Facts,
     GroupedQueryAttention,
     GroupedTiedAttention,
     KVCache,
     LinearKnockingHeads,
-    MLPKnockingHeads,
     MultiHeadAttention,
     MultiheadExplicitAttention,
     MultiHeadLinearAttention,
@@ -35,6 +34,7 @@ from slth.attention import (
     rms_norm,
     rope,
 )
+from slth.attention.facts import PROJECTIONS
 from slth.attention.functional import causal_mask as with_causal
 from slth.weights import inits
 
@@ -44,61 +44,73 @@ exactly = {"rtol": 1e-12, "atol": 1e-12}
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to build an attention; sizes by default such that no axis has length 1. mixing: its `mixing_init` tensors.
-
-    drawn: weights whose distribution `init` does not say. linear: whether it merges where rope and qk_norm are off.
-    """
+    """A way to build an attention; sizes by default such that no axis has length 1."""
 
     name: str
     kind: type[Attention]
     options: dict[str, Any] = field(default_factory=dict)
-    mixing: tuple[str, ...] = ()
-    linear: bool = True
-    drawn: tuple[str, ...] = ()
+
+    @property
+    def facts(self) -> Facts:
+        return self.kind.facts
+
+    @property
+    def causal(self) -> dict[str, bool]:
+        return {"causal": True} if self.facts.causal else {}
+
+    @property
+    def positioned(self) -> dict[str, bool]:
+        """rope and qk_norm, as far as it has them."""
+        return {option: True for option in ("rope", "qk_norm") if getattr(self.facts, option)}
+
+    @property
+    def mixes(self) -> bool:
+        """Whether it has tensors that start by MIXING_INITS."""
+        return set(MIXING_INITS) <= set(self.facts.mixing_inits)
 
     def build(self, **more: Any) -> Attention:
         """A float64 module with random mixing, options that more says."""
-        sizes = {"d_in": 9, "d_out": 3, "heads": 4, "hidden": 8}
-        own = {"init": "xavier_uniform", "dtype": torch.float64}
-        mixing = RANDOM if self.mixing else {}
-        return self.kind(**sizes | own | mixing | self.options | more)
+        own = {"d_in": 9, "d_out": 3, "heads": 4, "hidden": 8, "init": "xavier_uniform", "dtype": torch.float64}
+        mixing = {"mixing_init": "random"} if self.facts.mixing_inits else {}
+        return self.kind(**own | mixing | self.options | more)
 
-    def positioned(self) -> dict[str, bool]:
-        """rope and qk_norm, as far as it has them."""
-        return {option: True for option in ("rope", "qk_norm") if getattr(self.kind.facts, option)}
+    def settings(self) -> list[dict[str, Any]]:
+        """Widths on both sides of d_in, plain and with what it has of positions and norms."""
+        return [{**size, **more} for size in ({}, {"d_in": 5}) for more in ({}, self.positioned)]
 
 
-LINEAR = ("mix_query", "mix_key", "mix_value")
-MLP = ("mlp_up", "mlp_gate", "mlp_down")
-TALK = ("mix_logits", "mix_weights")
-LAMBDA = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
-BLOCKS = {"length": 9, "block": 4, "mixing_init": "identity_plus_random", "normalise": False}
-RANDOM = {"mixing_init": "random"}
+BLOCKS = {"length": 9, "block": 4, "normalise": False}
+#: Options of attentions of the registry, where other than their defaults test more.
+OPTIONS = {
+    "gqa": {"kv_heads": 2},
+    "gta": {"kv_heads": 2},
+    "kha_linear": {"kv_heads": 2},
+    "kha_mlp": {"kv_heads": 2},
+    "mea": {"kv_heads": 2, "components": 3},
+    "talking_heads": {"logit_heads": 3, "value_heads": 2},
+    "mhla": BLOCKS,
+}
 VARIANTS = [
-    Variant("mha", GroupedQueryAttention),
-    Variant("gqa", GroupedQueryAttention, {"kv_heads": 2}),
-    Variant("mqa", MultiQueryAttention),
-    Variant("gta", GroupedTiedAttention, {"kv_heads": 2}),
-    Variant("kha_linear", LinearKnockingHeads, {"kv_heads": 2}, LINEAR),
-    Variant("kha_linear, queries and values", LinearKnockingHeads, {"mix": ("q", "v")}, (LINEAR[0], LINEAR[2])),
-    Variant("kha_linear, wide", LinearKnockingHeads, {"shared_width": 11}, LINEAR),
-    Variant("kha_linear, tied", TiedLinearKnockingHeads, {"kv_heads": 2}, (LINEAR[0], LINEAR[2])),
-    Variant("kha_mlp", MLPKnockingHeads, {"kv_heads": 2}, MLP, linear=False),
-    Variant("kha_mlp, tied", TiedMLPKnockingHeads, {"kv_heads": 2}, MLP, linear=False),
-    Variant("mea", MultiheadExplicitAttention, {"kv_heads": 2, "components": 3}, LINEAR[1:], linear=False),
-    Variant("mea, no norm", MultiheadExplicitAttention, {"norm": False}, LINEAR[1:]),
-    Variant("talking_heads", TalkingHeadsAttention, {"logit_heads": 3, "value_heads": 2}, TALK),
-    Variant("differential", DifferentialAttention, linear=False, drawn=LAMBDA),
-    Variant("mhla, no normaliser", MultiHeadLinearAttention, BLOCKS, linear=False, drawn=("mixing",)),
-    Variant("mhla, random", MultiHeadLinearAttention, BLOCKS | RANDOM, linear=False, drawn=("mixing",)),
+    *(Variant(name, kind, OPTIONS.get(name, {})) for name, kind in ATTENTIONS.items()),
+    Variant("of the construction", MultiHeadAttention, {"hidden_vo": 10}),
+    Variant("kha_linear, queries and values", LinearKnockingHeads, {"mix": ("q", "v")}),
+    Variant("kha_linear, wide", LinearKnockingHeads, {"shared_width": 11}),
+    Variant("kha_linear, tied", TiedLinearKnockingHeads, {"kv_heads": 2}),
+    Variant("kha_mlp, tied", TiedMLPKnockingHeads, {"kv_heads": 2}),
+    Variant("mea, no norm", MultiheadExplicitAttention, {"norm": False}),
+    Variant("mhla, added to its start", MultiHeadLinearAttention, BLOCKS | {"mixing_init": "identity_plus_random"}),
 ]
-every = pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
-mixed = pytest.mark.parametrize("variant", [v for v in VARIANTS if v.mixing], ids=lambda variant: variant.name)
 
 
-def settings_of(variant):
-    """Widths on both sides of d_in, plain and with what the variant has of positions and norms."""
-    return [{**size, **more} for size in ({}, {"d_in": 5}) for more in ({}, variant.positioned())]
+def each(variants):
+    return pytest.mark.parametrize("variant", variants, ids=lambda variant: variant.name)
+
+
+every = each(VARIANTS)
+causal = each([v for v in VARIANTS if v.facts.causal])
+masked = each([v for v in VARIANTS if v.facts.mask])
+mixed = each([v for v in VARIANTS if v.mixes])
+softmax = each([v for v in VARIANTS if issubclass(v.kind, SoftmaxAttention)])
 
 
 # ---------------------------------------------------------------- the function
@@ -108,10 +120,10 @@ def settings_of(variant):
 def test_forward_is_the_formula(variant):
     x = random_inputs(0, 2, T, 9, norm=2.0)
     masks = [None, causal_mask(T), random_mask(1, T, T), random_mask(2, 2, T, T), random_mask(3, 1, T)]
-    for options in settings_of(variant):
+    for options in variant.settings():
         module = variant.build(**options)
         inputs = x[..., : module.d_in]
-        for mask in masks if variant.kind.facts.mask else masks[:1]:
+        for mask in masks if variant.facts.mask else masks[:1]:
             expected = module.reference(inputs, mask)
             assert module(inputs, mask).shape == expected.shape == (2, T, 3)
             assert torch.allclose(module(inputs, mask), expected, **exactly)
@@ -122,23 +134,23 @@ def test_sizes_of_any_kind(variant):
     @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 9), st.integers(1, 4), st.integers(0, 2**32 - 1))
     @settings(max_examples=8)
     def check(d_in, d_out, length, width, seed):
-        module = variant.build(d_in=d_in, d_out=d_out, hidden=4 * width, seed=seed, causal=True)
+        module = variant.build(d_in=d_in, d_out=d_out, hidden=4 * width, seed=seed, **variant.causal)
         x = random_inputs(seed, length, d_in)
         assert torch.allclose(module(x), module.reference(x), **exactly)
 
     check()
 
 
-@every
+@causal
 def test_causal_is_the_causal_mask(variant):
     x = random_inputs(0, 2, T, 9)
-    for options in settings_of(variant):
+    for options in variant.settings():
         module = variant.build(causal=True, **options)
         inputs = x[..., : module.d_in]
         changed = inputs.clone()
         changed[:, 3:] += 1.0
         assert torch.allclose(module(inputs)[:, :3], module(changed)[:, :3], **exactly)
-        if variant.kind.facts.mask:
+        if variant.facts.mask:
             module.causal = False
             plain = module(inputs, causal_mask(T))
             module.causal = True
@@ -147,10 +159,10 @@ def test_causal_is_the_causal_mask(variant):
             assert torch.allclose(module(inputs, given_mask), module.reference(inputs, given_mask), **exactly)
 
 
-@every
+@causal
 def test_decoding_is_the_causal_forward(variant):
     x = random_inputs(0, 2, T, 9)
-    for options in settings_of(variant):
+    for options in variant.settings():
         module = variant.build(causal=True, **options)
         inputs = x[..., : module.d_in]
         cache = module.start()
@@ -159,14 +171,9 @@ def test_decoding_is_the_causal_forward(variant):
         assert cache.bytes() > 0
 
 
-softmax = pytest.mark.parametrize(
-    "variant", [v for v in VARIANTS if issubclass(v.kind, SoftmaxAttention)], ids=lambda variant: variant.name
-)
-
-
 @softmax
 def test_decoding_takes_several_tokens_at_once(variant):
-    module = variant.build(causal=True, **variant.positioned())
+    module = variant.build(causal=True, **variant.positioned)
     x = random_inputs(0, 2, T, 9)
     cache = module.start()
     steps = [module.step(tokens, cache) for tokens in x.split([2, 3, 1], dim=-2)]
@@ -179,7 +186,9 @@ def test_merged_matrices_are_the_function_where_nothing_stands_between(variant):
     x = random_inputs(0, 2, T, 9)
     for options in ({}, {"d_in": 5}):
         module = variant.build(**options)
-        if not variant.linear:
+        if module.obstacles():
+            with pytest.raises(ValueError, match=f"{variant.kind.__name__} cannot be merged: {module.obstacles()[0]}"):
+                module.merged()
             continue
         inputs = x[..., : module.d_in]
         qk, vo = module.merged()
@@ -187,13 +196,13 @@ def test_merged_matrices_are_the_function_where_nothing_stands_between(variant):
         assert vo.shape == (4, module.d_in, 3)
         expected = module.reference(inputs, causal_mask(T))
         assert torch.allclose(merged_attention(inputs, qk, vo, causal_mask(T)), expected, **exactly)
-        module.causal = True
-        assert torch.allclose(module(inputs), expected, **exactly)
+        module.causal = variant.facts.causal
+        assert torch.allclose(module(inputs, None if module.causal else causal_mask(T)), expected, **exactly)
 
 
 @softmax
 def test_factors_of_heads_are_what_is_merged(variant):
-    for options in ({}, {"d_in": 5}, variant.positioned()):
+    for options in ({}, {"d_in": 5}, variant.positioned):
         module = variant.build(**options)
         if module.obstacles():
             with pytest.raises(ValueError, match="cannot be merged: "):
@@ -211,31 +220,29 @@ def test_factors_of_heads_are_what_is_merged(variant):
 
 @every
 def test_what_stands_between_is_named(variant):
-    for option in variant.positioned():
+    for option in variant.positioned:
         module = variant.build(**{option: True})
         assert any(option in words for words in module.obstacles())
         with pytest.raises(ValueError, match=f"{variant.kind.__name__} cannot be merged: .*{option}"):
             module.merged()
-    if not variant.linear:
-        with pytest.raises(ValueError, match="cannot be merged: "):
-            variant.build().merged()
 
 
 @every
 def test_gradients(variant):
-    for more in ({}, variant.positioned()):
-        module = variant.build(d_in=3, d_out=2, heads=2, hidden=4, **{"causal": True} | more)
+    for more in ({}, variant.positioned):
+        module = variant.build(d_in=3, d_out=2, heads=2, hidden=4, **variant.causal, **more)
         names, values = zip(*module.named_parameters(), strict=True)
 
         def function(x, *values, module=module, names=names):
             return functional_call(module, dict(zip(names, values, strict=True)), (x,))
 
-        assert torch.autograd.gradcheck(function, (random_inputs(0, 3, 3).requires_grad_(), *values))
+        inputs = (random_inputs(0, 3, 3).requires_grad_(), *values)
+        assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
 
 
 @every
 def test_float32_is_near_float64(variant):
-    module = variant.build(dtype=torch.float32, **variant.positioned())
+    module = variant.build(dtype=torch.float32, **variant.positioned)
     x = random_inputs(0, 2, T, 9)
     out = module(x.float())
     assert out.dtype == torch.float32
@@ -266,17 +273,20 @@ def test_weights_are_named_streams_and_widened(variant):
 @every
 def test_theory_widens_queries_and_keys_alone(variant):
     module = variant.build(init="theory", hidden=16)
-    for name, weight in module.named_parameters():
-        if name in variant.mixing + variant.drawn:
-            continue
-        wide = weight.shape[-1] ** 0.25 if name.startswith(("query", "key")) else 1.0
+    projections = {name: role for name, role in module.roles().items() if role in PROJECTIONS}
+    assert {"query", "key", "output"} <= set(projections.values())
+    for name, role in projections.items():
+        weight = module.get_parameter(name)
+        wide = weight.shape[-1] ** 0.25 if role in ("query", "key") else 1.0
         assert wide * 0.8 < float(weight.detach().abs().max()) < wide
 
 
 @mixed
 def test_mixing_starts(variant):
     natural, random, both, theory = (variant.build(mixing_init=start, seed=1) for start in MIXING_INITS)
-    for name in variant.mixing:
+    mixing = [name for name, role in natural.roles().items() if role in ("features", "heads")]
+    assert mixing
+    for name in mixing:
         factor = getattr(theory, name)
         assert factor.equal(inits.uniform(factor.shape, 1.0, seed=1, name=name).double())
         assert theory._mixing(name) is factor
@@ -293,15 +303,15 @@ def test_mixing_starts(variant):
     for module in (natural, both, theory):
         assert torch.allclose(module(x), module.reference(x), **exactly)
     with torch.no_grad():
-        for name in variant.mixing:
+        for name in mixing:
             getattr(both, name).zero_()
-    if all(slth.weights.recipes.recipe_of(natural, name) is None for name in variant.mixing):
+    if all(slth.weights.recipes.recipe_of(natural, name) is None for name in mixing):
         assert torch.allclose(both(x), natural(x), **exactly)
 
 
 @every
 def test_wrap_masks_each_weight_by_itself(variant):
-    module = variant.build(causal=True)
+    module = variant.build(**variant.causal)
     names = [name for name, weight in module.named_parameters() if weight.dim() > 1]
     sizes = {name: weight.numel() for name, weight in module.named_parameters()}
     x = random_inputs(0, 2, T, 9)
@@ -315,14 +325,15 @@ def test_wrap_masks_each_weight_by_itself(variant):
     assert torch.allclose(out, model.reference(x), **exactly)
     out.square().sum().backward()
     assert all((scores.grad != 0).any() for scores in slth.handle(model).scores())
-    cache = model.start()
-    steps = [model.step(token, cache) for token in x.split(1, dim=-2)]
-    assert torch.allclose(torch.cat(steps, dim=-2), out, **exactly)
+    if variant.facts.causal:
+        cache = model.start()
+        steps = [model.step(token, cache) for token in x.split(1, dim=-2)]
+        assert torch.allclose(torch.cat(steps, dim=-2), out, **exactly)
 
 
 @every
 def test_a_ticket_gives_it_back(variant):
-    mixing = {"mixing_init": "identity_plus_random"} if variant.mixing else {}
+    mixing = {"mixing_init": "identity_plus_random"} if variant.mixes else {}
     model = slth.wrap(variant.build(seed=3, **mixing), keep=0.4, seed=1)
     again = slth.Ticket.of(model).apply(variant.build(seed=4, **mixing))
     x = random_inputs(0, 2, T, 9)
@@ -330,10 +341,6 @@ def test_a_ticket_gives_it_back(variant):
 
 
 # ---------------------------------------------------------------- the table
-
-
-def test_every_name_is_checked_here():
-    assert {variant.kind for variant in VARIANTS} >= set(ATTENTIONS.values())
 
 
 @pytest.mark.parametrize("name", list(ATTENTIONS))
@@ -348,11 +355,20 @@ def test_by_name_alone(name):
 
 
 @every
-@pytest.mark.parametrize("value", [0, -1, 2.0])
-@pytest.mark.parametrize("name", ["d_in", "d_out", "heads", "hidden"])
-def test_sizes_below_one(variant, name, value):
-    with pytest.raises(ValueError, match=f"{name}={value}: must be an int >= 1"):
-        variant.build(**{name: value})
+def test_sizes_below_one(variant):
+    for name, value in (("d_in", 0), ("d_out", -1), ("heads", 2.0), ("hidden", 0)):
+        with pytest.raises(ValueError, match=f"{name}={value}: must be an int >= 1"):
+            variant.build(**{name: value})
+
+
+@every
+def test_widths_that_its_parts_do_not_divide(variant):
+    for step, more in ((variant.facts.width_step, {}), (variant.facts.rope_step, {"rope": True})):
+        if variant.facts.rope or not more:
+            assert variant.build(hidden=2 * step, **more).hidden == 2 * step
+            if step > 1:
+                with pytest.raises(ValueError, match=f"hidden={step + 1}: must be divisible by {step}"):
+                    variant.build(hidden=step + 1, **more)
 
 
 @every
@@ -361,50 +377,47 @@ def test_values_that_are_not_allowed(variant):
         variant.build(dtype=torch.float16)
     with pytest.raises(ValueError, match="init='glorot': must be one of theory"):
         variant.build(init="glorot")
-    if variant.mixing:
+    if variant.mixes:
         with pytest.raises(ValueError, match="mixing_init='zeros': must be one of natural, random"):
             variant.build(mixing_init="zeros")
-    if variant.kind.facts.rope:
-        with pytest.raises(ValueError, match=r"hidden=7: must be divisible by \d with rope"):
-            variant.build(hidden=7, rope=True)
 
 
 @every
 def test_options_that_it_does_not_have(variant):
-    missing = [option for option in ("causal", "rope", "qk_norm") if not getattr(variant.kind.facts, option)]
+    missing = [option for option in ("causal", "rope", "qk_norm") if not getattr(variant.facts, option)]
     for option in missing:
-        with pytest.raises(ValueError, match=f"{option}=True: {variant.kind.__name__} has no {option}"):
+        with pytest.raises(ValueError, match=f"{option}=True: {variant.kind.__name__} "):
             variant.build(**{option: True})
-    if not variant.kind.facts.mask:
+    if not variant.facts.mask:
         with pytest.raises(ValueError, match="mask"):
             variant.build()(random_inputs(0, T, 9), causal_mask(T))
 
 
-@every
+@masked
 def test_masks_that_are_not_allowed(variant):
-    if not variant.kind.facts.mask:
-        pytest.skip("has no mask")
     x = random_inputs(0, 2, T, 9)
     empty = torch.ones(T, T, dtype=torch.bool)
     empty[2] = False
     upper = torch.ones(T, T, dtype=torch.bool).triu(1)
     upper[-1] = True
-    for causal in (False, True):
-        module = variant.build(causal=causal)
+    for options in ({}, variant.causal):
+        module = variant.build(**options)
         with pytest.raises(ValueError, match=r"mask row \(2,\) has no True"):
             module(x, empty)
         with pytest.raises(ValueError, match=r"must be torch\.bool"):
             module(x, empty.float())
         with pytest.raises(ValueError, match=r"mask of shape \(5, 5\): must end in \(6, 6\)"):
             module(x, causal_mask(5))
-    with pytest.raises(ValueError, match="has no True"):  # nothing is left of it under the causal mask
-        variant.build(causal=True)(x, upper)
+    if variant.facts.causal:
+        with pytest.raises(ValueError, match="has no True"):  # nothing is left of it under the causal mask
+            variant.build(causal=True)(x, upper)
 
 
 @every
 def test_inputs_that_do_not_fit(variant):
-    module = variant.build(causal=True)
-    for call in (module, module.reference, lambda x: module.step(x, module.start())):
+    module = variant.build(**variant.causal)
+    step = [lambda x: module.step(x, module.start())] if variant.facts.causal else []
+    for call in (module, module.reference, *step):
         with pytest.raises(ValueError, match="x of width 8: must be d_in=9"):
             call(random_inputs(0, T, 8))
         with pytest.raises(ValueError, match=r"x of shape \(9,\): must be \(..., T, d_in\)"):
@@ -570,8 +583,9 @@ def test_cache_of_another_batch():
 
 @every
 def test_print_shows_what_is_on(variant):
-    shown = repr(variant.build(causal=True))
-    assert all(part in shown for part in ("d_in=9", "d_out=3", "heads=4", "hidden=8", "causal=True"))
+    shown = repr(variant.build(**variant.causal))
+    assert all(part in shown for part in ("d_in=9", "d_out=3", "heads=4", "hidden"))
+    assert ("causal=True" in shown) is variant.facts.causal
 
 
 def test_options_make_the_same_again():

@@ -46,6 +46,19 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 
 TEXT = cats(400)
+OWN = """
+from dataclasses import replace
+from slth.attention import GroupedQueryAttention
+
+class Even(GroupedQueryAttention):
+    facts = replace(GroupedQueryAttention.facts, grouped=False, width_step=2, mixing_inits=("random",))
+
+    def __init__(self, *sizes, mixing_init="random", **options):
+        super().__init__(*sizes, **options)
+
+class Still(GroupedQueryAttention):
+    facts = replace(GroupedQueryAttention.facts, causal=False)
+"""
 SMALL = {"variants": ["kha_linear", "mhla"], "seeds": 2, "hidden": [8, 16], "lengths": [8], "block": 4, "steps": 3}
 SMALL |= {"error_steps": 3, "error_batch": 4, "size": "tiny*0.25", "length": 16, "keep": [0.3, 0.5], "batch": 2}
 SMALL |= {"windows": 4, "spikes": True, "spike_lrs": [0.01], "lr": 0.01}
@@ -236,6 +249,28 @@ def test_compute_is_counted_and_matched(config):
     assert width_of(study, "mha", d, hidden, length) == hidden
     # with one key and value head of four, 2.5 projections of 4 are left, and as much attention
     assert width_of(study, "mqa", d, hidden, length) == round(hidden * (4 * d + 32) / (2.5 * d + 32))
+
+
+def test_attentions_of_the_user_s_own_are_variants(config, tmp_path, monkeypatch):
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    place = str(tmp_path / "own.py:Even")
+    starts = {"mixing_init": "random", "dense_mixing_init": "random"}
+    study = study_of(config(variants=[place, "gqa"], d_in=4, **starts))
+    assert study.variants == ("mha", "gqa", place)
+    assert options_of(study, place, 16, "random") == {"mixing_init": "random"}
+    width = width_of(study, place, 4, 5, 8)
+    assert width in (4, 6)
+    found = measure_error(study, Job("error", place, 0, hidden=5, length=8))
+    assert (found["width"], math.isnan(found["error_construct"])) == (width, False)
+    assert "/" not in Job("error", place, 0).label
+    for changed, said in (
+        ({"variants": "own.py:Still"}, "variants='own.py:Still': must be an attention that can be causal"),
+        ({"variants": "own.py:Even", "mixing_init": "natural"}, "mixing_init='natural': must be one of random for own"),
+        ({"variants": "own.py:Odd"}, "variants=own.py:Odd: own.py has no class Odd"),
+    ):
+        with pytest.raises(lab.Refused, match=said):
+            check(config(**starts | changed))
 
 
 # ---------------------------------------------------------------- what is said

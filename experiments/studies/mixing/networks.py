@@ -40,7 +40,7 @@ def width_of(study: Study, variant: str, d: int, hidden: int, length: int) -> in
 
     @functools.cache
     def cost(variant: str, width: int) -> int:
-        options = options_of(study, variant, length, "natural")
+        options = options_of(study, variant, length, study.config["mixing_init"])
         module = attention_of(variant)(d, d, study.heads, width, causal=True, **options)
         return parameters(module) if equal == "parameters" else multiply_adds(module, length)
 

@@ -5,7 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from helpers import random_target
+from helpers import random_inputs, random_target
+from torch.nn.utils import parametrize
 
 import slth
 from slth.attention import ATTENTIONS, MultiHeadAttention
@@ -114,6 +115,33 @@ def test_a_ticket_gives_a_fresh_source_the_pruned_ones_bits(route, dtype, tmp_pa
         next(construction.source.parameters()).add_(1.0)
     with pytest.raises(ValueError, match="is not that of this construction's source"):
         construction.ticket()
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_served_ticket_is_bits_and_computes_the_same(route):
+    construct, target, source = ROUTES[route]
+    construction = construct(target(), source(1))
+    expected, served = pruned_twin(construction), slth.serve(construction.ticket(), source(2))
+    bits = [module for module in served.modules() if isinstance(module, parametrize.ParametrizationList)]
+    assert sum(each.original0.numel() for each in bits) == sum(
+        mask[..., 0].numel() * -(-mask.shape[-1] // 8)
+        for mask in construction.masks.values()
+        if not (mask.all() and route == "variant")
+    )
+    for name, mask in construction.masks.items():
+        owner, _, role = name.rpartition(".")
+        weight = getattr(served.get_submodule(owner), role)
+        assert weight.equal(expected.get_parameter(name)), (name, mask.shape)
+    twin = copy.deepcopy(served)
+    assert all(tensor.equal(twin.state_dict()[name]) for name, tensor in served.state_dict().items())
+    if isinstance(expected, LanguageModel | Product):
+        x = torch.arange(3) if isinstance(expected, LanguageModel) else None
+    else:
+        x = random_inputs(0, 5, 3, 2).float()
+    with torch.no_grad():
+        out = [model.matrix() if x is None else model(x) for model in (served, twin, expected)]
+    assert out[0].equal(out[2])
+    assert out[1].equal(out[2])
 
 
 def test_a_small_ticket_is_small_and_says_how_its_source_is_built():

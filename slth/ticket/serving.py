@@ -5,6 +5,8 @@
 Linear layers become :class:`SeededLinear`, which makes the random weights again wherever it uses them (on a GPU tile by
 tile in Triton, never as a whole in memory; elsewhere a layer at a time). Of the random backbone they store nothing:
 served models that share one hold the bits of their own masks, biases, and those layers (embeddings) that stay dense.
+Modules of slth (attentions, the networks that constructions hide in) stay what they are, and their weights are
+:class:`slth.ticket.seeded.SeededWeight`, made whenever they are read.
 """
 
 from __future__ import annotations
@@ -16,11 +18,13 @@ import torch
 from torch import nn
 
 import slth.kernels as kernels
+from slth.building import Recorded
 from slth.kernels.reference import SEEDED
 from slth.masking.layouts import is_conv1d
 from slth.modules import check_module
 from slth.ticket import Ticket, Weight
 from slth.ticket.making import tensors_of
+from slth.ticket.seeded import read_seeded
 from slth.weights.recipes import Draw
 
 
@@ -117,12 +121,13 @@ def serve(ticket: Ticket, module: nn.Module) -> nn.Module:
     """Make a plain module the ticket's network, in place, its linear layers served from one bit a weight.
 
     Replaced by :class:`SeededLinear` is each nn.Linear and Hugging Face Conv1D whose masked weight `slth.kernels` can
-    make: drawn by uniform, uniform16 or sign, in parts along the outputs if several. Everything else becomes what
-    `Ticket.apply` makes it: embeddings, convolutions, tied weights, those drawn by normal, those that a search has
-    redrawn or made binary. Outputs are those of the applied ticket, up to the order of sums.
+    make: drawn by uniform, uniform16 or sign, in parts along the outputs if several. Such weights of slth's own modules
+    are made whenever they are read. Everything else becomes what `Ticket.apply` makes it: embeddings, convolutions,
+    tied weights, those drawn by normal, those that a search has redrawn or made binary. Outputs are those of the
+    applied ticket, up to the order of sums.
 
-    While it is made it takes the memory of `Ticket.apply`; then, for the weights of the layers replaced,
-    ceil(columns / 8) bytes a row. On the CPU such layers are slower than dense ones: each pass draws their weights.
+    While it is made it takes the memory of `Ticket.apply`; then, for each weight served, ceil(columns / 8) bytes a row.
+    On the CPU such layers are slower than dense ones: each pass draws their weights.
 
     Args:
         ticket: as loaded or taken.
@@ -139,6 +144,10 @@ def serve(ticket: Ticket, module: nn.Module) -> nn.Module:
     ticket.apply(module)
     masks = ticket.masks()
     for weight in served:
+        assert weight.recipe
+        if not _is_linear(module.get_submodule(_layer(weight))):
+            read_seeded(module, weight.path, weight.recipe.draws[0], masks.pop(weight.path))
+            continue
         layer = _seeded(weight, masks.pop(weight.path), module.get_submodule(_layer(weight)))
         if not _layer(weight):
             return layer
@@ -152,7 +161,7 @@ def _served(ticket: Ticket, module: nn.Module) -> list[Weight]:
     places = Counter(id(p) for _, p in module.named_parameters(remove_duplicate=False))
     tied = {path for path, p in module.named_parameters() if places[id(p)] > 1}
     layers = dict(module.named_modules())
-    reasons = {w.path: _obstacle(w, layers.get(_layer(w)), tied) for w in ticket.weights}
+    reasons = {w.path: _obstacle(w, layers, tied) for w in ticket.weights}
     if all(reasons.values()):
         told = [f"{path} {reason}" for path, reason in reasons.items()]
         raise ValueError(f"no layer can be served: {'; '.join(told[:8])}{'; ...' if len(told) > 8 else ''}")
@@ -164,11 +173,21 @@ def _layer(weight: Weight) -> str:
     return weight.path.rpartition(".")[0]
 
 
-def _obstacle(weight: Weight, layer: nn.Module | None, tied: set[str]) -> str:
+def _is_linear(layer: nn.Module | None) -> bool:
+    return type(layer) is nn.Linear or (layer is not None and is_conv1d(layer))
+
+
+def _is_of_slth(name: str, layers: dict[str, nn.Module]) -> bool:
+    """Whether the layer of this name is one of slth's modules, or a list of parameters in one."""
+    listed = isinstance(layers.get(name), nn.ParameterList)
+    return isinstance(layers.get(name.rpartition(".")[0] if listed else name), Recorded)
+
+
+def _obstacle(weight: Weight, layers: dict[str, nn.Module], tied: set[str]) -> str:
     """What keeps a weight from being served, empty where nothing does."""
-    named = weight.path.rpartition(".")[2] == "weight"
-    if layer is None or not named or not (type(layer) is nn.Linear or is_conv1d(layer)):
-        return "is no weight of an nn.Linear or Conv1D in this module"
+    layer, of_slth = layers.get(_layer(weight)), _is_of_slth(_layer(weight), layers)
+    if not of_slth and not (_is_linear(layer) and weight.path.rpartition(".")[2] == "weight"):
+        return "is no weight of an nn.Linear or Conv1D, or of slth's own, in this module"
     if weight.path in tied:
         return "is tied"
     if weight.recipe is None:
@@ -178,7 +197,7 @@ def _obstacle(weight: Weight, layer: nn.Module | None, tied: set[str]) -> str:
     draws = weight.recipe.draws
     if odd := sorted({draw.distribution for draw in draws} - SEEDED.keys()):
         return f"is drawn by {odd[0]!r}, must be by {', '.join(SEEDED)}"
-    if len(draws) > 1 and weight.recipe.dim != int(is_conv1d(layer)):
+    if len(draws) > 1 and (layer is None or of_slth or weight.recipe.dim != int(is_conv1d(layer))):
         return "has parts along its inputs, must have them along its outputs"
     if weight.recipe.zero_rows:
         return "has rows of padding"

@@ -6,20 +6,18 @@ import torch
 from torch import nn
 
 import slth
-from slth.search import Bernoulli, Biprop, EdgePopup, Frozen, IteRand
+from slth import search
+from slth.search import EdgePopup, Frozen, IteRand
 from slth.weights import inits
 from slth.wrapping import handle
 
 STEPS = 150
-METHODS = {
-    "edge_popup": EdgePopup(),
+METHODS = {name: kind() for name, kind in search.METHODS.items()} | {
     "linear": EdgePopup(schedule="linear"),
     "cubic": EdgePopup(schedule="cubic", arrival=0.5),
-    "biprop": Biprop(),
     "frozen": Frozen(pruned=0.2, locked=0.2, seed=5),
     "frozen_cubic": Frozen(pruned=0.3, locked=0.1, schedule="cubic"),
     "iterand": IteRand(every=10, rate=0.3),
-    "bernoulli": Bernoulli(),
 }
 
 INPUTS = inits.normal((256, 16), 1.0, seed=0, name="inputs")

@@ -106,6 +106,8 @@ def fixed(masked: Masked, weight: torch.Tensor) -> torch.Tensor:
     return torch.where(masked.mask(), weight, torch.zeros((), dtype=weight.dtype, device=weight.device))
 
 
+_OF_AN_ENTRY = {"version", "gate", "kind", "recipe", "parts", "groups", "current", "buffers"}  # but for traits
+
 #: What a weight is multiplied with: (masked, weight) -> effective weight, differentiable in the scores.
 Gate = Callable[["Masked", torch.Tensor], torch.Tensor]
 
@@ -243,7 +245,7 @@ class Masked(nn.Module):
         """Take on what :meth:`get_extra_state` told. Raises ValueError where it cannot be read."""
         entry = state.decode(told)
         self.gate = state.revive(entry["gate"], self.gate)
-        self.traits = traits.told(entry)
+        self.traits = traits.told(entry, _OF_AN_ENTRY)
         self.recipe = entry["recipe"] and Recipe.of(entry["recipe"])
         self._keep(entry["current"])
 
@@ -263,8 +265,8 @@ class Masked(nn.Module):
                 raise ValueError(f"competes {there}, here {here}: wrap this model with the policy of the saved one")
             if self.kind not in (state.PLAIN, entry["kind"]):
                 raise ValueError(f"is of {entry['kind']}, the model of {self.kind}: load it into a freshly wrapped one")
+            traits.told(entry, _OF_AN_ENTRY)
             state.revive(entry["gate"], self.gate)
-            traits.told(entry)
             for name in entry.get("buffers", ()):
                 self._check_name(name)
             _ = entry["recipe"] and Recipe.of(entry["recipe"])

@@ -8,7 +8,7 @@ tickets know traits by this base alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -21,6 +21,7 @@ from slth.weights.recipes import Recipe
 if TYPE_CHECKING:
     from slth.masking.masked import Masked
 
+ORIGIN = "origin"  # the key of where a search of the user's own was loaded from
 _BY_KEY: dict[str, type[Trait]] = {}
 
 
@@ -130,10 +131,22 @@ def kind_of(buffer: str) -> str:
     return next((trait.kind for trait in known().values() if trait.buffer == buffer), buffer)
 
 
-def told(entry: dict[str, Any]) -> dict[str, Trait]:
-    """The traits in an entry of a ticket or state_dict, by key. Raises as :meth:`Trait.from_json` does."""
+def told(entry: Mapping[str, Any], others: Set[str]) -> dict[str, Trait]:
+    """The traits in an entry of a ticket or state_dict, by key; `others`: the keys of what else it says.
+
+    Raises ValueError for a key that nothing knows, and as :meth:`Trait.from_json` does.
+    """
+    if odd := sorted(entry.keys() - others - known().keys()):
+        raise ValueError(f"has {odd[0]!r}, which no search that is loaded knows: load it first, {how_to_load(entry)}")
     stored = {key: trait.from_json(entry[key]) for key, trait in known().items() if entry.get(key) is not None}
     return {key: trait for key, trait in stored.items() if trait is not None}
+
+
+def how_to_load(entry: Mapping[str, Any]) -> str:
+    """How the search of the user's own is loaded that an entry comes from."""
+    origin = entry.get(ORIGIN)
+    place = origin.get("place") if isinstance(origin, Mapping) else None
+    return f"as slth.search.method({place or 'my_file.py:Name'!r}) does"
 
 
 def random_weight(

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import nn
 
 from slth import plugins
-from slth.masking.traits import Trait
+from slth.masking.traits import ORIGIN, Trait
 from slth.search.base import Search
 from slth.wrapping import handle
 
@@ -17,7 +17,7 @@ from slth.wrapping import handle
 class Origin(Trait):
     """The place that the search was loaded from, as my_file.py:Momentum."""
 
-    key: ClassVar[str] = "origin"
+    key: ClassVar[str] = ORIGIN
 
     place: str
 

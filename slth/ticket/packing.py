@@ -190,11 +190,6 @@ def _weight_to_json(weight: Weight) -> dict[str, Any]:
 
 
 def _weight_from_json(entry: dict[str, Any]) -> Weight:
-    if odd := sorted(entry.keys() - _OF_WEIGHTS - traits.known().keys()):
-        raise TicketError(
-            f"no ticket: {reprlib.repr(entry.get('path'))} has {odd[0]!r}, which no search that is loaded knows; load "
-            "it first, as slth.search.method('my_file.py:Name') does"
-        )
     parts: tuple[Part, ...] = (Part(),)
     if "parts" in entry:
         dim, *roles = entry["parts"]
@@ -206,7 +201,7 @@ def _weight_from_json(entry: dict[str, Any]) -> Weight:
         kept=_whole_number(entry["kept"]),
         recipe=_recipe_from_json(entry) if "recipe" in entry or "base" not in entry else None,
         parts=parts,
-        traits=tuple(traits.told(entry).values()),
+        traits=tuple(traits.told(entry, _OF_WEIGHTS).values()),
         base=_text(entry["base"]) if "base" in entry else None,
     )
 

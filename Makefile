@@ -44,7 +44,8 @@ clean: ## remove .venv and every cache; runs/ stays
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A finished install is brought up to date where it stands. An interrupted one has left no stamp and is begun anew.
-$(DEV): EXTRA := [dev]
+$(RUN): EXTRAS := experiments,gpt2
+$(DEV): EXTRAS := dev
 $(RUN) $(DEV): pyproject.toml constraints.txt
 	@found=$$($(PYTHON) -c 'import sys; print("Python %d.%d" % sys.version_info[:2])' 2>/dev/null); \
 	case "$$found" in "Python 3.11" | "Python 3.12" | "Python 3.13") ;; \
@@ -52,5 +53,5 @@ $(RUN) $(DEV): pyproject.toml constraints.txt
 	        "name another, as in: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1 ;; esac
 	@test -e $(RUN) || $(PYTHON) -m venv --clear $(VENV)
 	@rm -f $(RUN) $(DEV)
-	$(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt -e '.$(EXTRA)'
+	$(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $(RUN) $@

@@ -6,7 +6,10 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterable
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 class Forgiving:
@@ -61,3 +64,28 @@ def forgive() -> None:
 
 def _nowhere() -> TextIO:
     return open(os.devnull, "w", encoding="utf-8")
+
+
+class NoBar:
+    """What stands for a bar of tqdm where none is to be seen."""
+
+    def __enter__(self) -> NoBar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def update(self) -> None:
+        """Show nothing."""
+
+    def set_postfix(self, **numbers: object) -> None:
+        """Show nothing."""
+
+
+def bar(total: int, done: int, name: str) -> tqdm[Any] | NoBar:
+    """A bar at `done` of `total` steps, seen where standard error is a terminal and tqdm is installed."""
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        return NoBar()
+    return tqdm(total=total, initial=done, desc=name, disable=None, leave=False)

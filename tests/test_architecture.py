@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[1]
 
 #: From the ground up: a room may import itself and the rooms of the lines before its own.
 FLOORS = [
-    "former numbers threads watched console defaults modules storage files plugins",  # one idea each, none knows a room
+    # one idea each, none knows a room
+    "former numbers threads watched console defaults modules storage files plugins extras",
     "weights",
     "kernels",
     "masking",
@@ -28,13 +29,17 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.spl
 LIBRARIES = {
     "sacred": {"experiments"},
     "ray": {"experiments"},
-    "tqdm": {"experiments", "console", "ticket", "search"},
+    "tqdm": {"experiments", "console"},
     "seaborn": {"plots", "experiments"},
     "matplotlib": {"plots", "experiments"},
     "pandas": {"plots", "experiments"},
     "triton": {"kernels"},
-    "transformers": {"models", "masking", "tasks", "ticket", "experiments"},
+    "transformers": {"models", "experiments"},
 }
+
+#: What comes with extras, and the modules that need them as soon as they are imported.
+OPTIONAL = {*LIBRARIES, "tokenizers", "datasets", "packaging"} - {"triton"}
+NEEDING = ("slth.plots", "slth.experiments", "slth.models.gpt2")
 
 
 def files():
@@ -107,6 +112,12 @@ def test_heavy_libraries_stay_where_they_belong():
     for name in MODULES:
         for library in LIBRARIES.keys() & set(imports(name)):
             assert room(name) in LIBRARIES[library], f"{name} imports {library}"
+
+
+def test_the_core_needs_no_extra_to_be_imported():
+    for name in MODULES:
+        if not name.startswith(NEEDING):
+            assert not OPTIONAL & set(imports(name, everywhere=False)), name
 
 
 def test_every_folder_is_a_package():

@@ -1,6 +1,7 @@
 """The project's frame: what is installed, under which names, and which imports a plain `import slth` may cost."""
 
 import importlib.metadata
+import re
 import subprocess
 import sys
 import tomllib
@@ -8,11 +9,15 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from test_architecture import OPTIONAL
 
 import slth
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+#: Code after which nothing that an extra brings can be imported, as where the core alone is installed.
+BLOCKED = f"import sys; sys.modules.update(dict.fromkeys({sorted(OPTIONAL)}))"
 
 
 def python(code: str, cwd: Path) -> str:
@@ -44,12 +49,45 @@ def test_plain_import_is_light(tmp_path):
     assert not {"sacred", "matplotlib", "seaborn", "transformers", "triton"} & set(loaded)
 
 
+def test_readmes_example_needs_the_core_alone(tmp_path):
+    example = re.findall(r"## The API in ten lines\n+```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    numbers = "print(float((source(x) - target(x)).norm(dim=-1).max()), float(ticket.certificate.bound), ticket.keep)"
+    error, bound, keep = map(float, python("\n".join([BLOCKED, *example, numbers]), tmp_path).splitlines()[-1].split())
+    assert 0 < error < bound < 0.02
+    assert 0.2 < keep < 0.3
+
+
+def test_what_an_extra_brings_is_asked_for_by_its_name(tmp_path):
+    code = f"""{BLOCKED}
+def message(module):
+    try:
+        __import__(module)
+    except ModuleNotFoundError as error:
+        return str(error)
+
+import slth.search, slth.tasks.text, slth.ticket.serving
+print(message("slth.models.gpt2"), message("slth.plots"), sep="\\n")
+"""
+    gpt2, plots = python(code, tmp_path).splitlines()
+    assert gpt2 == 'transformers is not installed: pip install "slth[gpt2]"'
+    assert plots == 'pandas is not installed: pip install "slth[experiments]"'
+
+
 def test_constraints_pin_every_requirement_within_its_bounds():
-    project = PYPROJECT["project"]
-    extras = project["optional-dependencies"]
-    lines = [*project["dependencies"], *(line for name in ("dev", "cluster", "sql", "train") for line in extras[name])]
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    asked = ("dev", *Requirement(extras["dev"][0]).extras)
+    lines = [*PYPROJECT["project"]["dependencies"], *(line for name in asked for line in extras[name])]
     requirements = [r for r in map(Requirement, lines) if r.name != "slth"]
-    assert Requirement(extras["dev"][0]).extras == {"cluster", "sql", "train"}
     pinned = pins()
     assert not [r.name for r in requirements if canonicalize_name(r.name) not in pinned]
     assert not [r.name for r in requirements if pinned[canonicalize_name(r.name)] not in r.specifier]
+
+
+def test_tests_have_what_experiments_need():
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    assert {"experiments", "gpt2", "cluster", "sql", "train"} == Requirement(extras["dev"][0]).extras
+
+
+def test_the_core_is_small():
+    core = {Requirement(line).name for line in PYPROJECT["project"]["dependencies"]}
+    assert core == {"torch", "numpy", "scipy", "numba", "safetensors", "triton"}

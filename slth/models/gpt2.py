@@ -14,14 +14,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel
-from transformers.initialization import no_init_weights
-from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
 
 from slth.defaults import usual
+from slth.extras import extra
 from slth.models import gpt2_kernels
 from slth.numbers import as_float, as_int, plainly
 from slth.weights.recipes import Draw, Recipe, fill
+
+with extra("gpt2"):
+    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers.initialization import no_init_weights
+    from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from slth import plugins
 from slth.attention import ATTENTIONS, Attention, find, options_of
 from slth.defaults import usual
+from slth.extras import extra
 from slth.models.gpt2 import INITS, numeric_scale, residual_scale
 from slth.numbers import as_float, plain, plainly
 from slth.weights.recipes import Draw, Recipe, fill
+
+with extra("gpt2"):
+    from transformers import GPT2Config, GPT2LMHeadModel
 
 #: Which of GPT-2's standard deviations a projection has, by role; what has another role starts as the attention says.
 _STDS = {"query": "qk", "key": "qk", "value": "base", "output": "residual"}

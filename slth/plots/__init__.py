@@ -8,8 +8,11 @@ be printed in grey.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-from matplotlib.figure import Figure
+from slth.extras import extra
+
+with extra("experiments"):  # before the modules of this package, which all import them
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 from slth.plots.aggregate import Curve, Run
 from slth.plots.aggregate import across_runs as _across_runs

@@ -19,9 +19,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
-from slth import files
+from slth import console, files
 from slth.defaults import usual
 from slth.masking import Group
 from slth.modules import check_module
@@ -99,8 +98,9 @@ def fit(
             path is one from the folder that is current when fit is called. Where the file exists the run goes on from
             it, bit for bit, and says so; the model must then be as it was before the first step.
         seed: of torch's own dice (dropout, shuffling), an int.
-        progress: show a bar, where standard error is a terminal; name: its label. That a run goes on from a checkpoint
-            is logged to "slth.search.loop", as a warning with progress, which Python shows by itself, else as info.
+        progress: show a bar, where standard error is a terminal and tqdm installed; name: its label. That a run goes on
+            from a checkpoint is logged to "slth.search.loop", as a warning with progress, which Python shows by itself,
+            else as info.
 
     A scalar of numpy or torch does for an int or a float. Rows count the steps done, from 1; errors name the step they
     came in, from 0.
@@ -168,8 +168,7 @@ def fit(
         message = "%s: goes on at step %d of %d, from checkpoint %s"
         _LOG.log(logging.WARNING if progress else logging.INFO, message, name, result.resumed_at, steps, path)
     save_every = save_every or max(1, steps // 10)
-    shown = None if progress and first else True
-    bar = tqdm(total=steps, initial=result.resumed_at, desc=name, disable=shown, leave=False)
+    bar = console.bar(steps, result.resumed_at, name) if progress and first else console.NoBar()
     feed = _Feed(batches, seed)
     with bar, torch.random.fork_rng(devices=_devices(parameters)):
         for step in range(result.resumed_at, steps):

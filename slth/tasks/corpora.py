@@ -2,8 +2,9 @@
 
 * ``stdlib``: the source text of Python's standard library, without its tests, files in sorted order. About 11 MB of
   real text on every machine that can run this package; it differs between Python versions, so its digest is reported.
-* ``installed``: the Python sources of the packages that this one depends on, and of those that they depend on, without
-  tests, packages and files in sorted order. About 190 MB; it differs with their versions, which the corpus lists.
+* ``installed``: the Python sources of the packages that the core and the experiments depend on, and of those that they
+  depend on, without tests, packages and files in sorted order. About 190 MB; it differs with their versions, which the
+  corpus lists.
 * ``wikitext-103``: WikiText-103 (Merity et al. 2016, raw) through the package `datasets`, with its own validation part.
 * ``path:FILE``: any UTF-8 file.
 """
@@ -20,12 +21,12 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path, PurePath
 from typing import Any
 
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from slth.extras import extra
 
 NAMES = ("stdlib", "installed", "wikitext-103", "path:FILE")
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "lib2to3", "turtledemo"}
 _PIECE = 1 << 16  # bytes
+_EXTRAS = ("", "experiments", "gpt2")  # whose needs "installed" reads, "" is the core
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,9 @@ def _sources(root: Path, files: Iterable[PurePath]) -> Iterator[bytes]:
 
 
 def _installed() -> tuple[bytes, tuple[str, ...]]:
-    """(sources, packages) of all that this package depends on here."""
+    """(sources, packages) of all that the core and the experiments depend on here."""
     texts, packages = [], []
-    for name, package in sorted(_dependencies("slth").items()):
+    for name, package in sorted(_dependencies("slth", _EXTRAS).items()):
         root = Path(str(package.locate_file("")))
         files = [PurePath(file) for file in package.files or () if file.suffix == ".py" and file.parts[0] != ".."]
         found = list(_sources(root, files))
@@ -127,21 +128,24 @@ def _installed() -> tuple[bytes, tuple[str, ...]]:
     return b"\n".join(texts), tuple(packages)
 
 
-def _dependencies(root: str) -> dict[str, Distribution]:
-    """Name -> package for all that root needs, directly or not, without optional extras that nobody asks for.
+def _dependencies(root: str, extras: tuple[str, ...]) -> dict[str, Distribution]:
+    """Name -> package for all that root with these extras needs, directly or not.
 
     A package that is needed but not installed is left out.
     """
+    with extra("text"):
+        from packaging.requirements import Requirement
+        from packaging.utils import canonicalize_name
     try:
         waiting = [Requirement(line) for line in distribution(root).requires or ()]
     except PackageNotFoundError as error:
         raise ValueError(f"corpus 'installed': must have {root} itself installed, for the list of its needs") from error
     found: dict[str, Distribution] = {}
-    seen: set[tuple[str, str]] = {(root, "")}
-    wanted = [(need, "") for need in waiting]
+    seen = {(root, asked) for asked in extras}
+    wanted = [(need, asked) for need in waiting for asked in extras]
     while wanted:
-        need, extra = wanted.pop()
-        if need.marker and not need.marker.evaluate({"extra": extra}):
+        need, asked = wanted.pop()
+        if need.marker and not need.marker.evaluate({"extra": asked}):
             continue
         name = canonicalize_name(need.name)
         for inner in ("", *need.extras):
@@ -164,7 +168,8 @@ def _wikitext() -> tuple[bytes, bytes]:
     try:
         datasets: Any = importlib.import_module("datasets")
     except ImportError as error:
-        raise ValueError("corpus 'wikitext-103': must have the package datasets (pip install datasets)") from error
+        hint = 'pip install "slth[text]"'
+        raise ValueError(f"corpus 'wikitext-103': must have the package datasets ({hint})") from error
     try:
         parts = datasets.load_dataset("Salesforce/wikitext", "wikitext-103-raw-v1")
     except Exception as error:  # of many kinds, by what failed: no network, no such host, a broken cache

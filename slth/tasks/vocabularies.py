@@ -10,16 +10,19 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import tokenizers
 import torch
 
 from slth import files
+from slth.extras import extra
 from slth.numbers import as_int
 from slth.tasks.corpora import Corpus
+
+if TYPE_CHECKING:
+    import tokenizers
 
 _PIECE = 1 << 16  # bytes: a text is cut into pieces of at most this size where BPE works on it
 _TOGETHER = 64  # pieces encoded at a time
@@ -86,6 +89,8 @@ class BPE:
         ValueError for a size outside [256, 2^20] and, before it trains, for a folder that cannot be written.
         """
         size = as_int("size", size, 256, 1 << 20, "256 of them the bytes")
+        with extra("text"):
+            import tokenizers
         folder = cache_folder() if cache is None else Path(cache)
         path = folder / f"bpe-{size}-{corpus.digest}-tokenizers-{tokenizers.__version__}.json"
         kept = _load(path)
@@ -178,6 +183,8 @@ def _character_start(data: bytes, at: int) -> int:
 
 
 def _trained(data: bytes, size: int) -> tokenizers.Tokenizer:
+    import tokenizers
+
     byte_level = tokenizers.pre_tokenizers.ByteLevel
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = byte_level(add_prefix_space=False)
@@ -196,6 +203,8 @@ def cache_folder() -> Path:
 
 
 def _load(path: Path) -> tokenizers.Tokenizer | None:
+    import tokenizers
+
     try:
         return tokenizers.Tokenizer.from_file(str(path))
     except Exception:  # missing or damaged: tokenizers raises no narrower kind

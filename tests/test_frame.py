@@ -49,26 +49,21 @@ def test_plain_import_is_light(tmp_path):
     assert not {"sacred", "matplotlib", "seaborn", "transformers", "triton"} & set(loaded)
 
 
-def test_readmes_example_needs_the_core_alone(tmp_path):
+def test_the_core_alone_runs_readmes_example_and_names_the_extras(tmp_path):
     example = re.findall(r"## The API in ten lines\n+```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    numbers = "print(float((source(x) - target(x)).norm(dim=-1).max()), float(ticket.certificate.bound), ticket.keep)"
-    error, bound, keep = map(float, python("\n".join([BLOCKED, *example, numbers]), tmp_path).splitlines()[-1].split())
-    assert 0 < error < bound < 0.02
-    assert 0.2 < keep < 0.3
-
-
-def test_what_an_extra_brings_is_asked_for_by_its_name(tmp_path):
-    code = f"""{BLOCKED}
-def message(module):
+    rest = """
+print(float((source(x) - target(x)).norm(dim=-1).max()), float(ticket.certificate.bound), ticket.keep)
+import slth.search, slth.tasks.text, slth.ticket.serving
+for module in "slth.models.gpt2", "slth.plots":
     try:
         __import__(module)
     except ModuleNotFoundError as error:
-        return str(error)
-
-import slth.search, slth.tasks.text, slth.ticket.serving
-print(message("slth.models.gpt2"), message("slth.plots"), sep="\\n")
+        print(error)
 """
-    gpt2, plots = python(code, tmp_path).splitlines()
+    *_, numbers, gpt2, plots = python("\n".join([BLOCKED, *example, rest]), tmp_path).splitlines()
+    error, bound, keep = map(float, numbers.split())
+    assert 0 < error < bound < 0.02
+    assert 0.2 < keep < 0.3
     assert gpt2 == 'transformers is not installed: pip install "slth[gpt2]"'
     assert plots == 'pandas is not installed: pip install "slth[experiments]"'
 

@@ -66,6 +66,12 @@ def is_place(name: str) -> bool:
     return ":" in name
 
 
+def file_of(text: str) -> Path | None:
+    """The file whose class a text chooses; None for a name, a module, and text that chooses nothing."""
+    where, colon, _ = split(text)[0].rpartition(":") if text.isprintable() else ("", "", "")
+    return Path(where) if colon and where.endswith(".py") and Path(where).is_file() else None
+
+
 def load(key: str, place: str, base: type[T]) -> type[T]:
     """The class at a place, which derives from `base`; its module is executed.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from slth import plugins
+from slth.experiments.sweeps import code
 
 
 class Base:
@@ -66,3 +67,15 @@ def test_what_is_no_such_class_is_refused_by_name(place, why):
     with pytest.raises(ValueError, match=re.escape(f"kind={place}: {why}")):
         plugins.load("kind", place, Base)
     assert "slth.plugins.broken" not in set(sys.modules) - before
+
+
+def test_another_file_of_the_users_is_another_version_of_a_run(folder):
+    def version():
+        return code.version_of({"method": {"name": "own.py:Own", "rate": 1}, "variants": ["mha", "sum: a.py:b"]}, "v")
+
+    before = version()
+    assert re.fullmatch(r"v\+[0-9a-f]{16}", before)
+    assert before == version()
+    (folder / "own.py").write_text(OWN + "# changed\n")
+    assert version() != before
+    assert code.version_of({"method": "iterand", "data": "path:own.py", "at": "a(b"}, "v") == "v"

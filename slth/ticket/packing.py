@@ -25,16 +25,8 @@ from slth.ticket.record import DIGEST, Plain, TicketError, Weight
 from slth.weights.recipes import Draw, Recipe
 
 Tensors = Mapping[str, torch.Tensor]
-_OF_WEIGHTS = {
-    "path",
-    "shape",
-    "dtype",
-    "kept",
-    "recipe",
-    "zero_rows",
-    "base",
-    "parts",
-}  # what an entry says but for traits
+#: What an entry says of a weight but for traits.
+_OF_WEIGHTS = {"path", "shape", "dtype", "kept", "recipe", "zero_rows", "base", "parts"}
 
 
 @contextmanager

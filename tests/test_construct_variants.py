@@ -489,9 +489,9 @@ def test_a_source_that_cannot_hold_a_ticket_says_what_stands_in_the_way(source, 
 
 @pytest.mark.parametrize("name", ATTENTIONS)
 def test_every_attention_either_holds_a_ticket_or_says_why_not(name):
-    more = {"norm": False} if name in ("mea", "differential") else {}
-    source = ATTENTIONS[name](2, 2, 2, 8, **more)
-    why = source.facts.constructible
+    facts = ATTENTIONS[name].facts
+    source = ATTENTIONS[name](2, 2, 2, 8, **({facts.norm: False} if facts.norm else {}))
+    why = facts.constructible
     if why is not True:
         with pytest.raises(ValueError, match=f"source={type(source).__name__}: must be .*; {why}"):
             variant(random_target(2, 2, 2), source)

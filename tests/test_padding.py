@@ -98,9 +98,13 @@ def test_a_row_that_says_nothing_of_padding_is_refused(route):
 
 
 @routes
-@pytest.mark.parametrize("shape", [(0, T), (2, 0), (0, 0), (0,)], ids=str)
 @every
-def test_what_is_empty_stays_empty(name, shape, route):
+def test_what_is_empty_stays_empty(name, route):
+    for shape in ((0, T), (2, 0), (0, 0), (0,)):
+        check_empty(name, shape, route)
+
+
+def check_empty(name, shape, route):
     for causal in (True, False):
         layer, x = module(name, causal), tokens(*shape)
         with kernels.use(route):

@@ -1,6 +1,7 @@
 """The certificate, the adversary and the measurements, held against each other and against plain attention."""
 
 import copy
+import itertools
 import math
 from functools import cache
 
@@ -16,7 +17,7 @@ from slth.construct import attention, certificate, measure
 from slth.construct.adversary import output_error, worst_input
 
 seeds = st.integers(0, 2**32 - 1)
-few = settings(max_examples=40)
+few, laws = settings(max_examples=20), settings(max_examples=40)
 
 #: (d_in, d_out, heads, hidden, seed): tickets of few and of many candidates an entry, with errors from 1 to 1e-5.
 TICKETS = [
@@ -86,7 +87,7 @@ def pairs(draw):
 
 
 @given(pairs(), seeds, st.integers(1, 9), st.sampled_from(["none", "causal", "any"]))
-@settings(max_examples=200)
+@settings(max_examples=80)
 def test_holds_for_any_matrices_inputs_and_masks(pair, seed, length, kind):
     target, source, alpha = pair
     x = random_inputs(seed, 8, length, target[0].shape[-1], norm=alpha, inside=seed % 2 == 0)
@@ -99,20 +100,20 @@ def test_holds_for_any_matrices_inputs_and_masks(pair, seed, length, kind):
 @few
 def test_holds_against_an_adversary_for_any_matrices(pair):
     target, source, alpha = pair
-    error, _ = worst_input(target, source, alpha, length=4, restarts=4, steps=20)
+    error, _ = worst_input(target, source, alpha, length=4, restarts=4, steps=10)
     assert error <= certificate(target, source, alpha).bound
 
 
 @each_ticket
-@pytest.mark.parametrize("length", [1, 2, 3, 8, 64])
-def test_holds_for_tickets_whatever_the_route(case, length):
+def test_holds_for_tickets_whatever_the_route(case):
     """Target and pruned source run as modules and head by head from their factors: no merged matrix in common."""
     target, pruned, ticket = ticket_of(case)
-    x = random_inputs(length, 16, length, case[0], norm=ticket.certificate.alpha, inside=length % 2 == 0)
-    for mask in (None, causal_mask(length), random_mask(length, 16, length, length)):
-        assert largest_distance(pruned(x, mask), target(x, mask)) <= ticket.certificate.bound
-        ours, theirs = (direct_attention(module, x, mask) for module in (pruned, target))
-        assert largest_distance(ours, theirs) <= ticket.certificate.bound
+    for length in (1, 2, 3, 64):
+        x = random_inputs(length, 16, length, case[0], norm=ticket.certificate.alpha, inside=length % 2 == 0)
+        for mask in (None, causal_mask(length), random_mask(length, 16, length, length)):
+            assert largest_distance(pruned(x, mask), target(x, mask)) <= ticket.certificate.bound
+            ours, theirs = (direct_attention(module, x, mask) for module in (pruned, target))
+            assert largest_distance(ours, theirs) <= ticket.certificate.bound
 
 
 @each_ticket
@@ -181,6 +182,7 @@ def test_one_flipped_bit_is_noticed(case, factors):
 
 
 @given(pairs())
+@laws
 def test_parts_and_the_forms_it_improves_on(pair):
     """softmax + values <= the form of one term a head <= Lemma 8 inside Theorem 9, and rounding is next to nothing."""
     (qk_t, vo_t), (qk_s, vo_s), alpha = pair
@@ -207,6 +209,7 @@ def test_parts_and_the_forms_it_improves_on(pair):
 
 
 @given(pairs())
+@laws
 def test_target_and_source_may_change_places(pair):
     target, source, alpha = pair
     there, back = certificate(target, source, alpha), certificate(source, target, alpha)
@@ -214,6 +217,7 @@ def test_target_and_source_may_change_places(pair):
 
 
 @given(pairs(), seeds)
+@laws
 def test_turned_inputs_outputs_and_heads_in_another_order_change_nothing(pair, seed):
     target, source, alpha = pair
     heads, d_in, d_out = target[1].shape
@@ -229,6 +233,7 @@ def test_turned_inputs_outputs_and_heads_in_another_order_change_nothing(pair, s
 
 
 @given(pairs(), st.floats(1.01, 3))
+@laws
 def test_larger_inputs_larger_bound(pair, factor):
     target, source, alpha = pair
     small, large = (certificate(target, source, a) for a in (alpha, factor * alpha))
@@ -417,11 +422,10 @@ def test_nothing_to_find_between_equals():
 # ---------------------------------------------------------------- measurements
 
 
-@pytest.mark.parametrize("block", [1, 7, 64, 1 << 18])
-@pytest.mark.parametrize("length", [1, 2, 8, 33])
-def test_outputs_in_blocks_are_attention(block, length, monkeypatch):
+@pytest.mark.parametrize("block", [1, 7, 1 << 18])
+def test_outputs_in_blocks_are_attention(block, monkeypatch):
     monkeypatch.setattr(measure, "_BLOCK", block)
-    for heads, d_in, d_out in [(1, 2, 1), (3, 4, 2)]:
+    for length, (heads, d_in, d_out) in itertools.product((1, 2, 33), [(1, 2, 1), (3, 4, 2)]):
         pair = matrices(length, heads, d_in, d_out)
         x = random_inputs(length, 5, length, d_in, norm=2.0)
         assert torch.allclose(measure.outputs(x, pair), merged_attention(x, *pair), rtol=1e-12, atol=1e-12)
@@ -458,7 +462,7 @@ def scaled_error(ours, theirs, x):
     return float(size * torch.linalg.vector_norm(difference / size, dim=-1).max()) if size > 0 else float(size)
 
 
-@pytest.mark.parametrize("s", [1.0, 1e1, 1e2, 1e3, 1e5])
+@pytest.mark.parametrize("s", [1.0, 1e2, 1e5])
 @pytest.mark.parametrize("wide", ["target", "neither"])
 def test_rounding_of_large_factors_that_cancel(s, wide):
     """forward rounds relative to |Q||K|, not to |QK|: through the factors, or merging them first."""
@@ -502,7 +506,7 @@ def extremes(draw):
 
 
 @given(extremes(), extremes(), st.sampled_from([1e-300, 0.1, 2.0, 1e5, 1e104, 1e200]), st.integers(1, 5), seeds)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_factors_of_any_size_give_a_bound_that_holds_or_are_refused(target, source, alpha, length, seed):
     try:
         cert = certificate(target, source, alpha)
@@ -516,18 +520,17 @@ def test_factors_of_any_size_give_a_bound_that_holds_or_are_refused(target, sour
         assert scaled_error(source, target, x) <= cert.bound
 
 
-@pytest.mark.parametrize("alpha", [1e-300, 1e-100, 1.0, 1e103, 1e104, 1e300])
-@pytest.mark.parametrize("size_qk", [0.0, 1e-320, 1.0, 1e300])
-@pytest.mark.parametrize("size_vo", [0.0, 1e-320, 1.0, 1e300])
-def test_merged_matrices_of_any_size_give_a_number(alpha, size_qk, size_vo):
-    target = matrices(0, 2, 3, 2, size_qk, size_vo)
-    source = matrices(1, 2, 3, 2, size_qk, size_vo)
-    cert = certificate(target, source, alpha)
-    parts = (cert.bound, cert.lemma8, cert.softmax, cert.values, cert.rounding)
-    assert not any(part.isnan() or part < 0 for part in parts)
-    assert cert.values > 0 or size_vo < 1e-300
-    if alpha <= 1 and max(size_qk, size_vo) <= 1:
-        assert cert.bound.isfinite()
+@pytest.mark.parametrize("alpha", [1e-300, 1.0, 1e103, 1e104, 1e300])
+def test_merged_matrices_of_any_size_give_a_number(alpha):
+    for size_qk, size_vo in itertools.product([0.0, 1e-320, 1.0, 1e300], repeat=2):
+        target = matrices(0, 2, 3, 2, size_qk, size_vo)
+        source = matrices(1, 2, 3, 2, size_qk, size_vo)
+        cert = certificate(target, source, alpha)
+        parts = (cert.bound, cert.lemma8, cert.softmax, cert.values, cert.rounding)
+        assert not any(part.isnan() or part < 0 for part in parts)
+        assert cert.values > 0 or size_vo < 1e-300
+        if alpha <= 1 and max(size_qk, size_vo) <= 1:
+            assert cert.bound.isfinite()
 
 
 def test_subnormal_values_are_not_lost():
@@ -560,21 +563,21 @@ def test_float32_errs_by_no_more_than_its_share_of_rounding():
         assert 0 < error <= 2**29 * certificate(exact, exact, alpha).rounding / 2
 
 
-@pytest.mark.parametrize("value", [2, np.float64(2), np.float32(2), torch.tensor(2.0), torch.tensor(2)])
+@pytest.mark.parametrize("value", [2, np.float32(2), torch.tensor(2)])
 def test_alpha_may_be_any_scalar(value):
     pair = matrices(0, 1, 2, 1)
     assert certificate(pair, pair, value).alpha == 2.0
     assert type(certificate(pair, pair, value).alpha) is float
 
 
-@pytest.mark.parametrize("alpha", [10**400, True, "2", None, [1.0, 2.0], torch.ones(2), 1j, torch.tensor(math.nan)])
+@pytest.mark.parametrize("alpha", [10**400, True, "2", torch.ones(2), 1j, torch.tensor(math.nan)])
 def test_alpha_that_is_no_number(alpha):
     pair = matrices(0, 1, 2, 1)
     with pytest.raises(ValueError, match=r"alpha=.*must be a (finite number > 0|number in)"):
         certificate(pair, pair, alpha)
 
 
-@pytest.mark.parametrize("length", [0, -1, 1.5, True])
+@pytest.mark.parametrize("length", [0, 1.5, True])
 def test_bad_length(length):
     pair = matrices(0, 1, 2, 1)
     with pytest.raises(ValueError, match=f"length={length}: must be an int >= 1"):

@@ -112,27 +112,30 @@ def wrapped_case(case):
     return model.eval()
 
 
+ELSEWHERE = ("gpt2", "convolutions, evaluation", "lstm", "mixture of experts", "slth attention")
+
+
 def outputs_of_tickets(folder):
-    """What every case puts out after its ticket of the folder was applied to a network from another seed.
+    """What each of these cases puts out after its ticket of the folder was applied to a network from another seed.
 
     Once as it is and once without requires_grad, by which torch chooses between ways to multiply matrices.
     """
     outputs = {}
     with one_torch_thread(), torch.no_grad():
-        for i, case in enumerate(CASES):
-            module = Ticket.load(Path(folder) / f"{i}.ticket").apply(case.build(seed=1)).eval()
-            outputs[case.name] = case.run(module), case.run(module.requires_grad_(False))
+        for name in ELSEWHERE:
+            module = Ticket.load(Path(folder) / f"{name}.ticket").apply(CASE[name].build(seed=1)).eval()
+            outputs[name] = CASE[name].run(module), CASE[name].run(module.requires_grad_(False))
     torch.save(outputs, Path(folder) / "outputs")
 
 
 def test_in_a_new_process_the_output_is_the_same_to_the_last_bit(tmp_path):
     expected = {}
-    for i, case in enumerate(CASES):
-        model = wrapped_case(case)
-        Ticket.of(model).save(tmp_path / f"{i}.ticket")
+    for name in ELSEWHERE:
+        case, model = CASE[name], wrapped_case(CASE[name])
+        Ticket.of(model).save(tmp_path / f"{name}.ticket")
         with torch.no_grad():
             masked = case.run(model)
-            expected[case.name] = case.run(unwrap(model)), masked
+            expected[name] = case.run(unwrap(model)), masked
     code = f"import test_ticket; test_ticket.outputs_of_tickets({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True)
     outputs = torch.load(tmp_path / "outputs")
@@ -298,8 +301,7 @@ def evaluated(model):
         return model(tokens, labels=tokens).loss
 
 
-@pytest.mark.parametrize("init", ["gpt2", "theory", "signed"])
-@pytest.mark.parametrize("keep", [0.5, 0.3])
+@pytest.mark.parametrize(("init", "keep"), [("gpt2", 0.3), ("signed", 0.5)])
 def test_a_tiny_gpt2_takes_a_31st_of_its_floats(init, keep):
     model = gpt2.build(gpt2.config(), init=init, seed=1)
     whole = float32_bytes(model)
@@ -527,12 +529,12 @@ def test_wrong_redraws_are_noticed():
 
 
 def test_every_flipped_bit_and_truncation_is_noticed(data):
-    for i in range(0, 8 * len(data), 7):
+    for i in range(0, 8 * len(data), 31):
         changed = bytearray(data)
         changed[i // 8] ^= 1 << i % 8
         with pytest.raises(TicketError):
             Ticket.from_bytes(bytes(changed))
-    for length in range(0, len(data), 3):
+    for length in range(0, len(data), 17):
         with pytest.raises(TicketError, match="cut short"):
             Ticket.from_bytes(data[:length])
 
@@ -622,71 +624,52 @@ WRONG = {
     "weights of no list": (put("manifest", "weights", 5), "TypeError"),
     "no weights": (put("manifest", "weights", []), "must have at least one weight"),
     "no digest": (put("manifest", "digest", "x"), "its digest is none"),
-    "digest of a number": (put("manifest", "digest", 5), "TypeError"),
     "a weight twice": (twice, "no name twice"),
     "a weight and plain": (both_kinds, "no name twice"),
     "no path": (drop("path"), "KeyError: 'path'"),
     "path of a number": (put("path", 5), "must be text"),
     "path of control characters": (put("path", "0.weight\n\x1b[31m"), "must be printable"),
-    "lone surrogate": (put("path", "\ud800"), "must be printable"),
     "shape of no list": (put("shape", 768), "must be a list"),
-    "shape of text": (put("shape", ["48", 16]), "must be an int"),
     "shape of truth": (put("shape", [True, 768]), "must be an int"),
     "shape below zero": (put("shape", [-48, -16]), "sizes >= 0"),
     "empty shape": (put("shape", [0, 16]), "must keep 0 to all of some"),
-    "no axes": (put("shape", []), "parts along axis 0|keeps"),
     "too many entries": (put("shape", [2**40, 2**40]), "more entries than a tensor can have"),
     "too many axes": (put("shape", [1] * 10**6), "1000000 axes"),
     "other shape": (put("shape", [16, 48]), r"0\.weight: is float32 \(48, 16\), must be float32 \(16, 48\)"),
     "large shape": (put("shape", [2**31, 2**31]), r"0\.weight: is float32 \(48, 16\), must be float32 \(2147483648, "),
     "other dtype": (put("dtype", "float64"), r"0\.weight: is float32 .* must be float64"),
-    "dtype of nothing": (put("dtype", None), "must be text"),
     "keeps more than all": (put("kept", 769), "keeps 769 of 768"),
-    "keeps less than nothing": (put("kept", -1), "keeps -1 of 768"),
     "keeps another number": (put("kept", 100), r"0\.weight: its mask keeps 154, must keep 100"),
-    "keeps no number": (put("kept", 154.0), "must be an int"),
     "recipe and base": (put("base", "0" * 64), "must have either a recipe or the digest of a base"),
     "base of nothing": (of_base(None), "must be text"),
     "base of no digest": (of_base("x"), "the digest of its base is none"),
     "another base": (of_base("0" * 64), r"0\.weight: is not that of the ticket's base"),
     "built of text": (put("manifest", "built", "x"), "built='x': must be an object"),
-    "recipe of nothing": (put("recipe", None), "TypeError"),
     "no draws": (put("recipe", [0]), "0 parts along axis 0"),
     "draws that do not divide": (put("recipe", [0] + [["sign", 1.0, 0, "a", 0]] * 5), "5 parts along axis 0"),
     "axis outside": (put("recipe", 0, 2), "parts along axis 2"),
-    "axis from behind": (put("recipe", 0, -1), "parts along axis -1"),
     "unknown distribution": (put("recipe", 1, 0, "exec"), "distribution='exec'"),
     "scale of zero": (put("recipe", 1, 1, 0), "scale=0"),
-    "scale below zero": (put("recipe", 1, 1, -1.0), "scale=-1.0"),
-    "scale too large": (put("recipe", 1, 1, 1e300), "scale=1e"),
     "scale of text": (put("recipe", 1, 1, "1"), "must be a number"),
     "seed of a fraction": (put("recipe", 1, 2, 0.5), "must be an int"),
-    "seed of nothing": (put("recipe", 1, 2, None), "must be an int"),
-    "name of a number": (put("recipe", 1, 3, 7), "must be text"),
     "name that is no text": (put("recipe", 1, 3, "\ud800"), "UnicodeEncodeError"),
     "stream below zero": (put("recipe", 1, 4, -1), "stream=-1"),
-    "stream too far": (put("recipe", 1, 4, 2**32), "stream=4294967296"),
     "parts of nothing": (put("parts", [0]), "IndexError"),
     "parts that do not divide": (put("parts", [0, *"abcde"]), "5 parts along axis 0"),
     "parts along no axis": (put("parts", [7, "a", "b"]), "parts along axis 7"),
     "levels without parts": (put("levels", [1.0, 2.0]), "2 levels, must be one for each of 1"),
-    "levels of text": (put("levels", ["x"]), "must be a number"),
     "a level": (put("levels", [1.0]), "its digest differs"),
     "frozen without a seed": (put("freezing", {"pruned": 0.1, "locked": 0.1}), "TypeError"),
     "frozen wholly": (put("freezing", {"pruned": 0.5, "locked": 0.5, "seed": 0}), r"pruned \+ locked"),
-    "frozen by text": (put("freezing", {"pruned": "a", "locked": 0.5, "seed": 0}), "must be a number"),
-    "frozen by a fraction": (put("freezing", {"pruned": 0.1, "locked": 0.5, "seed": 0.5}), "must be an int"),
     "frozen": (put("freezing", {"pruned": 0.1, "locked": 0.1, "seed": 0}), "ValueError|its mask keeps"),
     "redrawn": (put("redrawn", True), "'generations' is missing"),
     "plain of no list": (put("manifest", "plain", {"a": 1}), "TypeError"),
     "value of text": (put("manifest", "plain", 0, "value", "x"), "must be a number"),
-    "value of nothing": (put("manifest", "plain", 0, "value", None), "must be a number"),
     "value": (put("manifest", "plain", 0, "value", 3.0), r"'stored\.0\.bias' is not told of"),
     "plain of another shape": (put("manifest", "plain", 0, "shape", [47]), r"0\.bias: is stored with another shape"),
     "no bits": (tensor("coded"), "'masks' is missing"),
     "no bias": (tensor("stored.0.bias"), r"'stored\.0\.bias' is missing"),
     "another bias": (tensor("stored.0.bias", torch.ones(47)), r"0\.bias: is stored with another shape"),
-    "double bias": (tensor("stored.0.bias", torch.ones(48).double()), r"0\.bias: is stored with another .*dtype"),
     "wrong bias": (tensor("stored.0.bias", torch.ones(48)), "its digest differs"),
     "one tensor more": (tensor("stored.x", torch.ones(1)), r"'stored\.x' is not told of"),
     "bits twice": (tensor("masks", torch.ones(120, dtype=torch.uint8)), "'masks' is not told of"),
@@ -780,7 +763,7 @@ def test_hostile_manifests_are_refused_or_tell_the_same_network(method):
     model = found(method)
     data, draw, outcomes = Ticket.of(model).to_bytes(), random.Random(0), []
     expected = state(unwrap(model))
-    for _ in range(300):
+    for _ in range(120):
         module = blank()
         try:
             ticket = Ticket.from_bytes(resealed(data, lambda tensors, manifest: mutated(manifest, draw)))
@@ -791,7 +774,7 @@ def test_hostile_manifests_are_refused_or_tell_the_same_network(method):
         except TicketError:
             assert_same(state(blank()), state(module))
             outcomes.append("refused")
-    assert outcomes.count("refused") > 200
+    assert outcomes.count("refused") > 80
 
 
 # ---------------------------------------------------------------- for people
@@ -840,15 +823,12 @@ def test_show_wants_a_file(capsys):
     assert "usage: python -m slth.ticket" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("listening", [True, False])
-def test_show_as_a_program(tmp_path, data, listening):
+def test_show_as_a_program_that_nobody_listens_to(tmp_path, data):
     path = tmp_path / "t.safetensors"
     path.write_bytes(data)
     command = [sys.executable, "-m", "slth.ticket", "show", str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        if not listening:
-            process.stdout.close()
-            process.stdout = None
-        out, err = process.communicate()
+        process.stdout.close()
+        process.stdout = None
+        _, err = process.communicate()
     assert (process.returncode, err) == (0, "")
-    assert not listening or out == Ticket.from_bytes(data).describe() + "\n"

@@ -6,31 +6,52 @@ within epsilon / d^2; C = n' / log(d^2 / epsilon), the logarithm being natural.
 """
 
 import time
+from dataclasses import dataclass
+from typing import Any
 
 from slth import plots
 from slth.experiments import lab
-from slth.experiments.studies.constant.measure import measure, study_of, summarise
+from slth.experiments.studies.constant.measure import TARGETS, Cell, Study, measure, summarise
 
-ex = lab.experiment("constant")
 
-ex.add_config(
-    d=[2, 4, 8, 16],  # width of the target, in and out; one or several
-    epsilon=[0.3, 0.1, 0.03],  # one or several
-    target=["uniform", "unit"],  # entries uniform in [-1, 1], or all |w| = 1; one or both
-    effort=10_000,  # trials of a cell (d, epsilon, target): effort / (d epsilon), fixed before the first is drawn
-    seed=0,
-)
+@dataclass(frozen=True)
+class Config(lab.Options):
+    """What is measured: every width, epsilon and kind of target with each other."""
+
+    d: list[int] = lab.integers([2, 4, 8, 16], least=1, most=64, help="width of the target, in and out")
+    epsilon: list[float] = lab.numbers(
+        [0.3, 0.1, 0.03], least=0.001, most=0.999, help="probability of failure, and the target's accuracy"
+    )
+    target: list[str] = lab.choices(
+        ["uniform", "unit"], TARGETS, help="uniform: entries uniform in [-1, 1]; unit: all |w| = 1"
+    )
+    effort: int = lab.integer(
+        10_000,
+        least=1,
+        most=10**6,
+        help="trials of a cell (d, epsilon, target): effort / (d epsilon), fixed before the first is drawn",
+    )
+    seed: int = lab.seed()
+
+    def study(self) -> Study:
+        """The cells in the order of the table."""
+        cells = [Cell(d, epsilon, kind) for kind in self.target for d in sorted(self.d) for epsilon in self.epsilon]
+        return Study(cells, self.effort, self.seed)
+
+
+ex = lab.experiment("constant", Config)
 ex.add_named_config("smoke", d=[2, 4], epsilon=[0.3, 0.1], effort=400)
 
 
 @ex.main
-def main(_config, _run):
+def main(config: Config, run: lab.Run) -> dict[str, Any]:
+    """Measure all cells."""
     started = time.perf_counter()
-    table = measure(study_of(_config))
+    table = measure(config.study())
     summary = {**summarise(table), "seconds": time.perf_counter() - started}
-    lab.save(_run, table, summary, {"constant": plots.constant(table)})
+    lab.save(run, table, summary, {"constant": plots.constant(table)})
     return summary
 
 
 if __name__ == "__main__":
-    lab.launch(ex, study_of)
+    lab.launch(ex)

@@ -11,72 +11,104 @@ arXiv 2511.04217). A folder `checkpoints` lets a run that was cut go on.
 import math
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-import pandas as pd
-import torch
-
-import slth
 from slth import plots
 from slth.experiments import lab
-from slth.experiments.lab import as_choice, as_float, as_int
-from slth.experiments.studies.gpt2.training import (
-    Data,
-    Search,
-    Source,
-    Trained,
-    Training,
-    best_of_stds,
-    check_checkpoints,
-    claim_checkpoints,
-    control_losses,
-    data_of,
-    floats_of,
-    nonzero,
-    qk_scales_of,
-    search_of,
-    sizes_of,
-    sparse_training,
-    state_dict_bytes,
-    stds_of,
-    training_of,
-    val_loss,
-)
-from slth.models import gpt2
+from slth.experiments.lab import BadConfig
+from slth.experiments.lab.methods import Method
+from slth.experiments.studies.gpt2 import claims
+from slth.experiments.studies.gpt2 import options as keys
+from slth.experiments.studies.gpt2.prune import Study, measure, summarise
 
-ex = lab.experiment("gpt2_prune")
 
-ex.add_config(
-    size="tiny",  # tiny, mini, small, medium, or one times a width as in mini*0.5; one or several
-    data="stdlib",  # stdlib, installed, wikitext-103, or a path to any UTF-8 file
-    vocabulary="bytes",  # bytes, or bpe:8192
-    length=128,  # tokens a window
-    method="edge_popup",  # edge_popup, iterand, biprop, frozen, bernoulli
-    keep=0.5,
-    policy="layer",  # layer, global
-    schedule="constant",  # of keep: constant, linear, cubic
-    masked="all",  # all weight matrices, or blocks: embeddings stay random and whole
-    scores="kaiming_uniform",
-    init="signed",  # of the ticket's source: gpt2, theory, signed
-    dense_init="gpt2",  # of the dense network
-    qk_scale=1.0,  # of the source's query and key: a number or theory, n^(1/4); one or several
-    embedding_std=0.15,
-    base_std=[0.04, 0.07],  # of the blocks: the grid of both sides, with
-    position_std=None,  # of the positions, one for all or each with its base_std; None: 0.02 with one below 0.055,
-    # 0.12 with one above; and
-    lr=[0.003, 0.0045],
-    pilot_steps=60,  # of training at every point of the grid, to choose the learning rate of each init
-    steps=400,  # of each init at its own
-    batch=16,  # windows
-    warmup=0.1,
-    clip=1.0,
-    every=50,  # steps between measurements of the validation loss
-    windows=64,  # of validation
-    checkpoints=None,  # a folder, from which a run that was cut goes on; of this config alone
-    device="auto",  # auto, cpu, cuda
-    seed=0,
-)
-SMOKE = {"length": 32, "steps": 20, "pilot_steps": 4, "batch": 4, "every": 5, "windows": 8}
+@dataclass(frozen=True)
+class Config(keys.GPT2Options):
+    """The models, the search, the grid of both sides, and the training."""
+
+    size: str | list[str] = keys.sizes("tiny")
+    data: str = keys.data()
+    vocabulary: str = keys.vocabulary()
+    length: int = keys.length(128)
+    method: Method = keys.method()
+    keep: float = keys.keep(0.5)
+    policy: str = keys.policy()
+    schedule: str = keys.schedule()
+    masked: str = keys.masked()
+    scores: str = keys.scores()
+    init: str = keys.init("signed", "the ticket's source")
+    dense_init: str = keys.init("gpt2", "the dense network")
+    qk_scale: list[float | str] = keys.qk_scale(1.0)
+    embedding_std: float = keys.std(0.15, "the embeddings")
+    base_std: list[float] = lab.key(
+        [0.04, 0.07], keys.POSITIVE, help="standard deviation of the blocks: the grid of both sides, with position_std"
+    )
+    position_std: list[float] | None = lab.key(
+        None,
+        keys.POSITIVE,
+        help="of the positions, one for all or each with its base_std; None: 0.02 with one below 0.055, 0.12 with one "
+        "above",
+    )
+    lr: list[float] = keys.rates([0.003, 0.0045], "of both sides")
+    pilot_steps: int = lab.integer(
+        60, least=1, help="of training at every point of the grid, to choose the learning rate of each init"
+    )
+    steps: int = lab.integer(400, least=1, help="of each init at its own learning rate")
+    batch: int = keys.batch(16)
+    warmup: float = keys.warmup()
+    clip: float = keys.clip()
+    every: int = lab.integer(50, least=1, help="steps between measurements of the validation loss")
+    windows: int = keys.windows()
+    checkpoints: str | None = keys.checkpoints()
+    device: str = keys.device()
+    seed: int = lab.seed()
+
+    def check(self) -> None:
+        """See that the study can be made: the text is read, and the folder of checkpoints is this config's."""
+        self.require_device()
+        _ = self.stds
+        self.models(self.size, 256)  # before a text is read
+        _ = self.study
+        claims.check(self.folder, self.claim)
+
+    @property
+    def stds(self) -> list[tuple[float, float]]:
+        """The pairs (base_std, position_std) that both sides choose from, or BadConfig."""
+        base, position = self.base_std, self.position_std
+        if position is None:
+            position = [0.02 if std < 0.055 else 0.12 for std in base]
+        if len(position) == 1:
+            position = position * len(base)
+        if len(position) != len(base):
+            allowed = f"one number > 0, or {len(base)} of them as base_std has"
+            raise BadConfig("position_std", self.values()["position_std"], allowed)
+        pairs = list(zip(base, position, strict=True))
+        if len(set(pairs)) < len(pairs):
+            allowed = "a number > 0 or a list of them, no pair with position_std twice"
+            raise BadConfig("base_std", self.values()["base_std"], allowed)
+        return pairs
+
+    @cached_property
+    def study(self) -> Study:
+        """What a run does."""
+        return Study(
+            sizes=self.models(self.size, self.tokens.vocabulary),
+            init=self.init,
+            dense_init=self.dense_init,
+            qk_scales=self.qk_scale,
+            embedding_std=self.embedding_std,
+            search=self.search(self.keep),
+            how=self.training(self.every),
+            stds=self.stds,
+            lrs=self.lr,
+            pilot_steps=self.pilot_steps,
+            data=self.tokens,
+        )
+
+
+ex = lab.experiment("gpt2_prune", Config)
+SMOKE: dict[str, Any] = {"length": 32, "steps": 20, "pilot_steps": 4, "batch": 4, "every": 5, "windows": 8}
 ex.add_named_config("smoke", size="tiny*0.25", lr=[0.003, 0.03], base_std=0.05, position_std=0.05, **SMOKE)
 ex.add_named_config(
     "sizes", size=["tiny*0.25", "tiny*0.5", "tiny", "tiny*1.5"], qk_scale=[1.0, "theory"], pilot_steps=60
@@ -102,169 +134,12 @@ ex.add_named_config(
 )
 
 
-@dataclass(frozen=True)
-class Study:
-    """What a run does."""
-
-    sizes: dict[str, gpt2.GPT2Config]
-    qk_scales: list[float | str]
-    search: Search
-    how: Training
-    stds: list[tuple[float, float]]  # of blocks and positions
-    lrs: list[float]
-    pilot_steps: int
-    data: Data
-    config: dict[str, Any]
-
-    def source(self, size: str, init: str, qk_scale: float | str) -> Source:
-        """A random network, its positions at the first of their scales."""
-        stds = self.config["embedding_std"], self.stds[0][1]
-        return Source(self.sizes[size], init, *stds, qk_scale, self.how.seed)
-
-    @property
-    def grid(self) -> list[tuple[float, float, float]]:
-        """All (lr, base_std, position_std)."""
-        return [(lr, *stds) for stds in self.stds for lr in self.lrs]
-
-
-def check(config: dict[str, Any]) -> None:
-    """All that can be refused before a text is read, or BadConfig."""
-    training_of(config), search_of(config), stds_of(config), floats_of(config, "lr")
-    as_int(config, "pilot_steps", 1)
-    as_int(config, "windows", 1)
-    as_float(config, "embedding_std", above=0.0)
-    for key in ("init", "dense_init"):
-        as_choice(config, key, tuple(gpt2.INITS))
-    qk_scales_of(config)
-    sizes_of(config, 256)
-    check_checkpoints(config, data_of(config))
-
-
-def study_of(config: dict[str, Any]) -> Study:
-    """What a config says, the text read; BadConfig where :func:`check` would."""
-    data = data_of(config)
-    return Study(
-        sizes_of(config, data.vocabulary),
-        qk_scales_of(config),
-        search_of(config),
-        training_of(config),
-        stds_of(config),
-        floats_of(config, "lr"),
-        as_int(config, "pilot_steps", 1),
-        data,
-        config,
-    )
-
-
-# ---------------------------------------------------------------- the run
-
-
-def measure(study: Study) -> tuple[pd.DataFrame, list[dict[str, Any]], bytes]:
-    """(measurements, what came of each ticket, the first ticket as a file)."""
-    rows: list[dict[str, Any]] = []
-    found: list[dict[str, Any]] = []
-    first = b""
-    for size in study.sizes:
-        plain = study.source(size, study.config["dense_init"], 1.0)
-        plain, dense, made = best_of_stds(
-            plain, None, study.data, study.how, study.stds, study.lrs, f"{size} dense", study.pilot_steps
-        )
-        rows += [{"size": size, "run": "dense", "qk_scale": 1.0, "nonzero": nonzero(dense.model)} | row for row in made]
-        for qk_scale in study.qk_scales:
-            outcome, made, file = prune(study, size, qk_scale, dense, plain)
-            rows += made
-            found.append(outcome)
-            first = first or file
-    return pd.DataFrame(rows), found, first
-
-
-def prune(study: Study, size: str, qk_scale: float | str, dense: Trained, plain: Source):
-    """The ticket of one source and its controls: (what came of it, measurements, the ticket as a file).
-
-    plain: the dense network's source, from which weights are also trained under a random mask, at its point.
-    """
-    source, search, data, how = study.source(size, study.config["init"], qk_scale), study.search, study.data, study.how
-    label = f"{size} ticket" + (f" qk={qk_scale}" if len(study.qk_scales) > 1 else "")
-    source, ticket, made = best_of_stds(source, search, data, how, study.stds, study.lrs, label, study.pilot_steps)
-    file = slth.Ticket.of(ticket.model).to_bytes()
-    left = nonzero(ticket.model)
-    rows = [{"size": size, "run": "ticket", "qk_scale": qk_scale, "nonzero": left} | row for row in made]
-    before = val_loss(ticket.model, data.validation)
-    rebuilt = slth.Ticket.from_bytes(file).apply(source.build(ticket.base_std).to(how.device))
-    if val_loss(rebuilt, data.validation) != before:
-        raise AssertionError("the ticket gives another loss than the network it was taken from")
-    losses = control_losses(ticket, data, how.seed)
-    sparse, fit = sparse_training(plain, search, data, how, dense, label.replace("ticket", "sparse"))
-    point = {"lr": dense.lr, "base_std": dense.base_std, "position_std": plain.position_std, "stage": "full"}
-    rows += [
-        {"size": size, "run": "sparse", "qk_scale": qk_scale, "nonzero": nonzero(sparse)} | point | row
-        for row in fit.rows
-    ]
-    outcome = {
-        "size": size,
-        "qk_scale": qk_scale,
-        "val_loss_ticket": ticket.val_loss,
-        "val_loss_dense": dense.val_loss,
-        "val_loss_random_mask": losses["random_mask"],
-        "val_loss_shuffled_mask": losses["shuffled"],
-        "val_loss_redrawn_weights": losses["redrawn_weights"],
-        "val_loss_random_mask_trained_weights": fit.last["val_loss"],
-        "recovered": recovered(data.unigram, dense.val_loss, ticket.val_loss),
-        "recovered_shuffled": recovered(data.unigram, dense.val_loss, losses["shuffled"]),
-        "ticket_point": {"lr": ticket.lr, "base_std": ticket.base_std, "position_std": source.position_std},
-        "dense_point": {"lr": dense.lr, "base_std": dense.base_std, "position_std": plain.position_std},
-        "logit_std_at_init_ticket": ticket.logit_std,
-        "logit_std_at_init_dense": dense.logit_std,
-        "nonzero_ticket": left,
-        "nonzero_dense": nonzero(dense.model),
-        "ticket_bytes": len(file),
-        "state_dict_bytes": state_dict_bytes(rebuilt),
-        "tokens_per_s": how.tokens_per_s(ticket.fit),
-        "tokens_per_s_dense": how.tokens_per_s(dense.fit),
-    }
-    return outcome, rows, file
-
-
-def recovered(unigram: float, dense: float, loss: float) -> float:
-    """The share of dense training's gain over the unigram model that a loss has; NaN where there is no gain."""
-    return (unigram - loss) / (unigram - dense) if dense < unigram else math.nan
-
-
-def summarise(study: Study, found: list[dict[str, Any]]) -> dict[str, Any]:
-    """The first ticket's figures, then all of them, what they are measured against, and where they come from."""
-    data, first = study.data, found[0]
-    losses = {"val_loss_unigram": data.unigram, "val_loss_bigram": data.bigram}
-    perplexities = {
-        name.replace("val_loss", "perplexity"): math.exp(min(value, 700.0))
-        for name, value in (first | losses).items()
-        if name.startswith("val_loss")
-    }
-    corpus = {"name": data.corpus.name, "digest": data.corpus.digest, "packages": list(data.corpus.packages)}
-    return (
-        first
-        | losses
-        | perplexities
-        | {
-            "models": found,
-            "grid": [{"lr": lr, "base_std": base, "position_std": at} for lr, base, at in study.grid],
-            "steps": study.how.steps,
-            "training_tokens": len(data.training),
-            "corpus": corpus,
-            "device": device_name(study.how.device),
-        }
-    )
-
-
-def device_name(device: torch.device) -> str:
-    """What the models ran on."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
 @ex.main
-def main(_config, _run):
+def main(config: Config, run: lab.Run) -> dict[str, Any]:
+    """Train, search and compare."""
     started = time.perf_counter()
-    study = study_of(_config)
-    claim_checkpoints(_config, study.data)
+    study = config.study
+    claims.put(config.folder, config.claim)
     points = ", ".join(f"(lr {lr:g}, std {base:g}, of positions {at:g})" for lr, base, at in study.grid)
     print(f"grid of both sides, {study.pilot_steps} steps each, then every init in full at its best: {points}")
     table, found, ticket = measure(study)
@@ -280,9 +155,9 @@ def main(_config, _run):
             f"shuffled {one['val_loss_shuffled_mask']:.4f}; {one['ticket_bytes']:,} bytes for "
             f"{one['state_dict_bytes']:,}"
         )
-    lab.save(_run, table, summary, figures, {"ticket.safetensors": ticket})
+    lab.save(run, table, summary, figures, {"ticket.safetensors": ticket})
     return summary
 
 
 if __name__ == "__main__":
-    lab.launch(ex, check)
+    lab.launch(ex)

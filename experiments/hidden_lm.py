@@ -5,43 +5,108 @@ transformer, exactly, by subset sums. candidates=24 counts what every subset sum
 split into halves; candidates=[8,12,16,20,24] draws the loss gap against it.
 """
 
+import os
 import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from slth import plots
 from slth.experiments import lab
-from slth.experiments.studies.hidden.measure import hide, study_of, summarise, train_target
+from slth.experiments.lab import BadConfig
+from slth.experiments.studies.hidden.measure import Study, hide, summarise, train_target
+from slth.tasks import text
 from slth.threads import one_torch_thread
 
-ex = lab.experiment("hidden_lm")
 
-ex.add_config(
-    data="stdlib",  # the standard library's source text, or a path to any UTF-8 file
-    embeddings="shared",  # shared: embedding, positions and head are the target's; random: they are pruned too
-    norm=True,  # layer normalisation, without affine part
-    d=64,
-    blocks=4,
-    heads=None,  # None: 4, or the most below that divide d
-    layers=2,  # of the target's feed-forward networks; the source has twice as many
-    length=128,  # tokens a window
-    vocabulary=128,  # the most common characters; the last stands for all others
-    steps=2000,  # of the target's training
-    batch=16,
-    lr=0.004,
-    candidates=24,  # per entry, one or several
-    reach="scale",  # scale: a recorded scale per source matrix; bound: train under the norm bound; none: neither
-    windows=200,  # validation windows
-    sample=400,  # characters of text from target and ticket
-    seed=0,
-)
-SMALL = {"d": 16, "blocks": 2, "heads": 2, "length": 32, "steps": 40, "windows": 10, "sample": 80}
+@dataclass(frozen=True)
+class Config(lab.Options):
+    """The target, its training, and the source."""
+
+    data: str | os.PathLike[str] = lab.anything(
+        "stdlib",
+        allowed="stdlib or a path to a UTF-8 text file",
+        help="stdlib: the standard library's source text",
+    )
+    embeddings: str = lab.choice(
+        "shared",
+        ("shared", "random"),
+        help="shared: embedding, positions and head are the target's; random: they are pruned too",
+    )
+    norm: bool = lab.flag(True, help="layer normalisation, without affine part")
+    d: int = lab.integer(64, least=1, help="width of the residual stream")
+    blocks: int = lab.integer(4, least=1, help="of target and source")
+    heads: int | None = lab.integer(None, least=1, help="None: 4, or the most below that divide d")
+    layers: int = lab.integer(2, least=1, help="of the target's feed-forward networks; the source has twice as many")
+    length: int = lab.integer(128, least=2, help="tokens a window")
+    vocabulary: int = lab.integer(
+        128, least=2, most=4096, help="the most common characters; the last stands for all others"
+    )
+    steps: int = lab.integer(2000, least=0, help="of the target's training")
+    batch: int = lab.integer(16, least=1, help="windows a step")
+    lr: float = lab.number(0.004, above=0.0, help="the highest learning rate of the target's training")
+    candidates: list[int] = lab.integers(24, least=1, help="per entry")
+    reach: str = lab.choice(
+        "scale",
+        ("scale", "bound", "none"),
+        help="scale: a recorded scale per source matrix; bound: train under the norm bound; none: neither",
+    )
+    windows: int = lab.integer(200, least=1, help="validation windows")
+    sample: int = lab.integer(400, least=0, help="characters of text from target and ticket")
+    seed: int = lab.seed()
+
+    def check(self) -> None:
+        """See that the study can be made: the text is read."""
+        if self.heads is not None and self.d % self.heads:
+            raise BadConfig("heads", self.heads, f"a divisor of d={self.d}, for target heads of width d/heads")
+        least = 20 * (self.length + 1)
+        if len(self.study.corpus.text) < least:
+            raise BadConfig("data", self.data, f"a text of at least {least} characters, 20 windows")
+
+    @cached_property
+    def study(self) -> Study:
+        """The study, its text read."""
+        return Study(
+            corpus=self._corpus(),
+            embeddings=self.embeddings,
+            norm=self.norm,
+            d=self.d,
+            blocks=self.blocks,
+            heads=self.heads or next(n for n in (4, 3, 2, 1) if self.d % n == 0),
+            layers=self.layers,
+            length=self.length,
+            vocabulary=self.vocabulary,
+            steps=self.steps,
+            batch=self.batch,
+            lr=self.lr,
+            candidates=sorted(self.candidates),
+            reach=self.reach,
+            windows=self.windows,
+            sample=self.sample,
+            seed=self.seed,
+        )
+
+    def _corpus(self) -> text.Corpus:
+        if not isinstance(self.data, str | os.PathLike):
+            raise BadConfig("data", self.data, "stdlib or a path to a text file")
+        try:
+            return text.corpus("stdlib" if self.data == "stdlib" else f"path:{self.data}")
+        except ValueError as error:
+            allowed = f"stdlib or a UTF-8 text file that is not empty ({error})"
+            raise BadConfig("data", self.data, allowed) from error
+
+
+ex = lab.experiment("hidden_lm", Config)
+SMALL: dict[str, Any] = {"d": 16, "blocks": 2, "heads": 2, "length": 32, "steps": 40, "windows": 10, "sample": 80}
 ex.add_named_config("smoke", **SMALL, candidates=[8, 12])
 ex.add_named_config("sweep", candidates=[8, 12, 16, 20, 24])
 
 
 @ex.main
-def main(_config, _run):
+def main(config: Config, run: lab.Run) -> dict[str, Any]:
+    """Train the target, hide it and compare."""
     started = time.perf_counter()
-    study = study_of(_config)
+    study = config.study
     with one_torch_thread():  # such small matrices are no faster on two, and sums come in one order
         target, learned = train_target(study)
         table, texts = hide(study, target)
@@ -49,12 +114,12 @@ def main(_config, _run):
     figures = {"error_vs_block": plots.error_against_block(table)}
     if len(study.candidates) > 1:
         figures["gap_vs_candidates"] = plots.gap_against_candidates(table)
-    for name, text in texts.items():
-        print(f"--- {name}\n{text}")
+    for name, content in texts.items():
+        print(f"--- {name}\n{content}")
     summary["seconds"] = time.perf_counter() - started
-    lab.save(_run, table, summary, figures)
+    lab.save(run, table, summary, figures)
     return summary
 
 
 if __name__ == "__main__":
-    lab.launch(ex, study_of)
+    lab.launch(ex)

@@ -17,75 +17,16 @@ and one with more variants, seeds, keeps, widths or lengths measures what is mis
 """
 
 import time
+from typing import Any
 
 from slth import plots
 from slth.experiments import lab
+from slth.experiments.studies.mixing.config import Config
 from slth.experiments.studies.mixing.jobs import measure
-from slth.experiments.studies.mixing.study import check, claim, study_of
 from slth.experiments.studies.mixing.tables import summarise, table_of
 from slth.threads import one_torch_thread
 
-ex = lab.experiment("mixing")
-
-ex.add_config(
-    variants="all",  # or one or several of slth.attention.ATTENTIONS; mha is always among them
-    equal="parameters",  # parameters, compute: what is the same for all, MHA's at its own width
-    errors=True,
-    losses=True,
-    spikes=False,
-    matrices=True,
-    seeds=3,  # how many, from seed on: each has its own target, weights, scores and batches, the same for all variants
-    heads=4,
-    kv_heads=None,  # of gqa and gta; None: half of the heads, or one where they are odd
-    block=8,  # tokens of a block of mhla
-    mixing_init="identity_plus_random",  # of what mixes, in tickets: natural, random, identity_plus_random
-    dense_mixing_init="natural",
-    # errors
-    d_in=8,
-    hidden=[4, 8, 16, 32, 64],  # MHA's
-    lengths=[16, 64],
-    target_hidden=4,
-    target_norm=2.0,  # spectral norm of each of the target's factors
-    source_init="kaiming_normal",  # of what is learned from; constructions take theory's
-    construct=True,
-    error_keep=0.5,
-    error_steps=1000,
-    error_lr=0.03,
-    error_batch=32,
-    # losses
-    size="tiny*0.5",  # tiny, mini, small, medium, or one times a width
-    data="stdlib",  # stdlib, installed, wikitext-103, or a path to any UTF-8 file
-    vocabulary="bytes",  # bytes, or bpe:8192
-    length=64,  # tokens a window
-    keep=[0.3, 0.5, 0.7],
-    method="edge_popup",  # edge_popup, iterand, biprop, frozen, bernoulli
-    policy="layer",  # layer, global
-    schedule="constant",  # of keep: constant, linear, cubic
-    masked="all",  # all weight matrices, or blocks: embeddings stay random and whole
-    scores="kaiming_uniform",
-    init="signed",  # of tickets: gpt2, theory, signed
-    base_std=0.07,
-    position_std=0.12,
-    dense_init="gpt2",
-    dense_base_std=0.04,
-    dense_position_std=0.02,
-    embedding_std=0.15,
-    lr=0.01,  # of tickets, one or several: each takes the best by its own pilots
-    dense_lr=0.003,
-    pilot_steps=100,  # of each, where there are several
-    steps=1200,
-    batch=16,  # windows
-    warmup=0.1,
-    clip=1.0,
-    windows=64,  # of validation
-    # spikes
-    spike_lrs=[0.003, 0.01, 0.03, 0.1],
-    spike_steps=300,
-    processes=1,  # that work side by side, each on one core
-    checkpoints=None,  # a folder, from which a run that was cut goes on, or a larger one
-    device="auto",  # auto, cpu, cuda
-    seed=0,
-)
+ex = lab.experiment("mixing", Config)  # whose keys are declared beside the study: its processes read them, too
 ex.add_named_config(
     "smoke",  # that all kinds of measurements run, in seconds, of which most are spent on imports
     seeds=1,
@@ -131,18 +72,19 @@ ex.add_named_config(
 
 
 @ex.main
-def main(_config, _run):
+def main(config: Config, run: lab.Run) -> dict[str, Any]:
+    """Measure all variants."""
     started = time.perf_counter()
-    study = study_of(_config)
-    claim(study)
+    study = config.study
+    config.put_claim()
     with one_torch_thread():  # such small matrices are no faster on two, and sums come in one order
         table = table_of(study, measure(study))
         summary = summarise(study, table) | {"seconds": time.perf_counter() - started}
     for line in summary.get("verdicts", ()):
         print(line)
-    lab.save(_run, table, summary, plots.mixing_figures(table))
+    lab.save(run, table, summary, plots.mixing_figures(table))
     return summary
 
 
 if __name__ == "__main__":
-    lab.launch(ex, check)
+    lab.launch(ex)

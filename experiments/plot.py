@@ -11,7 +11,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,56 +22,82 @@ from matplotlib.figure import Figure
 
 from slth import plots
 from slth.experiments import lab
-from slth.experiments.lab import stores
+from slth.experiments.lab import BadConfig, stores
+from slth.experiments.lab.options import as_list
+from slth.experiments.lab.storage import RUNS
+from slth.experiments.lab.values import require_text, unbracketed
 
-ex = lab.experiment("plot")
-ex.add_config(
-    runs=None,  # a run's folder, number or URL#ID, a sweep's folder, a database's URL, or a list of them
-    folder=None,  # where the runs lie that are given by a number or an id; None: that of -F, or runs
-    out=None,  # where the figures go; None: into the run's own folder, or a folder of FOLDER/plots
-)
+Place = Path | str
+"""Where a run is stored: its folder, or URL#ID."""
+Stored = tuple[pandas.DataFrame, dict[str, Any], dict[str, Any]]
+"""A run's results, summary and config."""
+
 named_folder: list[str] = []  # with -F
 
 
-@ex.option_hook
-def note_folder(options: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class Config(lab.Options):
+    """Which runs are drawn, and where to."""
+
+    runs: Any = lab.anything(
+        None,
+        allowed="a run's folder, number or URL#ID, or a list of them",
+        help="a run's folder, number or URL#ID, a sweep's folder, a database's URL, or a list of them",
+    )
+    folder: str | None = lab.text(
+        None, "a folder", help="where the runs lie that are given by a number or an id; None: that of -F, or runs"
+    )
+    out: str | None = lab.text(
+        None,
+        "a folder",
+        help="where the figures go; None: into the run's own folder, or a folder of FOLDER/plots",
+    )
+
+    def check(self) -> None:
+        """Read the runs."""
+        _ = self.stored
+
+    @cached_property
+    def stored(self) -> dict[Place, Stored]:
+        """The runs by their places."""
+        found = places(self.runs, self._folder)
+        for place in found:
+            if isinstance(place, Path) and not os.path.isdir(place):
+                why = "its results.csv cannot be read (no such folder)"
+                hint = "-F DIR, or folder=DIR, says where runs lie that are given by number"
+                raise BadConfig("runs", str(place), f"a run's folder; {why}; {hint}")
+        return {place: stores.load_run(place) for place in found}
+
+    @property
+    def target(self) -> Path:
+        """The folder to write to."""
+        runs = list(self.stored)
+        own = runs[0] if len(runs) == 1 and isinstance(runs[0], Path) else folder_of(runs, self._folder)
+        return Path(self.out or own)
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.folder or next(iter(named_folder), RUNS))
+
+
+ex = lab.experiment("plot", Config)
+
+
+@ex.option_hook  # type: ignore[untyped-decorator]
+def note_folder(options: Mapping[str, Any]) -> None:
     """Nothing is stored of a plot: -F says where the runs are."""
     named_folder[:] = filter(None, [options["--file_storage"]])
 
 
-Place = Path | str
-"""Where a run is stored: its folder, or URL#ID."""
-
-
-def check(config: dict[str, Any]) -> tuple[dict[Place, tuple[pandas.DataFrame, dict[str, Any], dict[str, Any]]], Path]:
-    """The runs (results, summary, config) by their places, and the folder to write to."""
-    config = {"folder": None, **config}
-    for key in ("folder", "out"):
-        if not isinstance(config[key], str | None) or config[key] == "":
-            raise lab.BadConfig(key, config[key], "a folder")
-    folder = Path(config["folder"] or next(iter(named_folder), lab.RUNS))
-    found = places(config["runs"], folder)
-    for place in found:
-        if isinstance(place, Path) and not os.path.isdir(place):
-            why = "its results.csv cannot be read (no such folder)"
-            hint = "-F DIR, or folder=DIR, says where runs lie that are given by number"
-            raise lab.BadConfig("runs", str(place), f"a run's folder; {why}; {hint}")
-    runs = {place: stores.load_run(place) for place in found}
-    first = next(iter(runs))
-    own = first if len(runs) == 1 and isinstance(first, Path) else folder_of(list(runs), folder)
-    return runs, Path(config["out"] or own)
-
-
-def places(given: Any, folder: Path = lab.RUNS) -> list[Place]:
+def places(given: Any, folder: Path = RUNS) -> list[Place]:
     """Places from one, a number, or a list of these; runs by number or id lie in the folder."""
-    runs = lab.unbracketed(given)
-    runs = list(runs) if isinstance(runs, list | tuple) else [runs]
+    runs = as_list(unbracketed(given))
     if not runs or any(isinstance(run, bool) or not isinstance(run, int | str) or run == "" for run in runs):
-        raise lab.BadConfig("runs", given, "a run's folder, number or URL#ID, or a list of them")
-    lab.require_text("runs", runs)
+        raise BadConfig("runs", given, "a run's folder, number or URL#ID, or a list of them")
+    require_text("runs", runs)
     found = [place for run in runs for place in _places_of(run, folder)]
     if len({place.resolve() if isinstance(place, Path) else place for place in found}) < len(found):
-        raise lab.BadConfig("runs", given, "different runs")
+        raise BadConfig("runs", given, "different runs")
     return found
 
 
@@ -77,14 +105,14 @@ def _places_of(run: int | str, folder: Path) -> list[Place]:
     if not stores.is_url(run):
         number = isinstance(run, int) or run.isdecimal()
         inside = folder / str(run)
-        place = inside if number or (os.path.isdir(inside) and not os.path.isdir(run)) else Path(run)
+        place = inside if number or (os.path.isdir(inside) and not os.path.isdir(run)) else Path(str(run))
         return [*finished(place)]
     run = str(run)
     if stores.SEPARATOR in run:
         return [run]
     ids = stores.runs_in(run)
     if not ids:
-        raise lab.BadConfig("runs", run, "a database with finished runs")
+        raise BadConfig("runs", run, "a database with finished runs")
     return [f"{run}{stores.SEPARATOR}{run_id}" for run_id in ids]
 
 
@@ -96,16 +124,16 @@ def finished(folder: Path) -> list[Path]:
         runs = pandas.read_csv(folder / "runs.csv", dtype=str)
         found = [folder / run_id for run_id in runs.loc[runs["status"] == "COMPLETED", "run_id"]]
     except (OSError, ValueError, KeyError) as error:
-        raise lab.BadConfig("runs", str(folder), f"a sweep's folder; its runs.csv cannot be read ({error})") from error
+        raise BadConfig("runs", str(folder), f"a sweep's folder; its runs.csv cannot be read ({error})") from error
     if not found:
-        raise lab.BadConfig("runs", str(folder), "a sweep with finished runs")
+        raise BadConfig("runs", str(folder), "a sweep with finished runs")
     return found
 
 
-@ex.command(unobserved=True)
-def plot(_config: dict[str, Any]) -> None:
+@ex.unstored
+def plot(config: Config, run: lab.Run) -> None:
     """Draw the figures of the runs, and for several runs their overlays as well."""
-    runs, out = check(_config)
+    runs, out = config.stored, config.target
     lab.require_writable(out, "out", "choose another with out=DIR")
     figures = overlays(runs)
     if len(runs) > 1 and not figures:
@@ -114,13 +142,13 @@ def plot(_config: dict[str, Any]) -> None:
         drawn = plots.figures(table, summary.get("fits"), summary)
         figures |= {name + figure: one for figure, one in drawn.items()}
     if not figures:
-        raise lab.BadConfig("runs", _config["runs"], "runs with a table that there is a figure for")
+        raise BadConfig("runs", config.runs, "runs with a table that there is a figure for")
     lab.write(out, lab.render(figures))
     for figure in figures:
         print(f"figure: {out / figure}.png")
 
 
-def overlays(runs: dict[Place, Any]) -> dict[str, Figure]:
+def overlays(runs: Mapping[Place, Stored]) -> dict[str, Figure]:
     """The runs over each other, seeds aggregated; nothing where no two of them have tables of one kind."""
     tables = [table for table, _, _ in runs.values()]
     configs = told_apart({run: config for run, (_, _, config) in runs.items()})
@@ -128,7 +156,7 @@ def overlays(runs: dict[Place, Any]) -> dict[str, Figure]:
     return {f"overlay_{name}": figure for name, figure in drawn.items()}
 
 
-def told_apart(configs: dict[Place, dict[str, Any]]) -> list[dict[str, Any]]:
+def told_apart(configs: Mapping[Place, dict[str, Any]]) -> list[dict[str, Any]]:
     """The configs; with its place as runs=PLACE where a run has the config of another."""
     texts = [json.dumps(config, sort_keys=True, default=str) for config in configs.values()]
     names = _apart([_name(run) for run in configs], str)
@@ -138,7 +166,7 @@ def told_apart(configs: dict[Place, dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def folder_of(runs: list[Place], folder: Path = lab.RUNS) -> Path:
+def folder_of(runs: Sequence[Place], folder: Path = RUNS) -> Path:
     """Where the figures of these runs go, and of no others: a folder of FOLDER/plots with their names and a hash."""
     places = [str(run.resolve()) if isinstance(run, Path) else run for run in runs]
     names = "_".join(Path(run).name if isinstance(run, Path) else stores.name(run) for run in runs)
@@ -146,7 +174,7 @@ def folder_of(runs: list[Place], folder: Path = lab.RUNS) -> Path:
     return folder / "plots" / f"{_slug(names)[:40]}-{digest}"
 
 
-def prefixes(runs: list[Place]) -> list[str]:
+def prefixes(runs: Sequence[Place]) -> list[str]:
     """What tells the runs' figures apart: where folders lie in what holds all, database and id; nothing for one."""
     if len(runs) == 1:
         return [""]
@@ -164,13 +192,11 @@ def _name(run: Place) -> str:
     return str(run) if isinstance(run, Path) else stores.name(run)
 
 
-def _apart(texts: list[str], shown: Callable[[str], str]) -> list[str]:
+def _apart(texts: Sequence[str], shown: Callable[[str], str]) -> list[str]:
     """The texts as they are shown, with their numbers where two would be shown alike."""
     short = [shown(text) for text in texts]
     return short if len({*short}) == len(short) else [shown(f"{n} {text}") for n, text in enumerate(texts, 1)]
 
 
-ex.default_command = "plot"
-
 if __name__ == "__main__":
-    lab.launch(ex, check)
+    lab.launch(ex)

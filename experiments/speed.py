@@ -12,16 +12,15 @@ With device=cuda the kernels are measured instead: first each case is held again
 timed beside its peers. That also runs where Sacred is not installed, into the folder out=DIR.
 """
 
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 from slth.experiments.studies.speed.gpu import command, report
@@ -34,38 +33,130 @@ except ModuleNotFoundError as missing:  # Sacred, on a GPU's machine
     raise SystemExit(command.main(sys.argv[1:])) from None
 
 from slth import plots
-from slth.experiments.lab import BadConfig, Refused, as_float, as_int, as_int_list
+from slth.experiments.lab import BadConfig, Refused
+from slth.experiments.lab.options import Kind, an_integer, some_of
 from slth.experiments.studies.speed import (
     attention_routes,
     linear_attention,
-    peers,
     selection,
     subset_sums,
     training_step,
 )
+from slth.experiments.studies.speed.tables import summarise, table_of
 from slth.experiments.studies.speed.timing import Row
 from slth.threads import cores
 
 AREAS = ("subset_sums", "attention_routes", "selection", "training_step", "linear_attention")
 
-ex = lab.experiment("speed")
 
-ex.add_config(
-    device="cpu",  # cpu, or cuda: the kernels on a GPU
-    what=None,  # one or several areas; None: all of the device
-    candidates=[10, 16, 20, 24],  # of a subset-sum problem, one or several
-    batch=20_000,  # subset-sum problems that we solve at once
-    time_limit=20.0,  # seconds that a peer may spend on one of them
-    routes=[[16, 256, 1024, 4], [32, 1024, 1024, 4], [64, 1024, 2048, 2], [64, 64, 1024, 4]],  # d_in, hidden, T, heads
-    scores=[589_824, 2_359_296, 7_077_888],  # of which half are kept, one or several; 7.1M: a block of GPT-2 small
-    blocks=[[2, 768, 8, 128]],  # of a training step: blocks, d, batch, length, one or several
-    lengths=[4096, 16384],  # tokens of linear attention, one or several
-    width=64,  # of its tokens and its head
-    block=512,  # tokens of its blocks
-    rounds=15,  # of every measurement, a third for steps and lengths; in each a peer solves another subset-sum problem
-    threads=None,  # that we use; None: all cores
-    seed=0,
-)
+def shapes(default: list[list[int]], names: str, *, multiple: tuple[int, int] = (0, 1), help: str) -> Any:
+    """A key that takes a list of lists of ints >= 1, each with these names; multiple: (an index, what it is one of)."""
+    index, factor = multiple
+
+    def read(key: str, value: Any) -> list[list[int]]:
+        try:
+            found = [[an_integer(1).read(key, size) for size in shape] for shape in value]
+        except (BadConfig, TypeError) as error:
+            raise BadConfig(key, value, allowed()) from error
+        count = len(names.split(", "))
+        if not found or any(len(shape) != count or shape[index] % factor for shape in found):
+            raise BadConfig(key, value, allowed())
+        return found
+
+    def allowed() -> str:
+        return f"a list of [{names}], each an int >= 1"
+
+    return lab.key(default, Kind(read, allowed), help=help)
+
+
+@dataclass(frozen=True)
+class Config(lab.Options):
+    """What is timed, on what, and how often."""
+
+    device: str = lab.anything("cpu", allowed="cpu, or a CUDA device", help="cpu, or cuda: the kernels on a GPU")
+    what: Any = lab.anything(
+        None,
+        allowed=f"one or several of {', '.join(AREAS)}; on a GPU of {', '.join(report.AREAS)}",
+        help="areas; None: all of the device",
+    )
+    candidates: list[int] = lab.integers([10, 16, 20, 24], least=1, most=40, help="of a subset-sum problem")
+    batch: int = lab.integer(20_000, least=1, most=10**6, help="subset-sum problems that we solve at once")
+    time_limit: float = lab.number(20.0, above=0.0, help="seconds that a peer may spend on one of them")
+    routes: list[list[int]] = shapes(
+        [[16, 256, 1024, 4], [32, 1024, 1024, 4], [64, 1024, 2048, 2], [64, 64, 1024, 4]],
+        "d_in, hidden, length, heads",
+        help="attentions whose routes are compared",
+    )
+    scores: list[int] = lab.integers(
+        [589_824, 2_359_296, 7_077_888],
+        least=2,
+        most=2**30,
+        help="of which half are kept; 7.1M: a block of GPT-2 small",
+    )
+    blocks: list[list[int]] = shapes(
+        [[2, 768, 8, 128]],
+        "blocks, d (a multiple of 64), batch, length",
+        multiple=(1, 64),
+        help="of a training step",
+    )
+    lengths: list[int] = lab.integers([4096, 16384], least=1, most=2**20, help="tokens of linear attention")
+    width: int = lab.integer(64, least=1, help="of its tokens and its head")
+    block: int = lab.integer(512, least=1, help="tokens of its blocks")
+    rounds: int = lab.integer(
+        15,
+        least=1,
+        help="of every measurement, a third for steps and lengths; in each a peer solves another subset-sum problem",
+    )
+    threads: int | None = lab.integer(None, least=1, help="that we use; None: all cores")
+    seed: int = lab.seed()
+
+    def check(self) -> None:
+        """Refused, where it can be BadConfig, for what cannot be measured."""
+        _ = self.areas if self.device == "cpu" else self.on_gpu
+
+    @property
+    def on_gpu(self) -> dict[str, Any]:
+        """Device, areas, rounds and seed of a measurement on a GPU, or Refused."""
+        if not all(isinstance(area, str) for area in (self.what if isinstance(self.what, list) else [self.what or ""])):
+            raise BadConfig("what", self.what, "None, or one or several areas")
+        given = {key: getattr(self, key) for key in ("device", "what", "rounds", "seed")}
+        try:
+            return command.checked(command.DEFAULTS | {k: v for k, v in given.items() if v is not None})
+        except ValueError as error:
+            raise Refused(str(error)) from error
+
+    @property
+    def areas(self) -> list[str]:
+        """What is measured on the CPU, or BadConfig."""
+        return list(AREAS) if self.what is None else some_of(AREAS).read("what", self.what)
+
+    @property
+    def cases(self) -> list[Callable[[], list[Row]]]:
+        """What is to be measured on the CPU, in its order."""
+        rounds, seed = self.rounds, self.seed
+        fewer = -(-rounds // 3)
+        sums = partial(
+            subset_sums.rows,
+            batch=self.batch,
+            rounds=rounds,
+            time_limit=self.time_limit,
+            seed=seed,
+            threads=self.threads or cores(),
+        )
+        routes = partial(attention_routes.rows, rounds=rounds, seed=seed)
+        steps = partial(training_step.rows, rounds=fewer, seed=seed)
+        linear = partial(linear_attention.rows, d=self.width, block=self.block, rounds=fewer, seed=seed)
+        cases: dict[str, list[Callable[[], list[Row]]]] = {
+            "subset_sums": [partial(sums, n) for n in sorted(self.candidates)],
+            "attention_routes": [partial(routes, attention_routes.Shape(*shape)) for shape in self.routes],
+            "selection": [partial(selection.rows, n, rounds=rounds, seed=seed) for n in sorted(self.scores)],
+            "training_step": [partial(steps, training_step.Shape(*shape)) for shape in self.blocks],
+            "linear_attention": [partial(linear, sorted(self.lengths))],
+        }
+        return [case for area in self.areas for case in cases[area]]
+
+
+ex = lab.experiment("speed", Config)
 ex.add_named_config(
     "smoke",
     candidates=10,
@@ -79,161 +170,24 @@ ex.add_named_config(
 )
 
 
-def check(config: dict[str, Any]) -> None:
-    """Refused, where it can be BadConfig, for what cannot be measured."""
-    if config["device"] == "cpu":
-        cases_of(config)
-    else:
-        gpu_config(config)
-
-
-def gpu_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Device, areas, rounds and seed of a measurement on a GPU, or Refused."""
-    areas = config["what"]
-    if not all(isinstance(area, str) for area in (areas if isinstance(areas, list) else [areas or ""])):
-        raise BadConfig("what", areas, "None, or one or several areas")
-    given = {key: config[key] for key in ("device", "what", "rounds", "seed") if config[key] is not None}
-    try:
-        return command.checked(command.DEFAULTS | given)
-    except ValueError as error:
-        raise Refused(str(error)) from error
-
-
-def cases_of(config: dict[str, Any]) -> list[Callable[[], list[Row]]]:
-    """What is to be measured, or BadConfig."""
-    rounds, seed = as_int(config, "rounds", 1), as_int(config, "seed", 0, 2**32 - 1)
-    sums = partial(
-        subset_sums.rows,
-        batch=as_int(config, "batch", 1, 10**6),
-        rounds=rounds,
-        time_limit=as_float(config, "time_limit", above=0.0),
-        seed=seed,
-        threads=_threads(config),
-    )
-    cases = {
-        "subset_sums": [partial(sums, n) for n in sorted(as_int_list(config, "candidates", 1, 40))],
-        "attention_routes": [
-            partial(attention_routes.rows, attention_routes.Shape(*shape), rounds=rounds, seed=seed)
-            for shape in _shapes(config, "routes", "d_in, hidden, length, heads")
-        ],
-        "selection": [
-            partial(selection.rows, n, rounds=rounds, seed=seed)
-            for n in sorted(as_int_list(config, "scores", 2, 2**30))
-        ],
-        "training_step": [
-            partial(training_step.rows, training_step.Shape(*shape), rounds=-(-rounds // 3), seed=seed)
-            for shape in _shapes(config, "blocks", "blocks, d (a multiple of 64), batch, length")
-        ],
-        "linear_attention": [
-            partial(
-                linear_attention.rows,
-                sorted(as_int_list(config, "lengths", 1, 2**20)),
-                d=as_int(config, "width", 1),
-                block=as_int(config, "block", 1),
-                rounds=-(-rounds // 3),
-                seed=seed,
-            )
-        ],
-    }
-    return [case for area in _areas(config) for case in cases[area]]
-
-
-def _threads(config: dict[str, Any]) -> int:
-    return cores() if config["threads"] is None else as_int(config, "threads", 1)
-
-
-def _areas(config: dict[str, Any]) -> list[str]:
-    given = list(AREAS) if config["what"] is None else config["what"]
-    areas = given if isinstance(given, list) else [given]
-    if not areas or not all(isinstance(area, str) and area in AREAS for area in areas) or len(set(areas)) < len(areas):
-        raise BadConfig("what", given, f"one or several of {', '.join(AREAS)}, none twice")
-    return areas
-
-
-def _shapes(config: dict[str, Any], key: str, names: str) -> list[list[int]]:
-    given, count = config[key], len(names.split(", "))
-    try:
-        shapes = [[as_int({key: size}, key, 1) for size in shape] for shape in given]
-        if not shapes or any(len(shape) != count for shape in shapes):
-            raise ValueError("nothing to measure, or of another length")
-        if key == "blocks" and any(shape[1] % 64 for shape in shapes):
-            raise ValueError("heads are 64 wide")
-    except (BadConfig, TypeError, ValueError) as error:
-        raise BadConfig(key, given, f"a list of [{names}], each an int >= 1") from error
-    return shapes
-
-
-def table_of(rows: list[Row]) -> pd.DataFrame:
-    """The rows as a table; what a row does not have is empty, and counts stay whole numbers beside it."""
-    table = pd.DataFrame(rows)
-    counts = [name for name in table if all(isinstance(row.get(name, 0), int) for row in rows)]
-    return table.astype(dict.fromkeys(counts, "Int64"))
-
-
-def summarise(table: pd.DataFrame) -> dict[str, Any]:
-    """The figures to quote (None where they were not measured), and on what they were measured.
-
-    growth, ratio_softmax: of linear attention at the longest input, its time over that at the length before, and its
-    peer's over its own.
-    """
-    sums = table[table["what"] == subset_sums.WHAT]
-    routes = table[table["what"] == attention_routes.WHAT]
-    at_20 = sums[sums["size"] == "n=20"].set_index("peer")
-    at_7m = table[(table["what"] == selection.WHAT) & (table["size"] == "n=7,077,888")].set_index("peer")["ratio"]
-    linear = table[table["what"] == linear_attention.WHAT].to_dict("records")
-    return {
-        "problems_per_second_n20": 1 / at_20["ours_s"].iloc[0] if len(at_20) else None,
-        "ratio_milp_n20": at_20["ratio"].get("scipy.milp"),
-        "worse": int(sums["worse"].sum()) if len(sums) else None,
-        "routes": [
-            {"size": row.size, "ratio": row.ratio, "ideal": row.ideal, "share": row.ratio / row.ideal}
-            for row in routes.itertuples()
-        ],
-        "ratio_sort_7m": at_7m.get("torch.sort"),
-        "ratio_kthvalue_7m": at_7m.get("torch.kthvalue"),
-        "reads_7m": 1 / at_7m[selection.READ] if len(at_7m) else None,
-        "steps": [
-            {"size": row.size, "peer": row.peer, "ratio": row.ratio}
-            for row in table[table["what"] == training_step.WHAT].itertuples()
-        ],
-        "linear_attention": [{key: row[key] for key in ("size", "ratio", "growth")} for row in linear],
-        "growth": linear[-1]["growth"] if linear else None,
-        "ratio_softmax": linear[-1]["ratio"] if linear else None,
-        "spread": ((table["ours_s_high"] - table["ours_s_low"]) / table["ours_s"]).max(),
-        "peers": peers.installed(),
-        "cpu": cpu(),
-        "cores": cores(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-
-
-def cpu() -> str:
-    """The processor's name, as far as the system tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 @ex.main
-def main(_config, _run):
+def main(config: Config, run: lab.Run) -> dict[str, Any]:
+    """Measure the areas."""
     started = time.perf_counter()
-    if _config["device"] != "cpu":
-        return on_gpu(_config, _run)
-    torch.set_num_threads(_threads(_config))
-    table = table_of([row for case in lab.progress(cases_of(_config), "speed") for row in case()])
+    if config.device != "cpu":
+        return on_gpu(config, run)
+    torch.set_num_threads(config.threads or cores())
+    table = table_of([row for case in lab.progress(config.cases, "speed") for row in case()])
     summary = summarise(table) | {"seconds": time.perf_counter() - started}
     print(table[["what", "size", "ours_s", "peer", "peer_s", "ratio"]].to_string(index=False))
-    lab.save(_run, table, summary, {"speed": plots.speed(table)})
+    lab.save(run, table, summary, {"speed": plots.speed(table)})
     return summary
 
 
-def on_gpu(config, run):
+def on_gpu(config: Config, run: lab.Run) -> dict[str, Any]:
     """The same for the kernels; checks.csv has every check. RuntimeError, when all is stored, where one failed."""
-    asked = gpu_config(config)
-    keep = partial(_store, run)
+    asked = config.on_gpu
+    keep = partial(store, run)
     timed, summary = command.measure(asked["device"], asked["what"], asked["rounds"], asked["seed"], keep)
     lab.save(run, timed.table, summary, report.figures(timed))
     if failed := command.failures(summary):
@@ -241,7 +195,7 @@ def on_gpu(config, run):
     return summary
 
 
-def _store(run, name, contents):
+def store(run: lab.Run, name: str, contents: bytes) -> None:
     """A file of the run, at once."""
     with tempfile.TemporaryDirectory() as place:
         file = Path(place, name)
@@ -250,4 +204,4 @@ def _store(run, name, contents):
 
 
 if __name__ == "__main__":
-    lab.launch(ex, check)
+    lab.launch(ex)

@@ -11,143 +11,171 @@ name, and takes from there whose folder is gone.
 
 import json
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from slth.experiments import lab
-from slth.experiments.lab import stores
+from slth.experiments.lab import BadConfig, command_line, scripts, stores
+from slth.experiments.lab.options import Kind, as_list, where
+from slth.experiments.lab.storage import RUNS
+from slth.experiments.lab.values import unbracketed
 from slth.experiments.sweeps import code, conduct, plan
 
-ex = lab.experiment("sweep")
-ex.add_config(
-    experiment=None,  # a script of experiments/ without .py, or a path
-    grid={},  # grid.KEY=[...]: every combination
-    runs=[],  # configs, each at every point of the grid
-    base={},  # base.KEY=value: for all
-    named=[],  # named configs of the experiment, for all; one or a list
-    file=None,  # YAML with these keys; the command line wins
-    folder=None,  # None: runs/sweeps/EXPERIMENT-XXXXXXXX, one for each grid; in one folder grids share their runs
-    address=None,  # of a Ray cluster, host:port; None: one is started on this machine
-    cpus=1,  # per run
-    gpus=0,  # per run; a share, as 0.5, is possible
-    retries=2,  # of a run that failed
-    workers=None,  # runs at once; None: as many as there are processors for
-    sql=None,  # a database that every node reaches, as postgresql+psycopg://user@host/study, sqlite:///runs.db
-)
 SEED = "given for the runs, as base.seed=5 or grid.seed=[0,1]"
-DEFAULTS = {"grid": {}, "runs": [], "base": {}, "named": [], "cpus": 1, "gpus": 0, "retries": 2}
 
 given_keys: set[str] = set()  # on the command line
 
 
-@ex.option_hook
-def note_given(options: dict[str, Any]) -> None:
-    """Sacred's config does not tell a value that was given from a default that it equals."""
-    given_keys.clear()
-    given_keys.update(lab.get_config_updates(options["UPDATE"])[0])
+def key_by_key(help: str) -> Any:
+    """A key that takes values of an experiment's keys, each as KEY.NAME=value."""
+
+    def read(key: str, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise BadConfig(key, value, f"given key by key, as {key}.seed=...")
+        return value
+
+    return lab.key({}, Kind(read, lambda: "given key by key", with_options=True), help=help)
 
 
-def check(config: dict[str, Any]) -> conduct.Sweep:
-    if "seed" in given_keys:
-        raise lab.BadConfig("seed", config["seed"], SEED)
-    config = with_file(config)
-    script = script_of(config["experiment"])
-    named, points = names_of(config["named"]), points_of(config)
-    folder = config["folder"] or lab.RUNS / "sweeps" / plan.name(script.stem, named, points)
-    if not isinstance(folder, str | Path):
-        raise lab.BadConfig("folder", folder, "a folder")
-    if not isinstance(config["address"], str | None):
-        raise lab.BadConfig("address", config["address"], "host:port of a cluster, or None")
-    if config["sql"] is not None and not stores.is_url(config["sql"]):
-        raise lab.BadConfig("sql", config["sql"], "a database's URL, or None")
-    return conduct.Sweep(
-        script=script,
-        named=named,
-        points=points,
-        folder=Path(folder),
-        address=config["address"],
-        cpus=lab.as_int(config, "cpus", 1),
-        gpus=gpus_of(config),
-        retries=lab.as_int(config, "retries", 0),
-        workers=None if config["workers"] is None else lab.as_int(config, "workers", 1),
-        sql=config["sql"],
+@dataclass(frozen=True)
+class Config(lab.Options):
+    """Which runs are made, where, and of what."""
+
+    experiment: str | None = lab.anything(
+        None, allowed="an experiment, or a path", help="a script of experiments/ without .py, or a path"
     )
+    grid: dict[str, Any] = key_by_key("grid.KEY=[...]: every combination")
+    runs: list[dict[str, Any]] = lab.anything(
+        [], allowed="a list of configs", help="configs, each at every point of the grid"
+    )
+    base: dict[str, Any] = key_by_key("base.KEY=value: for all")
+    named: str | list[str] = lab.anything(
+        [], allowed="a name or a list of names", help="named configs of the experiment, for all"
+    )
+    file: str | None = lab.anything(
+        None, allowed="a YAML file, or None", help="YAML with these keys; the command line wins"
+    )
+    folder: str | None = lab.text(
+        None,
+        "a folder",
+        help="None: runs/sweeps/EXPERIMENT-XXXXXXXX, one for each grid; in one folder grids share their runs",
+    )
+    address: str | None = lab.text(
+        None,
+        "host:port of a cluster, or None",
+        help="of a Ray cluster, host:port; None: one is started on this machine",
+    )
+    cpus: int = lab.integer(1, least=1, help="per run")
+    gpus: float = lab.number(0, least=0, help="per run; a share, as 0.5, is possible")
+    retries: int = lab.integer(2, least=0, help="of a run that failed")
+    workers: int | None = lab.integer(None, least=1, help="runs at once; None: as many as there are processors for")
+    sql: str | None = lab.key(
+        None,
+        where(stores.is_url, "a database's URL, or None"),
+        help="a database that every node reaches, as postgresql+psycopg://user@host/study, sqlite:///runs.db",
+    )
+
+    def check(self) -> None:
+        """See that it can be planned."""
+        _ = self.sweep
+
+    @cached_property
+    def sweep(self) -> conduct.Sweep:
+        """What is asked for, with what the file says."""
+        if self.file is not None:
+            return Config.of(with_file(self.values())).sweep
+        script = script_of(self.experiment)
+        named, points = names_of(self.named), self._points()
+        return conduct.Sweep(
+            script=script,
+            named=named,
+            points=points,
+            folder=Path(self.folder or RUNS / "sweeps" / plan.name(script.stem, named, points)),
+            address=self.address,
+            cpus=self.cpus,
+            gpus=self._gpus(),
+            retries=self.retries,
+            workers=self.workers,
+            sql=self.sql,
+        )
+
+    def _points(self) -> list[dict[str, Any]]:
+        """The updates of every run."""
+        if not isinstance(self.runs, list | tuple) or not all(isinstance(run, dict) for run in self.runs):
+            raise BadConfig("runs", self.runs, "a list of configs")
+        grid = {key: unbracketed(values) for key, values in plan.flat(self.grid).items()}
+        if empty := [key for key, values in grid.items() if isinstance(values, list | tuple) and not values]:
+            raise BadConfig(f"grid.{empty[0]}", [], "a value or a list of some")
+        points = plan.unfold(plan.flat(self.base), [plan.flat(run) for run in self.runs], grid)
+        try:
+            json.dumps(points, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise BadConfig("runs", points, f"numbers, text, lists and None ({error})") from error
+        return points
+
+    def _gpus(self) -> float:
+        if self.gpus > 1 and not self.gpus.is_integer():
+            raise BadConfig("gpus", self.gpus, "a share of one GPU or a whole number of them")
+        return self.gpus
 
 
 def with_file(config: dict[str, Any]) -> dict[str, Any]:
     """The config with what stands in its file, where the command line says nothing else."""
-    if config["file"] is None:
-        return config
     import yaml
 
     try:
         content = yaml.safe_load(Path(config["file"]).read_text(encoding="utf-8"))
     except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise lab.BadConfig("file", config["file"], f"a YAML file ({error})") from error
+        raise BadConfig("file", config["file"], f"a YAML file ({error})") from error
     if isinstance(content, dict) and "seed" in content:
-        raise lab.BadConfig("seed", content["seed"], SEED)
-    allowed = {*config} - {"file", "seed", "__doc__"}
+        raise BadConfig("seed", content["seed"], SEED)
+    allowed = {*config} - {"file"}
     if not isinstance(content, dict) or not {*content} <= allowed:
-        raise lab.BadConfig("file", config["file"], f"a YAML file with the keys {', '.join(sorted(allowed))}")
-    given = {key: value for key, value in config.items() if key in given_keys or value != DEFAULTS.get(key)}
-    return {**config, **content, **given}
+        raise BadConfig("file", config["file"], f"a YAML file with the keys {', '.join(sorted(allowed))}")
+    defaults = Config.defaults()
+    given = {key: value for key, value in config.items() if key in given_keys or value != defaults[key]}
+    return {**config, **content, **given, "file": None}
 
 
 def script_of(experiment: object) -> Path:
     """The experiment's script."""
-    names = sorted(
-        path.stem for path in code.EXPERIMENTS.glob("*.py") if "\n    lab.launch(ex" in path.read_text("utf-8")
-    )
-    allowed = [name for name in names if f"{name}.py" not in code.IDLE]
+    allowed = [name for name in scripts.names() if f"experiments/{name}.py" not in code.IDLE]
     if isinstance(experiment, str) and experiment in allowed:
-        return code.EXPERIMENTS / f"{experiment}.py"
+        return scripts.EXPERIMENTS / f"{experiment}.py"
     if isinstance(experiment, str) and experiment.endswith(".py") and os.path.isfile(experiment):
         return Path(experiment).resolve()
-    raise lab.BadConfig("experiment", experiment, f"one of {', '.join(allowed)}, or the path of a script")
+    raise BadConfig("experiment", experiment, f"one of {', '.join(allowed)}, or the path of a script")
 
 
 def names_of(named: object) -> list[str]:
     """One name or several."""
-    named = lab.unbracketed(named)
-    names = list(named) if isinstance(named, list | tuple) else [named]
+    names = as_list(unbracketed(named))
     if not all(isinstance(name, str) and name for name in names):
-        raise lab.BadConfig("named", named, "the name of a named config, or a list of them")
+        raise BadConfig("named", named, "the name of a named config, or a list of them")
     return names
 
 
-def points_of(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """The updates of every run."""
-    for key in ("grid", "base"):
-        if not isinstance(config[key], dict):
-            raise lab.BadConfig(key, config[key], f"given key by key, as {key}.seed=...")
-    runs = config["runs"]
-    if not isinstance(runs, list | tuple) or not all(isinstance(run, dict) for run in runs):
-        raise lab.BadConfig("runs", runs, "a list of configs")
-    grid = {key: lab.unbracketed(values) for key, values in config["grid"].items()}
-    if empty := [key for key, values in grid.items() if isinstance(values, list | tuple) and not values]:
-        raise lab.BadConfig(f"grid.{empty[0]}", [], "a value or a list of some")
-    points = plan.unfold(config["base"], runs, grid)
-    try:
-        json.dumps(points, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise lab.BadConfig("runs", points, f"numbers, text, lists and None ({error})") from error
-    return points
+ex = lab.experiment("sweep", Config)
 
 
-def gpus_of(config: dict[str, Any]) -> float:
-    gpus = lab.as_float(config, "gpus", minimum=0)
-    if gpus > 1 and not gpus.is_integer():
-        raise lab.BadConfig("gpus", config["gpus"], "a share of one GPU or a whole number of them")
-    return gpus
+@ex.option_hook  # type: ignore[untyped-decorator]
+def note_given(options: Mapping[str, Any]) -> None:
+    """Sacred's config does not tell a value that was given from a default that it equals."""
+    updates, _ = command_line.updates_of(options["UPDATE"], ex.with_options())
+    if "seed" in updates:
+        raise BadConfig("seed", updates["seed"], SEED)
+    given_keys.clear()
+    given_keys.update(updates)
 
 
-@ex.command(unobserved=True)
-def sweep(_config: dict[str, Any]) -> None:
+@ex.unstored
+def sweep(config: Config, run: lab.Run) -> None:
     """Make the runs that are missing, and gather all."""
-    conduct.conduct(check(_config))
+    conduct.conduct(config.sweep)
 
-
-ex.default_command = "sweep"
 
 if __name__ == "__main__":
-    lab.launch(ex, check)
+    lab.launch(ex)

@@ -33,41 +33,49 @@ import os
 import time
 from pathlib import Path
 
+from dataclasses import dataclass
+
 from slth.experiments import lab
 import pandas
 
-ex = lab.experiment("toy")
-ex.add_config(hidden=4, seed=0, wait=0.05, end="well", notes=None, block=0, gates=None)
+
+@dataclass(frozen=True)
+class Config(lab.Options):
+    hidden: int = lab.integer(4, least=1, help="width")
+    seed: int = lab.seed()
+    wait: float = lab.number(0.05, least=0, help="seconds")
+    end: str = lab.choice("well", ("well", "crash", "crash once", "die"), help="how it ends")
+    notes: str | None = lab.text(None, "a folder", help="for a note of each run")
+    block: int = lab.integer(0, help="bytes of a file")
+    gates: str | None = lab.text(None, "a folder", help="a file named by the seed lets a run go on")
+
+
+ex = lab.experiment("toy", Config)
 ex.add_named_config("smoke", hidden=2)
 
 
-def check(config):
-    lab.as_choice(config, "end", ("well", "crash", "crash once", "die"))
-    return lab.as_int(config, "hidden", 1)
-
-
 @ex.main
-def main(_config, _run):
+def main(config, run):
     started = time.perf_counter()
-    hidden = check(_config)
-    if _config["notes"]:
-        note = Path(_config["notes"]) / f"{hidden}-{_config['seed']}-{os.getpid()}"
+    hidden = config.hidden
+    if config.notes:
+        note = Path(config.notes) / f"{hidden}-{config.seed}-{os.getpid()}"
         note.write_text(f"{os.environ['OMP_NUM_THREADS']} {os.environ['CUDA_VISIBLE_DEVICES']}")
-    while _config["gates"] and not (Path(_config["gates"]) / str(_config["seed"])).exists():
+    while config.gates and not (Path(config.gates) / str(config.seed)).exists():
         time.sleep(0.02)
-    time.sleep(_config["wait"])
-    if _config["end"] == "die":
+    time.sleep(config.wait)
+    if config.end == "die":
         os._exit(0)
-    if _config["end"] == "crash" or (_config["end"] == "crash once" and len(os.listdir(_config["notes"])) < 2):
+    if config.end == "crash" or (config.end == "crash once" and len(os.listdir(config.notes)) < 2):
         raise ValueError(f"it broke at {hidden}")
     rows = [{"hidden": hidden, "draw": n, "error": 0.1 / hidden + n / 3} for n in range(3)]
     table = pandas.DataFrame(rows).assign(took_s=time.perf_counter() - started)
-    lab.save(_run, table, {"seconds": time.perf_counter() - started}, {}, {"block": bytes(_config["block"])})
+    lab.save(run, table, {"seconds": time.perf_counter() - started}, {}, {"block": bytes(config.block)})
     return {}
 
 
 if __name__ == "__main__":
-    lab.launch(ex, check)
+    lab.launch(ex)
 '''
 
 NODES = """

@@ -16,6 +16,7 @@ import slth
 from slth import plots
 from slth.attention.facts import PROJECTIONS
 from slth.experiments import approx_error, lab
+from slth.experiments.lab import storage
 from slth.experiments.studies.approximation import learning
 from slth.experiments.studies.approximation import measure as approximation
 from slth.masking.masks import count_kept
@@ -29,8 +30,7 @@ SMALL = {"hidden": [5, 12], "lengths": [4, 9], "sources": [3, 2], "samples": 4, 
 
 
 def study_of(**changed):
-    config = approx_error.ex.configurations[0]()
-    return approx_error.check(config | {"seed": 0} | changed)
+    return approx_error.Config(**changed).study
 
 
 def measured(**changed):
@@ -224,7 +224,7 @@ def test_the_summary_fits_constructions_alone_and_compares(table):
     assert row["ratio"] == row["learned"] / row["constructed"]
     table = table.assign(certificate=table["certificate"].where(table["side"] != "free", 0.0))
     assert approximation.summarise(table)["certificate_violations"] == 10
-    json.dumps(lab.plain(summary), allow_nan=False)
+    json.dumps(storage.plain(summary), allow_nan=False)
 
 
 # ---------------------------------------------------------------- as a program

@@ -18,13 +18,14 @@ from scipy.stats import beta
 from slth import plots, theory, threads
 from slth.construct import linear
 from slth.construct.subset_sum import MAX_EXACT
-from slth.experiments import lab
+from slth.experiments import constant, lab
+from slth.experiments.lab import storage
 from slth.experiments.studies.constant import measure as study
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 
-CONFIG = {"d": [2, 4], "epsilon": [0.3, 0.1], "target": ["uniform", "unit"], "effort": 100, "seed": 0}
+CONFIG = {"d": [2, 4], "epsilon": [0.3, 0.1], "target": ["uniform", "unit"], "effort": 100}
 COLUMNS = ["d", "epsilon", "n_prime", "success", "trials", "c_low", "c_high"]  # others rely on these
 CELL = study.Cell(3, 0.3, "uniform")
 
@@ -173,9 +174,9 @@ def test_looking_at_every_n_misleads_no_more_often_than_one_interval_does(cumula
 
 
 def test_summary_holds_the_least_constant_that_suffices_everywhere():
-    table = study.measure(study.study_of(CONFIG))
+    table = study.measure(constant.Config.of(CONFIG).study())
     summary = study.summarise(table)
-    assert json.loads(json.dumps(lab.plain(summary)))["logarithm"] == "natural"
+    assert json.loads(json.dumps(storage.plain(summary)))["logarithm"] == "natural"
     for target in ("uniform", "unit"):
         cells = pd.DataFrame(summary["cells"][target])
         assert len(cells) == 4
@@ -190,7 +191,7 @@ def test_summary_holds_the_least_constant_that_suffices_everywhere():
 def test_a_cell_without_an_answer_leaves_the_constant_open():
     rows = [study.rows_of(study.Cell(2, 0.1, "unit"), np.full(100, least)) for least in (8, MAX_EXACT + 1)]
     rows[1]["d"] = 4
-    summary = lab.plain(study.summarise(pd.concat(rows)))
+    summary = storage.plain(study.summarise(pd.concat(rows)))
     assert summary["C"] == {"unit": None}
     assert summary["lines"] == {"unit": None}
     assert summary["cells"]["unit"][1]["n_prime_suffices"] is None
@@ -212,7 +213,7 @@ def test_the_constant_of_the_theory_suffices_where_it_is_tightest(target):
 
 
 def test_trials_are_fixed_by_the_config():
-    found = study.study_of({**CONFIG, "d": 2, "epsilon": 0.03, "target": "unit", "effort": 8000})
+    found = constant.Config(d=2, epsilon=0.03, target="unit", effort=8000).study()
     assert found.cells == [study.Cell(2, 0.03, "unit")]
     assert found.trials(found.cells[0]) == math.ceil(8000 / 0.06)
 
@@ -229,7 +230,7 @@ def test_trials_are_fixed_by_the_config():
 )
 def test_bad_config_is_named(key, value):
     with pytest.raises(lab.BadConfig) as caught:
-        study.study_of({**CONFIG, key: value})
+        constant.Config.of({key: value})
     assert caught.value.key == key
 
 

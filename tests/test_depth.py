@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from slth import plots
 from slth.construct import certify, pruned, transformer
 from slth.experiments import approx_error, lab
+from slth.experiments.lab import storage
 from slth.experiments.studies.approximation import depth as study
 from slth.experiments.studies.approximation import measure as approximation
 
@@ -23,32 +24,11 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 
 SCRIPT = EXPERIMENTS / "approx_error.py"
-CONFIG = {
-    "method": "construction",
-    "hidden": [8, 12, 16],
-    "lengths": 4,
-    "d_in": 2,
-    "d_out": None,
-    "heads": 1,
-    "depth": [1, 3],
-    "target": None,
-    "target_hidden": 8,
-    "target_norm": None,
-    "task": "paper",
-    "source_init": "theory",
-    "sources": 3,
-    "samples": 5,
-    "side": None,
-    "keep": 0.5,
-    "steps": 500,
-    "lr": 0.03,
-    "batch": 64,
-    "seed": 0,
-}
+CONFIG = {"hidden": [8, 12, 16], "depth": [1, 3], "sources": 3, "samples": 5}
 
 
 def study_of(**changed):
-    return study.study_of(CONFIG | changed)
+    return approx_error.Config(**CONFIG | changed).study
 
 
 def measured(**changed):
@@ -64,7 +44,7 @@ def test_what_is_none_is_what_a_transformer_needs():
     assert (of.depths, of.d_in, of.d_out, of.target, of.sides, of.hidden) == ([2], 4, 4, "random", ["input"], [8, 9])
     assert study_of(depth=[3, 1], side="auto").depths == [1, 3]
     assert study_of(hidden=64).hidden == [4, 12, 20, 28, 32, 40, 48, 56, 64]  # from two units a coordinate on
-    alone = approximation.study_of(CONFIG)
+    alone = study_of(depth=None)
     assert (alone.d_out, alone.target, alone.sides, alone.hidden) == (1, "trained", ["input", "output"], [8, 12, 16])
 
 
@@ -251,7 +231,7 @@ def test_summary_fits_what_is_resolved_and_counts_violations():
     summary = study.summarise(table)
     assert (summary["certificate_violations"], summary["recursion_violations"]) == (6, 2)
     assert not summary["certificate_finite"]
-    json.dumps(lab.plain(summary), allow_nan=False)
+    json.dumps(storage.plain(summary), allow_nan=False)
 
 
 @pytest.mark.parametrize("hidden", [(8,), (16, 24), (100, 125)])
@@ -264,7 +244,7 @@ def test_summary_and_figure_without_a_fit(hidden):
 
 def test_the_figure():
     table = table_of()
-    fits = json.loads(json.dumps(lab.plain(study.summarise(table)["fits"])))  # as a stored run has them
+    fits = json.loads(json.dumps(storage.plain(study.summarise(table)["fits"])))  # as a stored run has them
     assert list(plots.figures(table, fits)) == ["error_vs_depth"]
     left, right = plots.error_against_depth(table, fits).axes
     labels = [text.get_text() for text in left.get_legend().get_texts()]
@@ -306,9 +286,9 @@ def test_a_run(tmp_path):
 
 
 def test_the_program_checks_what_it_is_asked_for():
-    assert type(approx_error.check(CONFIG)) is study.Study
-    assert type(approx_error.check(CONFIG | {"depth": None})) is approximation.Study
+    assert type(study_of()) is study.Study
+    assert type(study_of(depth=None)) is approximation.Study
     with pytest.raises(lab.BadConfig, match="depth=0"):
-        approx_error.check(CONFIG | {"depth": 0})
+        study_of(depth=0)
     named = approx_error.ex.named_configs["paper_depth"]()
     assert (named["depth"], named["hidden"][0], named["hidden"][-1]) == ([1, 2, 3, 4], 16, 72)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from slth.experiments import lab
+from slth.experiments.lab import command_line, scripts
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -23,7 +24,7 @@ FULL, SMALL = 1000, 60
 FULL_PROCESSES, SMALL_PROCESSES = 20, 2
 KILLED_AFTER_S = 60  # a line may ask for a week's work: such a run is killed, and is not complete
 
-NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.py") if "\n    lab.launch(ex" in path.read_text("utf-8"))
+NAMES = scripts.names()
 # fmt: off
 VALUES = [
     *("0", "1", "2", "3", "7", "64", "-1", "-0", "0.5", "1.0", "-0.25", "1e-300", "1e300", "5e-324"),
@@ -87,10 +88,10 @@ def value(rng):
 
 def verdict(name, words):
     """None where such a start would be made, or the line that refuses it. Anything else that is raised is a fault."""
-    ex, check = lab.launched_by(EXPERIMENTS / f"{name}.py")
+    ex = scripts.load(EXPERIMENTS / f"{name}.py")
     try:
-        updates, named = lab._updates(words)
-        lab.resolve(ex, check, updates, named)
+        updates, named = command_line.updates_of(words, ex.with_options())
+        scripts.resolve(ex, updates, named)
     except lab.Refused as error:
         return lab.one_line(error)
     return None
@@ -102,8 +103,8 @@ def validate(count, tmp_path, monkeypatch):
     for i in range(count):
         rng = random.Random(f"line {i}")
         name = NAMES[i % len(NAMES)]
-        ex, _ = lab.launched_by(EXPERIMENTS / f"{name}.py")
-        words = line(rng, sorted({*lab._defaults(ex)} - {"__doc__"}), sorted(ex.named_configs))
+        ex = scripts.load(EXPERIMENTS / f"{name}.py")
+        words = line(rng, sorted(ex.Config.kinds()), sorted(ex.named_configs))
         try:
             told = verdict(name, words)
         except Exception as error:
@@ -171,20 +172,19 @@ def test_what_once_was_no_refusal(name, words, message, tmp_path, monkeypatch):
     ],
 )
 def test_defaults_follow_what_they_depend_on(name, words, told):
-    ex, check = lab.launched_by(EXPERIMENTS / f"{name}.py")
-    config, _ = lab.resolve(ex, check, *lab._updates(words.split()))
-    study_of = {"approx_error": check}.get(name) or check.__globals__["study_of"]
-    study = study_of(config)
+    ex = scripts.load(EXPERIMENTS / f"{name}.py")
+    scripts.resolve(ex, *command_line.updates_of(words.split()))
+    study = ex.checked.study
     assert {key: getattr(study, key) for key in told} == told
 
 
 def test_a_misspelt_key_is_told_without_what_takes_long_to_import():
     heavy = ("torch._dynamo", "sympy", "scipy.stats", "scipy.optimize", "transformers")
     code = f"""import sys
-from slth.experiments import lab
+from slth.experiments.lab import scripts
 from pathlib import Path
 for name in ("approx_error", "constant", "hidden_lm", "plot", "sweep"):
-    lab.launched_by(Path({str(EXPERIMENTS)!r}) / f"{{name}}.py")
+    scripts.load(Path({str(EXPERIMENTS)!r}) / f"{{name}}.py")
 print(*(module for module in {heavy!r} if module in sys.modules))"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
@@ -202,8 +202,8 @@ def start(i, folder):
     """One process with a tiny workload and one value that is not its own; its exit status, or None where killed."""
     rng = random.Random(f"process {i}")
     name = rng.choice(sorted(TINY))
-    ex, _ = lab.launched_by(EXPERIMENTS / f"{name}.py")
-    words = TINY[name] + (line(rng, sorted({*lab._defaults(ex)} - {"__doc__"}), []) if i % 4 else [])
+    ex = scripts.load(EXPERIMENTS / f"{name}.py")
+    words = TINY[name] + (line(rng, sorted(ex.Config.kinds()), []) if i % 4 else [])
     command = [sys.executable, str(EXPERIMENTS / f"{name}.py"), "with", *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(

@@ -18,6 +18,7 @@ from sacred.observers import FileStorageObserver
 import slth
 from slth import plots
 from slth.experiments import gpt2_prune, lab
+from slth.experiments.studies.gpt2 import claims, prune
 from slth.experiments.studies.gpt2 import training as pruning
 from slth.models import gpt2
 from slth.search import controls
@@ -56,14 +57,13 @@ def text(tmp_path_factory):
 @pytest.fixture(scope="module")
 def config(text):
     """The default config made small, with changes."""
-    return lambda **changed: dict(gpt2_prune.ex.configurations[0]()) | SMALL | {"data": str(text)} | changed
+    return lambda **changed: gpt2_prune.Config.defaults() | SMALL | {"data": str(text)} | changed
 
 
 def run(folder, config):
     """What a run of this config stores in a new folder: (measurements, summary, folder)."""
     gpt2_prune.ex.observers[:] = [FileStorageObserver(folder)]
     try:
-        gpt2_prune.check(config)
         gpt2_prune.ex.run(config_updates=config)
     finally:
         gpt2_prune.ex.observers[:] = []
@@ -157,8 +157,9 @@ IN_A_NEW_PROCESS = """
 import sys
 import slth
 from slth.experiments.studies.gpt2 import training as pruning
+from slth.experiments.studies.gpt2.data import read
 from slth.models import gpt2
-data = pruning.data_of({"data": sys.argv[1], "vocabulary": "bytes", "length": 16, "windows": 8})
+data = read(sys.argv[1], "bytes", 16, 8)
 model = gpt2.build(gpt2.config("tiny", width=0.25, vocabulary=256, length=16), seed=5)  # of any weights
 before = pruning.val_loss(model, data.validation)
 slth.Ticket.load(sys.argv[2]).apply(model)
@@ -189,8 +190,8 @@ def test_the_ticket_gives_the_same_loss_in_a_new_process(stored, text):
     ],
 )
 def test_every_search_ends_in_a_ticket(config, changed):
-    study = gpt2_prune.study_of(config(lr=0.01, steps=3, every=1, **changed))
-    _, found, file = gpt2_prune.measure(study)
+    study = gpt2_prune.Config(**config(lr=0.01, steps=3, every=1, **changed)).study
+    _, found, file = prune.measure(study)
     plain = gpt2.build(study.sizes["tiny*0.25"])
     slth.Ticket.from_bytes(file).apply(plain)
     assert pruning.val_loss(plain, study.data.validation) == found[0]["val_loss_ticket"]
@@ -206,10 +207,10 @@ def test_every_search_ends_in_a_ticket(config, changed):
 
 
 def test_no_gain_is_no_share():
-    assert gpt2_prune.recovered(3.0, 2.0, 2.25) == 0.75
-    assert gpt2_prune.recovered(3.0, 2.0, 3.5) == -0.5
-    assert math.isnan(gpt2_prune.recovered(3.0, 3.0, 2.0))
-    assert math.isnan(gpt2_prune.recovered(3.0, 3.1, 2.0))
+    assert prune.recovered(3.0, 2.0, 2.25) == 0.75
+    assert prune.recovered(3.0, 2.0, 3.5) == -0.5
+    assert math.isnan(prune.recovered(3.0, 3.0, 2.0))
+    assert math.isnan(prune.recovered(3.0, 3.1, 2.0))
 
 
 # ---------------------------------------------------------------- the grid
@@ -227,8 +228,7 @@ def test_no_gain_is_no_share():
     ],
 )
 def test_inits_are_pairs(base, position, pairs, config):
-    assert pruning.stds_of({"base_std": base, "position_std": position}) == pairs
-    study = gpt2_prune.study_of(config(base_std=base, position_std=position, lr=[1, 2]))
+    study = gpt2_prune.Config(**config(base_std=base, position_std=position, lr=[1, 2])).study
     assert study.grid == [(lr, *pair) for pair in pairs for lr in (1.0, 2.0)]
 
 
@@ -239,13 +239,13 @@ BAD = [[], 0, -1.0, math.nan, math.inf, "0.1", True, [0.1, "x"], [[0.1]], [None]
 @pytest.mark.parametrize("key", ["lr", "base_std"])
 def test_a_bad_grid_is_named(key, bad, config):
     with pytest.raises(lab.BadConfig, match=f"^{key}="):
-        gpt2_prune.check(config(**{key: bad}))
+        gpt2_prune.Config(**config(**{key: bad}))
 
 
 @pytest.mark.parametrize("bad", [*BAD, [0.1, 0.2, 0.3]])
 def test_bad_positions_are_named(bad, config):
     with pytest.raises(lab.BadConfig, match=r"^position_std="):
-        gpt2_prune.check(config(base_std=[0.1, 0.2], position_std=bad))
+        gpt2_prune.Config(**config(base_std=[0.1, 0.2], position_std=bad))
 
 
 class Trainings:
@@ -266,7 +266,7 @@ class Trainings:
 @pytest.fixture
 def choose(monkeypatch, config):
     """Ask best_of: (what came of it, the rows, what was trained)."""
-    how = pruning.training_of(config(steps=50))
+    how = gpt2_prune.Config(**config(steps=50)).study.how
 
     def ask(pilots, full):
         trainings = Trainings(pilots, full)
@@ -347,7 +347,7 @@ def test_the_best_init_is_the_one_that_ends_best(monkeypatch):
 
 
 def test_a_rate_at_which_training_breaks_down_is_passed_over(config):
-    study = gpt2_prune.study_of(config(lr=[1e30, 0.01], steps=4, pilot_steps=3))
+    study = gpt2_prune.Config(**config(lr=[1e30, 0.01], steps=4, pilot_steps=3)).study
     source = study.source("tiny*0.25", "gpt2", 1.0)
     grid = [(lr, 0.06) for lr in study.lrs]
     best, rows = pruning.best_of(source, None, study.data, study.how, grid, "dense", 3)
@@ -360,13 +360,13 @@ def test_a_rate_at_which_training_breaks_down_is_passed_over(config):
 
 @pytest.fixture
 def ticket(config):
-    study = gpt2_prune.study_of(config(steps=5, lr=0.02))
+    study = gpt2_prune.Config(**config(steps=5, lr=0.02)).study
     source = study.source("tiny*0.25", "signed", 1.0)
     return study, pruning.trained(source, study.search, study.data, study.how, (0.02, 0.06), 5, "ticket")
 
 
 def test_loss_is_the_mean_log_probability_of_what_follows(config):
-    study = gpt2_prune.study_of(config(windows=40))
+    study = gpt2_prune.Config(**config(windows=40)).study
     model = study.source("tiny*0.25", "gpt2", 1.0).build(0.1)
     windows = torch.cat([study.data.validation] * 3)[:70]  # several pieces, the last a short one
     with torch.no_grad():
@@ -400,7 +400,7 @@ def test_controls_change_what_they_say(ticket, monkeypatch):
         return float(len(seen))
 
     monkeypatch.setattr(pruning, "val_loss", look)
-    losses = pruning.control_losses(trained, gpt2_prune.Data(*[None] * 6), seed=0)
+    losses = pruning.control_losses(trained, pruning.Data(*[None] * 6), seed=0)
     assert losses == {"shuffled": 1.0, "random_mask": 2.0, "redrawn_weights": 3.0}
     shuffled, random_mask, redrawn = seen
     for name, weight in before.items():
@@ -438,7 +438,7 @@ def test_a_loss_that_is_no_number_is_divergence(ticket, monkeypatch):
 
 
 def test_speed_is_that_of_the_steps_done_here(config):
-    how = pruning.training_of(config(steps=100, batch=2, length=5))
+    how = gpt2_prune.Config(**config(steps=100, batch=2, length=5)).study.how
     assert how.tokens_per_s(slth.search.Fit(seconds=2.0)) == 500.0
     assert how.tokens_per_s(slth.search.Fit(seconds=2.0, resumed_at=80)) == 100.0
     assert math.isnan(how.tokens_per_s(slth.search.Fit(seconds=0.0, resumed_at=100)))
@@ -470,7 +470,7 @@ def batch(*args, **given):
         os.kill(os.getpid(), signal.SIGKILL)
     return draw(*args, **given)
 pruning.texts.batch = batch
-lab.launch(gpt2_prune.ex, gpt2_prune.check)
+lab.launch(gpt2_prune.ex)
 """
 
 
@@ -500,34 +500,33 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path, config, fits):
 def test_a_folder_of_checkpoints_belongs_to_one_config(tmp_path, config):
     folder = str(tmp_path / "kept")
     given = config(checkpoints=folder)
-    gpt2_prune.check(given)
-    pruning.claim_checkpoints(given, pruning.data_of(given))
-    gpt2_prune.check(json.loads(json.dumps(given)))
+    made = gpt2_prune.Config(**given)
+    claims.put(made.folder, made.claim)
+    gpt2_prune.Config(**json.loads(json.dumps(given)))
     for changed, message in [
         ({"keep": 0.3}, "keep=0.5, not 0.3"),
         ({"windows": 9}, "windows=8, not 9"),
         ({"lr": [0.001]}, r"lr=\[0.001, 0.02\], not \[0.001\]"),
     ]:
         with pytest.raises(lab.BadConfig, match=rf"^checkpoints='.*': must be another folder.*{message}$"):
-            gpt2_prune.check(given | changed)
+            gpt2_prune.Config(**(given | changed))
 
 
 def test_a_folder_of_checkpoints_belongs_to_one_text(tmp_path, config):
     (tmp_path / "a.txt").write_text(TEXT)
     given = config(checkpoints=str(tmp_path / "kept"), data=str(tmp_path / "a.txt"))
-    gpt2_prune.check(given)
-    pruning.claim_checkpoints(given, pruning.data_of(given))
+    made = gpt2_prune.Config(**given)
+    claims.put(made.folder, made.claim)
     (tmp_path / "a.txt").write_text(TEXT.replace("cat", "dog"))
-    pruning._read.cache_clear()  # as in a new process
     with pytest.raises(lab.BadConfig, match="its checkpoints are of text="):
-        gpt2_prune.check(given)
+        gpt2_prune.Config(**given)
 
 
 @pytest.mark.parametrize("content", ["", "[1, 2]", "{"])
 def test_a_damaged_claim_is_named(tmp_path, config, content):
-    (tmp_path / pruning.CLAIM).write_text(content)
+    (tmp_path / claims.CLAIM).write_text(content)
     with pytest.raises(lab.BadConfig, match=r"checkpoints\.json cannot be read"):
-        gpt2_prune.check(config(checkpoints=str(tmp_path)))
+        gpt2_prune.Config(**config(checkpoints=str(tmp_path)))
 
 
 # ---------------------------------------------------------------- what is refused
@@ -601,13 +600,12 @@ def test_what_cannot_be_run_ends_with_one_line(update, message, tmp_path, monkey
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(gpt2_prune.ex, "config_hooks", [])
+    monkeypatch.setattr(gpt2_prune.ex, "config_hooks", [*gpt2_prune.ex.config_hooks])
     monkeypatch.setattr(gpt2_prune.ex, "observers", [])
-    pruning._read.cache_clear()
     updates = ["smoke", *([] if update.startswith("data=") else ["data=fine.txt"]), update]
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), "with", *updates])
     with pytest.raises(SystemExit) as stopped:
-        lab.launch(gpt2_prune.ex, gpt2_prune.check)
+        lab.launch(gpt2_prune.ex)
     line = stopped.value.code  # text, which the interpreter prints before it ends with status 1
     assert isinstance(line, str)
     assert "\n" not in line
@@ -628,6 +626,6 @@ def test_a_program_that_is_refused(tmp_path):
 @pytest.mark.parametrize("name", [None, "smoke", "sizes", "paper_figure7"])
 def test_the_configs_can_be_run(name, tmp_path):
     (tmp_path / "long.txt").write_text(3 * TEXT)
-    given = dict(gpt2_prune.ex.configurations[0]())
+    given = gpt2_prune.Config.defaults()
     given |= gpt2_prune.ex.named_configs[name]() if name else {}
-    gpt2_prune.check(given | {"data": str(tmp_path / "long.txt"), "vocabulary": "bytes"})
+    gpt2_prune.Config(**(given | {"data": str(tmp_path / "long.txt"), "vocabulary": "bytes"}))

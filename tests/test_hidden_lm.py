@@ -16,6 +16,7 @@ from helpers import cats
 from slth.attention.facts import PROJECTIONS
 from slth.construct import language_model, pruned, record_scales
 from slth.experiments import hidden_lm, lab
+from slth.experiments.lab import storage
 from slth.experiments.studies.hidden import measure as hiding
 from slth.threads import one_torch_thread
 
@@ -53,7 +54,7 @@ def text(tmp_path_factory):
 
 @pytest.fixture
 def study_of(text):
-    return lambda **changed: hiding.study_of(SMALL | {"data": str(text)} | changed)
+    return lambda **changed: hidden_lm.Config(**SMALL | {"data": str(text)} | changed).study
 
 
 def hidden(study, candidates):
@@ -104,13 +105,12 @@ def test_what_cannot_be_run_ends_with_one_line(update, message, tmp_path, monkey
     (tmp_path / "short.txt").write_text("x" * 2579)
     (tmp_path / "fine.txt").write_text("x" * 2580)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hidden_lm.ex, "config_hooks", [])
+    monkeypatch.setattr(hidden_lm.ex, "config_hooks", [*hidden_lm.ex.config_hooks])
     monkeypatch.setattr(hidden_lm.ex, "observers", [])
-    monkeypatch.setattr(hiding, "_read", hiding.task.corpus)  # which would remember files of other tests
     updates = [update] if update.startswith("data") else ["data=fine.txt", *update.split()]
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), "with", *updates])
     with pytest.raises(SystemExit) as stopped:
-        lab.launch(hidden_lm.ex, hidden_lm.study_of)
+        lab.launch(hidden_lm.ex)
     line = stopped.value.code  # text, which the interpreter prints before it ends with status 1
     assert isinstance(line, str)
     assert "\n" not in line
@@ -189,7 +189,7 @@ def test_tickets_are_exact_and_certified(study_of, embeddings, norm, reach):
     target, learned = hiding.train_target(study)
     table, texts = hiding.hide(study, target)
     summary = hiding.summarise(study, table, learned)
-    json.dumps(lab.plain(summary), allow_nan=False)
+    json.dumps(storage.plain(summary), allow_nan=False)
     assert summary["exact_weights"] is True
     assert summary["certificate_violations"] == 0
     assert (table["error"] <= table["certificate"]).all()
@@ -337,7 +337,7 @@ def test_a_run(tmp_path, text):
 @pytest.mark.slow
 @pytest.mark.parametrize("embeddings", ["shared", "random"])
 def test_a_trained_model_is_found_in_a_random_one_at_the_default_size(embeddings):
-    study = hiding.study_of(hidden_lm.ex.configurations[0]() | {"embeddings": embeddings})
+    study = hidden_lm.Config(embeddings=embeddings).study
     with one_torch_thread():
         target, learned = hiding.train_target(study)
         table, _ = hiding.hide(study, target)

@@ -4,12 +4,15 @@ import csv
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +22,10 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from slth.experiments import lab
+from slth.experiments.lab import border, command_line, scripts, storage
+from slth.experiments.lab.options import Kind, an_integer, as_given, several
+from slth.experiments.lab.refusals import brief
+from slth.experiments.sweeps import plan
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -28,44 +35,47 @@ import signal
 import sys
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from slth.experiments import lab
 import pandas
 from matplotlib.figure import Figure
 
-ex = lab.experiment("small")
-ex.add_config(hidden=[4, 8], target="random", seed=0, end="well")
+
+@dataclass(frozen=True)
+class Config(lab.Options):
+    hidden: list[int] = lab.integers([4, 8], least=1, help="widths")
+    target: str = lab.choice("random", ("random", "trained"), help="of the target")
+    seed: int = lab.seed()
+    end: str = lab.text("well", "an end", help="how it ends")
+
+
+ex = lab.experiment("small", Config)
 ex.add_named_config("smoke", hidden=2)
 
 
-def check(config):
-    lab.as_choice(config, "target", ("random", "trained"))
-    return lab.as_int_list(config, "hidden", 1)
-
-
 @ex.main
-def main(_config, _run):
-    hidden = check(_config)
+def main(config, run):
     for _ in lab.progress(range(3), "count"):
         pass
-    if _config["end"] == "crash":
+    if config.end == "crash":
         raise ValueError("it broke")
-    if _config["end"] == "wait":
+    if config.end == "wait":
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may have been told to ignore it
         print("so far", flush=True)
         Path("waiting").touch()
         time.sleep(60)
     figure = Figure()
-    figure.subplots().plot(hidden)
-    results = pandas.DataFrame({"hidden": hidden, "error": [0.1 / n for n in hidden]})
-    summary = {"gamma": float("nan"), "widths": hidden, "seconds": 0.5}
-    lab.save(_run, results, summary, {"errors": figure})
+    figure.subplots().plot(config.hidden)
+    results = pandas.DataFrame({"hidden": config.hidden, "error": [0.1 / n for n in config.hidden]})
+    summary = {"gamma": float("nan"), "widths": config.hidden, "seconds": 0.5}
+    lab.save(run, results, summary, {"errors": figure})
     return summary
 
 
 if __name__ == "__main__":
-    lab.launch(ex, check)
+    lab.launch(ex)
 '''
 
 
@@ -182,17 +192,20 @@ def test_a_bad_value_is_one_line_on_stderr(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["small.py"]
 
 
-def make_experiment():
-    ex = lab.experiment("small")
-    ex.add_config(hidden=[4, 8], target="random", seed=0)
+@dataclass(frozen=True)
+class Config(lab.Options):
+    """Of a small experiment."""
+
+    hidden: list[int] = lab.integers([4, 8], least=1, help="widths of it")
+    target: str = lab.choice("random", ("random", "trained"), help="of the target")
+    seed: int = lab.seed()
+
+
+def make_experiment(config=Config):
+    ex = lab.experiment("small", config)
     ex.add_named_config("smoke", hidden=2)
-    ex.main(lambda: None)
+    ex.main(lambda config, run: None)
     return ex
-
-
-def check(config):
-    lab.as_choice(config, "target", ("random", "trained"))
-    lab.as_int_list(config, "hidden", 1)
 
 
 @pytest.fixture
@@ -204,7 +217,7 @@ def refusal(tmp_path, monkeypatch, capsys):
     def refuse(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["small.py", *arguments])
         with pytest.raises(SystemExit) as end:
-            lab.launch(make_experiment(), check)
+            lab.launch(make_experiment())
         captured = capsys.readouterr()
         if isinstance(end.value.code, str):  # Python prints it on stderr and exits with status 1
             line = end.value.code
@@ -278,7 +291,7 @@ TRIED = [
     *("-b 1", "-c words", "-d", "-f", "-F store", "-i 7", "-l WARNING", "-n other", "-D", "-p", "-P 3", "-u"),
     *("-C no", "-C sys", "-s sqlite:///runs.db", "-F store -s sqlite:///runs.db -i 8"),
     *("print_config", "save_config", "save_config with config_filename=new/a.yaml"),
-    *("print_dependencies", "print_named_configs", "-h", "help", "help print_config"),
+    *("help_config", "print_dependencies", "print_named_configs", "-h", "help", "help print_config"),
 ]
 REFUSED = {"-q", "-e", "-m", "-t", "-S"}  # above
 
@@ -288,12 +301,12 @@ def test_options_and_commands_do_what_they_say(arguments, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["small.py", *arguments.split()])
     ex = make_experiment()
-    if "-h" in arguments or "help" in arguments:
+    if "-h" in arguments or arguments.split()[0] == "help":
         with pytest.raises(SystemExit) as end:
-            lab.launch(ex, check)
+            lab.launch(ex)
         assert not end.value.code
     else:
-        lab.launch(ex, check)
+        lab.launch(ex)
         assert ex.current_run.status == "COMPLETED"
     captured = capsys.readouterr()
     assert captured.err == ""
@@ -310,9 +323,9 @@ def test_every_option_and_command_is_tried():
 def test_an_id_that_a_database_holds_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["small.py", "-s", "sqlite:///runs.db", "-i", "7"])
-    lab.launch(make_experiment(), check)
+    lab.launch(make_experiment())
     with pytest.raises(SystemExit, match="--id=7: the database holds a run of that id"):
-        lab.launch(make_experiment(), check)
+        lab.launch(make_experiment())
 
 
 # ---------------------------------------------------------------- what cannot be printed
@@ -344,7 +357,7 @@ def test_lines_that_cannot_be_printed_fail_no_run(tmp_path, store, options):
 
 
 def test_what_outlives_a_run_still_prints(capsys):
-    with lab.stdout_capturing.tee_output_python() as captured:
+    with border.stdout_capturing.tee_output_python() as captured:
         kept = sys.stdout  # as colorama does, and handlers of logging
         print("within")
     kept.write("after\n")
@@ -354,7 +367,7 @@ def test_what_outlives_a_run_still_prints(capsys):
 
 
 def test_a_name_that_is_no_text_is_stored_all_the_same():
-    assert lab._captured("results: \udcff/1\n") == "results: \\udcff/1\n"
+    assert command_line.captured("results: \udcff/1\n") == "results: \\udcff/1\n"
 
 
 def test_a_file_named_runs_is_refused(tmp_path, monkeypatch):
@@ -362,7 +375,7 @@ def test_a_file_named_runs_is_refused(tmp_path, monkeypatch):
     (tmp_path / "runs").touch()
     monkeypatch.setattr(sys, "argv", ["small.py"])
     with pytest.raises(SystemExit, match=r"runs=runs: cannot write there .* choose another with -F DIR"):
-        lab.launch(make_experiment(), check)
+        lab.launch(make_experiment())
 
 
 def test_an_id_that_is_taken_is_refused(tmp_path, monkeypatch):
@@ -370,14 +383,24 @@ def test_an_id_that_is_taken_is_refused(tmp_path, monkeypatch):
     (tmp_path / "runs" / "7").mkdir(parents=True)
     monkeypatch.setattr(sys, "argv", ["small.py", "-i", "7"])
     with pytest.raises(SystemExit, match="--id=7: runs/7 exists already"):
-        lab.launch(make_experiment(), check)
+        lab.launch(make_experiment())
+
+
+@dataclass(frozen=True)
+class Faulty(lab.Options):
+    """One whose own check fails."""
+
+    hidden: int = lab.integer(1, help="a width")
+
+    def check(self):
+        1 // 0  # noqa: B018
 
 
 def test_an_error_of_the_check_itself_is_shown_in_debug_mode(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["small.py", "--debug"])
     with pytest.raises(ZeroDivisionError):
-        lab.launch(make_experiment(), lambda config: 1 // 0)
+        lab.launch(make_experiment(Faulty))
 
 
 # ---------------------------------------------------------------- values
@@ -405,43 +428,115 @@ def test_an_error_of_the_check_itself_is_shown_in_debug_mode(tmp_path, monkeypat
     ],
 )
 def test_words_in_lists_need_no_quotes(text, value):
-    updates, named = lab._updates(["smoke", f"x={text}", f"grid.y={text}"])
+    updates, named = command_line.updates_of(["smoke", f"x={text}", f"grid.y={text}"])
     assert updates == {"x": value, "grid": {"y": value}}
     assert named == ["smoke"]
 
 
+@dataclass(frozen=True)
+class Every(lab.Options):
+    """A key of each kind."""
+
+    n: int = lab.integer(3, least=1, most=3, help="a count")
+    ns: list[int] = lab.integers([1, 2], least=1, help="counts")
+    x: float = lab.number(0.5, above=0.0, most=1, help="a share")
+    y: float = lab.number(0, least=0, help="a size")
+    xs: list[float] = lab.numbers([0.5], least=0, most=1, help="shares")
+    name: str = lab.choice("a", ("a", "b"), help="a name")
+    names: list[str] = lab.choices("a", lambda: ("a", "b"), help="names")
+    flag: bool = lab.flag(False, help="whether")
+    place: str | None = lab.text(None, "a folder", help="where")
+    given: Any = lab.key(None, as_given(several(an_integer(1))), help="a count or counts")
+    searched: Any = lab.key(
+        "a", Kind(lambda key, value: value, lambda: "a name", with_options=True), help="with options"
+    )
+
+
 def test_values_of_the_right_kind_pass():
-    config = {"n": 3, "list": [1, 2], "x": 0.5, "whole": 2, "name": "a", "flag": False}
-    assert lab.as_int(config, "n", 1, 3) == 3
-    assert lab.as_int_list(config, "n", 1) == [3]
-    assert lab.as_int_list(config, "list", 1) == [1, 2]
-    assert lab.as_float(config, "x", above=0.0, maximum=1.0) == 0.5
-    assert lab.as_float(config, "whole") == 2.0
-    assert lab.as_choice(config, "name", ("a", "b")) == "a"
-    assert lab.as_bool(config, "flag") is False
+    config = Every.of({"n": 2, "ns": 3, "x": 1, "name": "b", "flag": True, "given": [2], "unknown": 1})
+    assert (config.n, config.ns, config.x, config.name, config.flag, config.given) == (2, [3], 1.0, "b", True, [2])
+    assert type(config.x) is float
+    assert (config.names, config.xs, config.place) == (["a"], [0.5], None)
+    assert config.values() == {**Every.defaults(), "n": 2, "ns": 3, "x": 1, "name": "b", "flag": True, "given": [2]}
+    assert Every() == Every.of(Every.defaults())
 
 
 @pytest.mark.parametrize(
-    ("read_value", "line"),
+    ("key", "value", "line"),
     [
-        (lambda c: lab.as_int(c | {"v": 4}, "v", 1, 3), "v=4: must be an int >= 1 and <= 3"),
-        (lambda c: lab.as_int(c | {"v": True}, "v", 0), "v=True: must be an int >= 0"),
-        (lambda c: lab.as_int_list(c | {"v": [2, 2]}, "v", 1), "v=[2, 2]: must be an int >= 1 or a list of them"),
-        (lambda c: lab.as_int_list(c | {"v": [[2]]}, "v", 1), "v=[[2]]: must be an int >= 1"),
-        (lambda c: lab.as_float(c | {"v": math.nan}, "v"), "v=nan: must be a finite number"),
-        (
-            lambda c: lab.as_float(c | {"v": 0}, "v", above=0.0, maximum=1),
-            "v=0: must be a finite number > 0.0 and <= 1",
-        ),
-        (lambda c: lab.as_float(c | {"v": False}, "v", minimum=0), "v=False: must be a finite number >= 0"),
-        (lambda c: lab.as_choice(c | {"v": 3}, "v", ("a", "b")), "v=3: must be one of a, b"),
-        (lambda c: lab.as_bool(c | {"v": 1}, "v"), "v=1: must be True or False"),
+        ("n", 4, "n=4: must be an int >= 1 and <= 3"),
+        ("n", True, "n=True: must be an int >= 1"),
+        ("n", None, "n=None: must be an int >= 1"),
+        ("ns", [2, 2], "ns=[2, 2]: must be an int >= 1 or a list of them, not empty, none twice"),
+        ("ns", [[2]], "ns=[[2]]: must be an int >= 1"),
+        ("x", math.nan, "x=nan: must be a finite number > 0.0 and <= 1"),
+        ("x", 0, "x=0: must be a finite number > 0.0 and <= 1"),
+        ("y", False, "y=False: must be a finite number >= 0"),
+        ("y", 10**400, "y=1000"),
+        ("xs", [0.5, 2], "xs=2: must be a finite number >= 0 and <= 1"),
+        ("xs", [], "xs=[]: must be one value or a list of them, not empty, none twice"),
+        ("name", 3, "name=3: must be one of a, b"),
+        ("names", ["a", "a"], "names=['a', 'a']: must be one or several of a, b, none twice"),
+        ("names", [["a"]], "names=[['a']]: must be one or several of"),
+        ("flag", 1, "flag=1: must be True or False"),
+        ("place", "", "place='': must be a folder"),
+        ("given", 0, "given=0: must be an int >= 1 or a list of them"),
     ],
 )
-def test_values_of_the_wrong_kind_are_named(read_value, line):
+def test_values_of_the_wrong_kind_are_named(key, value, line):
     with pytest.raises(lab.BadConfig) as error:
-        read_value({})
+        Every(**{key: value})
     assert str(error.value).startswith(line)
+    assert error.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("words", "updates"),
+    [
+        ("searched=b", {"searched": "b"}),
+        ("searched.rate=0.2", {"searched": {"rate": 0.2}}),
+        ("searched.rate=0.2 searched=b", {"searched": {"name": "b", "rate": 0.2}}),
+        ("searched=b searched.rate=0.2", {"searched": {"name": "b", "rate": 0.2}}),
+    ],
+)
+def test_options_stand_beside_a_name(words, updates):
+    made, _ = command_line.updates_of(words.split(), {"searched"})
+    assert made == updates
+    ex = make_experiment(Every)
+    ex.add_named_config("other", searched="c")
+    wanted = updates["searched"]
+    assert scripts.resolve(ex, made, [])[1] == {"searched": wanted}
+    both = wanted if isinstance(wanted, str) else {"name": "c"} | wanted
+    assert scripts.resolve(ex, made, ["other"])[0]["searched"] == both
+    flat = plan.flat(updates)
+    assert scripts.resolve(ex, flat, [])[0]["searched"] == wanted
+
+
+def test_help_tells_every_key_its_default_and_what_it_takes(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["small.py", "help_config"])
+    lab.launch(make_experiment())
+    told = capsys.readouterr().out
+    assert re.search(
+        r"  hidden=\[4, 8\]\n +widths of it \(an int >= 1 or a list of them, not empty, none twice\)", told
+    )
+    assert "seed=0" in told
+    monkeypatch.setattr(sys, "argv", ["small.py", "--help"])
+    with pytest.raises(SystemExit):
+        lab.launch(make_experiment())
+    assert told in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["small.py", "print_config"])
+    lab.launch(make_experiment())
+    assert "# widths of it" in capsys.readouterr().out
+
+
+def test_a_script_is_imported_and_not_launched(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.py").write_text(SCRIPT)
+    ex = scripts.load.__wrapped__(tmp_path / "small.py")
+    assert (ex.path, ex.default_command, {*ex.Config.kinds()}) == ("small", "main", {"hidden", "target", "seed", "end"})
+    (tmp_path / "none.py").write_text("a = 1\n")
+    with pytest.raises(lab.Refused, match="no experiment"):
+        scripts.load.__wrapped__(tmp_path / "none.py")
 
 
 def test_a_long_value_is_shortened():
@@ -453,7 +548,7 @@ def test_a_long_value_is_shortened():
 
 @given(st.lists(st.floats(allow_nan=False), min_size=1))
 def test_the_text_of_a_float_is_exact(values):
-    text = lab._csv(pd.DataFrame({"source": range(len(values)), "error": values})).decode()
+    text = storage._csv(pd.DataFrame({"source": range(len(values)), "error": values})).decode()
     back = [float(row["error"]) for row in csv.DictReader(text.split("\n"))]
     assert np.array(back).tobytes() == np.array(values).tobytes()
     assert text.endswith("\n")
@@ -466,19 +561,19 @@ LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | s
 @settings(max_examples=50)
 @given(st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10))
 def test_plain_values_survive_json_and_stay_as_they_are(value):
-    plain = lab.plain(value)
+    plain = storage.plain(value)
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
-    assert lab.plain(plain) == plain
+    assert storage.plain(plain) == plain
 
 
 def test_plain_takes_arrays_and_refuses_what_json_has_no_form_for():
-    assert lab.plain({"a": np.array([1.0, np.inf]), "n": np.int64(3), "ok": np.True_}) == {
+    assert storage.plain({"a": np.array([1.0, np.inf]), "n": np.int64(3), "ok": np.True_}) == {
         "a": [1.0, None],
         "n": 3,
         "ok": True,
     }
     with pytest.raises(TypeError, match="not object"):
-        lab.plain({"a": object()})
+        storage.plain({"a": object()})
 
 
 def test_a_figure_gives_the_same_bytes_twice():
@@ -510,10 +605,10 @@ def test_without_a_run_folder_the_files_go_to_the_observers():
 
 
 def test_the_sql_observer_is_spared_the_summary():
-    observer = lab.SqlObserver.create_from(engine=None, session=None)
+    observer = border.SqlObserver.create_from(engine=None, session=None)
     observer.run, observer.save = SimpleNamespace(), lambda: None
     run = SimpleNamespace(result={"gamma": np.float64(0.5)}, observers=[observer])
-    lab._store_plain_result(run)
+    command_line.store_plain_result(run)
     assert run.result == {"gamma": 0.5}
     observer.completed_event(stop_time=None, result=run.result)
     assert (observer.run.result, observer.run.status) == (None, "COMPLETED")
@@ -556,7 +651,7 @@ def test_a_run_that_cannot_be_read_is_named(tmp_path, name, content, complaint):
     run = store(tmp_path / "7", name, content)
     with pytest.raises(lab.BadConfig, match=complaint) as error:
         lab.load_run(run)
-    assert str(error.value).startswith(f"runs={lab._brief.repr(str(run))}: must be a")
+    assert str(error.value).startswith(f"runs={brief(str(run))}: must be a")
     assert "\n" not in str(error.value)
 
 

@@ -20,7 +20,9 @@ import slth
 from slth import plots
 from slth.attention import ATTENTIONS
 from slth.experiments import lab, mixing
+from slth.experiments.lab import storage
 from slth.experiments.studies.approximation import learning
+from slth.experiments.studies.gpt2 import claims
 from slth.experiments.studies.gpt2 import training as pruning
 from slth.experiments.studies.mixing import jobs, verdicts
 from slth.experiments.studies.mixing import losses as ticket_losses
@@ -35,7 +37,7 @@ from slth.experiments.studies.mixing.networks import (
     width_of,
 )
 from slth.experiments.studies.mixing.spikes import count_spikes
-from slth.experiments.studies.mixing.study import MATRICES, Job, check, claim, study_of
+from slth.experiments.studies.mixing.study import MATRICES, Job
 from slth.experiments.studies.mixing.tables import summarise, table_of
 from slth.experiments.studies.mixing.variants import LINEAR, attention_of
 from slth.models import gpt2
@@ -77,12 +79,12 @@ def text(tmp_path_factory):
 @pytest.fixture(scope="module")
 def config(text):
     """The default config made small, with changes."""
-    return lambda **changed: dict(mixing.ex.configurations[0]()) | SMALL | {"data": str(text)} | changed
+    return lambda **changed: mixing.Config.defaults() | SMALL | {"data": str(text)} | changed
 
 
 @pytest.fixture(scope="module")
 def study(config):
-    return study_of(config())
+    return mixing.Config(**config()).study
 
 
 @pytest.fixture(scope="module")
@@ -171,8 +173,8 @@ def test_a_loss_is_that_of_a_plain_training(stored, config):
     with_attention(model, "kha_linear", init="signed", base_std=0.07, hidden=width, seed=1, options=options)
     assert sum(p.numel() for p in model.parameters()) == row["parameters"]
     slth.wrap(model, keep=0.3, seed=1)
-    data = pruning.data_of(config())
-    how = replace(pruning.training_of(config(every=3)), seed=1)
+    made = mixing.Config(**config())
+    data, how = made.tokens, replace(made.training(every=3), seed=1)
     pruning.train(model, data, how, 0.01, 3, "plain")
     assert pruning.val_loss(model, data.validation) == row["val_loss"]
 
@@ -246,7 +248,7 @@ def test_compute_is_counted_and_matched(config):
     module = ATTENTIONS["mha"](d, d, 4, hidden, causal=True)
     products = length * 4 * 4 * d * hidden + 2 * length**2 * 4 * hidden
     assert multiply_adds(module, length) == products
-    study = study_of(config(equal="compute"))
+    study = mixing.Config(**config(equal="compute")).study
     assert width_of(study, "mha", d, hidden, length) == hidden
     # with one key and value head of four, 2.5 projections of 4 are left, and as much attention
     assert width_of(study, "mqa", d, hidden, length) == round(hidden * (4 * d + 32) / (2.5 * d + 32))
@@ -257,7 +259,7 @@ def test_attentions_of_the_user_s_own_are_variants(config, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     place = str(tmp_path / "own.py:Even")
     starts = {"mixing_init": "random", "dense_mixing_init": "random"}
-    study = study_of(config(variants=[place, "gqa"], d_in=4, **starts))
+    study = mixing.Config(**config(variants=[place, "gqa"], d_in=4, **starts)).study
     assert study.variants == ("mha", "gqa", place)
     assert options_of(study, place, 16, "random") == {"mixing_init": "random"}
     width = width_of(study, place, 4, 5, 8)
@@ -271,7 +273,7 @@ def test_attentions_of_the_user_s_own_are_variants(config, tmp_path, monkeypatch
         ({"variants": "own.py:Odd"}, "variants=own.py:Odd: own.py has no class Odd"),
     ):
         with pytest.raises(lab.Refused, match=said):
-            check(config(**starts | changed))
+            mixing.Config(**config(**starts | changed))
 
 
 # ---------------------------------------------------------------- what is said
@@ -476,9 +478,9 @@ def assert_same(a, b):
 def test_a_run_that_was_cut_goes_on(tmp_path, config, monkeypatch, stored):
     folder = tmp_path / "kept"
     given = config(checkpoints=str(folder))
-    check(given)
-    study = study_of(given)
-    claim(study)
+    made = mixing.Config(**given)
+    study = made.study
+    made.put_claim()
     done = []
 
     def cut(study, job):
@@ -500,7 +502,7 @@ def test_a_run_that_was_cut_goes_on(tmp_path, config, monkeypatch, stored):
 
     monkeypatch.setattr(jobs, "MEASURES", dict.fromkeys(measures, go_on))
     done.clear()
-    check(given | {"processes": 2})
+    mixing.Config(**(given | {"processes": 2}))
     table = measured(study)
     assert not set(first) & set(done)
     assert set(first) | set(done) == set(study.jobs)
@@ -508,39 +510,39 @@ def test_a_run_that_was_cut_goes_on(tmp_path, config, monkeypatch, stored):
     whole, _, _ = stored
     assert_same(table, whole)
     with pytest.raises(lab.BadConfig) as caught:
-        check(given | {"steps": 4})
+        mixing.Config(**(given | {"steps": 4}))
     assert caught.value.key == "checkpoints"
     larger = given | {"variants": "kha_linear", "seeds": 1, "keep": [0.25, 0.3]}  # less of one thing, more of another
     done.clear()
-    held = json.loads((folder / pruning.CLAIM).read_text())
-    (folder / pruning.CLAIM).write_text(json.dumps(held | {"keep": 0.9}))  # what it said when this was a claim, too
-    check(larger)
-    measured(study_of(larger))
+    held = json.loads((folder / claims.CLAIM).read_text())
+    (folder / claims.CLAIM).write_text(json.dumps(held | {"keep": 0.9}))  # what it said when this was a claim, too
+    mixing.Config(**larger)
+    measured(mixing.Config(**larger).study)
     assert [(job.what, job.variant, job.keep) for job in done] == [("ticket", v, 0.25) for v in ("mha", "kha_linear")]
 
 
 @pytest.mark.slow
 def test_processes_change_nothing(config, stored):
     whole, _, _ = stored
-    table = measured(study_of(config(processes=2)))
+    table = measured(mixing.Config(**config(processes=2)).study)
     assert_same(table, whole)
 
 
 def test_a_training_that_diverges_is_a_row(config):
     given = config(dense_lr=1e30, spike_lrs=1e30, errors=False, matrices=False, variants="mea", keep=0.5)
-    study = study_of(given)
+    study = mixing.Config(**given).study
     table = measured(study)
     losses = table[table["what"] == "loss"]
     assert (losses["val_loss_dense"] == math.inf).all()
     assert np.isfinite(losses["val_loss"]).all()  # masks know no size of a step
     assert table.loc[table["what"] == "spikes", "diverged"].all()
-    summary = lab.plain(summarise(study, table))
+    summary = storage.plain(summarise(study, table))
     assert summary["variants"]["mea"]["dense"]["verdict"] == "cannot tell"
     lab.render(plots.mixing_figures(table))
 
 
 def test_the_best_rate_is_taken(config, monkeypatch):
-    study = study_of(config(lr=[0.1, 0.2, 0.3], pilot_steps=2))
+    study = mixing.Config(**config(lr=[0.1, 0.2, 0.3], pilot_steps=2)).study
     asked = []
 
     def train(model, data, how, lr, steps, label, method):
@@ -591,19 +593,19 @@ def test_the_best_rate_is_taken(config, monkeypatch):
 )
 def test_a_bad_value_is_named(config, changed, key):
     with pytest.raises(lab.BadConfig) as caught:
-        check(config(**changed))
+        mixing.Config(**config(**changed))
     assert caught.value.key == key
 
 
 def test_an_unknown_variant_is_named(config):
     with pytest.raises(lab.BadConfig, match=r"variants='foo': must be all, or one or several of mha, gqa, .*, mhla"):
-        check(config(variants=["mea", "foo"]))
+        mixing.Config(**config(variants=["mea", "foo"]))
 
 
 @pytest.mark.parametrize("name", [None, "smoke", "quick", "full"])
 def test_the_configs_can_be_run(name, text):
     changed = mixing.ex.named_configs[name]() if name else {}
-    check(mixing.ex.configurations[0]() | changed | {"data": str(text)})
+    mixing.Config(**(mixing.Config.defaults() | changed | {"data": str(text)}))
 
 
 # ---------------------------------------------------------------- the figures

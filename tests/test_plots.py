@@ -17,6 +17,7 @@ from scipy import stats
 
 from slth import plots
 from slth.experiments import lab, plot
+from slth.experiments.lab import storage
 from slth.plots.errors import _over_sources
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -522,7 +523,7 @@ def store(folder: Path, table: pd.DataFrame, **config) -> Path:
     folder.mkdir(parents=True)
     parts = {"summary.json": {"fits": FITS}, "config.json": config, "run.json": {"status": "COMPLETED"}}
     files = {name: json.dumps(part).encode() for name, part in parts.items()}
-    lab.write(folder, {"results.csv": lab._csv(table), **files})
+    lab.write(folder, {"results.csv": storage._csv(table), **files})
     return folder
 
 
@@ -548,7 +549,7 @@ def no_rendering(tmp_path, monkeypatch):
 def test_several_runs_are_laid_over_each_other(capsys):
     store(Path("runs/3"), make_table(lengths=(4, 8)), target_norm=None)
     store(Path("runs/5"), make_table(factor=3.0), target_norm=3.0)
-    plot.plot(_config={"runs": "[runs/3,runs/5]", "out": None})
+    plot.plot(plot.Config(runs="[runs/3,runs/5]"), None)
     own = ["3_error_vs_width", "3_error_vs_length", "5_error_vs_width"]
     names = ["overlay_error_vs_width", "overlay_error_vs_length", *own]
     (out,) = Path("runs/plots").iterdir()
@@ -560,7 +561,7 @@ def test_several_runs_are_laid_over_each_other(capsys):
 def test_runs_that_no_figure_joins_are_drawn_one_by_one_and_a_line_says_so(capsys):
     store(Path("runs/3"), make_table())
     store(Path("runs/5"), make_pruning(1.0))
-    plot.plot(_config={"runs": [3, 5], "out": "out"})
+    plot.plot(plot.Config(runs=[3, 5], out="out"), None)
     said = "no overlay: no two of the 2 runs have tables that there is one figure for"
     names = ["3_error_vs_width", "5_loss"]
     assert capsys.readouterr().out.splitlines() == [said, *(f"figure: out/{name}.png" for name in names)]
@@ -579,7 +580,7 @@ def test_runs_that_no_figure_joins_are_drawn_one_by_one_and_a_line_says_so(capsy
 def test_what_cannot_be_drawn_is_refused(config, line):
     store(Path("runs/3"), pd.DataFrame({"a": [1]}))
     with pytest.raises(lab.Refused) as error:
-        plot.plot(_config=config)
+        plot.plot(plot.Config(**config), None)
     assert str(error.value).startswith(line)
 
 
@@ -609,11 +610,11 @@ def test_runs_by_number_or_id_lie_in_the_folder_that_is_named(tmp_path, monkeypa
     assert plot.places([3, "tried", "other/5"], tmp_path) == [tmp_path / "3", tmp_path / "tried", Path("other/5")]
     missing = r"/3': must be a run's folder; .*no such folder.; -F DIR, or folder=DIR, says where runs lie"
     with pytest.raises(lab.BadConfig, match=missing):
-        plot.check({"runs": 3, "folder": str(tmp_path), "out": None})
+        plot.Config(runs=3, folder=str(tmp_path))
     monkeypatch.setattr(plot, "named_folder", [])
     plot.note_folder({"--file_storage": "elsewhere"})
     with pytest.raises(lab.BadConfig, match=r"^runs='elsewhere/3'"):
-        plot.check({"runs": 3, "folder": None, "out": None})
+        plot.Config(runs=3)
 
 
 def test_runs_of_one_config_are_told_apart_by_their_place():
@@ -627,7 +628,7 @@ def test_figures_of_other_runs_go_to_another_folder():
     folders = [plot.folder_of(plot.places(group)) for group in groups]
     assert len({*folders}) == len(folders)
     assert folders[0] == plot.folder_of(plot.places("[3,5]"))
-    assert all(folder.parent == lab.RUNS / "plots" for folder in folders)
+    assert all(folder.parent == storage.RUNS / "plots" for folder in folders)
 
 
 def test_prefixes_tell_runs_apart():

@@ -15,6 +15,8 @@ from scipy import stats
 
 from slth import plots
 from slth.experiments import lab, qk_scale
+from slth.experiments.lab import storage
+from slth.experiments.studies.gpt2 import claims, scales
 from slth.experiments.studies.gpt2 import training as pruning
 from slth.models import gpt2
 
@@ -38,7 +40,7 @@ def text(tmp_path_factory):
 @pytest.fixture(scope="module")
 def config(text):
     """The default config made small, with changes."""
-    return lambda **changed: dict(qk_scale.ex.configurations[0]()) | SMALL | {"data": str(text)} | changed
+    return lambda **changed: qk_scale.Config.defaults() | SMALL | {"data": str(text)} | changed
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +95,7 @@ def test_the_summary_is_what_was_measured(stored):
 
 def test_a_row_is_one_training(stored, config):
     results, _, _ = stored
-    study = qk_scale.study_of(config(seed=1, seeds=1))
+    study = qk_scale.Config(**config(seed=1, seeds=1)).study
     source = pruning.Source(study.model, "gpt2", 0.15, 0.02, "theory", 1)
     for run, search in (("ticket", study.search), ("dense", None)):
         trained = pruning.trained(source, search, study.data, study.how, (0.03, 0.1), 8, "one")
@@ -119,8 +121,8 @@ def test_every_point_takes_its_best_rate(config, monkeypatch):
         fit = pruning.Fit([{"step": 8, "val_loss": 2.0}])
         return pruning.Trained(None, fit, *grid[-1], logit_std=0.1), []
 
-    monkeypatch.setattr(qk_scale, "best_of", best_of)
-    table = qk_scale.measure(qk_scale.study_of(config(lr=[0.01, 0.02], pilot_steps=3, seed=7)))
+    monkeypatch.setattr(scales, "best_of", best_of)
+    table = scales.measure(qk_scale.Config(**config(lr=[0.01, 0.02], pilot_steps=3, seed=7)).study)
     assert {str(grid) for grid, *_ in asked} == {str([(0.01, b), (0.02, b)]) for b in (0.1, 0.02)}
     assert {seeds for _, _, *seeds, _ in asked if len(set(seeds)) > 1} == set()
     assert {rest[1] for _, *rest in asked} == {7, 8}
@@ -130,12 +132,12 @@ def test_every_point_takes_its_best_rate(config, monkeypatch):
 
 
 def test_a_training_that_diverges_is_a_row(config):
-    study = qk_scale.study_of(config(lr=1e30, seeds=2, base_std=0.1, qk_scale=[1, "theory"], dense=True))
-    table = qk_scale.measure(study)
+    study = qk_scale.Config(**config(lr=1e30, seeds=2, base_std=0.1, qk_scale=[1, "theory"], dense=True)).study
+    table = scales.measure(study)
     assert ((table["val_loss"] == math.inf) == (table["run"] == "dense")).all()  # masks know no size of a step
     logits = table.groupby("run")["logit_std_at_init"]
     assert logits.get_group("dense").tolist() == logits.get_group("ticket").tolist()
-    summary = lab.plain(qk_scale.summarise(study, table))
+    summary = storage.plain(scales.summarise(study, table))
     assert summary["dense_by_base_std"][0]["verdict"] == "cannot tell"
     plots.loss_against_qk_scale(table)
 
@@ -147,7 +149,7 @@ differences = st.lists(st.floats(-1, 1), min_size=1, max_size=6)
 
 @given(differences)
 def test_the_verdict_is_that_of_a_paired_test(values):
-    found = qk_scale.compared(pd.Series(values))
+    found = scales.compared(pd.Series(values))
     assert found["difference"] == pytest.approx(np.mean(values), abs=1e-15)
     assert found["verdict"] in ("helps", "harms", "cannot tell")
     if len(values) == 1:
@@ -175,7 +177,7 @@ def test_the_verdict_is_that_of_a_paired_test(values):
     ],
 )
 def test_verdicts(values, verdict):
-    assert qk_scale.compared(pd.Series(values))["verdict"] == verdict
+    assert scales.compared(pd.Series(values))["verdict"] == verdict
 
 
 def make_table(scales=(1.0, 2.0, THEORY, 5.0), seeds=3, runs=("ticket",), factor=-1.0):
@@ -191,39 +193,39 @@ def make_table(scales=(1.0, 2.0, THEORY, 5.0), seeds=3, runs=("ticket",), factor
 
 
 def test_the_findings_of_a_table():
-    low, high = qk_scale.findings(make_table(), THEORY)
+    low, high = scales.findings(make_table(), THEORY)
     assert (low["verdict"], high["verdict"]) == ("helps", "harms")  # though seeds are further apart than scales
     assert (low["best_scale"], high["best_scale"]) == (5.0, 1.0)
     assert low["difference"] == pytest.approx(-0.099 * (THEORY - 1))
     assert high["logit_std_at_init_at_1"] == pytest.approx(1.0)
-    words = [qk_scale.in_words(found, THEORY) for found in (low, high)]
+    words = [scales.in_words(found, THEORY) for found in (low, high)]
     assert words[0].startswith("base std 0.02: the scale n^(1/4) = 2.45 helps: -0.143 nat (-0.1")
     assert "3 seeds" in words[0]
     assert words[1].startswith("base std 0.1: the scale n^(1/4) = 2.45 harms: +0.1")
 
 
 def test_one_seed_is_said_to_be_one():
-    found = qk_scale.findings(make_table(seeds=1), THEORY)[0]
-    words = qk_scale.in_words(found, THEORY)
+    found = scales.findings(make_table(seeds=1), THEORY)[0]
+    words = scales.in_words(found, THEORY)
     assert "cannot be told from 1" in words
     assert "one seed, which has no spread" in words
 
 
 @pytest.mark.parametrize("scales", [(1.0, 2.0), (THEORY, 2.0), (2.0,)])
 def test_without_both_scales_nothing_is_compared(scales):
-    found = qk_scale.findings(make_table(scales), THEORY)[0]
+    found = scales.findings(make_table(scales), THEORY)[0]
     assert found["best_scale"] == max(scales)
     assert "difference" not in found
-    assert "helps" not in qk_scale.in_words(found, THEORY)
-    lab.plain(found)
+    assert "helps" not in scales.in_words(found, THEORY)
+    storage.plain(found)
 
 
 # ---------------------------------------------------------------- the config
 
 
 def test_theory_is_the_fourth_root_of_a_heads_width(config):
-    assert qk_scale.theory_of(gpt2.config("small")) == pytest.approx(64**0.25)
-    assert qk_scale.study_of(config()).qk_scales == [1.0, THEORY, 5.0]
+    assert scales.theory_of(gpt2.config("small")) == pytest.approx(64**0.25)
+    assert qk_scale.Config(**config()).study.qk_scales == [1.0, THEORY, 5.0]
 
 
 @pytest.mark.parametrize(
@@ -256,17 +258,17 @@ def test_theory_is_the_fourth_root_of_a_heads_width(config):
 )
 def test_a_bad_value_is_named(config, changed, key):
     with pytest.raises(lab.BadConfig) as caught:
-        qk_scale.check(config(**changed))
+        qk_scale.Config(**config(**changed))
     assert caught.value.key == key
 
 
 def test_what_cannot_be_run_leaves_nothing(text, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(qk_scale.ex, "config_hooks", [])
+    monkeypatch.setattr(qk_scale.ex, "config_hooks", [*qk_scale.ex.config_hooks])
     monkeypatch.setattr(qk_scale.ex, "observers", [])
     monkeypatch.setattr(sys, "argv", ["qk_scale.py", "with", f"data={text}", "keep=0", f"checkpoints={tmp_path / 'c'}"])
     with pytest.raises(SystemExit) as stopped:
-        lab.launch(qk_scale.ex, qk_scale.check)
+        lab.launch(qk_scale.ex)
     assert stopped.value.code == "keep=0: must be a finite number > 0.0 and <= 1.0"
     assert capsys.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
@@ -276,18 +278,17 @@ def test_what_cannot_be_run_leaves_nothing(text, tmp_path, monkeypatch, capsys):
 def test_the_configs_can_be_run(name, tmp_path):
     (tmp_path / "long.txt").write_text(3 * TEXT)
     changed = qk_scale.ex.named_configs[name]() if name else {}
-    given = qk_scale.ex.configurations[0]() | changed | {"data": str(tmp_path / "long.txt"), "vocabulary": "bytes"}
-    qk_scale.check(given)
+    given = qk_scale.Config.defaults() | changed | {"data": str(tmp_path / "long.txt"), "vocabulary": "bytes"}
+    qk_scale.Config(**given)
 
 
 def test_checkpoints_are_kept_by_point(tmp_path, config, monkeypatch):
     given = config(checkpoints=str(tmp_path / "kept"), seeds=1, base_std=0.1, qk_scale=[1, 5], dense=True)
     tables = []
     for _ in range(2):
-        qk_scale.check(given)
-        study = qk_scale.study_of(given)
-        pruning.claim_checkpoints(given, study.data)
-        tables.append(qk_scale.measure(study))
+        made = qk_scale.Config(**given)
+        claims.put(made.folder, made.claim)
+        tables.append(scales.measure(made.study))
         monkeypatch.setattr(pruning.slth.search.loop, "_step", lambda *a: pytest.fail("a step was done again"))
     pd.testing.assert_frame_equal(*tables, check_exact=True)
     assert len(list((tmp_path / "kept").glob("*.checkpoint"))) == 4

@@ -20,12 +20,14 @@ from slth import plots
 from slth.attention import MultiHeadAttention
 from slth.construct.subset_sum import SubsetSums
 from slth.experiments import lab, speed
+from slth.experiments.lab import storage
 from slth.experiments.studies.speed import (
     attention_routes,
     linear_attention,
     peers,
     selection,
     subset_sums,
+    tables,
     timing,
     training_step,
 )
@@ -237,11 +239,13 @@ def test_scores_move_a_little_every_round_and_the_same_for_all():
 
 
 def test_benchmarks_do_without_sacred():
-    for path in (EXPERIMENTS / "benchmarks").glob("*.py"):
+    paths = list((EXPERIMENTS / "studies" / "speed").rglob("*.py"))
+    assert len(paths) > 5
+    for path in paths:
         nodes = list(ast.walk(ast.parse(path.read_text())))
         names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
         names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
-        assert not {name for name in names if name.split(".")[0] in ("sacred", "lab", "speed")}, path
+        assert not {name for name in names if name.startswith(("sacred", "slth.experiments.lab"))}, path
 
 
 @pytest.fixture(scope="module")
@@ -299,17 +303,17 @@ def fake_table(*sizes):
         one = timing.Timing([1.0], [])
         row = timing.compare("attention_route", size, one, "direct", timing.Timing([seconds], []), 0.0, 0.0)
         rows.append(row | {"ideal": ideal})
-    return speed.table_of(rows)
+    return tables.table_of(rows)
 
 
 def test_the_summary_quotes_the_table():
-    summary = speed.summarise(fake_table(10, 20))
+    summary = tables.summarise(fake_table(10, 20))
     assert summary["problems_per_second_n20"] == pytest.approx(1 / (2e-8 * 20))
     assert summary["ratio_milp_n20"] == pytest.approx(1e-3 / 2e-8)
     assert summary["worse"] == 0
     assert summary["spread"] == pytest.approx(1.0)
     assert [route["share"] for route in summary["routes"]] == pytest.approx([3 / 4, 0.9])
-    assert json.loads(json.dumps(lab.plain(summary))) == lab.plain(summary)
+    assert json.loads(json.dumps(storage.plain(summary))) == storage.plain(summary)
 
 
 def fake_selections(*sizes):
@@ -321,22 +325,22 @@ def fake_selections(*sizes):
         for n in sizes
         for peer, s in times.items()
     ]
-    return speed.table_of(rows)
+    return tables.table_of(rows)
 
 
 def test_the_summary_quotes_selection_at_7_million():
-    summary = speed.summarise(fake_selections(5000, 7_077_888))
+    summary = tables.summarise(fake_selections(5000, 7_077_888))
     assert (summary["ratio_sort_7m"], summary["ratio_kthvalue_7m"], summary["reads_7m"]) == (200.0, 40.0, 2.0)
-    summary = speed.summarise(fake_selections(5000))
+    summary = tables.summarise(fake_selections(5000))
     assert (summary["ratio_sort_7m"], summary["ratio_kthvalue_7m"], summary["reads_7m"]) == (None, None, None)
 
 
 def test_a_summary_says_none_of_what_was_not_measured():
     table = fake_table(10)
-    routes = speed.summarise(table[table["what"] == "attention_route"].drop(columns=["worse", "candidates"]))
+    routes = tables.summarise(table[table["what"] == "attention_route"].drop(columns=["worse", "candidates"]))
     assert (routes["problems_per_second_n20"], routes["ratio_milp_n20"], routes["worse"]) == (None, None, None)
     assert (routes["growth"], routes["ratio_softmax"], routes["linear_attention"]) == (None, None, [])
-    assert speed.summarise(table[table["what"] == "subset_sum"].drop(columns="ideal"))["routes"] == []
+    assert tables.summarise(table[table["what"] == "subset_sum"].drop(columns="ideal"))["routes"] == []
 
 
 def test_counts_stay_whole_numbers_beside_rows_that_have_none():
@@ -378,16 +382,16 @@ def test_counts_stay_whole_numbers_beside_rows_that_have_none():
 def test_a_bad_value_is_refused_by_name(wrong):
     (key,) = wrong
     with pytest.raises(lab.BadConfig, match=f"^{key}="):
-        speed.cases_of(CONFIG | wrong)
+        speed.Config(**CONFIG | wrong)
 
 
 def test_what_names_the_cases():
-    assert len(speed.cases_of(CONFIG)) == 5
-    assert [case.args for case in speed.cases_of(CONFIG | {"what": "selection"})] == [(500,), (700,)]
-    assert len(speed.cases_of(CONFIG | {"what": "attention_routes"})) == 1
-    (case,) = speed.cases_of(CONFIG | {"what": "subset_sums", "candidates": 5})
+    assert len(speed.Config(**CONFIG).cases) == 5
+    assert [case.args for case in speed.Config(**CONFIG | {"what": "selection"}).cases] == [(500,), (700,)]
+    assert len(speed.Config(**CONFIG | {"what": "attention_routes"}).cases) == 1
+    (case,) = speed.Config(**CONFIG | {"what": "subset_sums", "candidates": 5}).cases
     assert case.args == (5,)
-    (case,) = speed.cases_of(CONFIG | {"what": "linear_attention"})  # all lengths by turns
+    (case,) = speed.Config(**CONFIG | {"what": "linear_attention"}).cases  # all lengths by turns
     assert (case.args, case.keywords) == (([5, 9],), {"d": 4, "block": 2, "rounds": 1, "seed": 0})
 
 
@@ -426,7 +430,7 @@ def test_one_area_alone_is_drawn():
 
 
 def test_linear_attention_is_drawn_as_ratios():
-    (axes,) = plots.speed(speed.table_of(linear_attention.rows([5, 9], d=4, block=2, rounds=1, seed=0))).axes
+    (axes,) = plots.speed(tables.table_of(linear_attention.rows([5, 9], d=4, block=2, rounds=1, seed=0))).axes
     assert axes.get_title() == "linear attention"
     assert [tick.get_text().partition("\n")[0] for tick in axes.get_yticklabels()] == ["T=5", "T=9"]
     assert all(tick.get_text().endswith("as fast as softmax") for tick in axes.get_yticklabels())

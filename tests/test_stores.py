@@ -12,7 +12,7 @@ import pytest
 from sweeping import needs_ray, run_folders, sweep
 
 from slth.experiments import lab, plot
-from slth.experiments.lab import stores
+from slth.experiments.lab import storage, stores
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
@@ -61,7 +61,7 @@ def test_what_is_not_there_is_named(sqlite, tmp_path):
         stores.load_run(f"{url}#7")
     for place in ("nowhere/runs.db#1", "none.db", "none.db#1"):
         with pytest.raises(lab.Refused, match="there is no such file"):
-            plot.check({"runs": f"sqlite:///{tmp_path}/{place}", "out": None})
+            plot.Config(runs=f"sqlite:///{tmp_path}/{place}")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(lab.Refused, match="no database that can be opened"):
         stores.load_run("nosuch://x#1")
@@ -138,10 +138,10 @@ def no_rendering(tmp_path, monkeypatch):
 def test_figures_are_drawn_of_runs_in_databases_and_folders_alike(sqlite, capsys):
     url, folder = sqlite
     for runs in (f"{url}#0", url):
-        plot.plot(_config={"runs": runs, "out": None})
+        plot.plot(plot.Config(runs=runs), None)
         out = plot.folder_of(plot.places(runs))
         assert capsys.readouterr().out == f"figure: {out}/error_vs_width.png\n"
-    plot.plot(_config={"runs": [f"{url}#0", str(folder)], "out": "out"})
+    plot.plot(plot.Config(runs=[f"{url}#0", str(folder)], out="out"), None)
     names = ["overlay_error_vs_width", "runs.db_0_error_vs_width", "1_error_vs_width"]
     assert capsys.readouterr().out.splitlines() == [f"figure: out/{name}.png" for name in names]
 
@@ -151,7 +151,7 @@ def test_places_in_databases(sqlite, tmp_path):
     assert plot.places(url) == [f"{url}#0"]
     assert plot.places("[sqlite:///a.db#1, 3,sqlite:////b.db#x]") == [
         "sqlite:///a.db#1",
-        lab.RUNS / "3",
+        storage.RUNS / "3",
         "sqlite:////b.db#x",
     ]
     with pytest.raises(lab.BadConfig, match="must be different runs"):

@@ -37,6 +37,7 @@ from sweeping import (
 
 from slth.experiments import lab, plot
 from slth.experiments import sweep as script
+from slth.experiments.lab import scripts, storage, values
 from slth.experiments.sweeps import child, client, code, conduct, engine, gather, loop, page, plan
 from slth.experiments.sweeps.client import Server, ServerLost, execute
 from slth.experiments.sweeps.store import Store
@@ -44,12 +45,9 @@ from slth.experiments.sweeps.store import Store
 VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 
 
-def config(**given):
-    return {**script.DEFAULTS, "experiment": "approx_error", "file": None, "folder": None, "address": None} | {
-        "workers": None,
-        "sql": None,
-        **given,
-    }
+def asked(**given):
+    """What a sweep's config asks for."""
+    return script.Config(**{"experiment": "approx_error", **given}).sweep
 
 
 # ---------------------------------------------------------------- which runs
@@ -178,29 +176,29 @@ def test_the_version_covers_the_sources_and_not_the_sweeps_own(tmp_path):
 )
 def test_what_is_refused(given, message):
     with pytest.raises(lab.BadConfig, match=message):
-        script.check(config(**given))
+        asked(**given)
 
 
 def test_names_and_values_of_a_command_line():
-    checked = script.check(config(named="[smoke,learned]", grid={"method": "[construction,edge_popup]", "lr": 0.1}))
+    checked = asked(named="[smoke,learned]", grid={"method": "[construction,edge_popup]", "lr": 0.1})
     assert checked.named == ["smoke", "learned"]
     assert checked.points == [{"method": "construction", "lr": 0.1}, {"method": "edge_popup", "lr": 0.1}]
 
 
 def test_each_grid_has_a_folder_of_its_own_and_the_same_grid_the_same():
     grids = [{"hidden": [4, 8], "seed": [0, 1]}, {"hidden": [8, 4], "seed": [0, 1]}, {"hidden": [4, 8]}]
-    folders = [script.check(config(grid=grid)).folder for grid in [*grids, grids[0]]]
+    folders = [asked(grid=grid).folder for grid in [*grids, grids[0]]]
     assert folders[0] == folders[3]
     assert len(set(folders)) == 3
-    assert all(folder.parent == lab.RUNS / "sweeps" for folder in folders)
+    assert all(folder.parent == storage.RUNS / "sweeps" for folder in folders)
     assert all(re.fullmatch("approx_error-[0-9a-f]{8}", folder.name) for folder in folders)
-    assert script.check(config(named="smoke")).folder != script.check(config()).folder
+    assert asked(named="smoke").folder != asked().folder
 
 
 def test_a_file_gives_what_the_command_line_leaves_open(tmp_path):
     path = tmp_path / "sweep.yaml"
     path.write_text("experiment: constant\nretries: 5\ncpus: 2\nruns:\n- {d: 2}\n- {d: 4}\ngrid: {seed: [0, 1]}\n")
-    checked = script.check(config(file=str(path), experiment=None, cpus=3))
+    checked = asked(file=str(path), experiment=None, cpus=3)
     assert (checked.script.stem, checked.retries, checked.cpus) == ("constant", 5, 3)
     assert checked.points == [{"d": d, "seed": seed} for d in (2, 4) for seed in (0, 1)]
 
@@ -215,7 +213,7 @@ def test_a_default_given_on_the_command_line_wins_over_the_file(given, expected,
     seen = []
     monkeypatch.setattr(conduct, "conduct", seen.append)
     monkeypatch.setattr(sys, "argv", ["sweep.py", "with", f"file={path}", *given])
-    lab.launch(*lab.launched_by.__wrapped__(EXPERIMENTS / "sweep.py"))
+    lab.launch(scripts.load.__wrapped__(EXPERIMENTS / "sweep.py"))
     assert [(one.retries, one.cpus, one.address) for one in seen] == [expected]
 
 
@@ -227,14 +225,14 @@ def test_a_seed_that_no_run_would_see_is_refused(tmp_path):
     path = tmp_path / "sweep.yaml"
     path.write_text("experiment: constant\nseed: 5\n")
     with pytest.raises(lab.BadConfig, match=re.escape(refusal)):
-        script.check(config(file=str(path)))
+        asked(file=str(path))
 
 
 def test_a_file_with_an_unknown_key_is_refused(tmp_path):
     path = tmp_path / "sweep.yaml"
     path.write_text("grids: {seed: [0, 1]}\n")
     with pytest.raises(lab.BadConfig, match="a YAML file with the keys address, base"):
-        script.check(config(file=str(path)))
+        asked(file=str(path))
 
 
 # ---------------------------------------------------------------- the server that forks
@@ -438,8 +436,8 @@ def test_a_corrupt_run_that_several_sweeps_meet_is_moved_once(tmp_path):
 
 def test_a_run_that_nobody_waits_for_does_not_make_its_folder_anew(tmp_path):
     with pytest.raises(lab.Refused, match="gone: gone"):
-        child.check_in(tmp_path / "gone", lambda config: config, {})
-    assert child.check_in(tmp_path, lambda config: config, {"a": 1}) == {"a": 1}
+        child.require_place(tmp_path / "gone")
+    child.require_place(tmp_path)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
@@ -895,5 +893,5 @@ def test_a_sweeps_folder_stands_for_its_finished_runs(tmp_path):
 
 
 def test_a_list_of_names_is_split_and_all_else_left_alone():
-    assert lab.unbracketed("[a, 1,0.5 ,None]") == ["a", 1, 0.5, None]
-    assert [lab.unbracketed(value) for value in ("a,b", 3, [1], None)] == ["a,b", 3, [1], None]
+    assert values.unbracketed("[a, 1,0.5 ,None]") == ["a", 1, 0.5, None]
+    assert [values.unbracketed(value) for value in ("a,b", 3, [1], None)] == ["a,b", 3, [1], None]

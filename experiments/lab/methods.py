@@ -59,7 +59,7 @@ def a_method(default: str = "edge_popup", others: Collection[str] = ()) -> Kind[
         return f"one of {', '.join(known())}, or a class of yours as my_file.py:Name"
 
     def read(key: str, value: Any) -> Method:
-        given = {NAME: default} | value if isinstance(value, Mapping) else {NAME: value}
+        given = {NAME: default, **value} if isinstance(value, Mapping) else {NAME: value}
         try:
             name, options = plugins.split(given.pop(NAME))
         except (ValueError, TypeError, AttributeError) as error:

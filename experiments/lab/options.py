@@ -65,7 +65,7 @@ class Options:
         """The checked config of these values, other keys left out. Raises BadConfig."""
         return cls(**{key: values[key] for key in cls.kinds() if key in values})
 
-    def given(self) -> dict[str, Any]:
+    def values(self) -> dict[str, Any]:
         """Every key with its value as it was given, a plain one, as JSON has it."""
         return dict(self._given)  # type: ignore[attr-defined]  # no field: set where the values are read
 

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import Any
 
 import pandas
 
-from slth.experiments import lab
-from slth.experiments.lab import BadConfig, Refused, SqlObserver
+from slth.experiments.lab import storage
+from slth.experiments.lab.border import SqlObserver
+from slth.experiments.lab.refusals import BadConfig, Refused, one_line
 
 SEPARATOR = "#"
 NEEDED = ("results.csv", "summary.json")
@@ -35,18 +37,18 @@ def name(place: str) -> str:
 
 
 def load_run(place: str | os.PathLike[str]) -> tuple[pandas.DataFrame, dict[str, Any], dict[str, Any]]:
-    """Read a stored run, a folder or URL#ID: results, summary, config. Folders as `lab.load_run` does.
+    """Read a stored run, a folder or URL#ID: results, summary, config. Folders as `storage.load_run` does.
 
     Raises BadConfig (key `runs`) where there is no such run, it is not COMPLETED, or it lacks a file; Refused where the
     database cannot be reached.
     """
     if not is_url(place):
-        return lab.load_run(place)
+        return storage.load_run(place)
     place = str(place)
     found = files(place)
     results = _read(place, "results.csv", lambda: pandas.read_csv(io.BytesIO(found["results.csv"])))
-    summary = _read(place, "summary.json", lambda: lab.json_object(found["summary.json"]))
-    config = lab.json_object(found["config.json"])
+    summary = _read(place, "summary.json", lambda: storage.json_object(found["summary.json"]))
+    config = storage.json_object(found["config.json"])
     config.pop("__doc__", None)
     return results, summary, config
 
@@ -73,7 +75,7 @@ def files(place: str) -> dict[str, bytes]:
             raise BadConfig("runs", place, f"a run with results; it has no {needed}")
     if strange := [one for one in found if Path(one).name != one]:
         raise BadConfig("runs", place, f"a run with files of its own; {strange[0]!r} is no name of one")
-    config = _read(place, "config", lambda: lab.json_object(row.config))
+    config = _read(place, "config", lambda: storage.json_object(row.config))
     about = {"_id": run_id, "status": row.status, "command": row.command, "artifacts": sorted(found), "meta": {}}
     about |= {
         "experiment": {"name": made_of.name, "base_dir": made_of.base_dir}
@@ -137,7 +139,7 @@ def add(url: str, folder: Path) -> None:
     Raises BadConfig (key `runs`) for a folder that is no whole run, Refused where the database cannot be reached.
     """
     try:
-        run, config = (lab.json_object((folder / name).read_bytes()) for name in ("run.json", "config.json"))
+        run, config = (storage.json_object((folder / name).read_bytes()) for name in ("run.json", "config.json"))
         begun, ended = (datetime.fromisoformat(run[key]) for key in ("start_time", "stop_time"))
         out = (folder / "cout.txt").read_text(encoding="utf-8")
         about, sources = _experiment_of(folder, run["experiment"])
@@ -200,7 +202,7 @@ def _read(place: str, what: str, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except (ValueError, TypeError) as error:
-        raise BadConfig("runs", place, f"a run that can be read; its {what} cannot ({lab.one_line(error)})") from error
+        raise BadConfig("runs", place, f"a run that can be read; its {what} cannot ({one_line(error)})") from error
 
 
 @contextlib.contextmanager
@@ -224,13 +226,58 @@ def _connected(url: str) -> Iterator[tuple[Any, Any]]:
     try:
         engine = sqlalchemy.create_engine(url)
     except (sqlalchemy.exc.ArgumentError, sqlalchemy.exc.NoSuchModuleError, ImportError, ValueError) as error:
-        raise Refused(f"{url}: no database that can be opened ({lab.one_line(error)})") from error
+        raise Refused(f"{url}: no database that can be opened ({one_line(error)})") from error
     try:
         with engine.connect() as connection:
-            yield connection, lab.sql_tables()
+            yield connection, sql_tables()
     except (sqlalchemy.exc.SQLAlchemyError, ValueError, TypeError) as error:  # what a driver says of its own settings
-        reason = lab.one_line(str(error).partition("\n")[0])
+        reason = one_line(str(error).partition("\n")[0])
         shown = engine.url.render_as_string(hide_password=True)
         raise Refused(f"{shown}: no database of runs that can be read ({reason})") from error
     finally:
         engine.dispose()
+
+
+def leave_out_result(observer: SqlObserver) -> None:
+    """Sacred's SQL table has one float for the result: a summary would break it, and stands in summary.json anyway."""
+    for method in ("heartbeat_event", "completed_event"):
+        event = getattr(observer, method)
+        setattr(observer, method, lambda event=event, **given: event(**{**given, "result": None}))
+
+
+def sql_tables() -> Any:
+    """Sacred's SQL tables by name, for text of any length where they are yet to be made.
+
+    PostgreSQL would hold them to their 16 to 64 characters, which the path of a folder soon exceeds. Raises
+    ModuleNotFoundError without sqlalchemy.
+    """
+    import sqlalchemy
+
+    with warnings.catch_warnings():  # Sacred asks for the base of its tables where sqlalchemy 1 had it
+        warnings.filterwarnings("ignore", message="The ``declarative_base", category=sqlalchemy.exc.MovedIn20Warning)
+        from sacred.observers.sql_bases import Base
+
+    for table in Base.metadata.tables.values():
+        for column in table.columns:
+            if type(column.type) is sqlalchemy.String:
+                column.type = sqlalchemy.Text()
+    return Base.metadata.tables
+
+
+def require_database(url: str, run_id: str | None) -> None:
+    """Refused where an SQL database cannot be reached, or holds a run of the wished id."""
+    try:
+        run = sql_tables()["run"]
+        import sqlalchemy
+
+        engine = sqlalchemy.create_engine(url)
+        with engine.connect() as connection:
+            known = run_id is not None and sqlalchemy.inspect(connection).has_table("run")
+            taken = known and connection.execute(run.select().where(run.c.run_id == run_id)).first() is not None
+        engine.dispose()
+    except ModuleNotFoundError as error:
+        raise Refused(f"-s {url}: needs {error.name}: pip install 'slth[sql]'") from error
+    except (sqlalchemy.exc.SQLAlchemyError, ValueError, TypeError) as error:  # of a port or a setting that is none
+        raise Refused(f"-s {url}: no database that can be reached ({str(error).partition(chr(10))[0]})") from error
+    if taken:
+        raise Refused(f"--id={run_id}: the database holds a run of that id; leave --id out or choose another")

@@ -1,7 +1,6 @@
 """What the server imports in advance, and what the processes do that it forks."""
 
 import errno
-import functools
 import logging
 import os
 import sys
@@ -9,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from slth.experiments import lab
-from slth.experiments.lab import stores
+from slth.experiments.lab import scripts, storage, stores
 from slth.experiments.sweeps import plan as plans
 
 
 def prepare(script: Path) -> None:
     """Import the experiment, and all that it imports, once."""
-    lab.launched_by(script)
+    scripts.load(script)
 
 
 def plan(script: Path, version: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -37,12 +36,10 @@ def full_disk(error: BaseException | None) -> OSError | None:
     return None
 
 
-def check_in(place: Path, check: lab.Check, config: dict[str, Any]) -> object:
-    """The experiment's check, where the sweep's folder for the run is still there: it is not made anew for a run that
-    nobody waits for any more."""
+def require_place(place: Path) -> None:
+    """Refused where the sweep's folder for a run is gone: nobody waits for it any more, and it is not made anew."""
     if not place.is_dir():
         raise lab.Refused(f"{place}: gone, and with it the sweep that made it")
-    return check(config)
 
 
 def run(script: Path, cpus: int, request: dict[str, Any]) -> int:
@@ -57,7 +54,7 @@ def run(script: Path, cpus: int, request: dict[str, Any]) -> int:
         os.dup2(log, stream)
     os.close(log)
     os.chdir(request["cwd"])
-    lab.HOME = place.parents[1]  # from SWEEP/.work/PLACE
+    storage.HOME = place.parents[1]  # from SWEEP/.work/PLACE
     os.environ.update(request["environment"])
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(cpus)
@@ -65,16 +62,17 @@ def run(script: Path, cpus: int, request: dict[str, Any]) -> int:
     words = [*request["named"], *values]
     sys.argv = [str(script), *(["with", *words] if words else []), "-F", str(place), "--id", request["id"]]
     try:
-        ex, check = lab.launched_by(script)
+        ex = scripts.load(script)
         if request["sql"]:  # not as -s: a run's folder holds its command line, and the URL may hold a password
             ex.observers.extend(stores.observers(request["sql"], request["id"]))
-        lab.launch(ex, functools.partial(check_in, place, check))
+        ex.before_storing(lambda: require_place(place))
+        lab.launch(ex)
     except lab.Refused as error:
         print(error, file=sys.stderr)
         return 1
     except SystemExit as end:
-        if error := full_disk(end):
-            raise error from None
+        if cause := full_disk(end):
+            raise cause from None
         if end.code is None or isinstance(end.code, int):
             return end.code or 0
         print(end.code, file=sys.stderr)

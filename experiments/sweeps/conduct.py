@@ -126,7 +126,9 @@ def _missing(store: Store, runs: Sequence[Run], sql: str | None, kept: Set[str])
 
 def _add_finished(store: Store, runs: Sequence[Run], sql: str | None, kept: Set[str]) -> None:
     """Store in the database what was finished without it. A run that cannot be added is as good as it was."""
-    finished = [run for run in runs if sql is not None and store.has(run.id) and run.id not in kept]
+    if sql is None:
+        return
+    finished = [run for run in runs if store.has(run.id) and run.id not in kept]
     for run in lab.progress(finished, "add to the database"):
         with store.alone():
             try:

@@ -27,6 +27,15 @@ def brief(updates: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in updates.items()) or "the defaults"
 
 
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with one key for each value: {"method": {"rate": 0.2}} as {"method.rate": 0.2}."""
+    keys: dict[str, Any] = {}
+    for key, value in config.items():
+        inner = flat(value) if isinstance(value, dict) and value and all(isinstance(k, str) for k in value) else None
+        keys |= {key: value} if inner is None else {f"{key}.{option}": part for option, part in inner.items()}
+    return keys
+
+
 def unfold(base: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The updates of every run: each of the list (none: one that changes nothing) at each point of the grid.
 
@@ -56,12 +65,13 @@ def resolve(script: Path, named: Sequence[str], points: Sequence[dict[str, Any]]
         lab.Refused: for the first run that the experiment would refuse; its one line names run and key.
     """
     from slth.experiments import lab
+    from slth.experiments.lab import scripts
 
-    ex, check = lab.launched_by(script)
+    ex = scripts.load(script)
     runs: dict[str, dict[str, Any]] = {}
     for number, updates in enumerate(points, 1):
         try:
-            config, changed = lab.resolve(ex, check, updates, named)
+            config, changed = scripts.resolve(ex, updates, named)
         except lab.Refused as error:
             raise lab.Refused(f"run {number} of {len(points)} ({brief(updates)}): {error}") from error
         name = identity(script.stem, changed, version)

@@ -51,7 +51,7 @@ class Forker:
                 elif key.fileobj is self._bell:
                     self._bury()
                 elif key.fileobj in self._connections:
-                    here = self._hear(key.fileobj) and here  # type: ignore[arg-type]
+                    here = self._hear(key.fileobj) and here
             if self._connections or self._children:
                 last = time.monotonic()
         for pid in self._children:

@@ -8,10 +8,10 @@ depth b. One ticket serves all, and what differs between depths are the blocks a
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -19,11 +19,10 @@ import scipy  # its parts load where they are used
 import torch
 
 from slth.construct import TransformerConstruction, certify, pruned, transformer
-from slth.experiments.lab import BadConfig, as_choice, as_int, as_int_list, progress
+from slth.experiments.lab import progress
 from slth.experiments.studies.approximation import measure as approximation
 from slth.experiments.studies.approximation.measure import (
     RESOLVED,
-    filled,
     scale_factors,
     source_seed,
     spread,
@@ -40,20 +39,6 @@ class Study(approximation.Study):
     """What is measured: one target, cut off after several numbers of blocks."""
 
     depths: list[int]
-
-
-def study_of(config: dict[str, Any]) -> Study:
-    """A checked Study, or BadConfig."""
-    depths, d = as_int_list(config, "depth", 1), as_int(config, "d_in", 1)
-    config = filled(config, d_out=d, target="random", side="input")
-    if config["d_out"] != d:
-        raise BadConfig(
-            "d_out", config["d_out"], f"d_in={d} with a depth: what goes into a block is added to its output"
-        )
-    as_choice(config, "method", ("construction",))
-    as_choice(config, "target", ("random",))
-    as_choice(config, "side", ("input", "auto"))
-    return Study(**vars(approximation.study_of(config, units=HALVES)), depths=sorted(depths))
 
 
 # ---------------------------------------------------------------- target and sources
@@ -159,7 +144,7 @@ def fit_depths(errors: pd.DataFrame) -> dict[str, dict[str, Any]] | None:
     """
     if len(errors) < 3 or not (errors > 0).all(axis=None):
         return None
-    hidden, logs = errors.index.to_numpy(float), np.log(errors)
+    hidden, logs = errors.index.to_numpy(float), errors.apply(np.log)
     shared = _line(hidden, logs.mean(axis=1).to_numpy())
     fits = {}
     for depth, column in logs.items():
@@ -199,7 +184,9 @@ def summarise(table: pd.DataFrame) -> dict[str, Any]:
     """
     fitted = resolved(table[table["length"] == table["length"].min()])
     errors = fitted.pivot_table(index="hidden", columns="depth", values="error_mean", aggfunc=["mean", "median"])
-    fits, medians = (fit_depths(errors[of]) if of in errors else None for of in ("mean", "median"))
+    fits, medians = (
+        fit_depths(errors[[of]].droplevel(0, axis=1)) if of in errors else None for of in ("mean", "median")
+    )
     shared = ("delta", "delta_low", "delta_high")
     finite = table[np.isfinite(table["certificate_recursion"])]
     return {
@@ -215,9 +202,9 @@ def summarise(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _width_summary(key: tuple[int, int, int], rows: pd.DataFrame) -> dict[str, Any]:
+def _width_summary(key: Hashable, rows: pd.DataFrame) -> dict[str, Any]:
     return {
-        **dict(zip(("depth", "length", "hidden"), key, strict=True)),
+        **dict(zip(("depth", "length", "hidden"), cast("tuple[int, int, int]", key), strict=True)),
         **spread(rows["error_mean"]),
         "unreachable_share": rows["unreachable_share"].mean(),
         "certificate_median": rows["certificate"].median(),

@@ -23,7 +23,7 @@ of all factors is a little better until one of them starves.
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -31,7 +31,6 @@ from torch import nn
 import slth
 from slth.attention import MultiHeadAttention
 from slth.attention.facts import PROJECTIONS
-from slth.experiments.lab import as_float, as_int
 from slth.wrapping import handle
 
 EVERY = 5  # steps from one look at the validation inputs to the next
@@ -45,16 +44,6 @@ class Search:
     steps: int
     lr: float
     batch: int
-
-
-def search_of(config: dict[str, Any]) -> Search:
-    """A checked Search, or BadConfig."""
-    return Search(
-        keep=as_float(config, "keep", above=0.0, maximum=1.0),
-        steps=as_int(config, "steps", 1),
-        lr=as_float(config, "lr", above=0.0, maximum=1e3),
-        batch=as_int(config, "batch", 1),
-    )
 
 
 class Examples(NamedTuple):
@@ -71,7 +60,8 @@ class Examples(NamedTuple):
 
 def relative_error(model: nn.Module, examples: Examples) -> torch.Tensor:
     """Mean squared error over the target's mean square, a scalar: 0 is perfect, 1 what a zero output scores."""
-    return (model(examples.inputs) - examples.outputs).square().sum() / examples.outputs.square().sum()
+    outputs: torch.Tensor = model(examples.inputs)
+    return (outputs - examples.outputs).square().sum() / examples.outputs.square().sum()
 
 
 def learn(source: MultiHeadAttention, train: Examples, validation: Examples, search: Search) -> float:

@@ -4,9 +4,9 @@ Tickets are constructed, or learned beside constructed ones of the same sources.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -17,23 +17,19 @@ from torch import nn
 from slth.attention import MultiHeadAttention
 from slth.construct.adversary import worst_input
 from slth.construct.certificates import Certificate, Merged, certificate
-from slth.construct.factors import SIDES, Side
+from slth.construct.factors import Side
 from slth.construct.measure import output_errors, outputs
 from slth.construct.multi_head import AttentionConstruction, achieved, assemble, query_key, value_output
-from slth.experiments.lab import BadConfig, as_choice, as_float, as_int, as_int_list, progress
+from slth.experiments.lab import progress
 from slth.experiments.studies.approximation import learning
 from slth.tasks import angular_velocity as task
 from slth.threads import in_parallel, one_torch_thread
 from slth.weights import inits
 
 SOURCE_INITS = {"theory": "theory", "xavier": "xavier_uniform"}
-METHODS = ("construction", "edge_popup")
-SOURCES = {"construction": 100, "edge_popup": 10}  # that are measured where the config does not say
 FREE = "free"  # the side of a learned mask: no factor's mask has a structure
 TRAINING, VALIDATION = 4096, 256  # sequences that scores are trained and masks are chosen on
 TASKS = {"paper": task.PAPER, "learnable": task.LEARNABLE}
-WIDTH = 64  # where a curve ends if the config does not say
-POINTS = 9  # widths on the curve that one width asks for
 RESOLVED = (4, 40)  # candidates per entry between which the error halves with each: not too few, nor beyond float64
 
 
@@ -62,75 +58,6 @@ class Study:
     def alpha(self) -> float:
         """Norm of the longest input token."""
         return math.sqrt(max(math.ceil(self.d_in / 2), self.d_in * TASKS[self.task].token ** 2))
-
-
-def study_of(config: dict[str, Any], *, units: int = 1) -> Study:
-    """A checked Study, or BadConfig; units: hidden ones that each coordinate needs for itself."""
-    method = as_choice(config, "method", METHODS)
-    config = filled(config, target="trained", side="both", sources=SOURCES[method])
-    target, d_in = as_choice(config, "target", ("trained", "random")), as_int(config, "d_in", 1)
-    config = filled(config, d_out=max(1, d_in // 2) if target == "trained" else 1)
-    d_out = as_int(config, "d_out", 1)
-    if target == "trained" and d_in % 2:
-        raise BadConfig("d_in", d_in, "even for target=trained, whose task is made of planes; or take target=random")
-    if target == "trained" and d_out != d_in // 2:
-        raise BadConfig("d_out", d_out, f"d_in/2 = {d_in // 2} for target=trained; or take target=random")
-    lengths = as_int_list(config, "lengths", 1)
-    side = as_choice(config, "side", ("both", *SIDES, "auto"))
-    if side == "auto":
-        side = "output" if d_out < d_in else "input"
-    norm = None if config["target_norm"] is None else as_float(config, "target_norm", above=0.0, maximum=1e6)
-    return Study(
-        method=method,
-        search=learning.search_of(config),
-        hidden=_widths(config, max(d_in, d_out if side in ("both", "output") else d_in), units),
-        lengths=lengths,
-        sources=_per_length(config, "sources", lengths),
-        samples=_per_length(config, "samples", lengths),
-        sides=list(SIDES) if side == "both" else [s for s in SIDES if s == side],
-        d_in=d_in,
-        d_out=d_out,
-        heads=as_int(config, "heads", 1),
-        target=target,
-        target_hidden=as_int(config, "target_hidden", 1),
-        target_norm=norm,
-        task=as_choice(config, "task", tuple(TASKS)),
-        source_init=SOURCE_INITS[as_choice(config, "source_init", tuple(SOURCE_INITS))],
-        seed=as_int(config, "seed", 0, 2**32 - 1),
-    )
-
-
-def filled(config: dict[str, Any], **defaults: Any) -> dict[str, Any]:
-    """The config with these values in place of None."""
-    return config | {key: value for key, value in defaults.items() if config[key] is None}
-
-
-def _widths(config: dict[str, Any], coordinates: int, units: int) -> list[int]:
-    """A list of widths as it is; one width n as a curve of at most POINTS multiples of the least that ends at n.
-
-    None is WIDTH, or four times the least where that is more than WIDTH.
-    """
-    least = units * coordinates
-    config = filled(config, hidden=WIDTH if least <= WIDTH else 4 * least)
-    widths = as_int_list(config, "hidden", 1, 2**31 - 1)
-    for width in widths:
-        if width < least:
-            own = "a hidden unit of its own" if units == 1 else f"{units} hidden units"
-            raise BadConfig("hidden", width, f">= {least}, {own} for each coordinate (d_in, d_out)")
-    if isinstance(config["hidden"], list | tuple):
-        return sorted(widths)
-    steps = np.unique(np.linspace(1, max(1, widths[0] // least), POINTS).round().astype(int))
-    return sorted({*(least * steps[:-1]).tolist(), widths[0]})
-
-
-def _per_length(config: dict[str, Any], key: str, lengths: list[int]) -> list[int]:
-    """One value for every length, or a list with one for each."""
-    if not isinstance(config[key], list | tuple):
-        return [as_int(config, key, 1)] * len(lengths)
-    values = [as_int({key: value}, key, 1) for value in config[key]]
-    if len(values) != len(lengths):
-        raise BadConfig(key, config[key], f"an int >= 1, or a list of one for each of the {len(lengths)} lengths")
-    return values
 
 
 # ---------------------------------------------------------------- target and sources
@@ -342,8 +269,9 @@ def fit_decay(hidden: np.ndarray, error: np.ndarray) -> dict[str, float] | None:
         )
     except RuntimeError:  # no fit found
         return None
-    half = scipy.stats.t.ppf(0.975, len(hidden) - 2) * math.sqrt(covariance[1, 1])
-    return {"gamma": float(gamma), "delta": float(delta), "delta_low": delta - half, "delta_high": delta + half}
+    half = float(scipy.stats.t.ppf(0.975, len(hidden) - 2)) * math.sqrt(covariance[1, 1])
+    rate = float(delta)
+    return {"gamma": float(gamma), "delta": rate, "delta_low": rate - half, "delta_high": rate + half}
 
 
 def slope_bits(table: pd.DataFrame) -> float | None:
@@ -399,7 +327,7 @@ def compare(table: pd.DataFrame) -> list[dict[str, Any]]:
         return []
     learned, constructed = medians[FREE], medians.drop(columns=FREE).min(axis=1)
     beside = pd.DataFrame({"learned": learned, "constructed": constructed, "ratio": learned / constructed})
-    return beside.reset_index().to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in beside.reset_index().to_dict("records")]
 
 
 def spread(error: pd.Series) -> dict[str, Any]:
@@ -414,10 +342,10 @@ def spread(error: pd.Series) -> dict[str, Any]:
     }
 
 
-def _width_summary(key: tuple[str, int, int], rows: pd.DataFrame) -> dict[str, Any]:
+def _width_summary(key: Hashable, rows: pd.DataFrame) -> dict[str, Any]:
     error = rows["error_mean"]
     return {
-        **dict(zip(("side", "length", "hidden"), key, strict=True)),
+        **dict(zip(("side", "length", "hidden"), cast("tuple[str, int, int]", key), strict=True)),
         **spread(error),
         "unreachable_share": rows["unreachable_share"].mean(),
         "certificate_median": rows["certificate"].median(),

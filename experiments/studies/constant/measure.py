@@ -25,7 +25,7 @@ import torch
 
 from slth import theory
 from slth.construct.subset_sum import MAX_EXACT, BoolArray, FloatArray, solve
-from slth.experiments.lab import BadConfig, as_float, as_int, as_int_list, progress
+from slth.experiments.lab import progress
 from slth.threads import in_parallel
 from slth.weights import inits
 
@@ -71,29 +71,6 @@ class Study:
     def trials(self, cell: Cell) -> int:
         """Fewer where they cost more (d), more where failures must be rarer (epsilon)."""
         return math.ceil(self.effort / (cell.d * cell.epsilon))
-
-
-def study_of(config: dict[str, Any]) -> Study:
-    """A checked Study, or BadConfig."""
-    widths = as_int_list(config, "d", 1, 64)
-    epsilons = [
-        as_float({"epsilon": value}, "epsilon", minimum=0.001, maximum=0.999) for value in _several(config, "epsilon")
-    ]
-    targets = _several(config, "target")
-    if not all(isinstance(target, str) and target in TARGETS for target in targets):
-        raise BadConfig("target", config["target"], f"one or both of {', '.join(TARGETS)}, none twice")
-    return Study(
-        cells=[Cell(d, epsilon, target) for target in targets for d in sorted(widths) for epsilon in epsilons],
-        effort=as_int(config, "effort", 1, 10**6),
-        seed=as_int(config, "seed", 0, 2**32 - 1),
-    )
-
-
-def _several(config: dict[str, Any], key: str) -> list[Any]:
-    values = config[key] if isinstance(config[key], list | tuple) else [config[key]]
-    if not values or any(value in values[:i] for i, value in enumerate(values)):
-        raise BadConfig(key, config[key], "one value or a list of them, not empty, none twice")
-    return list(values)
 
 
 # ---------------------------------------------------------------- trials
@@ -157,7 +134,8 @@ def least_candidates(candidates: FloatArray, target: FloatArray, tolerance: floa
         least[unmet] = n_prime + 1
         if not unmet.size:
             break
-    return least.reshape(len(target), -1).max(axis=1)
+    of_trials: np.ndarray = least.reshape(len(target), -1).max(axis=1)
+    return of_trials
 
 
 def met(candidates: FloatArray, targets: FloatArray, tolerance: float) -> BoolArray:
@@ -218,7 +196,7 @@ def summarise(table: pd.DataFrame) -> dict[str, Any]:
     """For each kind of target: its cells, the C that suffices in all of them, the line n' = intercept + slope log."""
     cells: dict[str, list[dict[str, Any]]] = {}
     for (target, _, _), rows in table.groupby(["target", "d", "epsilon"], sort=False):
-        cells.setdefault(target, []).append(_summary_of_cell(rows))
+        cells.setdefault(str(target), []).append(_summary_of_cell(rows))
     return {
         "logarithm": "natural",
         "confidence": CONFIDENCE,
@@ -250,5 +228,5 @@ def _line(cells: list[dict[str, Any]]) -> dict[str, float] | None:
     known = [(cell["log"], cell["n_prime_suffices"]) for cell in cells if cell["n_prime_suffices"] is not None]
     if len({log for log, _ in known}) < 3:
         return None
-    fit = scipy.stats.linregress(*zip(*known, strict=True))
+    fit = scipy.stats.linregress([log for log, _ in known], [n_prime for _, n_prime in known])
     return {"slope": fit.slope, "intercept": fit.intercept}

@@ -1,14 +1,12 @@
 """Random GPT-2s and what can be made of them on a text: dense training, tickets, and the controls of both.
 
-What `gpt2_prune.py` and `qk_scale.py` share. Every training is `slth.fit` with warm-up, cosine, clipping and batches
-that depend on seed and step alone; both sides of a comparison get the best of the same grid.
+What `gpt2_prune.py`, `qk_scale.py` and `mixing.py` share. Every training is `slth.fit` with warm-up, cosine, clipping
+and batches that depend on seed and step alone; both sides of a comparison get the best of the same grid.
 """
 
 import contextlib
-import functools
-import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,32 +14,17 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from transformers import GPT2Config
 
 import slth
-from slth.experiments.lab import BadConfig, as_choice, as_float, as_int, require_writable, write
-from slth.experiments.lab.methods import a_method
-from slth.masking import masks
+from slth.experiments.studies.gpt2.data import Data
 from slth.models import gpt2
 from slth.search import Fit, controls
 from slth.search import Search as Method
 from slth.tasks import text as texts
-from slth.wrapping import SCORES, effective, handle
+from slth.wrapping import effective, handle
 
 BLOCKS = "*.h.*.c_*.weight"  # the weight matrices of the blocks, by parameter name
-CLAIM = "checkpoints.json"  # in a folder of checkpoints: the config that they are of
-DEVICES = ("auto", "cpu", "cuda")
-
-
-@dataclass(frozen=True)
-class Data:
-    """A text as tokens: training (n,), validation windows (count, length), and what simple models make of it (nat)."""
-
-    corpus: texts.Corpus
-    vocabulary: int
-    training: torch.Tensor
-    validation: torch.Tensor
-    unigram: float
-    bigram: float
 
 
 @dataclass(frozen=True)
@@ -68,7 +51,7 @@ class Training:
 class Source:
     """A random GPT-2 before its base std is chosen."""
 
-    config: gpt2.GPT2Config
+    config: GPT2Config
     init: str
     embedding_std: float
     position_std: float
@@ -121,180 +104,6 @@ class Trained:
         return self.fit.last["val_loss"]
 
 
-# ---------------------------------------------------------------- what a config says
-
-
-def training_of(config: dict[str, Any]) -> Training:
-    """How models are trained, or BadConfig."""
-    wanted = as_choice(config, "device", DEVICES)
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise BadConfig("device", wanted, "auto or cpu: there is no CUDA device here")
-    return Training(
-        steps=as_int(config, "steps", 1),
-        batch=as_int(config, "batch", 1),
-        length=as_int(config, "length", 2),
-        warmup=as_float(config, "warmup", minimum=0.0, maximum=0.9),
-        clip=as_float(config, "clip", above=0.0),
-        every=as_int(config, "every", 1),
-        seed=as_int(config, "seed", 0, 2**32 - 1),
-        device=torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"),
-        folder=folder_of(config),
-    )
-
-
-def search_of(config: dict[str, Any]) -> Search:
-    """How tickets are looked for, or BadConfig."""
-    method = a_method().read("method", config["method"])
-    schedule = as_choice(config, "schedule", tuple(masks.SCHEDULES))
-    keep = as_float(config, "keep", above=0.0, maximum=1.0)
-    return Search(
-        method=method.search(schedule=schedule),
-        keep=keep,
-        policy=as_choice(config, "policy", ("layer", "global")),
-        masked=as_choice(config, "masked", ("all", "blocks")),
-        scores=as_choice(config, "scores", tuple(SCORES)),
-        seed=as_int(config, "seed", 0, 2**32 - 1),
-    )
-
-
-def floats_of(config: dict[str, Any], key: str) -> list[float]:
-    """config[key], one number > 0 or several, none twice, or BadConfig."""
-    values = _numbers_of(config, key)
-    if len(set(values)) < len(values):
-        raise BadConfig(key, config[key], "a number > 0 or a list of them, none twice")
-    return values
-
-
-def _numbers_of(config: dict[str, Any], key: str) -> list[float]:
-    """config[key], one number > 0 or several, or BadConfig."""
-    given = config[key] if isinstance(config[key], list | tuple) else [config[key]]
-    allowed = "a number > 0 or a list of them, not empty"
-    try:
-        values = [as_float({key: value}, key, above=0.0) for value in given]
-    except BadConfig as error:
-        raise BadConfig(key, config[key], allowed) from error
-    if not values:
-        raise BadConfig(key, config[key], allowed)
-    return values
-
-
-def qk_scales_of(config: dict[str, Any]) -> list[float | str]:
-    """config["qk_scale"], scales of query and key, or BadConfig."""
-    given = config["qk_scale"] if isinstance(config["qk_scale"], list | tuple) else [config["qk_scale"]]
-    try:
-        scales = [v if v == "theory" else as_float({"qk_scale": v}, "qk_scale", above=0.0) for v in given]
-    except BadConfig as error:
-        raise BadConfig("qk_scale", config["qk_scale"], "theory, a number > 0, or a list of these") from error
-    if not scales or len(set(scales)) < len(scales):
-        raise BadConfig("qk_scale", config["qk_scale"], "theory, a number > 0, or a list of these, none twice")
-    return scales
-
-
-def sizes_of(config: dict[str, Any], vocabulary: int) -> dict[str, gpt2.GPT2Config]:
-    """The models by size, or BadConfig."""
-    given = config["size"] if isinstance(config["size"], list | tuple) else [config["size"]]
-    allowed = f"one or several of {', '.join(gpt2.SIZES)}, or one of these times a width (mini*0.5)"
-    sizes = {}
-    for name in given:
-        size, times, width = str(name).partition("*")
-        try:
-            factor = float(width) if times else 1.0
-            if size in gpt2.SIZES and config["length"] > gpt2.SIZES[size].length:
-                raise BadConfig(
-                    "length", config["length"], f"at most {gpt2.SIZES[size].length}, the positions of {size}"
-                )
-            sizes[name] = gpt2.config(size, width=factor, vocabulary=vocabulary, length=config["length"])
-        except ValueError as error:
-            raise BadConfig("size", config["size"], f"{allowed} ({error})") from error
-    if not given or len(sizes) < len(given):
-        raise BadConfig("size", config["size"], f"{allowed}, none twice")
-    return sizes
-
-
-def data_of(config: dict[str, Any]) -> Data:
-    """The text, read and split, or BadConfig."""
-    length, windows = as_int(config, "length", 2), as_int(config, "windows", 1)
-    for key in ("data", "vocabulary"):
-        if not isinstance(config[key], str):
-            raise BadConfig(key, config[key], "a name")
-    return _read(config["data"], config["vocabulary"], length, windows)
-
-
-@functools.lru_cache(maxsize=1)  # a config is checked before it is run
-def _read(name: str, vocabulary: str, length: int, windows: int) -> Data:
-    known = name in ("stdlib", "installed", "wikitext-103") or name.startswith("path:")
-    try:
-        corpus = texts.corpus(name if known else f"path:{name}")
-    except ValueError as error:
-        raise BadConfig("data", name, f"a text that can be used ({error})") from error
-    try:
-        words = texts.vocabulary(vocabulary, corpus)
-    except ValueError as error:
-        raise BadConfig("vocabulary", vocabulary, f"one that can be had ({error})") from error
-    training, validation = texts.tokens_of(corpus, words)
-    try:
-        shown = texts.windows(validation, length, windows)
-        texts.windows(training, length, 1)
-    except ValueError as error:
-        raise BadConfig("data", name, f"long enough for windows of length={length} ({error})") from error
-    return Data(
-        corpus,
-        len(words),
-        training,
-        shown,
-        texts.unigram_loss(training, shown, len(words)),
-        texts.bigram_loss(training, shown, len(words)),
-    )
-
-
-def folder_of(config: dict[str, Any]) -> Path | None:
-    """The folder of checkpoints, or BadConfig."""
-    given = config["checkpoints"]
-    if given is not None and (not isinstance(given, str) or not given):
-        raise BadConfig("checkpoints", given, "a folder, or None")
-    return None if given is None else Path(given)
-
-
-def check_checkpoints(config: dict[str, Any], data: Data, free: Collection[str] = ()) -> None:
-    """BadConfig where the folder holds checkpoints of another config, Refused where it cannot be written.
-
-    The last of all checks: the folder is made where it is missing. What it says of keys that are free does not count.
-    """
-    folder = folder_of(config)
-    if folder is None:
-        return
-    held = {key: value for key, value in _held_claim(folder).items() if key not in free}
-    wanted = _claim_of(config, data)
-    for key in {**wanted, **held} if held else ():
-        if held.get(key) != wanted.get(key):
-            was = f"{key}={held.get(key)!r}, not {wanted.get(key)!r}"
-            raise BadConfig("checkpoints", str(folder), f"another folder: its checkpoints are of {was}")
-    require_writable(folder, "checkpoints", "choose another")
-
-
-def claim_checkpoints(config: dict[str, Any], data: Data) -> None:
-    """Note in the folder of checkpoints which config they are of."""
-    folder = folder_of(config)
-    if folder:
-        write(folder, {CLAIM: json.dumps(_claim_of(config, data), indent=2).encode()})
-
-
-def _held_claim(folder: Path) -> dict[str, Any]:
-    """What the folder says of itself, nothing where it is not claimed."""
-    try:
-        return dict(json.loads((folder / CLAIM).read_text(encoding="utf-8")))
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (OSError, ValueError, TypeError) as error:
-        raise BadConfig("checkpoints", str(folder), f"another folder: its {CLAIM} cannot be read ({error})") from error
-
-
-def _claim_of(config: dict[str, Any], data: Data) -> dict[str, Any]:
-    """All that a checkpoint depends on."""
-    rest = {key: value for key, value in config.items() if key not in ("checkpoints", "__doc__")}
-    return rest | {"text": data.corpus.digest}
-
-
 # ---------------------------------------------------------------- training
 
 
@@ -314,7 +123,9 @@ def val_loss(model: nn.Module, windows: torch.Tensor) -> float:
     return math.fsum(sums) / len(windows)
 
 
-def train(model: nn.Module, data: Data, how: Training, lr: float, steps: int, label: str, method=None) -> Fit:
+def train(
+    model: nn.Module, data: Data, how: Training, lr: float, steps: int, label: str, method: Method | None = None
+) -> Fit:
     """Train what has a gradient, and measure validation loss on the way where `steps` are the full ones."""
     device = how.device
 
@@ -340,7 +151,9 @@ def train(model: nn.Module, data: Data, how: Training, lr: float, steps: int, la
     )
 
 
-def trained(source: Source, search: Search | None, data: Data, how: Training, point, steps: int, label: str) -> Trained:
+def trained(
+    source: Source, search: Search | None, data: Data, how: Training, point: tuple[float, float], steps: int, label: str
+) -> Trained:
     """A model of the source at a point (lr, base_std) of the grid: its ticket, or without a search trained densely."""
     lr, base_std = point
     model = source.build(base_std)
@@ -420,23 +233,6 @@ def best_of_stds(
         for row in made
     ]
     return *tried[chosen][:2], rows
-
-
-def stds_of(config: dict[str, Any]) -> list[tuple[float, float]]:
-    """The pairs (base_std, position_std) that both sides choose from, or BadConfig."""
-    base = _numbers_of(config, "base_std")
-    default = [0.02 if std < 0.055 else 0.12 for std in base]
-    position = default if config["position_std"] is None else _numbers_of(config, "position_std")
-    if len(position) == 1:
-        position *= len(base)
-    if len(position) != len(base):
-        allowed = f"one number > 0, or {len(base)} of them as base_std has"
-        raise BadConfig("position_std", config["position_std"], allowed)
-    pairs = list(zip(base, position, strict=True))
-    if len(set(pairs)) < len(pairs):
-        allowed = "a number > 0 or a list of them, no pair with position_std twice"
-        raise BadConfig("base_std", config["base_std"], allowed)
-    return pairs
 
 
 # ---------------------------------------------------------------- controls

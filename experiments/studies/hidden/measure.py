@@ -1,9 +1,8 @@
 """A trained language model, and its ticket in a random one: the measurements of hidden_lm.py."""
 
-import os
 import time
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -13,8 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from slth.attention.facts import PROJECTIONS
 from slth.construct import TransformerConstruction, certify, language_model, pruned, record_scales
-from slth.experiments.lab import BadConfig, as_bool, as_choice, as_float, as_int, as_int_list, progress
-from slth.models.transformer import LanguageModel, Product, Table, Transformer
+from slth.experiments.lab import BadConfig, progress
+from slth.models.transformer import Block, LanguageModel, Product, Table, Transformer
 from slth.tasks import text as task
 from slth.weights import inits
 
@@ -55,50 +54,6 @@ class Study:
     def validation(self) -> torch.Tensor:
         """Validation windows (count, length + 1)."""
         return task.windows(self.tokens[1], self.length + 1, self.windows)
-
-
-def study_of(config: dict[str, Any]) -> Study:
-    """A checked Study, or BadConfig."""
-    d = as_int(config, "d", 1)
-    heads = next(n for n in (4, 3, 2, 1) if d % n == 0) if config["heads"] is None else as_int(config, "heads", 1)
-    if d % heads:
-        raise BadConfig("heads", heads, f"a divisor of d={d}, for target heads of width d/heads")
-    study = Study(
-        corpus=_corpus(config),
-        embeddings=as_choice(config, "embeddings", ("shared", "random")),
-        norm=as_bool(config, "norm"),
-        d=d,
-        blocks=as_int(config, "blocks", 1),
-        heads=heads,
-        layers=as_int(config, "layers", 1),
-        length=as_int(config, "length", 2),
-        vocabulary=as_int(config, "vocabulary", 2, 4096),
-        steps=as_int(config, "steps", 0),
-        batch=as_int(config, "batch", 1),
-        lr=as_float(config, "lr", above=0.0),
-        candidates=sorted(as_int_list(config, "candidates", 1)),
-        reach=as_choice(config, "reach", ("scale", "bound", "none")),
-        windows=as_int(config, "windows", 1),
-        sample=as_int(config, "sample", 0),
-        seed=as_int(config, "seed", 0, 2**32 - 1),
-    )
-    least = 20 * (study.length + 1)
-    if len(study.corpus.text) < least:
-        raise BadConfig("data", config["data"], f"a text of at least {least} characters, 20 windows")
-    return study
-
-
-def _corpus(config: dict[str, Any]) -> task.Corpus:
-    name = config["data"]
-    if not isinstance(name, str | os.PathLike):
-        raise BadConfig("data", name, "stdlib or a path to a text file")
-    try:
-        return _read("stdlib" if name == "stdlib" else f"path:{name}")
-    except ValueError as error:
-        raise BadConfig("data", name, f"stdlib or a UTF-8 text file that is not empty ({error})") from error
-
-
-_read = lru_cache(task.corpus)  # asked for when the config is checked and again when it is run
 
 
 # ---------------------------------------------------------------- target
@@ -155,10 +110,14 @@ def _target(study: Study) -> LanguageModel:
     )
     if not study.norm:
         with torch.no_grad():  # quiet branches at first, or the residual stream grows through the blocks
-            for block in inner.blocks:
+            for block in _blocks(inner):
                 block.attention.output.mul_(0.3)
                 block.feed_forward.layers[-1].mul_(0.3)
     return LanguageModel(tables[0], tables[1], inner, tables[2])
+
+
+def _blocks(model: Transformer) -> list[Block]:
+    return [block for block in model.blocks if isinstance(block, Block)]
 
 
 def _losses(model: LanguageModel, rows: torch.Tensor) -> torch.Tensor:
@@ -170,13 +129,13 @@ def _losses(model: LanguageModel, rows: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def _bound_norms(model: LanguageModel, study: Study) -> None:
     """Bring every factor back to spectral norm at most 1, as the theorem assumes; and hidden tables to entries <= 1."""
-    for block in model.transformer.blocks:
+    for block in _blocks(model.transformer):
         for weight in [getattr(block.attention, role) for role in PROJECTIONS] + list(block.feed_forward.layers):
             norm = torch.linalg.matrix_norm(weight, ord=2, keepdim=True)
             weight.div_(norm.clamp_min(1.0))
     if study.embeddings == "random":
         for table in (model.embedding, model.positions, model.head):
-            table.weight.clamp_(-1.0, 1.0)
+            table.get_parameter("weight").clamp_(-1.0, 1.0)
 
 
 # ---------------------------------------------------------------- tickets
@@ -263,7 +222,7 @@ def _measure(
         "seconds_construct": seconds,
     }
     rows = []
-    for b, (block, hidden) in enumerate(zip(target.transformer.blocks, found.transformer.blocks, strict=True)):
+    for b, (block, hidden) in enumerate(zip(_blocks(target.transformer), _blocks(found.transformer), strict=True)):
         x, x_found = block(x, target.causal), hidden(x_found, target.causal)
         rows.append(
             shared

@@ -26,34 +26,36 @@ def measure_error(study: Study, job: Job) -> dict[str, Any]:
         examples(target, count, job, split)
         for split, count in (("training", TRAINING), ("validation", VALIDATION), ("test", TEST))
     )
-    width = width_of(study, job.variant, study.d, job.hidden, job.length)
-    mixing_init, init = study.config["mixing_init"], study.config["source_init"]
-    options = options_of(study, job.variant, job.length, mixing_init)
+    hidden, length = job.shape
+    width = width_of(study, job.variant, study.d, hidden, length)
+    mixing_init, init = study.config.mixing_init, study.config.source_init
+    options = options_of(study, job.variant, length, mixing_init)
     source = attention_of(job.variant)(study.d, study.d, study.heads, width, init=init, seed=job.seed, **options)
     learn(source, training, validation, study.learning, job.seed)
     with torch.no_grad():
         error = float(relative_error(source, test))
     found = {"error": error, "width": width, "parameters": parameters(source)}
-    if study.config["construct"]:
+    if study.config.construct:
         found["error_construct"] = constructed_error(study, job, width, target, test)
     return found
 
 
 def target_of(study: Study, seed: int) -> MultiHeadAttention:
     """A random MHA whose factors have the spectral norm that the config says, float32."""
-    width = study.config["target_hidden"]
+    width = study.config.target_hidden
     target = MultiHeadAttention(
         study.d, study.d, study.heads, width, init="xavier_uniform", seed=seed, prefix="target/"
     ).requires_grad_(False)
     for weight in target.parameters():
-        weight.mul_(study.config["target_norm"] / torch.linalg.matrix_norm(weight, ord=2, keepdim=True))
+        weight.mul_(study.config.target_norm / torch.linalg.matrix_norm(weight, ord=2, keepdim=True))
     return target
 
 
 @torch.no_grad()
 def examples(target: MultiHeadAttention, count: int, job: Job, split: str) -> Examples:
     """Standard normal tokens (count, length, d), and what the target makes of them."""
-    inputs = inits.normal((count, job.length, target.d_in), 1.0, seed=job.seed, name=f"mixing/{split}/{job.length}")
+    _, length = job.shape
+    inputs = inits.normal((count, length, target.d_in), 1.0, seed=job.seed, name=f"mixing/{split}/{length}")
     return Examples(inputs, target(inputs))
 
 
@@ -71,7 +73,7 @@ def constructed_error(study: Study, job: Job, width: int, target: MultiHeadAtten
     kind = attention_of(job.variant)
     if kind.facts.constructible is not True or width < study.d:
         return math.nan
-    options = options_of(study, job.variant, job.length, study.config["mixing_init"])
+    options = options_of(study, job.variant, job.shape[1], study.config.mixing_init)
     if kind.facts.norm:
         options |= {kind.facts.norm: False}
     source = kind(study.d, study.d, study.heads, width, seed=job.seed, **options).double()
@@ -79,7 +81,7 @@ def constructed_error(study: Study, job: Job, width: int, target: MultiHeadAtten
         return math.nan
     target = copy.deepcopy(target).double()
     for weight in (target.value, target.output):  # theory wants W_VO of norm 1, and relative errors know no scale
-        weight.div_(study.config["target_norm"])
+        weight.div_(study.config.target_norm)
     construct.variant(target, source).prune(source)
     inputs = test.inputs.double()
     with torch.no_grad():

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from slth.experiments.lab import progress, write
+from slth.experiments.studies.mixing.config import Config
 from slth.experiments.studies.mixing.errors import measure_error
 from slth.experiments.studies.mixing.losses import measure_dense, measure_ticket
 from slth.experiments.studies.mixing.matrices import measure_matrix
 from slth.experiments.studies.mixing.spikes import measure_spikes
-from slth.experiments.studies.mixing.study import Job, Study, study_of
+from slth.experiments.studies.mixing.study import Job, Study
 
 MEASURES: dict[str, Callable[[Study, Job], dict[str, Any]]] = {
     "error": measure_error,
@@ -24,6 +25,9 @@ MEASURES: dict[str, Callable[[Study, Job], dict[str, Any]]] = {
     "spikes": measure_spikes,
     "matrix": measure_matrix,
 }
+
+
+_here: Study  # of a process that was started for it
 
 
 def measure(study: Study) -> dict[Job, dict[str, Any]]:
@@ -38,14 +42,14 @@ def measure(study: Study) -> dict[Job, dict[str, Any]]:
 
 def _all(study: Study, jobs: list[Job]) -> Iterable[dict[str, Any]]:
     """What comes of the jobs, in their order."""
-    if study.config["processes"] == 1 or len(jobs) < 2:
+    if study.config.processes == 1 or len(jobs) < 2:
         return (_done(study, job) for job in jobs)
     return _on_processes(study, jobs)
 
 
 def _on_processes(study: Study, jobs: list[Job]) -> Iterator[dict[str, Any]]:
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(study.config["processes"], context, _begin, (dict(study.config),)) as pool:
+    with ProcessPoolExecutor(study.config.processes, context, _begin, (study.config.values(),)) as pool:
         try:
             yield from pool.map(_done_here, jobs)
         except KeyboardInterrupt:  # what is not stored yet is done again: nobody waits for it
@@ -58,10 +62,10 @@ def _on_processes(study: Study, jobs: list[Job]) -> Iterator[dict[str, Any]]:
 
 def _begin(config: dict[str, Any]) -> None:
     """Read the config in a process of its own."""
-    global _study
+    global _here
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    _study = study_of(config)
+    _here = Config(**config).study
 
 
 def _end_with_parent() -> None:
@@ -73,7 +77,7 @@ def _end_with_parent() -> None:
 
 
 def _done_here(job: Job) -> dict[str, Any]:
-    return _done(_study, job)
+    return _done(_here, job)
 
 
 def _done(study: Study, job: Job) -> dict[str, Any]:

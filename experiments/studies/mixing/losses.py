@@ -15,6 +15,7 @@ from slth.experiments.studies.mixing.study import MATRICES, Job, Study
 
 def measure_ticket(study: Study, job: Job) -> dict[str, Any]:
     """The validation loss of a variant's ticket."""
+    assert job.keep is not None
     search = replace(study.search, keep=job.keep, seed=job.seed)
 
     def make() -> nn.Module:
@@ -30,7 +31,7 @@ def measure_dense(study: Study, job: Job) -> dict[str, Any]:
     size = {"width": width, "parameters": parameters(model)}
     model, found = trained(study, job, lambda: network(study, job.variant, job.seed, ticket=False)[0], None)
     found |= size
-    if study.config["matrices"] and job.variant in MATRICES:
+    if study.config.matrices and job.variant in MATRICES:
         found["matrix"] = trained_matrices(model, study.data.validation[:4])
     return found
 
@@ -51,7 +52,7 @@ def trained(
         done = max(1, steps - fit.resumed_at)
         return model, {"val_loss": fit.last["val_loss"], "lr": lr, "seconds_per_step": fit.seconds / done}
 
-    lrs, pilots = study.lrs[kind], study.config["pilot_steps"]
+    lrs, pilots = study.lrs[kind], study.config.pilot_steps
     lr = lrs[0]
     if len(lrs) > 1:
         lr = min(lrs, key=lambda lr: run(lr, pilots, f"{job.label} pilot lr={lr}")[1]["val_loss"])

@@ -18,11 +18,12 @@ RANK = 1e-3  # share of the largest singular value from where one counts
 
 def measure_matrix(study: Study, job: Job) -> dict[str, Any]:
     """What the matrices of a random attention, not causal, of standard normal tokens are like."""
-    width = width_of(study, job.variant, study.d, job.hidden, job.length)
-    options = options_of(study, job.variant, job.length, "natural")
-    init = study.config["source_init"]
+    hidden, length = job.shape
+    width = width_of(study, job.variant, study.d, hidden, length)
+    options = options_of(study, job.variant, length, "natural")
+    init = study.config.source_init
     module = attention_of(job.variant)(study.d, study.d, study.heads, width, init=init, seed=job.seed, **options)
-    x = inits.normal((8, job.length, study.d), 1.0, seed=job.seed, name=f"mixing/matrix/{job.length}")
+    x = inits.normal((8, length, study.d), 1.0, seed=job.seed, name=f"mixing/matrix/{length}")
     return statistics(matrix_of(module, x)) | {"width": width, "parameters": parameters(module)}
 
 
@@ -48,7 +49,8 @@ def matrix_of(module: Attention, x: torch.Tensor) -> torch.Tensor:
     if isinstance(module, MultiHeadLinearAttention):
         return module.effective_matrix(x)
     x = x.unsqueeze(-3)
-    logits = (x @ module.query) @ (x @ module.key).mT / math.sqrt(module.hidden)
+    query, key = module.get_parameter("query"), module.get_parameter("key")
+    logits = (x @ query) @ (x @ key).mT / math.sqrt(module.hidden)
     if module.causal:
         ahead = torch.ones(logits.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
         logits = logits.masked_fill(ahead, -math.inf)

@@ -26,7 +26,7 @@ def options_of(study: Study, variant: str, length: int, mixing_init: str) -> dic
     kind = attention_of(variant)
     values = {
         "length": length,
-        "block": min(study.config["block"], length),
+        "block": min(study.config.block, length),
         "mixing_init": "uniform" if variant == LINEAR else mixing_init,
     }
     if kind.facts.grouped and variant != BASE:
@@ -36,11 +36,11 @@ def options_of(study: Study, variant: str, length: int, mixing_init: str) -> dic
 
 def width_of(study: Study, variant: str, d: int, hidden: int, length: int) -> int:
     """The width of a head with which a variant costs the nearest to what MHA does with `hidden`."""
-    equal = study.config["equal"]
+    equal = study.config.equal
 
     @functools.cache
     def cost(variant: str, width: int) -> int:
-        options = options_of(study, variant, length, study.config["mixing_init"])
+        options = options_of(study, variant, length, study.config.mixing_init)
         module = attention_of(variant)(d, d, study.heads, width, causal=True, **options)
         return parameters(module) if equal == "parameters" else multiply_adds(module, length)
 
@@ -66,18 +66,22 @@ def multiply_adds(module: Attention, length: int) -> int:
 
 def network(study: Study, variant: str, seed: int, *, ticket: bool) -> tuple[nn.Module, int]:
     """A random GPT-2 with this attention, as a ticket's source or for dense training; and the width of its heads."""
-    config, model, dense = study.config, study.model, "" if ticket else "dense_"
-    init, base_std = config[f"{dense}init"], config[f"{dense}base_std"]
+    config, model = study.config, study.model
+    if ticket:
+        init, base_std, position_std, mixing = config.init, config.base_std, config.position_std, config.mixing_init
+    else:
+        init, base_std, position_std = config.dense_init, config.dense_base_std, config.dense_position_std
+        mixing = config.dense_mixing_init
     plain = gpt2.build(
         model,
         init=init,
         base_std=base_std,
-        embedding_std=config["embedding_std"],
-        position_std=config[f"{dense}position_std"],
+        embedding_std=config.embedding_std,
+        position_std=position_std,
         seed=seed,
     )
     width = width_of(study, variant, model.n_embd, model.n_embd // model.n_head, study.how.length)
-    options = options_of(study, variant, study.how.length, config[f"{dense}mixing_init"])
+    options = options_of(study, variant, study.how.length, mixing)
     name = "mhla" if variant == LINEAR else variant
     made = with_attention(plain, name, init=init, base_std=base_std, hidden=width, seed=seed, options=options)
     if not ticket:

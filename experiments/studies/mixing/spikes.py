@@ -34,13 +34,14 @@ def measure_spikes(study: Study, job: Job) -> dict[str, Any]:
         drawn = texts.batch(study.data.training, how.batch, how.length, seed=job.seed, step=step, name="gpt2/batches")
         return drawn.to(how.device)
 
+    assert job.lr is not None
     diverged = False
     try:
         slth.fit(
             model.to(how.device),
             batches,
             loss,
-            study.config["spike_steps"],
+            study.config.spike_steps,
             lr=job.lr,
             warmup=how.warmup,
             clip=how.clip,

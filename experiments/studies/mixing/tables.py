@@ -40,7 +40,7 @@ def table_of(study: Study, done: dict[Job, dict[str, Any]]) -> pd.DataFrame:
     columns += ["val_loss_dense", "parameters", "seconds_per_step"]
     table = pd.DataFrame(rows)
     table = table.reindex(columns=[*columns, *table.columns.difference(columns, sort=False)])
-    return with_differences(table, study.data.bigram, study.config["seed"])
+    return with_differences(table, study.data.bigram, study.config.seed)
 
 
 def _at(study: Study) -> dict[str, int]:
@@ -54,13 +54,13 @@ def _of_dense(found: dict[str, Any]) -> dict[str, Any]:
 def summarise(study: Study, table: pd.DataFrame) -> dict[str, Any]:
     """What the measurements say, in numbers and words, and where they come from."""
     losses, errors = (table[table["what"] == what] for what in ("loss", "error"))
-    variants = {name: of_variant(name, losses, errors, study.config["seed"]) for name in study.variants}
+    variants = {name: of_variant(name, losses, errors, study.config.seed) for name in study.variants}
     correct({name: found for name, found in variants.items() if name != BASE})
     summary: dict[str, Any] = {
         "variants": variants,
         "seeds": list(study.seeds),
         "steps": study.how.steps,
-        "equal": study.config["equal"],
+        "equal": study.config.equal,
         "val_loss_unigram": study.data.unigram,
         "val_loss_bigram": study.data.bigram,
         "device": str(study.how.device),
@@ -78,9 +78,9 @@ def summarise(study: Study, table: pd.DataFrame) -> dict[str, Any]:
             "verdicts": [in_words(name, one, summary) for name, one in summary["variants"].items() if name != BASE],
         }
         summary["verdicts"] = [caveat(summary), *summary["verdicts"]]
-    if study.config["spikes"]:
+    if study.config.spikes:
         summary |= {"spike": SPIKE, "spikes": spike_counts(table[table["what"] == "spikes"])}
-    if study.config["matrices"]:
+    if study.config.matrices:
         matrices = table[table["what"] == "matrix"].groupby(["where", "length", "variant"])
         means = matrices[["rank", "effective_rank", "entropy"]].mean().reset_index()
         summary["matrices"] = means.to_dict("records")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -137,7 +137,11 @@ def of_variant(name: str, losses: pd.DataFrame, errors: pd.DataFrame, seed: int)
         found["log2_error"] = compared(paired(logs, "log2_error")[name], seed)
         found["error"] = float(own["error"].median())
         found["by_hidden"] = [
-            {"hidden": int(at), "width": int(rows["width"].iloc[0]), "parameters": int(rows["parameters"].iloc[0])}
+            {
+                "hidden": int(cast("int", at)),
+                "width": int(rows["width"].iloc[0]),
+                "parameters": int(rows["parameters"].iloc[0]),
+            }
             for at, rows in own.groupby("hidden")
         ]
     return found
@@ -147,7 +151,7 @@ def spike_counts(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Spikes and trainings that diverged by variant and learning rate, over the seeds."""
     counts = rows.groupby(["variant", "lr"], sort=False)
     found = counts.agg(spikes=("spikes", "sum"), diverged=("diverged", "sum"), train_loss=("train_loss", "mean"))
-    return found.reset_index().to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in found.reset_index().to_dict("records")]
 
 
 def in_words(name: str, found: dict[str, Any], summary: dict[str, Any]) -> str:

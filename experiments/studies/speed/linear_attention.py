@@ -1,6 +1,8 @@
 """Token-level multi-head linear attention (MHLA) against softmax attention of the same width, at growing lengths."""
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -28,20 +30,16 @@ def rows(lengths: Sequence[int], *, d: int, block: int, rounds: int, seed: int) 
         seed: of weights and tokens.
     """
     lengths = sorted(lengths)
-    options = {"init": "xavier_uniform", "seed": seed}
+    options: dict[str, Any] = {"init": "xavier_uniform", "seed": seed}
     ours = MultiHeadLinearAttention(d, d, 1, d, length=lengths[-1], block=block, **options)
     tokens = {length: inits.normal((1, length, d), 1.0, seed=seed, name=f"speed/tokens {length}") for length in lengths}
     layers: dict[str, Attention] = {"ours": ours, PEER: GroupedQueryAttention(d, d, 1, d, **options)}
-    calls = {
-        (name, length): lambda _, layer=layer, x=x: layer(x)
-        for name, layer in layers.items()
-        for length, x in tokens.items()
-    }
+    calls = {(name, length): partial(_call, layer, x) for name, layer in layers.items() for length, x in tokens.items()}
     with torch.no_grad():
         timed = interleave(calls, rounds, lead_ins=1)
         exact = ours.double()
         errors = {n: float((timed["ours", n].values[0] - exact(x.double())).abs().max()) for n, x in tokens.items()}
-    table = []
+    table: list[Row] = []
     for length in lengths:
         own, theirs = timed["ours", length], timed[PEER, length]
         row = compare(WHAT, f"T={length:,}", own, PEER, theirs, errors[length], float("nan"))
@@ -49,3 +47,8 @@ def rows(lengths: Sequence[int], *, d: int, block: int, rounds: int, seed: int) 
         conditions = {"length": length, "d": d, "block": block, "rounds": rounds, "threads": torch.get_num_threads()}
         table.append(row | {"growth": growth} | conditions)
     return table
+
+
+def _call(layer: Attention, x: torch.Tensor, turn: int) -> torch.Tensor:
+    outputs: torch.Tensor = layer(x)
+    return outputs

@@ -87,7 +87,7 @@ def process(name: str, time_limit: float) -> Iterator[Solver]:
         def solve(candidates: np.ndarray, target: float) -> np.ndarray:
             try:
                 print(json.dumps([candidates.tolist(), float(target)]), file=worker.stdin, flush=True)
-                answer = worker.stdout.readline()
+                answer = worker.stdout.readline() if worker.stdout else ""
             except BrokenPipeError:
                 answer = ""
             if not answer:

@@ -1,6 +1,8 @@
 """Seconds a subset-sum problem: `slth.construct.subset_sum.solve` against solvers of integer programs."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,20 +64,27 @@ def problems(candidates: int, count: int, seed: int) -> tuple[np.ndarray, np.nda
 def errors_of(masks: list[np.ndarray], values: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """|sum - target| of the first len(masks) problems, each sum added in index order, as `solve` counts them."""
     kept = np.where(masks, values[: len(masks)], 0.0)
-    return np.abs(kept.cumsum(axis=1)[:, -1] - targets[: len(masks)])
+    errors: np.ndarray = np.abs(kept.cumsum(axis=1)[:, -1] - targets[: len(masks)])
+    return errors
 
 
 def _solved_by_turns(
     values: np.ndarray, targets: np.ndarray, rounds: int, time_limit: float, threads: int
 ) -> dict[str, Timing]:
     with ExitStack() as stack:
-        calls = {"ours": lambda _: solve(values, targets, threads=threads)}
+        calls: dict[str, Callable[[int], Any]] = {"ours": lambda _: solve(values, targets, threads=threads)}
         solve(values[:1], targets[:1], threads=threads)
         for name in peers.installed():
             solver = stack.enter_context(peers.process(name, time_limit))
             solver(np.array([0.25, 0.5]), 0.3)  # loads its library
-            calls[name] = lambda turn, solver=solver: solver(values[turn], targets[turn])
+            calls[name] = partial(_solve_one, solver, values, targets)
         return interleave(calls, rounds, warmups=0)
+
+
+def _solve_one(
+    solver: Callable[[np.ndarray, float], np.ndarray], values: np.ndarray, targets: np.ndarray, turn: int
+) -> np.ndarray:
+    return solver(values[turn], targets[turn])
 
 
 def _row(ours: Timing, peer: str, theirs: Timing, error_peer: np.ndarray, conditions: dict[str, Any]) -> Row:

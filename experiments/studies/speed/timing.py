@@ -2,13 +2,14 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 COLUMNS = ["what", "size", "ours_s", "peer", "peer_s", "ratio", "error_ours", "error_peer"]
 SPREAD = ["ours_s_low", "ours_s_high", "peer_s_low", "peer_s_high"]
 Row = dict[str, Any]
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,12 @@ class Timing:
 
 
 def interleave(
-    calls: Mapping[str, Callable[[int], Any]],
+    calls: Mapping[Name, Callable[[int], Any]],
     rounds: int,
     warmups: int = 1,
     lead_ins: int = 0,
     before: Callable[[int], Any] | None = None,
-) -> dict[str, Timing]:
+) -> dict[Name, Timing]:
     """Time each call once a round, in an order that is reversed from round to round.
 
     Args:
@@ -46,9 +47,10 @@ def interleave(
             caches that another has left behind, which is how it runs in a program that calls it again and again.
         before: called, untimed, before each rival's turn with the number of the round, negative while warming up.
     """
-    timings = {name: Timing([], []) for name in calls}
+    names = list(calls)
+    timings = {name: Timing([], []) for name in names}
     for turn in range(-warmups, rounds):
-        for name in calls if turn % 2 == 0 else reversed(calls):
+        for name in names if turn % 2 == 0 else reversed(names):
             if before:
                 before(turn)
             for _ in range(lead_ins):

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.autograd import Function
 from torch.nn.utils import parametrize
+from transformers import GPT2Config
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 import slth
@@ -31,10 +32,11 @@ class Blocks(nn.Module):
 
     def __init__(self, shape: Shape, seed: int, attention: str = "sdpa") -> None:
         super().__init__()
-        config = gpt2.GPT2Config(n_layer=shape.blocks, n_embd=shape.d, n_head=shape.d // 64, n_positions=shape.length)
+        config = GPT2Config(n_layer=shape.blocks, n_embd=shape.d, n_head=shape.d // 64, n_positions=shape.length)
+        block: Any = GPT2Block  # transformers does not type it
         config._attn_implementation = attention
         config.resid_pdrop = config.attn_pdrop = 0.0
-        self.h = nn.ModuleList(GPT2Block(config, layer_idx=i) for i in range(shape.blocks))
+        self.h = nn.ModuleList(block(config, layer_idx=i) for i in range(shape.blocks))
         made = gpt2.recipes(config, base_std=0.05, seed=seed)
         inside = {path.removeprefix("transformer."): r for path, r in made.items() if ".h." in path}
         recipes.fill(self, inside)

@@ -1,0 +1,150 @@
+"""An experiment: Sacred's, its config declared once and handed to the main function as a checked object."""
+
+import difflib
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, TypeVar
+
+from slth.experiments.lab.border import ConfigDict, ConfigSummary, Run, sacred
+from slth.experiments.lab.options import MOST_SEED, Options, an_integer
+from slth.experiments.lab.refusals import Refused, brief
+from slth.experiments.lab.values import require_text
+
+USAGE = "[COMMAND] [with key=value ...] [options]"
+
+C = TypeVar("C", bound=Options)
+Main = Callable[[C, Run], object]
+
+
+class Experiment(sacred.Experiment, Generic[C]):  # type: ignore[misc]  # Sacred has no types
+    """Sacred's experiment of one config class. Made by :func:`experiment`, since Sacred looks at who calls it."""
+
+    Config: type[C]
+    checked: C
+    """The config of the run that is being made or goes on."""
+
+    def declare(self, config: type[C]) -> None:
+        """Make the class's fields the experiment's keys: whatever sets up a run checks them before anything else."""
+        self.Config = config
+        self.configurations.append(_Declared(config))
+        self.config_hook(_check_of(self))
+        self.command(_help_command(config), unobserved=True)
+
+    def main(self, function: Main[C]) -> Main[C]:
+        """Decorate main(config, run), the command that is run where no other is named."""
+        return self._default(function, unobserved=False)
+
+    def unstored(self, function: Main[C]) -> Main[C]:
+        """Like `main`, for an experiment of which nothing is stored."""
+        return self._default(function, unobserved=True)
+
+    def _default(self, function: Main[C], *, unobserved: bool) -> Main[C]:
+        def command(_run: Run) -> object:
+            return function(self.checked, _run)
+
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        self.command(command, unobserved=unobserved)
+        self.default_command = function.__name__
+        return function
+
+    def before_storing(self, require: Callable[[], None]) -> None:
+        """Have this called where a run's config has been checked and nothing is stored yet; it may raise Refused."""
+
+        def hook(config, command_name, logger):  # type: ignore[no-untyped-def]  # Sacred wants these three names
+            require()
+            return {}
+
+        self.config_hook(hook)
+
+    def add_named_config(self, name: str, cfg_or_file: Any = None, **values: Any) -> None:
+        """Name values of some keys, as for `with smoke`."""
+        super().add_named_config(name, cfg_or_file, **{key: self._canonical(key, v) for key, v in values.items()})
+
+    def _canonical(self, key: str, value: Any) -> Any:
+        """A name of what has options as {"name": it}, beside which the command line may set options."""
+        return {"name": value} if key in self.with_options() and isinstance(value, str) else value
+
+    def with_options(self) -> set[str]:
+        """The keys beside which key.option=value may stand."""
+        return {key for key, kind in self.Config.kinds().items() if kind.with_options}
+
+    def get_usage(self, program_name: str | None = None) -> tuple[str, str, str]:
+        """Sacred's (short, long, what docopt parses), the long one with the config's keys."""
+        short, long, parsed = super().get_usage(program_name)
+        return short, f"{long}\n{help_of(self.Config)}", parsed
+
+
+def experiment(name: str, config: type[C]) -> Experiment[C]:
+    """An experiment with the keys of this class; called at the top level of a script, after its imports."""
+    # Sacred takes a script's file, docstring and imports from the frame that calls it: eval gives it the script's.
+    # Git stays out: it is slow to ask, may be missing, and every run keeps a copy of its script.
+    script = sys._getframe(1).f_globals
+    made: Experiment[C] = eval("made(name, save_git_info=False)", script, {"made": Experiment, "name": name})
+    made.declare(config)
+    return made
+
+
+class _Declared(ConfigDict):  # type: ignore[misc]
+    """The defaults of a config class, and its help as Sacred's `print_config` shows it."""
+
+    def __init__(self, config: type[Options]) -> None:
+        super().__init__(config.defaults())
+        self._help = config.help()
+
+    def __call__(self, fixed: Any = None, preset: Any = None, fallback: Any = None) -> ConfigSummary:
+        summary = super().__call__(fixed, preset, fallback)
+        summary.docs.update(self._help)
+        return summary
+
+
+def _check_of(ex: Experiment[C]) -> Callable[[dict[str, Any], str, Any], dict[str, Any]]:
+    """A config hook: it sees the final config before anything is stored, and refuses what cannot be run."""
+
+    def check(config, command_name, logger):  # type: ignore[no-untyped-def]  # Sacred wants these three names
+        require_keys(ex, config, command_name)
+        ex.checked = ex.Config.of(config)
+        return {}
+
+    return check
+
+
+def require_keys(ex: Experiment[C], config: Mapping[str, Any], command: str) -> None:
+    """Refused for a key that neither the experiment nor the command knows, or a value that no file can hold."""
+    arguments = [name for name in ex.commands[command].signature.arguments if not name.startswith("_")]
+    for key, value in config.items():
+        if key not in ("seed", "__doc__"):
+            require_known("key", key, [*ex.Config.kinds(), *arguments], f"{key}={brief(value)}")
+        require_text(key, value)
+    if "seed" in config:  # for Sacred, whether the experiment has one or not
+        an_integer(0, MOST_SEED).read("seed", config["seed"])
+
+
+def require_known(what: str, name: str, allowed: Iterable[str], given: str | None = None) -> None:
+    """Refused where there is no such command, key or named config; the line names the nearest one."""
+    allowed = sorted({*allowed})
+    if name in allowed:
+        return
+    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
+    hint = f", did you mean {near[0]}?" if near else ";"
+    if what == "command":
+        hint = f"{hint} write: {USAGE};"
+    raise Refused(f"{given or name}: unknown {what}{hint} allowed: {', '.join(allowed) or 'none'}")
+
+
+def _help_command(config: type[Options]) -> Callable[[], None]:
+    def help_config() -> None:
+        """Print the config's keys with their defaults, what they are and what they take, and exit."""
+        print(help_of(config))
+
+    return help_config
+
+
+def help_of(config: type[Options]) -> str:
+    """A paragraph for every key: key=default, what it is, and what it takes."""
+    lines = ["Config:"]
+    for key, kind in config.kinds().items():
+        lines.append(f"  {key}={config.defaults()[key]!r}")
+        told = f"{config.help()[key]} ({kind.allowed()})"
+        lines += textwrap.wrap(told, 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines)

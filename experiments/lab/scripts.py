@@ -1,0 +1,64 @@
+"""The experiments as modules: which there are, the one that a script defines, and the config that a run of it gets."""
+
+import functools
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from slth.experiments.lab.border import create_run
+from slth.experiments.lab.command_line import folded
+from slth.experiments.lab.experiment import Experiment, require_known
+from slth.experiments.lab.refusals import Refused
+from slth.experiments.lab.storage import plain
+
+EXPERIMENTS = Path(__file__).parents[1]
+
+
+def names() -> list[str]:
+    """The experiments of this folder: all its modules are commands."""
+    return sorted(path.stem for path in EXPERIMENTS.glob("*.py") if path.stem != "__init__")
+
+
+@functools.cache
+def load(script: Path) -> Experiment[Any]:
+    """The experiment that a script defines, imported as a module, so that nothing is launched.
+
+    Raises:
+        Refused: if it defines none, or several.
+    """
+    folder = os.fspath(script.parent)
+    if script.parent.resolve() != EXPERIMENTS.resolve() and folder not in sys.path:
+        sys.path.insert(0, folder)  # as Python does for a script that it runs: it may import what lies beside it
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    if spec is None or spec.loader is None:
+        raise Refused(f"{script}: no script of Python's")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(script.stem, module)  # where classes are looked for when they are pickled
+    spec.loader.exec_module(module)
+    experiments = {id(one): one for one in vars(module).values() if isinstance(one, Experiment)}
+    if len(experiments) != 1:
+        raise Refused(f"{script}: no experiment, for it does not make one by lab.experiment(name, Config)")
+    return next(iter(experiments.values()))
+
+
+def resolve(
+    ex: Experiment[Any], updates: Mapping[str, Any], named: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The whole config of such a run, checked as `launch` checks it, and what of it differs from the defaults.
+
+    Raises:
+        Refused: as `launch` refuses it.
+    """
+    for name in named:
+        require_known("named config", name, ex.named_configs)
+    keys = folded(updates, ex.with_options())
+    given = {keys[key]: value for key, value in updates.items()}
+    run = create_run(ex, ex.default_command, given, list(named), force=True, log_level="ERROR")
+    defaults = plain(ex.Config.defaults())
+    config = {key: value for key, value in plain(run.config).items() if key != "__doc__"}
+    if "seed" not in {*defaults, *updates}:
+        config.pop("seed", None)  # Sacred's own, drawn anew each time
+    return config, {k: v for k, v in config.items() if k not in defaults or repr(v) != repr(defaults[k])}

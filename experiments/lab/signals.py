@@ -1,0 +1,42 @@
+"""Signals that end a process end its run first, so that it is stored as interrupted."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+
+class Ended(KeyboardInterrupt):
+    """A signal asked this process to end; a run is stored as one that was interrupted."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number = number
+        super().__init__(number.name)
+
+
+@contextlib.contextmanager
+def signals_end_a_run() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise Ended, once, where they would end the process at once and leave its run RUNNING."""
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has no SIGHUP
+    caught = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]  # nohup ignores SIGHUP
+    owner = os.getpid()
+
+    def end(number: int, frame: object) -> None:
+        if os.getpid() != owner:  # a process that was forked within the run ends as it would have
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        for other in caught:
+            signal.signal(other, signal.SIG_IGN)  # while the run is stored
+        raise Ended(signal.Signals(number))
+
+    for number in caught:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in caught:
+            if signal.getsignal(number) is end:
+                signal.signal(number, signal.SIG_DFL)

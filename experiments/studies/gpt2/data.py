@@ -1,0 +1,47 @@
+"""A text as GPT-2 reads it: tokens for training, windows for validation, and what simple models make of it."""
+
+from dataclasses import dataclass
+
+import torch
+
+from slth.experiments.lab import BadConfig
+from slth.tasks import text as texts
+
+
+@dataclass(frozen=True)
+class Data:
+    """A text as tokens: training (n,), validation windows (count, length), and what simple models make of it (nat)."""
+
+    corpus: texts.Corpus
+    vocabulary: int
+    training: torch.Tensor
+    validation: torch.Tensor
+    unigram: float
+    bigram: float
+
+
+def read(name: str, vocabulary: str, length: int, windows: int) -> Data:
+    """The text, read and split. Raises BadConfig (keys `data`, `vocabulary`)."""
+    known = name in ("stdlib", "installed", "wikitext-103") or name.startswith("path:")
+    try:
+        corpus = texts.corpus(name if known else f"path:{name}")
+    except ValueError as error:
+        raise BadConfig("data", name, f"a text that can be used ({error})") from error
+    try:
+        words = texts.vocabulary(vocabulary, corpus)
+    except ValueError as error:
+        raise BadConfig("vocabulary", vocabulary, f"one that can be had ({error})") from error
+    training, validation = texts.tokens_of(corpus, words)
+    try:
+        shown = texts.windows(validation, length, windows)
+        texts.windows(training, length, 1)
+    except ValueError as error:
+        raise BadConfig("data", name, f"long enough for windows of length={length} ({error})") from error
+    return Data(
+        corpus,
+        len(words),
+        training,
+        shown,
+        texts.unigram_loss(training, shown, len(words)),
+        texts.bigram_loss(training, shown, len(words)),
+    )

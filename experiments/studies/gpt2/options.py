@@ -1,0 +1,261 @@
+"""The keys that experiments with GPT-2 share, each declared once, and what they mean.
+
+An experiment's config derives from GPT2Options and declares these keys by the functions below, each with a default of
+its own.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GPT2Config
+
+from slth.experiments import lab
+from slth.experiments.lab import BadConfig, methods
+from slth.experiments.lab.options import Kind, a_number, as_list, where
+from slth.experiments.studies.gpt2.data import Data, read
+from slth.experiments.studies.gpt2.training import Search, Training
+from slth.masking import masks
+from slth.models import gpt2
+from slth.wrapping import SCORES
+
+# ---------------------------------------------------------------- kinds
+
+
+def _positive(key: str, value: Any) -> list[float]:
+    try:
+        values = [a_number(above=0.0).read(key, one) for one in as_list(value)]
+    except BadConfig as error:
+        raise BadConfig(key, value, "a number > 0 or a list of them, not empty") from error
+    if not values:
+        raise BadConfig(key, value, "a number > 0 or a list of them, not empty")
+    return values
+
+
+def _distinct(key: str, value: Any) -> list[float]:
+    values = _positive(key, value)
+    if len(set(values)) < len(values):
+        raise BadConfig(key, value, "a number > 0 or a list of them, none twice")
+    return values
+
+
+def _scales(key: str, value: Any) -> list[float | str]:
+    allowed = "theory, a number > 0, or a list of these"
+    try:
+        scales = [one if one == "theory" else a_number(above=0.0).read(key, one) for one in as_list(value)]
+    except BadConfig as error:
+        raise BadConfig(key, value, allowed) from error
+    if not scales or len(set(scales)) < len(scales):
+        raise BadConfig(key, value, f"{allowed}, none twice")
+    return scales
+
+
+POSITIVE = Kind(_positive, lambda: "a number > 0 or a list of them")
+DISTINCT = Kind(_distinct, lambda: "a number > 0 or a list of them, none twice")
+SCALES = Kind(_scales, lambda: "theory, a number > 0, or a list of these, none twice")
+NAME = where(lambda value: isinstance(value, str), "a name")
+
+# ---------------------------------------------------------------- keys
+
+
+def size(default: str | list[str]) -> Any:
+    """One model size."""
+    help = "of the model: tiny, mini, small, medium, or one times a width as in mini*0.5"
+    return lab.anything(default, allowed="a size", help=help)
+
+
+def sizes(default: str | list[str]) -> Any:
+    """One model size or several."""
+    help = "of the models: tiny, mini, small, medium, or one times a width as in mini*0.5"
+    return lab.anything(default, allowed="one size or a list of them", help=help)
+
+
+def data() -> Any:
+    """Where the text comes from."""
+    help = "stdlib, installed, wikitext-103, or a path to any UTF-8 file"
+    return lab.key("stdlib", NAME, help=help)
+
+
+def vocabulary() -> Any:
+    """What a token is."""
+    return lab.key("bytes", NAME, help="bytes, or bpe:8192")
+
+
+def length(default: int) -> Any:
+    """Tokens a window."""
+    return lab.integer(default, least=2, help="tokens a window")
+
+
+def method() -> Any:
+    """The search method."""
+    return methods.method(help="how tickets are searched for")
+
+
+def keep(default: float) -> Any:
+    """The share of weights that is kept."""
+    return lab.number(default, above=0.0, most=1.0, help="share of the weights that is kept")
+
+
+def policy() -> Any:
+    """What a share is of."""
+    return lab.choice("layer", ("layer", "global"), help="whether each matrix keeps its share, or all together")
+
+
+def schedule() -> Any:
+    """How keep goes down."""
+    return lab.choice("constant", tuple(masks.SCHEDULES), help="of keep, over the steps")
+
+
+def masked() -> Any:
+    """What is masked."""
+    return lab.choice("all", ("all", "blocks"), help="all weight matrices, or blocks: embeddings stay random and whole")
+
+
+def scores() -> Any:
+    """How scores begin."""
+    return lab.choice("kaiming_uniform", tuple(SCORES), help="what the scores are at first")
+
+
+def init(default: str, what: str) -> Any:
+    """Random weights."""
+    return lab.choice(default, tuple(gpt2.INITS), help=f"of {what}")
+
+
+def qk_scale(default: float | list[float | str]) -> Any:
+    """The scale of query and key."""
+    help = "of query and key in the source: a number or theory, n^(1/4), n the width of a head"
+    return lab.key(default, SCALES, help=help)
+
+
+def std(default: float, what: str) -> Any:
+    """One standard deviation of random weights."""
+    return lab.number(default, above=0.0, help=f"standard deviation of {what}")
+
+
+def rates(default: float | Sequence[float], what: str = "every point takes the best by its own pilots") -> Any:
+    """Learning rates to choose from."""
+    return lab.key(default, DISTINCT, help=f"learning rate: {what}")
+
+
+def pilot_steps(default: int) -> Any:
+    """Steps of short trainings."""
+    return lab.integer(default, least=1, help="of the short training by which a learning rate is chosen of several")
+
+
+def steps(default: int) -> Any:
+    """Steps of training."""
+    return lab.integer(default, least=1, help="of each training")
+
+
+def batch(default: int) -> Any:
+    """Windows a step."""
+    return lab.integer(default, least=1, help="windows a step")
+
+
+def warmup() -> Any:
+    """How the learning rate begins."""
+    return lab.number(0.1, least=0.0, most=0.9, help="share of the steps in which the learning rate rises")
+
+
+def clip() -> Any:
+    """The largest gradient."""
+    return lab.number(1.0, above=0.0, help="norm that gradients are clipped to")
+
+
+def windows() -> Any:
+    """How much is validated."""
+    return lab.integer(64, least=1, help="of validation")
+
+
+def checkpoints(what: str = "of this config alone") -> Any:
+    """Where a run that was cut goes on."""
+    return lab.text(None, "a folder, or None", help=f"a folder, from which a run that was cut goes on; {what}")
+
+
+def device() -> Any:
+    """Where models are trained."""
+    return lab.choice("auto", ("auto", "cpu", "cuda"), help="auto: cuda where there is one")
+
+
+# ---------------------------------------------------------------- what they mean
+
+
+class GPT2Options(lab.Options):
+    """Base of the configs: they declare these keys."""
+
+    data: str
+    vocabulary: str
+    length: int
+    method: methods.Method
+    policy: str
+    schedule: str
+    masked: str
+    scores: str
+    steps: int
+    batch: int
+    warmup: float
+    clip: float
+    windows: int
+    checkpoints: str | None
+    device: str
+    seed: int
+
+    def require_device(self) -> None:
+        """BadConfig where there is no such device."""
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise BadConfig("device", self.device, "auto or cpu: there is no CUDA device here")
+
+    @cached_property
+    def tokens(self) -> Data:
+        """The text, read and split, or BadConfig."""
+        return read(self.data, self.vocabulary, self.length, self.windows)
+
+    def training(self, every: int) -> Training:
+        """How models are trained, measured after every so many steps."""
+        return Training(
+            steps=self.steps,
+            batch=self.batch,
+            length=self.length,
+            warmup=self.warmup,
+            clip=self.clip,
+            every=every,
+            seed=self.seed,
+            device=torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu"),
+            folder=self.folder,
+        )
+
+    def search(self, keep: float) -> Search:
+        """How tickets are looked for."""
+        method = self.method.search(schedule=self.schedule)
+        return Search(method, keep, self.policy, self.masked, self.scores, self.seed)
+
+    def models(self, size: object, vocabulary: int) -> dict[str, GPT2Config]:
+        """The models by size, or BadConfig."""
+        allowed = f"one or several of {', '.join(gpt2.SIZES)}, or one of these times a width (mini*0.5)"
+        models = {}
+        for name in as_list(size):
+            base, times, width = str(name).partition("*")
+            try:
+                factor = float(width) if times else 1.0
+                if base in gpt2.SIZES and self.length > gpt2.SIZES[base].length:
+                    most = f"at most {gpt2.SIZES[base].length}, the positions of {base}"
+                    raise BadConfig("length", self.length, most)
+                models[str(name)] = gpt2.config(base, width=factor, vocabulary=vocabulary, length=self.length)
+            except ValueError as error:
+                raise BadConfig("size", size, f"{allowed} ({error})") from error
+        if not models or len(models) < len(as_list(size)):
+            raise BadConfig("size", size, f"{allowed}, none twice")
+        return models
+
+    @property
+    def folder(self) -> Path | None:
+        """Of checkpoints."""
+        return None if self.checkpoints is None else Path(self.checkpoints)
+
+    @property
+    def claim(self) -> dict[str, Any]:
+        """All that a checkpoint depends on."""
+        rest = {key: value for key, value in self.values().items() if key != "checkpoints"}
+        return rest | {"text": self.tokens.corpus.digest}

@@ -1,0 +1,153 @@
+"""A ticket in a random GPT-2 and all that it is compared with: the measurements of gpt2_prune.py."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from transformers import GPT2Config
+
+import slth
+from slth.experiments.studies.gpt2.data import Data
+from slth.experiments.studies.gpt2.training import (
+    Search,
+    Source,
+    Trained,
+    Training,
+    best_of_stds,
+    control_losses,
+    nonzero,
+    sparse_training,
+    state_dict_bytes,
+    val_loss,
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a run does."""
+
+    sizes: dict[str, GPT2Config]
+    init: str  # of tickets
+    dense_init: str
+    qk_scales: list[float | str]
+    embedding_std: float
+    search: Search
+    how: Training
+    stds: list[tuple[float, float]]  # of blocks and positions
+    lrs: list[float]
+    pilot_steps: int
+    data: Data
+
+    def source(self, size: str, init: str, qk_scale: float | str) -> Source:
+        """A random network, its positions at the first of their scales."""
+        return Source(self.sizes[size], init, self.embedding_std, self.stds[0][1], qk_scale, self.how.seed)
+
+    @property
+    def grid(self) -> list[tuple[float, float, float]]:
+        """All (lr, base_std, position_std)."""
+        return [(lr, *stds) for stds in self.stds for lr in self.lrs]
+
+
+def measure(study: Study) -> tuple[pd.DataFrame, list[dict[str, Any]], bytes]:
+    """(measurements, what came of each ticket, the first ticket as a file)."""
+    rows: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
+    first = b""
+    for size in study.sizes:
+        plain = study.source(size, study.dense_init, 1.0)
+        plain, dense, made = best_of_stds(
+            plain, None, study.data, study.how, study.stds, study.lrs, f"{size} dense", study.pilot_steps
+        )
+        rows += [{"size": size, "run": "dense", "qk_scale": 1.0, "nonzero": nonzero(dense.model)} | row for row in made]
+        for qk_scale in study.qk_scales:
+            outcome, made, file = prune(study, size, qk_scale, dense, plain)
+            rows += made
+            found.append(outcome)
+            first = first or file
+    return pd.DataFrame(rows), found, first
+
+
+def prune(
+    study: Study, size: str, qk_scale: float | str, dense: Trained, plain: Source
+) -> tuple[dict[str, Any], list[dict[str, Any]], bytes]:
+    """The ticket of one source and its controls: (what came of it, measurements, the ticket as a file).
+
+    plain: the dense network's source, from which weights are also trained under a random mask, at its point.
+    """
+    source, search, data, how = study.source(size, study.init, qk_scale), study.search, study.data, study.how
+    label = f"{size} ticket" + (f" qk={qk_scale}" if len(study.qk_scales) > 1 else "")
+    source, ticket, made = best_of_stds(source, search, data, how, study.stds, study.lrs, label, study.pilot_steps)
+    file = slth.Ticket.of(ticket.model).to_bytes()
+    left = nonzero(ticket.model)
+    rows = [{"size": size, "run": "ticket", "qk_scale": qk_scale, "nonzero": left} | row for row in made]
+    before = val_loss(ticket.model, data.validation)
+    rebuilt = slth.Ticket.from_bytes(file).apply(source.build(ticket.base_std).to(how.device))
+    if val_loss(rebuilt, data.validation) != before:
+        raise AssertionError("the ticket gives another loss than the network it was taken from")
+    losses = control_losses(ticket, data, how.seed)
+    sparse, fit = sparse_training(plain, search, data, how, dense, label.replace("ticket", "sparse"))
+    point = {"lr": dense.lr, "base_std": dense.base_std, "position_std": plain.position_std, "stage": "full"}
+    rows += [
+        {"size": size, "run": "sparse", "qk_scale": qk_scale, "nonzero": nonzero(sparse)} | point | row
+        for row in fit.rows
+    ]
+    outcome = {
+        "size": size,
+        "qk_scale": qk_scale,
+        "val_loss_ticket": ticket.val_loss,
+        "val_loss_dense": dense.val_loss,
+        "val_loss_random_mask": losses["random_mask"],
+        "val_loss_shuffled_mask": losses["shuffled"],
+        "val_loss_redrawn_weights": losses["redrawn_weights"],
+        "val_loss_random_mask_trained_weights": fit.last["val_loss"],
+        "recovered": recovered(data.unigram, dense.val_loss, ticket.val_loss),
+        "recovered_shuffled": recovered(data.unigram, dense.val_loss, losses["shuffled"]),
+        "ticket_point": {"lr": ticket.lr, "base_std": ticket.base_std, "position_std": source.position_std},
+        "dense_point": {"lr": dense.lr, "base_std": dense.base_std, "position_std": plain.position_std},
+        "logit_std_at_init_ticket": ticket.logit_std,
+        "logit_std_at_init_dense": dense.logit_std,
+        "nonzero_ticket": left,
+        "nonzero_dense": nonzero(dense.model),
+        "ticket_bytes": len(file),
+        "state_dict_bytes": state_dict_bytes(rebuilt),
+        "tokens_per_s": how.tokens_per_s(ticket.fit),
+        "tokens_per_s_dense": how.tokens_per_s(dense.fit),
+    }
+    return outcome, rows, file
+
+
+def recovered(unigram: float, dense: float, loss: float) -> float:
+    """The share of dense training's gain over the unigram model that a loss has; NaN where there is no gain."""
+    return (unigram - loss) / (unigram - dense) if dense < unigram else math.nan
+
+
+def summarise(study: Study, found: list[dict[str, Any]]) -> dict[str, Any]:
+    """The first ticket's figures, then all of them, what they are measured against, and where they come from."""
+    data, first = study.data, found[0]
+    losses = {"val_loss_unigram": data.unigram, "val_loss_bigram": data.bigram}
+    perplexities = {
+        name.replace("val_loss", "perplexity"): math.exp(min(value, 700.0))
+        for name, value in (first | losses).items()
+        if name.startswith("val_loss")
+    }
+    corpus = {"name": data.corpus.name, "digest": data.corpus.digest, "packages": list(data.corpus.packages)}
+    return (
+        first
+        | losses
+        | perplexities
+        | {
+            "models": found,
+            "grid": [{"lr": lr, "base_std": base, "position_std": at} for lr, base, at in study.grid],
+            "steps": study.how.steps,
+            "training_tokens": len(data.training),
+            "corpus": corpus,
+            "device": device_name(study.how.device),
+        }
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """What the models ran on."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -112,7 +112,7 @@ def worst_given(case: Case, cases: int, *, times: float = 1.0) -> float:
 @torch.no_grad()
 def pair(case: Case, i: int, width: float) -> tuple[GroupedQueryAttention, LinearKnockingHeads]:
     """The i-th target, every factor of norm 1, and its random source, every factor U[-1, 1]. W_VO is a unit matrix."""
-    options = {"rope": True, "dtype": torch.float64}
+    options: dict[str, Any] = {"rope": True, "dtype": torch.float64}
     sizes = (case.d_in, case.d_out, case.heads, case.hidden)
     target = GroupedQueryAttention(*sizes, seed=2 * i, **options)
     asked = theory.projection_width(*case, constant="measured")

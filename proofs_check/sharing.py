@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -76,8 +77,8 @@ def tied(case: Case, i: int, width: float) -> Attention:
     module = GroupedTiedAttention(
         case.d_in, case.d_out, case.heads, hidden, kv_heads=1, seed=2 * i + 1, dtype=torch.float64
     )
-    module.key_value *= (asked / hidden) ** 0.25
-    module.query *= (hidden / asked) ** 0.25
+    module.key_value.mul_((asked / hidden) ** 0.25)
+    module.query.mul_((hidden / asked) ** 0.25)
     return module
 
 
@@ -86,11 +87,11 @@ def explicit(case: Case, i: int, width: float) -> Attention:
     """One key and value for all, each a mixture of components by a column of norm 1."""
     asked = theory.explicit_hidden(*case.layer, constant="measured")
     hidden = hidden_for(asked, case.d_in, width)
-    options = {"components": COMPONENTS, "kv_heads": 1, "norm": False, "mixing_init": "random"}
+    options: dict[str, Any] = {"components": COMPONENTS, "kv_heads": 1, "norm": False, "mixing_init": "random"}
     sizes = (case.d_in, case.d_out, case.heads, hidden)
     module = MultiheadExplicitAttention(*sizes, **options, seed=2 * i + 1, dtype=torch.float64)
     for column in (module.mix_key, module.mix_value):
-        column /= torch.linalg.vector_norm(column, dim=0, keepdim=True)
+        column.div_(torch.linalg.vector_norm(column, dim=0, keepdim=True))
     return module
 
 

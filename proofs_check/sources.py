@@ -13,7 +13,8 @@ from proofs_check import draws
 from proofs_check.search import distance
 from slth.construct import pruned
 
-Module = TypeVar("Module", bound=nn.Module)
+Target = TypeVar("Target", bound=nn.Module)
+Source = TypeVar("Source", bound=nn.Module)
 Masks = dict[str, torch.Tensor]
 
 #: Candidates an entry chooses from, at most: enough for every accuracy asked for here. The surplus units of a wider
@@ -42,9 +43,9 @@ def leave(source: nn.Module) -> None:
 @torch.no_grad()
 def errors(
     name: str,
-    pairs: Iterable[tuple[Module, Module]],
-    construct: Callable[[Module, Module], Masks],
-    spoil: Callable[[Module], None],
+    pairs: Iterable[tuple[Target, Source]],
+    construct: Callable[[Target, Source], Masks],
+    spoil: Callable[[Source], None],
     *,
     d: int,
     alpha: float,

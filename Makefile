@@ -13,10 +13,10 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-slow lint types format clean
+.PHONY: help run test test-slow test-oldest lint types format clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 	@echo 'PYTHON=python3.12 names the Python to install with: 3.11, 3.12 or 3.13.'
 
 run: $(RUN) ## measure the error against the width and draw it; ARGS="with hidden=32" is passed on
@@ -27,6 +27,12 @@ test: $(DEV) ## run the tests on two cores; ARGS="-k certificate" or ARGS="-n 0"
 
 test-slow: $(DEV) ## run the full sizes that `test` leaves out: chaos, fuzzing, long runs
 	$(BIN)/pytest -n 2 --dist loadgroup -m slow $(ARGS)
+
+test-oldest: ## run the tests with the oldest packages that pyproject.toml allows, installed into .venv-oldest
+	$(PYTHON) -m venv --clear $(VENV)-oldest
+	$(PYTHON) .ci/oldest.py > $(VENV)-oldest/constraints.txt
+	$(VENV)-oldest/bin/python -m pip install --disable-pip-version-check -c $(VENV)-oldest/constraints.txt -e '.[dev]'
+	$(VENV)-oldest/bin/pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: $(DEV) ## check the style
 	$(BIN)/ruff check
@@ -40,7 +46,7 @@ format: $(DEV) ## put the style right
 	$(BIN)/ruff format
 
 clean: ## remove .venv and every cache; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-oldest build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A finished install is brought up to date where it stands. An interrupted one has left no stamp and is begun anew.

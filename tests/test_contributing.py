@@ -1,0 +1,69 @@
+"""CONTRIBUTING's recipes do what they say."""
+
+import re
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+import torch
+from regression import fit, wrapped
+
+import slth
+from slth.attention import find
+from slth.experiments import studies
+from slth.experiments.lab import scripts
+from slth.search import method
+
+TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+#: By file, the one that is named last before the code.
+RECIPES = dict(re.findall(r"`([\w/]+\.py)`(?:(?!\.py`|```).)*```python\n(.*?)```", TEXT, re.DOTALL))
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Write the file of a recipe into a folder. Returns its path."""
+
+    def written(name):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(RECIPES[name])
+        return path
+
+    return written
+
+
+def imported(path, name):
+    spec = spec_from_file_location(name, path)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_an_attention(recipe):
+    kind = find(f"{recipe('slth/attention/tempered.py')}:TemperedAttention")
+    module, x = kind(d_in=4, d_out=3, heads=2, hidden=2, temperature=3.0), torch.ones(2, 5, 4).cumsum(1)
+    assert torch.allclose(module(x), module.reference(x), atol=1e-6)
+
+
+def test_a_search(recipe):
+    search, model = method(f"{recipe('slth/search/momentum.py')}:Momentum(decay=0.5)"), wrapped()
+    fit(model, search, 3)
+    assert all(masked.buffer("mean").any() for masked in slth.handle(model).weights.values())
+
+
+def test_an_experiment(recipe, monkeypatch):
+    sums = imported(recipe("experiments/studies/sums/__init__.py"), "slth.experiments.studies.sums")
+    monkeypatch.setitem(sys.modules, sums.__name__, sums)
+    monkeypatch.setattr(studies, "sums", sums, raising=False)
+    ex = scripts.load(recipe("experiments/sums.py"))
+    config, changed = scripts.resolve(ex, {}, ["smoke"])
+    assert changed == {"candidates": [4, 8], "problems": 50}
+    assert config == changed | {"seed": 0}
+    assert 0 < sums.median_error(12, 50, seed=0) < sums.median_error(4, 50, seed=0)
+
+
+def test_a_statement(recipe):
+    statement = imported(recipe("proofs_check/norms.py"), "norms").check(0.2)
+    assert statement.holds
+    assert (len(statement.checks), len(statement.controls)) == (2, 4)

@@ -29,6 +29,7 @@ from slth.experiments.lab.options import Kind, an_integer, as_given, one_of, sev
 from slth.experiments.studies.approximation import depth as deep
 from slth.experiments.studies.approximation import learning
 from slth.experiments.studies.approximation import measure as approximation
+from slth.ticket import Ticket
 
 WIDTH = 64  # where a curve ends if the config does not say
 POINTS = 9  # widths on the curve that one width asks for
@@ -210,8 +211,8 @@ ex.add_named_config("learnable", task="learnable")
 ex.add_named_config("paper_depth", depth=[1, 2, 3, 4], hidden=list(range(16, 73, 4)), target_norm=1.0)
 
 
-Outcome = tuple[pd.DataFrame, dict[str, Any], dict[str, Figure]]
-"""Table, summary and figures."""
+Outcome = tuple[pd.DataFrame, dict[str, Any], dict[str, Figure], Ticket]
+"""Table, summary, figures, and a ticket in the first of the widest sources."""
 
 
 @ex.main
@@ -222,30 +223,30 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
     if isinstance(config.hidden, int | None) and len(study.hidden) > 1:
         widths, end = ", ".join(map(str, study.hidden)), study.hidden[-1]
         print(f"widths of the curve up to hidden={end}: {widths}; hidden=[{end}] measures this one alone")
-    table, summary, figures = transformers(study) if isinstance(study, deep.Study) else attention(study)
+    table, summary, figures, ticket = transformers(study) if isinstance(study, deep.Study) else attention(study)
     summary |= {"alpha": study.alpha, "seconds": time.perf_counter() - started}
-    lab.save(run, table, summary, figures)
+    lab.save(run, table, summary, figures, {"ticket.safetensors": ticket.to_bytes()})
     return summary
 
 
 def attention(study: approximation.Study) -> Outcome:
     """One attention in many sources."""
     target, report = approximation.make_target(study)
-    table = approximation.measure(study, target)
+    table, ticket = approximation.measure(study, target)
     summary = approximation.summarise(table) | {"target_learned": report and asdict(report)}
     figures = {}
     if len(study.hidden) > 1 or len(study.lengths) == 1:
         figures["error_vs_width"] = plots.error_against_width(table, fits=summary["fits"])
     if len(study.lengths) > 1:
         figures["error_vs_length"] = plots.error_against_length(table)
-    return table, summary, figures
+    return table, summary, figures, ticket
 
 
 def transformers(study: deep.Study) -> Outcome:
     """Transformers of several depths in many sources."""
-    table = deep.measure(study, deep.make_target(study))
+    table, ticket = deep.measure(study, deep.make_target(study))
     summary = deep.summarise(table)
-    return table, summary, {"error_vs_depth": plots.error_against_depth(table, fits=summary["fits"])}
+    return table, summary, {"error_vs_depth": plots.error_against_depth(table, fits=summary["fits"])}, ticket
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
     study = config.study
     with one_torch_thread():  # such small matrices are no faster on two, and sums come in one order
         target, learned = train_target(study)
-        table, texts = hide(study, target)
+        table, texts, ticket = hide(study, target)
     summary = summarise(study, table, learned) | {"texts": texts}
     figures = {"error_vs_block": plots.error_against_block(table)}
     if len(study.candidates) > 1:
@@ -117,7 +117,7 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
     for name, content in texts.items():
         print(f"--- {name}\n{content}")
     summary["seconds"] = time.perf_counter() - started
-    lab.save(run, table, summary, figures)
+    lab.save(run, table, summary, figures, {"ticket.safetensors": ticket.to_bytes()})
     return summary
 
 

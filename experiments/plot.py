@@ -21,6 +21,7 @@ import pandas
 from matplotlib.figure import Figure
 
 from slth import plots
+from slth.disk import write_all
 from slth.experiments import lab
 from slth.experiments.lab import BadConfig, stores
 from slth.experiments.lab.options import as_list
@@ -143,7 +144,7 @@ def plot(config: Config, run: lab.Run) -> None:
         figures |= {name + figure: one for figure, one in drawn.items()}
     if not figures:
         raise BadConfig("runs", config.runs, "runs with a table that there is a figure for")
-    lab.write(out, lab.render(figures))
+    write_all(out, lab.render(figures))
     for figure in figures:
         print(f"figure: {out / figure}.png")
 

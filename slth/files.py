@@ -1,4 +1,4 @@
-"""The one place where files are written and read: whole or not at all, and no bit changed unnoticed.
+"""Sealed files: written whole or not at all (`slth.disk`), and no bit changed unnoticed.
 
 A sealed file is an ordinary safetensors file, so nothing in it is ever executed. Beside its tensors it holds a manifest
 (JSON, compressed, as a tensor of bytes) and one stamp in the header's metadata: kind, version and the SHA-256 of every
@@ -7,13 +7,11 @@ byte of the file but those of the digest itself. The header is thereby hashed wi
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import os
 import re
-import uuid
 import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -21,6 +19,10 @@ from typing import Any
 
 import safetensors.torch
 import torch
+
+from slth.disk import clear_leftovers, write
+
+__all__ = ["FileError", "clear_leftovers", "read", "save", "seal", "unseal", "write"]
 
 MANIFEST = "__manifest__"  # the tensor that holds the manifest
 MANIFEST_LIMIT = 1 << 24  # bytes of JSON: a small file must not unfold into a large one
@@ -32,50 +34,6 @@ _END = re.compile(rb'"data_offsets":\[[0-9]+,([0-9]{1,18})\]')
 
 class FileError(ValueError):
     """The bytes are no file of the wanted kind, or not the ones that were written; the message has the reason."""
-
-
-# ---------------------------------------------------------------- bytes on disk
-
-
-def write(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a whole file, or leave what was there as it was, even where the process is killed or the power fails.
-
-    The bytes go to a hidden temporary file in the same folder, which takes the path's place once they are on the disk.
-    Links are followed. Raises OSError, with the path, where that cannot be done; the temporary file is then removed.
-    """
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, os.fspath(path)) from error  # with the name that the caller knows
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    _sync_folder(target.parent)
-
-
-def clear_leftovers(path: str | os.PathLike[str]) -> None:
-    """Remove what a killed :func:`write` of this path left behind. Only for a path that no other process writes."""
-    target = Path(os.path.realpath(path))
-    name = re.compile(re.escape(f".{target.name}.") + r"[0-9a-f]{8}\.tmp")
-    for other in target.parent.iterdir():
-        if name.fullmatch(other.name):
-            other.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the folder's new entry survive a power failure, where the system can open folders."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 # ---------------------------------------------------------------- sealed bytes

@@ -35,7 +35,7 @@ def study_of(**changed):
 
 def measured(**changed):
     of = study_of(**SMALL | changed)
-    return approximation.measure(of, approximation.make_target(of)[0])
+    return approximation.measure(of, approximation.make_target(of)[0])[0]
 
 
 @pytest.fixture(scope="module")

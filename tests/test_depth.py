@@ -33,7 +33,7 @@ def study_of(**changed):
 
 def measured(**changed):
     of = study_of(**changed)
-    return study.measure(of, study.make_target(of))
+    return study.measure(of, study.make_target(of))[0]
 
 
 # ---------------------------------------------------------------- the config
@@ -92,7 +92,7 @@ def test_targets_are_as_the_theorem_assumes_and_depths_are_nested():
 def test_rows_are_those_of_whole_transformers():
     """Each depth built, pruned, run and certified on its own, without blocks that are shared."""
     of = study_of(hidden=[16], sources=2)
-    table = study.measure(of, study.make_target(of))
+    table = study.measure(of, study.make_target(of))[0]
     assert list(table[["depth", "source"]].itertuples(index=False, name=None)) == [(1, 0), (1, 1), (3, 0), (3, 1)]
     x = approximation.test_inputs(of)[0]
     for row in table.itertuples():

@@ -187,7 +187,7 @@ CASES = [
 def test_tickets_are_exact_and_certified(study_of, embeddings, norm, reach):
     study = study_of(embeddings=embeddings, norm=norm, reach=reach)
     target, learned = hiding.train_target(study)
-    table, texts = hiding.hide(study, target)
+    table, texts, _ = hiding.hide(study, target)
     summary = hiding.summarise(study, table, learned)
     json.dumps(storage.plain(summary), allow_nan=False)
     assert summary["exact_weights"] is True
@@ -221,7 +221,7 @@ def test_tickets_are_exact_and_certified(study_of, embeddings, norm, reach):
 def test_more_candidates_make_the_ticket_the_target(study_of):
     study = study_of(candidates=18, blocks=1, layers=1)
     target, _ = hiding.train_target(study)
-    table, _ = hiding.hide(study, target)
+    table, *_ = hiding.hide(study, target)
     assert table["error"].max() < 0.02
     assert table["agreement"].min() > 0.98
     assert abs(table["val_loss_ticket"] - table["val_loss_target"]).max() < 1e-2
@@ -303,7 +303,7 @@ def test_a_ticket_of_another_network_is_worthless(study_of):
 def test_violations_are_counted(study_of):
     study = study_of(candidates=8, steps=2)
     target, learned = hiding.train_target(study)
-    table, _ = hiding.hide(study, target)
+    table, *_ = hiding.hide(study, target)
     table.loc[0, "certificate"] = table.loc[0, "error"] * 0.99
     table.loc[1, "certificate"] = math.nan
     table.loc[0, "exact_weights"] = False
@@ -340,7 +340,7 @@ def test_a_trained_model_is_found_in_a_random_one_at_the_default_size(embeddings
     study = hidden_lm.Config(embeddings=embeddings).study
     with one_torch_thread():
         target, learned = hiding.train_target(study)
-        table, _ = hiding.hide(study, target)
+        table, *_ = hiding.hide(study, target)
     summary = hiding.summarise(study, table, learned)
     assert summary["val_loss_target"] < 2.0
     assert abs(summary["loss_gap"]) <= 0.001

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+from slth.disk import write_all
 from slth.experiments import lab
 from slth.experiments.lab import border, command_line, scripts, storage
 from slth.experiments.lab.options import Kind, an_integer, as_given, several
@@ -589,9 +590,9 @@ def test_a_figure_gives_the_same_bytes_twice():
 
 
 def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path):
-    lab.write(tmp_path, {"a.txt": b"old"})
+    write_all(tmp_path, {"a.txt": b"old"})
     with pytest.raises(TypeError):
-        lab.write(tmp_path, {"a.txt": "not bytes"})
+        write_all(tmp_path, {"a.txt": "not bytes"})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.txt": b"old"}
 
 
@@ -628,7 +629,7 @@ def store(folder: Path, name: str = "", content: bytes | None = None) -> Path:
     if name:
         files[name] = content
     folder.mkdir()
-    lab.write(folder, {name: content for name, content in files.items() if content is not None})
+    write_all(folder, {name: content for name, content in files.items() if content is not None})
     return folder
 
 

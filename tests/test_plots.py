@@ -16,6 +16,7 @@ from matplotlib.colors import to_rgb
 from scipy import stats
 
 from slth import plots
+from slth.disk import write_all
 from slth.experiments import lab, plot
 from slth.experiments.lab import storage
 from slth.plots.errors import _over_sources
@@ -523,7 +524,7 @@ def store(folder: Path, table: pd.DataFrame, **config) -> Path:
     folder.mkdir(parents=True)
     parts = {"summary.json": {"fits": FITS}, "config.json": config, "run.json": {"status": "COMPLETED"}}
     files = {name: json.dumps(part).encode() for name, part in parts.items()}
-    lab.write(folder, {"results.csv": storage._csv(table), **files})
+    write_all(folder, {"results.csv": storage._csv(table), **files})
     return folder
 
 

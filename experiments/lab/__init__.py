@@ -44,7 +44,7 @@ from slth.experiments.lab.options import (
     text,
 )
 from slth.experiments.lab.refusals import BadConfig, Refused, one_line
-from slth.experiments.lab.storage import load_run, require_writable, save, write
+from slth.experiments.lab.storage import load_run, require_writable, save
 
 __all__ = [
     "BadConfig",
@@ -71,5 +71,4 @@ __all__ = [
     "save",
     "seed",
     "text",
-    "write",
 ]

@@ -12,6 +12,7 @@ from typing import Any
 import pandas
 from matplotlib.figure import Figure
 
+from slth.disk import write_all
 from slth.experiments.lab.border import FileStorageObserver, Run, SqlObserver
 from slth.experiments.lab.figures import render
 from slth.experiments.lab.refusals import BadConfig, Refused, one_line
@@ -44,7 +45,7 @@ def save(
         return None
     folder = folder_of(run)
     with tempfile.TemporaryDirectory() if folder is None else contextlib.nullcontext(folder) as place:
-        write(Path(place), files)
+        write_all(place, files)
         for name in files:  # the file observer's own folder: it notes the name and leaves the file alone
             run.add_artifact(os.path.join(place, name), name)
     for at in places_of(run):
@@ -87,20 +88,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     raise TypeError(f"a summary holds numbers, strings, lists and dicts, not {type(value).__name__}: {value!r}")
-
-
-def write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write the files into the folder, each under a temporary name first: a final name stands for a whole file."""
-    for name, content in files.items():
-        temporary = folder / f".{name}.{os.getpid()}.tmp"
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(folder / name)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def load_run(folder: str | os.PathLike[str]) -> tuple[pandas.DataFrame, dict[str, Any], dict[str, Any]]:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from slth.disk import write_all
 from slth.experiments import lab
 
 WHOLE = ("results.csv", "summary.json", "config.json", "run.json")
@@ -118,7 +119,7 @@ class Store:
         lab.load_run(made)
         digests = {name: _digest(made / name) for name in WHOLE}
         os.replace(place / "log.txt", made / "log.txt")
-        lab.write(made, {DIGESTS: (json.dumps(digests, indent=2) + "\n").encode()})
+        write_all(made, {DIGESTS: (json.dumps(digests, indent=2) + "\n").encode()})
         sources = self.folder / "_sources"
         sources.mkdir(exist_ok=True)
         for source in (place / "_sources").glob("*"):
@@ -136,8 +137,8 @@ class Store:
         place = self.place_for(run_id, 0)
         try:
             (place / run_id).mkdir()
-            lab.write(place / run_id, files)
-            lab.write(place, {"log.txt": files.get("cout.txt", b"")})
+            write_all(place / run_id, files)
+            write_all(place, {"log.txt": files.get("cout.txt", b"")})
             self.adopt(run_id, place)
         finally:
             self.discard(place)
@@ -168,7 +169,7 @@ class Store:
         been gathered here.
         """
         place = self.place_for("gathered", 0)
-        lab.write(place, files)
+        write_all(place, files)
         before = self._gathered()
         stale = {*before["files"]} - {*files}
         self._note(place, {*files} | stale, runs)  # whoever is killed from here on leaves no file unknown
@@ -182,7 +183,7 @@ class Store:
 
     def _note(self, place: Path, files: Iterable[str], runs: Sequence[str]) -> None:
         content = {"files": sorted(files), "runs": list(runs)}
-        lab.write(place, {GATHERED: (json.dumps(content, indent=2) + "\n").encode()})
+        write_all(place, {GATHERED: (json.dumps(content, indent=2) + "\n").encode()})
         os.replace(place / GATHERED, self.folder / GATHERED)
 
     def _gathered(self) -> dict[str, list[str]]:

@@ -30,6 +30,7 @@ from slth.experiments.studies.approximation.measure import (
 )
 from slth.models.transformer import Transformer
 from slth.threads import one_torch_thread
+from slth.ticket import Ticket
 
 HALVES = 2  # the ReLU splits each coordinate of a network's input
 
@@ -70,13 +71,14 @@ def blocks_of(model: Transformer) -> list[Transformer]:
 # ---------------------------------------------------------------- measurements
 
 
-def measure(study: Study, target: Transformer) -> pd.DataFrame:
-    """One row per (hidden, depth, length, source)."""
+def measure(study: Study, target: Transformer) -> tuple[pd.DataFrame, Ticket]:
+    """One row per (hidden, depth, length, source), and the ticket in the first of the widest sources."""
     inputs = test_inputs(study)
     with one_torch_thread():
         wanted = [after_blocks(blocks_of(target), x) for x in inputs]
         rows = [row for hidden in study.hidden for row in _measure_width(study, hidden, target, inputs, wanted)]
-    return pd.DataFrame(rows).sort_values(["hidden", "depth", "length", "source"], ignore_index=True)
+        ticket = transformer(target, make_source(study, study.hidden[-1], 0)).ticket()
+    return pd.DataFrame(rows).sort_values(["hidden", "depth", "length", "source"], ignore_index=True), ticket
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ from slth.experiments.lab import progress
 from slth.experiments.studies.approximation import learning
 from slth.tasks import angular_velocity as task
 from slth.threads import in_parallel, one_torch_thread
+from slth.ticket import Ticket
 from slth.weights import inits
 
 SOURCE_INITS = {"theory": "theory", "xavier": "xavier_uniform"}
@@ -110,8 +111,11 @@ class Series:
     columns: list[dict[str, Any]]
 
 
-def measure(study: Study, target: MultiHeadAttention) -> pd.DataFrame:
-    """One row per (hidden, length, source, side); side is FREE where method is edge_popup."""
+def measure(study: Study, target: MultiHeadAttention) -> tuple[pd.DataFrame, Ticket]:
+    """One row per (hidden, length, source, side); side is FREE where method is edge_popup.
+
+    Also the ticket constructed in the first of the widest sources, on the side with the least certificate.
+    """
     merged = target.merged()
     inputs = test_inputs(study)
     with one_torch_thread():
@@ -119,11 +123,12 @@ def measure(study: Study, target: MultiHeadAttention) -> pd.DataFrame:
         examples = _examples(study, merged) if study.method == "edge_popup" else None
         rows = []
         for hidden in study.hidden:
-            found = _constructed(study, hidden, target)
+            found, first = _constructed(study, hidden, target)
             if examples is not None:
                 found.append(_learned(study, hidden, merged, *examples))
             rows += [row for series in found for row in _measured(study, hidden, series, merged, inputs, wanted)]
-    return pd.DataFrame(rows).sort_values(["hidden", "length", "source", "side"], ignore_index=True)
+        ticket = min(first, key=lambda construction: construction.certificate.bound.item()).ticket()
+    return pd.DataFrame(rows).sort_values(["hidden", "length", "source", "side"], ignore_index=True), ticket
 
 
 def test_inputs(study: Study) -> list[torch.Tensor]:
@@ -146,9 +151,12 @@ def _examples(study: Study, merged: Merged) -> tuple[learning.Examples, learning
     return train, validation
 
 
-def _constructed(study: Study, hidden: int, target: MultiHeadAttention) -> list[Series]:
-    """One series for each side."""
-    found = [Series("construction", side, [], []) for side in study.sides]
+def _constructed(
+    study: Study, hidden: int, target: MultiHeadAttention
+) -> tuple[list[Series], list[AttentionConstruction]]:
+    """One series for each side, and the constructions in the first source."""
+    found: list[Series] = [Series("construction", side, [], []) for side in study.sides]
+    first: list[AttentionConstruction] = []
     for number in progress(range(max(study.sources)), f"hidden={hidden}: construct"):
         source = make_source(study, hidden, number)
         qk = query_key(target, source)
@@ -157,7 +165,9 @@ def _constructed(study: Study, hidden: int, target: MultiHeadAttention) -> list[
             construction = assemble(target, source, qk, vo, alpha=study.alpha, length=max(study.lengths) + 1)
             series.merged.append(construction.merged)
             series.columns.append(_construction_columns(construction))
-    return found
+            if number == 0:
+                first.append(construction)
+    return found, first
 
 
 def _learned(

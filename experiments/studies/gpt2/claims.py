@@ -5,7 +5,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from slth.experiments.lab import BadConfig, require_writable, write
+from slth.disk import write_all
+from slth.experiments.lab import BadConfig, require_writable
 
 CLAIM = "checkpoints.json"  # in the folder: the config that its checkpoints are of
 
@@ -28,7 +29,7 @@ def check(folder: Path | None, claim: Mapping[str, Any], free: Collection[str] =
 def put(folder: Path | None, claim: Mapping[str, Any]) -> None:
     """Note in the folder what its checkpoints are of."""
     if folder:
-        write(folder, {CLAIM: json.dumps(claim, indent=2).encode()})
+        write_all(folder, {CLAIM: json.dumps(claim, indent=2).encode()})
 
 
 def _held(folder: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from slth.construct import TransformerConstruction, certify, language_model, pru
 from slth.experiments.lab import BadConfig, progress
 from slth.models.transformer import Block, LanguageModel, Product, Table, Transformer
 from slth.tasks import text as task
+from slth.ticket import Ticket
 from slth.weights import inits
 
 
@@ -166,8 +167,11 @@ def make_source(study: Study, candidates: int) -> LanguageModel:
     return LanguageModel(parts["embedding"], parts["positions"], inner, parts["head"])
 
 
-def hide(study: Study, target: LanguageModel) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Construct and measure a ticket for each number of candidates: a row per (candidates, block), and sample texts."""
+def hide(study: Study, target: LanguageModel) -> tuple[pd.DataFrame, dict[str, str], Ticket]:
+    """Construct and measure a ticket for each number of candidates: a row per (candidates, block), and sample texts.
+
+    Also the ticket of the last number, the most candidates.
+    """
     rows: list[dict[str, Any]] = []
     texts = {"target": _sample(study, target)}
     for candidates in progress(study.candidates, "hide"):
@@ -181,7 +185,7 @@ def hide(study: Study, target: LanguageModel) -> tuple[pd.DataFrame, dict[str, s
         found = pruned(source, construction.masks)
         rows += _measure(study, target, found, construction, candidates, seconds)
         texts[f"ticket, {candidates} candidates"] = _sample(study, found)
-    return pd.DataFrame(rows), texts
+    return pd.DataFrame(rows), texts, construction.ticket()
 
 
 @torch.no_grad()

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from slth.experiments.lab import progress, write
+from slth.disk import write_all
+from slth.experiments.lab import progress
 from slth.experiments.studies.mixing.config import Config
 from slth.experiments.studies.mixing.errors import measure_error
 from slth.experiments.studies.mixing.losses import measure_dense, measure_ticket
@@ -100,7 +101,7 @@ def _keep(study: Study, job: Job, found: dict[str, Any]) -> None:
     """Store a measurement, and forget the checkpoints that led to it."""
     folder = study.how.folder
     if folder:
-        write(folder, {f"{job.label}.json": json.dumps(found).encode()})
+        write_all(folder, {f"{job.label}.json": json.dumps(found).encode()})
         for checkpoint in folder.glob(f"{job.label}*.checkpoint"):
             if checkpoint.name == f"{job.label}.checkpoint" or checkpoint.name.startswith(f"{job.label} pilot "):
                 checkpoint.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from slth import console, files
+from slth import console, disk
 from slth.experiments.studies.speed.gpu import report
 
 DEFAULTS: dict[str, Any] = {"device": "cuda", "what": list(report.AREAS), "rounds": 15, "seed": 0, "out": "runs/gpu"}
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
 
     def keep(name: str, contents: bytes) -> None:
-        files.write(folder / name, contents)
+        disk.write(folder / name, contents)
 
     timed, summary = measure(config["device"], config["what"], config["rounds"], config["seed"], keep)
     keep("results.csv", timed.table.to_csv(index=False).encode())

@@ -1,0 +1,62 @@
+"""The one place where files are written: each whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def write(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a whole file, or leave what was there as it was, even where the process is killed or the power fails.
+
+    The bytes go to a hidden temporary file in the same folder, which takes the path's place once they are on the disk.
+    Links are followed. Raises OSError, with the path, where that cannot be done; the temporary file is then removed.
+    """
+    _replace(path, data)
+    _sync_folder(Path(os.path.realpath(path)).parent)
+
+
+def write_all(folder: str | os.PathLike[str], files: Mapping[str, bytes]) -> None:
+    """Write files by name into a folder, each as :func:`write` does, one after the other."""
+    for name, data in files.items():
+        _replace(Path(folder) / name, data)
+    _sync_folder(Path(folder))
+
+
+def _replace(path: str | os.PathLike[str], data: bytes) -> None:
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error  # with the name that the caller knows
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def clear_leftovers(path: str | os.PathLike[str]) -> None:
+    """Remove what a killed :func:`write` of this path left behind. Only for a path that no other process writes."""
+    target = Path(os.path.realpath(path))
+    name = re.compile(re.escape(f".{target.name}.") + r"[0-9a-f]{8}\.tmp")
+    for other in target.parent.iterdir():
+        if name.fullmatch(other.name):
+            other.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the folder's new entry survive a power failure, where the system can open folders."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

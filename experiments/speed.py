@@ -43,7 +43,7 @@ from slth.experiments.studies.speed import (
     training_step,
 )
 from slth.experiments.studies.speed.tables import summarise, table_of
-from slth.experiments.studies.speed.timing import Row
+from slth.kernels.timing import Row
 from slth.threads import cores
 
 AREAS = ("subset_sums", "attention_routes", "selection", "training_step", "linear_attention")

@@ -1,48 +1,45 @@
-"""Kernels for attention under masks: one public function each, a plain-torch reference and a Triton form of it.
+"""Kernels for attention under masks: one public function each, with several implementations.
 
     y = slth.kernels.masked_linear(x, weight, bits, impl="triton")
 
-impl is "reference" (plain torch, any device, the oracle of the tests), "triton" (an error where Triton cannot do the
-call) or "auto", the default: Triton on a GPU where it can, else the reference; which it took is logged under
-"slth.kernels". :func:`use` says what "auto" stands for, for a while or from now on. Triton is imported by the first
-call that needs it: without Triton or a GPU all else works.
+impl is "reference" (plain torch, any device, the oracle of the tests), "cpu" (numba's or torch's own fast operations,
+where a kernel has any), "triton" (an error where Triton cannot do the call) or "auto", the default:
+`slth.kernels.dispatch` chooses. :func:`use` says what "auto" stands for, for a while or from now on; :func:`counted`
+counts what calls took. Triton is imported by the first call that needs it: without Triton or a GPU all else works.
 """
 
+from .attention import attention, masked_mha, merged_attention
+from .attention.masks import BlockMask
 from .bits import pack_mask, unpack_mask
-from .calls import (
-    attention,
-    masked_linear,
-    masked_mha,
-    masked_weight,
-    merged_attention,
-    mhla,
-    mhla_unfit,
-    score_gradient,
-    seeded_linear,
-    seeded_weight,
-    select_threshold,
-    too_wide,
-)
-from .choice import takes_triton, use
-from .shapes import BlockMask, Threshold
+from .cut import Cut
+from .dispatch import counted, use
+from .masked_linear import masked_linear
+from .masked_weight import masked_weight, pruned_weight, score_gradient, straight_through
+from .mhla import mhla
+from .seeded import seeded_linear, seeded_weight
+from .select import Selector, select_threshold
+
+Threshold = Cut  # its former name
 
 __all__ = [
     "BlockMask",
+    "Cut",
+    "Selector",
     "Threshold",
     "attention",
+    "counted",
     "masked_linear",
     "masked_mha",
     "masked_weight",
     "merged_attention",
     "mhla",
-    "mhla_unfit",
     "pack_mask",
+    "pruned_weight",
     "score_gradient",
     "seeded_linear",
     "seeded_weight",
     "select_threshold",
-    "takes_triton",
-    "too_wide",
+    "straight_through",
     "unpack_mask",
     "use",
 ]

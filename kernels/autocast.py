@@ -23,6 +23,8 @@ def as_autocast(kernel: Callable[P, torch.Tensor], but: str = "") -> Callable[P,
 
     @wraps(kernel)
     def call(*args: P.args, **options: P.kwargs) -> torch.Tensor:
+        if not torch._C._is_any_autocast_enabled():
+            return kernel(*args, **options)
         given = (*args, *options.values())
         device = next((one.device.type for one in given if isinstance(one, torch.Tensor)), "cpu")
         if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):

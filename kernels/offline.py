@@ -3,13 +3,12 @@
     python -m slth.kernels.offline            one line a kernel: registers, spills, shared memory
     python -m slth.kernels.offline --json     the same for programs
 
-Each Triton file lists its own cases, as they are launched: the kernel, the types of its arguments, its constants. A
-process that compiles must have imported Triton without TRITON_INTERPRET.
+The cases.py of each folder lists its own, as they are launched: the kernel, the types of its arguments, its constants.
+A process that compiles must have imported Triton without TRITON_INTERPRET.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import subprocess
@@ -20,7 +19,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-FILES = ("triton_masked_linear", "triton_select", "triton_attention", "triton_mhla", "triton_seeded")
+from .listing import modules
+
 SHARED_LIMIT = 232_448  # bytes that a block may have on sm_90
 
 
@@ -99,8 +99,8 @@ def _number(text: str, pattern: str) -> str:
 
 
 def cases() -> list[Case]:
-    """Every file's cases."""
-    return [case for file in FILES for case in importlib.import_module(f"slth.kernels.{file}").offline_cases()]
+    """Those of every folder."""
+    return [case for module in modules("cases") for case in module.offline_cases()]
 
 
 def main(arguments: list[str]) -> int:

@@ -14,6 +14,7 @@ MOVED = {
     "slth.bits": "slth.ticket.bits",
     "slth.freezing": "slth.search.freezing",
     "slth.inits": "slth.weights.inits",
+    "slth.kernels.triton_seeded": "slth.kernels.seeded.triton",
     "slth.layouts": "slth.masking.layouts",
     "slth.masking.freezing": "slth.search.freezing",
     "slth.masks": "slth.masking.masks",

@@ -1,4 +1,4 @@
-"""Calls every case of the benchmarks through Triton's own launcher, without a GPU, and prints what came of it as JSON.
+"""Calls every kernel case through Triton's own launcher, without a GPU, and prints what came of it as JSON.
 
 A stub stands in for the driver, and tensors on the CPU pose as a GPU's. Each launch binds and specialises its arguments
 as it would there. Then, in place of running, the code is made for each set of arguments that are 1, which the launcher
@@ -19,8 +19,8 @@ from triton.compiler import compiler
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from slth.experiments.studies.speed.cases import all_cases
-from slth.kernels import Threshold, choice, reference
+from slth.kernels import Cut, dispatch, select
+from slth.kernels.cases import all_cases
 from slth.weights import inits
 
 LARGEST_GRID = (2**31 - 1, 2**16 - 1, 2**16 - 1)
@@ -88,13 +88,13 @@ def main():
     """Call all cases in all dtypes."""
     failed = {}
     driver.set_active(Driver())
-    start = Threshold(torch.ones(()), torch.zeros((), dtype=torch.int64))
+    start = Cut(torch.ones(()), torch.zeros((), dtype=torch.int64))
     with (
         patch.object(JITFunction, "run", launch),
         patch.object(triton.compiler, "compile", made),
-        patch.object(choice, "interpreting", lambda: False),
+        patch.object(dispatch, "interpreting", lambda: False),
         patch.multiple(inits, normal=zeros, uniform=zeros),
-        patch.object(reference, "select_threshold", lambda scores, k: start),
+        patch.dict(select._SELECT._known, {"reference": lambda scores, k, near: start}),
         posing(),
     ):
         for case in all_cases():

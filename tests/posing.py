@@ -32,7 +32,12 @@ class Event:
 
 
 #: what a tensor says of where it lies
-_ANSWERS = {torch.Tensor.device.__get__: GPU, torch.Tensor.is_cuda.__get__: True, torch.Tensor.get_device: GPU.index}
+_ANSWERS = {
+    torch.Tensor.device.__get__: GPU,
+    torch.Tensor.is_cuda.__get__: True,
+    torch.Tensor.is_cpu.__get__: False,
+    torch.Tensor.get_device: GPU.index,
+}
 
 
 class _Mode(TorchFunctionMode):

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from slth import kernels
-from slth.experiments.studies.speed import cases
 from slth.experiments.studies.speed.gpu import command, report
-from slth.experiments.studies.speed.timing import Timing, compare
+from slth.kernels import cases
+from slth.kernels.timing import Timing, compare
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
@@ -76,7 +76,7 @@ def test_a_step_under_masks_is_timed_beside_a_dense_one():
 
 
 def area(rows):
-    """What stands in for a module of benchmarks.gpu: it gives these rows, or raises them."""
+    """What stands in for a bench.py: it gives these rows, or raises them."""
 
     def found(device, rounds, seed):
         if isinstance(rows, BaseException):
@@ -102,10 +102,8 @@ def measured(monkeypatch, tmp_path):
         monkeypatch.setattr(report, "AREAS", dict.fromkeys(areas, ("select_threshold",)))
         monkeypatch.setattr(report, "checks", lambda areas, device: held)
         monkeypatch.setattr(command, "check_device", lambda device: None)
-        known = {f"benchmarks.gpu.{name}": area(rows) for name, rows in areas.items()}
-        real = report.importlib.import_module
-        fake = SimpleNamespace(import_module=lambda name: known[name] if name in known else real(name))
-        monkeypatch.setattr(report, "importlib", fake)
+        known = {name: area(rows) for name, rows in areas.items()}
+        monkeypatch.setattr(report, "_bench", known.__getitem__)
         return command.main(["device=cpu", f"what={list(areas)}", f"out={tmp_path}"]), tmp_path
 
     return run
@@ -157,7 +155,7 @@ def test_checks_are_kept_before_anything_is_timed(measured, tmp_path):
     ("words", "message"),
     [
         (["device=cuda"], "device=cuda: must be cpu, or a CUDA device"),
-        (["what=foo"], "must be one or several of masked_linear, selection"),
+        (["what=foo"], "must be one or several of attention, masked_linear"),
         (["rounds=0"], "rounds=0: must be an int >= 1"),
         (["hidden=3"], "hidden=3: unknown, must be one of device"),
     ],

@@ -1,6 +1,7 @@
 """The kernels' public face: which form a call takes, what is refused, and what the references compute."""
 
 import logging
+from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
@@ -8,9 +9,11 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from slth import kernels
-from slth.kernels import calls, choice, shapes
-from slth.masking import masks
+from slth.kernels import Cut, cut, dispatch
+from slth.kernels.attention.masks import attended, check_attended
 from slth.weights import inits
+
+attention, masked_linear = (import_module(f"slth.kernels.{name}") for name in ("attention", "masked_linear"))
 
 
 def numbers(name, *shape, dtype=torch.float32):
@@ -43,7 +46,7 @@ def test_triton_on_a_cpu_tensor_is_refused(no_interpreter):
 
 
 def test_triton_that_is_not_installed_is_named(monkeypatch):
-    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(dispatch.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match="triton is not installed"):
         linear(impl="triton")
     assert torch.equal(linear(), linear(impl="reference"))
@@ -51,18 +54,30 @@ def test_triton_that_is_not_installed_is_named(monkeypatch):
 
 def test_an_unknown_form_is_refused():
     for call in (lambda: linear(impl="cuda"), lambda: kernels.use("cuda")):
-        with pytest.raises(ValueError, match="impl='cuda': must be one of auto, reference, triton"):
+        with pytest.raises(ValueError, match="impl='cuda': must be one of auto, reference, cpu, triton"):
             call()
 
 
 def test_auto_says_what_it_took(monkeypatch, caplog):
-    monkeypatch.setattr(choice, "_told", set())
+    calls = {
+        "masked_linear": (masked_linear._MASKED_LINEAR, linear, "reference"),
+        "attention": (attention._ATTENTION, lambda: kernels.attention(*qkv(1, 3, 8)), "cpu"),
+    }
     with caplog.at_level(logging.INFO, logger="slth.kernels"):
-        linear()
-        linear()
+        for kernel, call, _ in calls.values():
+            monkeypatch.setattr(kernel, "_logged", set())
+            call()
+            with kernels.use("reference"):
+                call()
+            call()
     assert [record.getMessage() for record in caplog.records] == [
-        'masked_linear with impl="auto" takes the reference: tensors on the CPU'
+        f'{name} with impl="auto" takes {taken}: tensors on the CPU' for name, (_, _, taken) in calls.items()
     ]
+
+
+def test_a_kernel_without_a_form_of_its_own_for_the_cpu_says_so():
+    with pytest.raises(ValueError, match='masked_linear with impl="cpu": it has none, must be auto, reference or tri'):
+        linear(impl="cpu")
 
 
 def test_use_says_what_auto_stands_for(no_interpreter):
@@ -84,14 +99,14 @@ def test_float64_has_no_triton_form():
 
 @pytest.mark.parametrize("version", ["3.5.1", "2.9"])
 def test_triton_that_is_too_old_is_named(monkeypatch, version):
-    choice._triton.cache_clear()
-    monkeypatch.setattr(choice.importlib.metadata, "version", lambda name: version)
+    dispatch._triton.cache_clear()
+    monkeypatch.setattr(dispatch.importlib.metadata, "version", lambda name: version)
     try:
         with pytest.raises(RuntimeError, match=rf"triton is of version {version[:3]}, must be >= 3\.6"):
             linear(impl="triton")
         assert torch.equal(linear(), linear(impl="reference"))
     finally:
-        choice._triton.cache_clear()
+        dispatch._triton.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -109,15 +124,18 @@ def test_auto_takes_gpus_that_the_kernels_are_made_for(monkeypatch, gpu, hip, la
     monkeypatch.setattr(torch.version, "hip", hip)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(name="some", **gpu))
     tensor = SimpleNamespace(
-        device=torch.device("cuda", 3), dtype=torch.float32, is_floating_point=lambda: True, is_cuda=True
+        device=torch.device("cuda", 3), dtype=torch.float32, is_floating_point=lambda: True, is_cpu=False
     )
-    choice._lacking.cache_clear()
+    dispatch._lacking.cache_clear()
     try:
-        assert lacks in choice._misfit(tensor.device)
-        assert kernels.takes_triton("some", tensor) == (not lacks)
-        assert kernels.takes_triton("some", tensor, impl="triton")
+        assert lacks in dispatch._misfit(tensor.device)
+        for impl in ("auto", "triton"):
+            with kernels.counted() as counts:
+                masked_linear._MASKED_LINEAR.choose(impl, tensor)
+            ((_, taken),) = counts
+            assert taken == ("reference" if lacks and impl == "auto" else "triton")
     finally:
-        choice._lacking.cache_clear()
+        dispatch._lacking.cache_clear()
 
 
 # ---------------------------------------------------------------- autocast
@@ -276,7 +294,7 @@ def test_triton_refuses_heads_that_are_too_wide():
 # ---------------------------------------------------------------- masked weights
 
 
-@pytest.mark.parametrize("impl", ["reference", "triton"])
+@pytest.mark.parametrize("impl", ["reference", "cpu", "triton"])
 @pytest.mark.parametrize("kind", ["bits", "scores"])
 def test_a_masked_weight_is_written_where_it_shall_be(kind, impl):
     weight, scores = numbers("w", 6, 30), numbers("s", 6, 30).requires_grad_()
@@ -300,11 +318,10 @@ def test_an_out_that_does_not_fit_is_refused(out, message):
 
 
 def test_numbers_are_not_copied_to_a_device(monkeypatch):
-    monkeypatch.setattr(shapes.torch, "as_tensor", None)
-    monkeypatch.setattr(shapes.torch, "tensor", None)
+    monkeypatch.setattr(cut.torch, "as_tensor", None)
+    monkeypatch.setattr(cut.torch, "tensor", None)
     weight, scores = numbers("w", 5, 10), numbers("s", 5, 10)
-    kernels.masked_weight(weight, (scores, 0.5))
-    monkeypatch.setattr(calls, "as_threshold", None)  # a gradient has no use for one
+    kernels.masked_weight(weight, (scores, 0.5), impl="reference")
     assert kernels.score_gradient(weight, weight, scores).equal(weight * weight * scores.sign())
 
 
@@ -323,11 +340,11 @@ def test_selection_keeps_what_the_rule_keeps():
     scores = numbers("s", 7, 11).mul(3).round()  # many ties
     for k in range(1, scores.numel() + 1):
         value, last_tie = kernels.select_threshold(scores, k, impl="reference")
-        cut = masks.Cut(float(value), int(last_tie))
+        found = Cut(float(value), int(last_tie))
         order = sorted(range(77), key=lambda i: (-abs(float(scores.flatten()[i])), i))
         kept = torch.zeros(77, dtype=torch.bool)
         kept[order[:k]] = True
-        assert torch.equal(cut.mask(scores).flatten(), kept)
+        assert torch.equal(found.mask(scores).flatten(), kept)
 
 
 def test_reference_attention_is_torchs():
@@ -356,18 +373,18 @@ def test_causal_blocks_leave_out_the_rows_that_their_entries_leave_out(queries, 
     blocks = numbers(f"blocks {turn}", 2, -(-queries // 16), -(-keys // 16)) > (0.6, -0.4, -3.0, -9.0)[turn]
     mask = kernels.BlockMask(blocks, 16)
     shape, cpu = (2, queries, keys), torch.device("cpu")
-    empty = ~calls.reference.attended(mask.dense(queries, keys), True, queries, keys, cpu).any(-1)
+    empty = ~attended(mask, True, queries, keys, cpu).any(-1)
     if not empty.any():
-        calls._check_attended(mask, True, shape, cpu)
+        check_attended(mask, True, shape, cpu)
         return
     row = tuple(int(i) for i in empty.nonzero()[0])
     with pytest.raises(ValueError, match=rf"mask row \({row[0]}, {row[1]}\) has no True"):
-        calls._check_attended(mask, True, shape, cpu)
+        check_attended(mask, True, shape, cpu)
 
 
 def test_causal_blocks_are_not_spread(monkeypatch):
     monkeypatch.setattr(kernels.BlockMask, "dense", None)
-    calls._check_attended(kernels.BlockMask(torch.ones(3, 3).bool(), 16), True, (2, 40, 40), torch.device("cpu"))
+    check_attended(kernels.BlockMask(torch.ones(3, 3).bool(), 16), True, (2, 40, 40), torch.device("cpu"))
 
 
 def test_block_masks_are_masks():

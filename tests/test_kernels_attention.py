@@ -5,11 +5,11 @@ import os
 import pytest
 import torch
 
-from slth.experiments.studies.speed import timing
-from slth.experiments.studies.speed.cases import TOLERANCE, differences, normal
-from slth.experiments.studies.speed.cases.attention import CASES
-from slth.experiments.studies.speed.gpu import attention as timed
-from slth.kernels import BlockMask, attention, merged_attention, triton_attention
+from slth.kernels import BlockMask, attention, merged_attention, timing
+from slth.kernels.attention import bench as timed
+from slth.kernels.attention import triton as triton_attention
+from slth.kernels.attention.cases import CASES
+from slth.kernels.cases import TOLERANCE, differences, normal
 
 pytest.importorskip("triton")
 

@@ -17,11 +17,11 @@ from torch import nn
 
 import slth
 from slth import kernels
-from slth.experiments.studies.speed import cases
-from slth.experiments.studies.speed.gpu import command, finished, report, seeded
-from slth.kernels.offline import FILES
-from slth.kernels.shapes import placed
-from slth.masking import masks
+from slth.experiments.studies.speed.gpu import command, report
+from slth.kernels import Cut, Selector, cases, finished, offline, pruned_weight
+from slth.kernels.arguments import placed
+from slth.kernels.seeded import bench as seeded
+from slth.kernels.select.nan import NaNWatch
 
 HERE = Path(__file__).parent
 
@@ -43,11 +43,7 @@ def test_every_case_goes_through_the_launcher():
 
 def kernels_with_grids():
     """Names of all kernels that are launched: those that ask for the program's number."""
-    found = set()
-    for file in FILES:
-        module = __import__(f"slth.kernels.{file}", fromlist=["_"])
-        found |= {one.kernel.__name__ for one in module.offline_cases()}
-    return found
+    return {one.kernel.__name__ for one in offline.cases()}
 
 
 # ---------------------------------------------------------------- devices by name
@@ -93,7 +89,7 @@ def test_speed_measures_seeded_weights(monkeypatch, tmp_path):
 
 def test_a_watch_for_nan_is_copied_without_its_event():
     with posing():
-        watch = masks._NaNWatch()
+        watch = NaNWatch()
         watch.look(torch.ones(3))
         watch.look(torch.tensor([1.0, float("nan")]))
         assert isinstance(watch.arrived, Event)
@@ -103,7 +99,7 @@ def test_a_watch_for_nan_is_copied_without_its_event():
                 twin.settle()
             twin.settle()  # told once
         assert watch.arrived.waited == 2
-    calm = copy.deepcopy(masks._NaNWatch())
+    calm = copy.deepcopy(NaNWatch())
     calm.look(torch.ones(2))
     calm.settle()
 
@@ -145,19 +141,20 @@ class Elsewhere:
 
 def test_cuts_follow_scores_to_another_device():
     scores = torch.tensor([[1.0, -2.0, 0.5], [2.0, 0.1, -0.5]])
-    cut = masks.DeviceCut(Elsewhere(torch.ones(())), Elsewhere(torch.tensor(5)))
+    cut = Cut(Elsewhere(torch.ones(())), Elsewhere(torch.tensor(5)))
     wanted = [[False, True, False], [True, False, False]]
     assert cut.mask(scores, 6).tolist() == wanted
-    assert (masks.masked_weight(torch.ones_like(scores), scores, cut, 6) != 0).tolist() == wanted
+    assert (pruned_weight(torch.ones_like(scores), (scores, cut.after(6))) != 0).tolist() == wanted
     with kernels.use("triton"):
-        assert (masks.masked_weight(torch.ones_like(scores), scores, cut, 6) != 0).tolist() == wanted
+        assert (pruned_weight(torch.ones_like(scores), (scores, cut.after(6))) != 0).tolist() == wanted
 
 
 def test_a_selector_follows_its_scores_to_another_device():
     scores = torch.randn(500, generator=torch.Generator().manual_seed(1))
-    selector = masks.Selector()
+    selector = Selector()
     with kernels.use("triton"):
-        wanted = selector.cut([scores], 0.3).mask(scores)
-        selector._on_device = kernels.Threshold(*map(Elsewhere, selector._on_device))
-        assert selector.cut([scores], 0.3).mask(scores).equal(wanted)
-    assert selector.cut([scores], 0.3).mask(scores).equal(wanted)  # what moves to the CPU is cut there
+        wanted = selector.cut([scores], 150).mask(scores)
+        (selection,) = selector._selections.values()
+        selection._last = Cut(*map(Elsewhere, selection._last))
+        assert selector.cut([scores], 150).mask(scores).equal(wanted)
+    assert selector.cut([scores], 150).mask(scores).equal(wanted)  # what moves to the CPU is cut there

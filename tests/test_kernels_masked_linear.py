@@ -3,26 +3,21 @@
 import pytest
 import torch
 
-from slth.experiments.studies.speed.cases import TOLERANCE, differences, normal
-from slth.experiments.studies.speed.cases.masked_linear import CASES
-from slth.experiments.studies.speed.gpu import masked_linear as gpu_masked_linear
-from slth.experiments.studies.speed.timing import COLUMNS, SPREAD
-from slth.kernels import (
-    Threshold,
-    masked_linear,
-    masked_weight,
-    pack_mask,
-    reference,
-    triton_masked_linear,
-    unpack_mask,
-)
-from slth.masking import masks
+from slth.kernels import Cut, masked_linear, masked_weight, pack_mask, score_gradient, select_threshold, unpack_mask
+from slth.kernels.cases import TOLERANCE, differences, normal
+from slth.kernels.masked_linear import bench, cases
+from slth.kernels.masked_linear import reference as linear_reference
+from slth.kernels.masked_linear import triton as triton_masked_linear
+from slth.kernels.masked_weight import cases as weight_cases
+from slth.kernels.masked_weight import reference
+from slth.kernels.masked_weight import triton as triton_masked_weight
+from slth.kernels.timing import COLUMNS, SPREAD
 
 pytest.importorskip("triton")
 
 
 CPU = torch.device("cpu")
-SMALL = [case for case in CASES if not case.large]
+SMALL = [case for case in weight_cases.CASES + cases.CASES if not case.large]
 
 
 def numbers(name, *shape):
@@ -32,7 +27,7 @@ def numbers(name, *shape):
 def scored(rows, columns, k):
     """Scores with ties, and the threshold that keeps k."""
     scores = numbers("scores", rows, columns).mul(2).round()
-    return scores, reference.select_threshold(scores, k)
+    return scores, select_threshold(scores, k, impl="reference")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
@@ -62,7 +57,7 @@ def test_exactly_k_are_kept_whatever_the_ties(k):
 @pytest.mark.parametrize("last_tie", [-1, 0, 44, 45, 700, 34 * 45 - 1, 2**40])
 def test_ties_are_kept_up_to_the_last(last_tie):
     scores = torch.where(numbers("equal", 34, 45) < 0, -0.5, 0.5)
-    mask = scores, Threshold(torch.tensor(0.5), torch.tensor(last_tie))
+    mask = scores, Cut(torch.tensor(0.5), torch.tensor(last_tie))
     for found in identity(mask, 34, 45):
         assert found.flatten().bool().equal(torch.arange(34 * 45) <= last_tie)
 
@@ -120,8 +115,8 @@ def test_the_scores_gradient_is_that_of_the_masks():
     weight, grad = numbers("w", 20, 30), numbers("g", 20, 30)
     leaf = scores.clone().requires_grad_()
     (found,) = torch.autograd.grad(masked_weight(weight, (leaf, threshold), impl="triton"), leaf, grad)
-    assert found.equal(masks.score_gradient(grad, weight, scores))
-    assert found.equal(triton_masked_linear.score_gradient(grad, weight.mT.contiguous().mT, scores))
+    assert found.equal(score_gradient(grad, weight, scores))
+    assert found.equal(triton_masked_weight.score_gradient(grad, weight.mT.contiguous().mT, scores))
 
 
 def test_pruned_weights_get_score_gradients_too():
@@ -215,7 +210,7 @@ def test_a_product_in_parts_is_a_product():
         assert (parts - 1) * length < inner <= parts * length
         found, *_ = everything(tokens, inner)
         scores, threshold = scored(20, inner, 2000)
-        wanted = reference.masked_linear(
+        wanted = linear_reference.masked_linear(
             numbers("x", tokens, inner).double(), numbers("w", 20, inner).double(), (scores, threshold),
             numbers("b", 20).double(),
         )  # fmt: skip
@@ -253,7 +248,7 @@ def test_masks_of_heads():
 def test_stacks_of_any_shape(shape, layout):
     """As one matrix where memory allows it, else as they are: ties are counted row by row in any case."""
     scores = numbers("stack", *shape).mul(2).round()
-    threshold = reference.select_threshold(scores, scores.numel() // 3)
+    threshold = select_threshold(scores, scores.numel() // 3, impl="reference")
     weight, grad = numbers("w", *shape), numbers("g", *shape)
     out = torch.full_like(weight, 7.0)
     if layout == "turned":
@@ -262,7 +257,7 @@ def test_stacks_of_any_shape(shape, layout):
     assert masked_weight(weight, (scores, threshold), impl="triton").equal(wanted)
     assert masked_weight(weight, (scores, threshold), out=out, impl="triton").equal(wanted)
     assert out.equal(wanted)
-    assert triton_masked_linear.score_gradient(grad, weight, scores).equal(
+    assert triton_masked_weight.score_gradient(grad, weight, scores).equal(
         reference.score_gradient(grad, weight, scores)
     )
 
@@ -276,9 +271,9 @@ def test_large_convolutions_fit_into_the_grid(axes, monkeypatch):
         def __getitem__(self, grid):
             return lambda *args, **kwargs: grids.append(grid)
 
-    monkeypatch.setattr(triton_masked_linear, "_slope", Recorder())
+    monkeypatch.setattr(triton_masked_weight, "_slope", Recorder())
     scores = torch.empty(weight.shape, device="meta")
-    triton_masked_linear.score_gradient(weight, weight, scores)
+    triton_masked_weight.score_gradient(weight, weight, scores)
     ((programs,),) = grids  # of other axes a grid has 65535 at most
     assert programs == (8 * 19 if axes[0] == 0 else 257 * 256)
     assert programs < 2**31
@@ -300,7 +295,7 @@ def test_tiles_fit_their_tokens(size, tokens):
 
 
 def test_the_rows_of_the_table():
-    rows = gpu_masked_linear.rows(CPU, 1, 0, sizes=((3, 20, 24),))
+    rows = bench.rows(CPU, 1, 0, sizes=((3, 20, 24),))
     assert len(rows) == 12
     assert {row["peer"] for row in rows} == {"dense", "materialised"}
     for row in rows:

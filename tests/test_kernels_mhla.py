@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from slth import kernels
-from slth.experiments.studies.speed.cases import TOLERANCE, differences, mhla, normal
+from slth.kernels.cases import TOLERANCE, differences, normal
+from slth.kernels.mhla import cases
 
 CPU = torch.device("cpu")
-SMALL = [case for case in mhla.CASES if not case.large]
+SMALL = [case for case in cases.CASES if not case.large]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
@@ -63,7 +64,7 @@ def results(tensors, **options):
 @pytest.mark.parametrize("normalise", [False, True])
 def test_all_that_is_allocated_is_written(monkeypatch, causal, normalise):
     expected = results(inputs(), causal=causal, normalise=normalise)
-    module = importlib.import_module("slth.kernels.triton_mhla")
+    module = importlib.import_module("slth.kernels.mhla.triton")
 
     def poisoned(make):
         return lambda *args, **options: make(*args, **options).fill_(float("nan"))
@@ -169,7 +170,7 @@ def test_the_layer_says_the_same():
 
 
 def test_the_table_for_a_gpu_is_whole():
-    from slth.experiments.studies.speed.gpu import mhla as timed
+    from slth.kernels.mhla import bench as timed
 
     rows = timed.rows(CPU, rounds=1, seed=0, sizes=[(1, 2, 40, 8, 16)], dtype=torch.float32)
     assert {row["peer"] for row in rows} == {"causal SDPA", "chunks in torch"}

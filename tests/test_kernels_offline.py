@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-from slth.kernels.offline import FILES, SHARED_LIMIT
+from slth.kernels.listing import modules
+from slth.kernels.offline import SHARED_LIMIT
+
+KINDS = {module.__name__.split(".")[-2] for module in modules("cases")}
 
 pytestmark = pytest.mark.xdist_group("offline")  # compiled once for all of these tests
 
@@ -32,11 +35,10 @@ def test_every_kernel_compiles_within_its_bounds(compiled):
     assert not over, "\n".join(over)
 
 
-def test_every_file_has_cases(compiled):
+def test_every_folder_has_cases(compiled):
     names = [one["name"] for one in compiled]
     assert len(names) == len(set(names))
-    for file in FILES:
-        kind = file.removeprefix("triton_")
+    for kind in KINDS:
         assert any(name.startswith(kind) for name in names), kind
 
 
@@ -54,9 +56,9 @@ def test_products_use_the_tensor_cores(compiled):
     """In both dtypes of 16 bits, in each file that makes products; the selection alone makes none."""
     products = [one for one in compiled if one["products"]]
     found = {(one["name"].split()[0], dtype) for one in products for dtype in ("bf16", "fp16") if dtype in one["name"]}
-    for file in set(FILES) - {"triton_select"}:
+    for file in KINDS - {"select", "masked_weight"}:
         for dtype in ("bf16", "fp16"):
-            assert any(name.startswith(file.removeprefix("triton_")) for name, kind in found if kind == dtype), file
+            assert any(name.startswith(file) for name, kind in found if kind == dtype), file
     idle = [one["name"] for one in products if one["tensor_cores"] == 0]
     assert not idle
 

@@ -7,16 +7,17 @@ import pytest
 import torch
 
 from slth import kernels
-from slth.experiments.studies.speed.cases import TOLERANCE, differences, normal, seeded
+from slth.kernels.cases import TOLERANCE, differences, normal
+from slth.kernels.seeded import cases
 from slth.weights import inits
 
-triton_philox = pytest.importorskip("slth.kernels.triton_philox")
+triton_philox = pytest.importorskip("slth.kernels.seeded.philox")
 triton = pytest.importorskip("triton")
 tl = triton.language
 block_words, element, uniform16 = triton_philox.block_words, triton_philox.element, triton_philox.uniform16
 
 CPU = torch.device("cpu")
-SMALL = [case for case in seeded.CASES if not case.large]
+SMALL = [case for case in cases.CASES if not case.large]
 DRAW = {"uniform": inits.uniform, "uniform16": inits.uniform16, "sign": inits.sign}
 
 
@@ -47,7 +48,7 @@ def test_scales_and_streams_of_all_sizes_in_every_bit(distribution, scale):
 @pytest.mark.parametrize("distribution", DRAW)
 def test_ten_million_weights_in_every_bit(monkeypatch, distribution):
     """By the kernel itself, in tiles as large as suit an interpreter."""
-    module = importlib.import_module("slth.kernels.triton_seeded")
+    module = importlib.import_module("slth.kernels.seeded.triton")
     monkeypatch.setattr(module, "_write_tile", lambda: {"R": 64, "C": 4096, "num_warps": 4})
     shape = (2560, 4096)
     wanted = DRAW[distribution](shape, 0.1, seed=5, name="many")
@@ -134,7 +135,7 @@ def product(distribution="uniform16", tokens=3, outward=9, dtype=torch.float32, 
 @pytest.mark.parametrize(("tokens", "inward"), [(1, 256), (3, 256), (3, 250)])
 def test_all_that_is_allocated_is_written(monkeypatch, tokens, inward, first):
     expected = product(tokens=tokens, inward=inward, first=first)
-    module = importlib.import_module("slth.kernels.triton_seeded")
+    module = importlib.import_module("slth.kernels.seeded.triton")
     empty = torch.empty
     monkeypatch.setattr(module.torch, "empty", lambda *args, **options: empty(*args, **options).fill_(float("nan")))
     for found, wanted in zip(product(tokens=tokens, inward=inward, first=first), expected, strict=True):
@@ -170,7 +171,7 @@ def test_words_begin_where_memory_does():
     bits = torch.from_numpy(np.arange(6 * 32 + 1, dtype=np.uint8)[1:].reshape(6, 32))
     assert bits.storage_offset() == 0
     assert bits.data_ptr() % 4
-    triton_seeded = importlib.import_module("slth.kernels.triton_seeded")
+    triton_seeded = importlib.import_module("slth.kernels.seeded.triton")
     assert triton_seeded._lines(bits, True).data_ptr() % 4 == 0
     x = normal("words", 3, 256, device=CPU)
     found, wanted = (
@@ -195,7 +196,7 @@ def test_int32_has_the_bits_of_uint32():
 
 
 def test_the_table_for_a_gpu_is_whole():
-    from slth.experiments.studies.speed.gpu import seeded as timed
+    from slth.kernels.seeded import bench as timed
 
     rows = timed.rows(CPU, rounds=1, seed=0, sizes=[(1, 128, 8), (2, 24, 8)], dtype=torch.float32)
     assert [row["size"] for row in rows[:3]] == [f"{one} 1x128x8" for one in DRAW]

@@ -5,17 +5,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slth.experiments.studies.speed.cases import differences, normal, selection
-from slth.experiments.studies.speed.gpu import selection as gpu_selection
-from slth.experiments.studies.speed.timing import COLUMNS, SPREAD
-from slth.kernels import Threshold, reference, select_threshold, triton_select
-from slth.masking.masks import Selector
+from slth.kernels import Cut, Selector, select_threshold
+from slth.kernels.cases import differences, normal
+from slth.kernels.select import bench, cases
+from slth.kernels.select import triton as triton_select
+from slth.kernels.timing import COLUMNS, SPREAD
 
 pytest.importorskip("triton")
 
 
 CPU = torch.device("cpu")
-SMALL = [case for case in selection.CASES if not case.large]
+SMALL = [case for case in cases.CASES if not case.large]
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def assert_same(one, other):
 
 
 def near_to(threshold, factor):
-    return Threshold(threshold.value * factor, threshold.last_tie)
+    return Cut(threshold.value * factor, threshold.last_tie)
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
@@ -52,7 +52,7 @@ def test_the_threshold_is_the_references(data):
     levels = data.draw(st.sampled_from([1, 2, 5, 10**6]))
     scores = (normal(f"levels {levels}", length, device=CPU) * levels).round() / levels
     k = data.draw(st.integers(1, length))
-    wanted = reference.select_threshold(scores, k)
+    wanted = select_threshold(scores, k, impl="reference")
     assert_same(found(scores, k), wanted)
     assert_same(found(scores, k, near_to(wanted, data.draw(st.sampled_from([1.0, 0.998, 1.002, 3.0, 0.0])))), wanted)
 
@@ -63,7 +63,7 @@ def test_a_bracket_that_holds_too_much(room, monkeypatch):
     monkeypatch.setattr(triton_select, "ROOM", room)
     monkeypatch.setattr(triton_select, "_stretches", lambda n: (8, 192, 192 // room))
     scores = 1 + 1e-4 * normal("crowded", 1500, device=CPU)  # all in the bracket
-    wanted = reference.select_threshold(scores, 700)
+    wanted = select_threshold(scores, 700, impl="reference")
     assert_same(found(scores, 700, wanted), wanted)
 
 
@@ -78,7 +78,7 @@ def test_a_hit_looks_at_two_digits_and_a_miss_at_four(start, monkeypatch):
         return state
 
     scores = normal("digits", 1000, device=CPU)
-    wanted = reference.select_threshold(scores, 500)
+    wanted = select_threshold(scores, 500, impl="reference")
     assert_same(found(scores, 500, start and near_to(wanted, start)), wanted)
     (state,) = states
     counted = state[16:].reshape(4, 256).sum(1) > 0
@@ -88,7 +88,7 @@ def test_a_hit_looks_at_two_digits_and_a_miss_at_four(start, monkeypatch):
 @pytest.mark.usefixtures("many_stretches")
 def test_what_the_memory_held_before_does_not_matter(monkeypatch):
     scores = normal("poison", 900, device=CPU).mul(3).round()
-    wanted = reference.select_threshold(scores, 300)
+    wanted = select_threshold(scores, 300, impl="reference")
 
     def poisoned(*args, empty=torch.empty, **kwargs):
         return empty(*args, **kwargs).fill_(float("nan") if kwargs["dtype"].is_floating_point else 0x7F7F7F7F)
@@ -101,7 +101,7 @@ def test_what_the_memory_held_before_does_not_matter(monkeypatch):
 def test_layouts_and_axes_do_not_matter_and_nothing_is_written_to():
     scores = normal("layouts", 30, 20, device=CPU)
     before = scores.clone()
-    wanted = reference.select_threshold(scores, 77)
+    wanted = select_threshold(scores, 77, impl="reference")
     assert_same(found(scores.mT.contiguous().mT, 77), wanted)
     assert_same(found(scores.reshape(2, 3, 100).requires_grad_(), 77), wanted)
     assert scores.equal(before)
@@ -110,13 +110,13 @@ def test_layouts_and_axes_do_not_matter_and_nothing_is_written_to():
 def test_the_mask_is_that_of_the_cut():
     scores = normal("cut", 40, 25, device=CPU).mul(4).round()
     for keep in (0.001, 0.3, 0.5, 1.0):
-        threshold = found(scores, max(1, int(keep * 1000 + 0.5)))
-        assert reference.kept((scores, threshold), 25).equal(Selector().cut([scores], keep).mask(scores))
+        k = max(1, int(keep * 1000 + 0.5))
+        assert found(scores, k).mask(scores).equal(Selector().cut([scores], k).mask(scores))
 
 
 def test_nothing_travels_to_the_host(monkeypatch):
     scores = normal("host", 100, device=CPU)
-    wanted = reference.select_threshold(scores, 50)
+    wanted = select_threshold(scores, 50, impl="reference")
     for name in ("item", "tolist", "cpu", "__bool__", "__int__", "__float__"):
         monkeypatch.setattr(triton_select.torch.Tensor, name, None)
     launched = []
@@ -139,10 +139,10 @@ class Recorder:
 
 
 def test_the_rows_of_the_table():
-    rows = gpu_selection.rows(CPU, 2, 0, sizes=(500,))
+    rows = bench.rows(CPU, 2, 0, sizes=(500,))
     assert {row["peer"] for row in rows} == {"torch.sort", "torch.topk"}
     assert {row["size"] for row in rows} == {"n=500 cold", "n=500 warm", "n=500 selector"}
-    assert {row["size"] for row in rows if row["what"] == gpu_selection.WRAPPED} == {"n=500 selector"}
+    assert {row["size"] for row in rows if row["what"] == bench.WRAPPED} == {"n=500 selector"}
     for row in rows:
         assert list(row)[: len(COLUMNS + SPREAD)] == COLUMNS + SPREAD
         assert row["error_ours"] == 0.0

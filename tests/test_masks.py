@@ -10,18 +10,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slth.masking import masks
-from slth.masking.masks import (
-    SCHEDULES,
-    Cut,
-    Selector,
-    as_keep,
-    count_kept,
-    scheduled_keep,
-    score_gradient,
-    traced_masked,
-    write_masked,
-)
+from slth.kernels import Cut, Selector, masked_weight, pruned_weight, rows, score_gradient
+from slth.kernels.select import cpu
+from slth.masking.masks import SCHEDULES, as_keep, count_kept, scheduled_keep
 
 
 def oracle(tensors, kept):
@@ -35,35 +26,41 @@ def oracle(tensors, kept):
 
 def check(tensors, keep, selector=None):
     """The cut keeps what a stable sort keeps, however it is applied; torch's operations alone find the same cut."""
-    cut = (selector or Selector()).cut(tensors, keep)
+    kept = count_kept(sum(t.numel() for t in tensors), keep)
+    cut = (selector or Selector()).cut(tensors, kept)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(masks, "_hold", masks._DeviceScores)
-        assert Selector().cut(tensors, keep) == cut
-    offset = 0
-    for tensor, wanted in zip(tensors, oracle(tensors, count_kept(sum(t.numel() for t in tensors), keep)), strict=True):
+        patch.setattr(cpu, "_hold", cpu._DeviceScores)
+        assert Selector().cut(tensors, kept) == cut
+    sorted_out, offset = Selector().cut(tensors, kept, impl="reference"), 0
+    for tensor, wanted in zip(tensors, oracle(tensors, kept), strict=True):
         assert cut.mask(tensor, offset).equal(wanted)
+        assert sorted_out.mask(tensor, offset).equal(wanted)
         ones = torch.ones_like(tensor)
         assert masked(ones, tensor, cut, offset).equal(wanted.float())
-        assert traced_masked(ones, tensor, *as_tensors(cut, offset)).equal(wanted.float())
+        assert pruned_weight(ones, (tensor, as_tensors(cut).after(offset))).equal(wanted.float())
         offset += tensor.numel()
     return cut
 
 
+def found(tensors, keep, selector=None):
+    """The cut that keeps a share of all tensors together."""
+    return (selector or Selector()).cut(tensors, count_kept(sum(t.numel() for t in tensors), keep))
+
+
 def masked(weight, scores, cut, offset=0):
     out = torch.full_like(weight, math.nan)
-    write_masked(weight, scores, cut, offset, out)
-    return out
+    return pruned_weight(weight, (scores, cut.after(offset)), out=out)
 
 
-def as_tensors(cut, offset=0):
-    return torch.tensor(cut.threshold), torch.tensor(cut.last_tie - offset)
+def as_tensors(cut):
+    return Cut(*cut.tensors(torch.device("cpu")))
 
 
 @pytest.fixture
 def three_threads(monkeypatch):
     """Three threads share the work on however few scores."""
-    monkeypatch.setattr(masks, "_ALONE", 1)
-    monkeypatch.setattr(masks, "_PART", 5)
+    monkeypatch.setattr(rows, "ALONE", 1)
+    monkeypatch.setattr(rows, "PART", 5)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     yield
@@ -209,7 +206,7 @@ def test_the_cut_of_a_warm_selector_is_that_of_a_cold_one():
     warm = Selector()
     for seed in range(5):
         scores = [random(500, seed=seed), random(30, 20, seed=seed + 100)]
-        assert warm.cut(scores, 0.3) == Selector().cut(scores, 0.3)
+        assert found(scores, 0.3, warm) == found(scores, 0.3)
 
 
 @pytest.mark.parametrize("keep", [0.01, 0.5, 0.99, 1.0])
@@ -217,12 +214,12 @@ def test_the_cut_of_a_warm_selector_is_that_of_a_cold_one():
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_nan_is_refused_cold_and_warm(keep, many, sign):
     scores, selector = random(1000), Selector()
-    selector.cut([scores], keep)
+    found([scores], keep, selector)
     bad = scores.clone()
     bad[-many:] = math.copysign(math.nan, sign)
     for each in (Selector(), selector):
         with pytest.raises(ValueError, match="scores hold NaN: all must be numbers"):
-            each.cut([scores, bad], keep)
+            found([scores, bad], keep, each)
     check([scores], keep, selector)  # and nothing of it is remembered
 
 
@@ -232,26 +229,27 @@ def test_nan_is_refused_cold_and_warm(keep, many, sign):
         ([], "there are none; at least one"),
         ([torch.empty(0)], "there are none; at least one"),
         ([torch.zeros(1).expand(2**32), torch.zeros(1)], r"there are 4294967297; .* at most 2\^32"),
-        ([torch.ones(2), torch.ones(2, dtype=torch.float64)], "dtype torch.float64: must be float32"),
-        ([torch.ones(2, dtype=torch.int32)], "dtype torch.int32: must be float32"),
-        ([torch.ones(2, dtype=torch.bfloat16)], "dtype torch.bfloat16: must be float32"),
+        ([torch.ones(2), torch.ones(2, dtype=torch.float64)], "dtype torch.float64: must be torch.float32"),
+        ([torch.ones(2, dtype=torch.int32)], "dtype torch.int32: must be torch.float32"),
+        ([torch.ones(2, dtype=torch.bfloat16)], "dtype torch.bfloat16: must be torch.float32"),
     ],
 )
 def test_scores_that_cannot_be_cut(scores, message):
     with pytest.raises(ValueError, match=message):
-        Selector().cut(scores, 0.5)
-    with pytest.raises(ValueError, match="keep=0: must be"):
-        Selector().cut([torch.ones(3)], 0)
+        Selector().cut(scores, 1)
+    for k in (0, 4):
+        with pytest.raises(ValueError, match=f"k={k}: must be from 1 to the number of scores, 3"):
+            Selector().cut([torch.ones(3)], k)
 
 
 @pytest.fixture(params=["_HostScores", "_DeviceScores"])
 def passes(request, monkeypatch):
     """How many scores each pass over a group has picked out."""
-    picked = []
-    hold = getattr(masks, request.param)
+    picked, real = [], cpu._hold
+    hold = getattr(cpu, request.param)
 
     def spied(tensors):
-        held = hold(tensors)
+        held = hold(tensors) if hold is cpu._DeviceScores else real(tensors)
         census = held.census
 
         def spy(low, high):
@@ -262,7 +260,7 @@ def passes(request, monkeypatch):
         held.census = spy
         return held
 
-    monkeypatch.setattr(masks, "_hold", spied)
+    monkeypatch.setattr(cpu, "_hold", spied)
     return picked
 
 
@@ -270,7 +268,7 @@ def passes(request, monkeypatch):
 def test_a_warm_cut_takes_one_pass_and_few_scores_twice(passes, keep):
     scores, selector = random(1_000_000), Selector()
     for _ in range(12):
-        selector.cut([scores[:300_000], scores[300_000:]], keep)
+        found([scores[:300_000], scores[300_000:]], keep, selector)
         scores *= 1.0 - 1e-3
     assert len(passes) == 12
     assert max(passes[8:]) < 2500
@@ -280,7 +278,7 @@ def test_a_cold_cut_takes_one_pass_whatever_the_order(passes):
     scores = random(1 << 20)
     columns = scores.reshape(-1, 16) * torch.arange(16)  # a sample at every 16th place would see one of them alone
     for each in (scores, scores.abs().sort().values, columns, columns.t().contiguous()):
-        Selector().cut([each], 0.5)
+        found([each], 0.5)
     assert len(passes) == 4
     assert max(passes) < 60_000
 
@@ -317,7 +315,7 @@ def test_kept_weights_keep_their_bits_and_pruned_ones_are_plus_zero():
     for weight in views(1):
         weight[0, 0], weight[1, 1], weight[2, 2], weight[3, 3] = 1e-45, -0.0, math.inf, math.nan
         for scores in views(2):
-            cut = Selector().cut([scores], 0.4)
+            cut = found([scores], 0.4)
             out, mask = masked(weight, scores, cut), cut.mask(scores)
             bits, wanted = out.contiguous().view(torch.int32), weight.contiguous().view(torch.int32)
             assert int(mask.sum()) == count_kept(48, 0.4)
@@ -328,7 +326,7 @@ def test_kept_weights_keep_their_bits_and_pruned_ones_are_plus_zero():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_weights_of_other_types(dtype):
     weight, scores = random(8, 6).to(dtype), random(8, 6, seed=1)
-    cut = Selector().cut([scores], 0.5)
+    cut = found([scores], 0.5)
     out = masked(weight, scores, cut)
     assert out.dtype == dtype
     assert out.equal(torch.where(cut.mask(scores), weight, torch.zeros((), dtype=dtype)))
@@ -346,7 +344,7 @@ def test_ties_are_cut_by_the_index_in_the_group():
 
 def test_blocks_are_written_where_they_belong_and_nothing_else_is():
     weight, scores = random(6, 4, 10), random(6, 4, 10, seed=1)
-    cut = Selector().cut([scores], 0.4)
+    cut = found([scores], 0.4)
     places = [
         (slice(None), slice(None), slice(3, 7)),
         (slice(2, 5),),
@@ -357,44 +355,44 @@ def test_blocks_are_written_where_they_belong_and_nothing_else_is():
     ]
     for place in places:
         out = torch.full_like(weight, 7.0)
-        write_masked(weight[place], scores[place], cut, 0, out[place])
+        pruned_weight(weight[place], (scores[place], cut), out=out[place])
         wanted = torch.full_like(weight, 7.0)
         wanted[place] = weight[place] * cut.mask(scores)[place]
         assert out.equal(wanted)
-    write_masked(weight[:0], scores[:0], cut, 0, weight[:0])
+    pruned_weight(weight[:0], (scores[:0], cut), out=weight[:0])
 
 
 def test_autograd_sees_that_out_is_written_to():
     weight, scores, out = random(8, 6), random(8, 6, seed=1), torch.ones(8, 6)
     learned = torch.ones(8, 6, requires_grad=True)
     product = (learned * out).sum()  # out is saved for the backward pass
-    write_masked(weight, scores, Cut(0.5, -1), 0, out)
+    pruned_weight(weight, (scores, Cut(0.5, -1)), out=out)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         product.backward()
     with torch.inference_mode():
         out = torch.empty(8, 6)
-        write_masked(weight, scores, Cut(0.5, -1), 0, out)
+        pruned_weight(weight, (scores, Cut(0.5, -1)), out=out)
     assert out.equal(weight * (scores.abs() > 0.5))
 
 
 def test_shapes_that_differ_are_refused():
     a, b = torch.ones(2, 3), torch.ones(3, 2)
     for call in (
-        lambda: write_masked(a, b, Cut(0.5, -1), 0, a),
-        lambda: write_masked(a, a, Cut(0.5, -1), 0, b),
-        lambda: write_masked(a.double(), a, Cut(0.5, -1), 0, b.double()),
+        lambda: pruned_weight(a, (b, Cut(0.5, -1)), out=a),
+        lambda: pruned_weight(a, (a, Cut(0.5, -1)), out=b),
+        lambda: pruned_weight(a.double(), (a, Cut(0.5, -1)), out=b.double()),
         lambda: score_gradient(b, a, a),
     ):
-        with pytest.raises(ValueError, match=r"shapes \(\d, \d\), .*: must be the same"):
+        with pytest.raises(ValueError, match=r"\(\d, \d\).*must be .*\(\d, \d\)"):
             call()
 
 
 def test_parameters_that_learn_are_read_as_they_are():
     weight, scores = (torch.nn.Parameter(random(8, 6, seed=seed)) for seed in (1, 2))
-    cut = Selector().cut([scores], 0.5)
+    cut = found([scores], 0.5)
     for w, s in ((weight, scores), (weight.double(), scores)):
         out = torch.empty_like(w.detach())
-        write_masked(w, s, cut, 0, out)
+        pruned_weight(w, (s, cut), out=out)
         assert out.equal(w.detach() * cut.mask(scores))
 
 
@@ -405,31 +403,31 @@ def test_gradients_carry_the_sign_of_the_score():
             for grad in views(3):
                 wanted = grad * weight * torch.where(scores < 0, -1.0, 1.0)
                 assert score_gradient(grad, weight, scores).equal(wanted)
-            found = score_gradient(random(8, 6).bfloat16(), weight, scores)
-            assert found.dtype == torch.float32
+            slope = score_gradient(random(8, 6).bfloat16(), weight, scores)
+            assert slope.dtype == torch.float32
 
 
 @pytest.mark.usefixtures("three_threads")
 def test_tensors_are_worked_on_in_parts():
     weight, scores = random(30, 201), random(30, 201, seed=1)
     for values in (scores, (scores * 2).round()):
-        cut = Selector().cut([values], 0.25)
+        cut = found([values], 0.25)
         mask = oracle([values], count_kept(values.numel(), 0.25))[0]
         assert masked(weight, values, cut).equal(weight * mask)
-        assert masked(weight[:, 5:90], values[:, 5:90], Cut(cut.threshold, -1)).equal(
-            weight[:, 5:90] * (values[:, 5:90].abs() > cut.threshold)
+        assert masked(weight[:, 5:90], values[:, 5:90], Cut(cut.value, -1)).equal(
+            weight[:, 5:90] * (values[:, 5:90].abs() > cut.value)
         )
         assert score_gradient(weight, weight, values).equal(weight * weight * torch.where(values < 0, -1.0, 1.0))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_a_traced_graph_outlives_its_cut(dtype):
-    compiled = torch.compile(traced_masked, backend="eager", fullgraph=True)
+    compiled = torch.compile(masked_weight, backend="eager", fullgraph=True)
     weight, scores = random(8, 6).to(dtype), (random(8, 6, seed=1) * 2).round()
     with torch.compiler.set_stance("default"):
         for keep in (0.2, 0.5, 0.9, 1.0):
-            cut = Selector().cut([scores], keep)
+            cut = found([scores], keep)
             with torch._dynamo.config.patch(error_on_recompile=keep > 0.2):
-                out = compiled(weight, scores, *as_tensors(cut))
+                out = compiled(weight, (scores, as_tensors(cut)))
             assert out.dtype == dtype
             assert out.equal(masked(weight, scores, cut))

@@ -28,10 +28,9 @@ from slth.experiments.studies.speed import (
     selection,
     subset_sums,
     tables,
-    timing,
     training_step,
 )
-from slth.masking.masks import Selector
+from slth.kernels import Selector, timing
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -213,7 +212,7 @@ def test_selections_are_checked_score_by_score(monkeypatch):
     assert (table["error_peer"].dropna() == 0).all()
     assert list(table["peer"][table["error_peer"].isna()]) == [selection.READ]
     right = Selector.cut
-    monkeypatch.setattr(Selector, "cut", lambda self, scores, keep: right(self, scores, keep + 1e-3))
+    monkeypatch.setattr(Selector, "cut", lambda self, scores, k: right(self, scores, k + 1))
     with pytest.raises(RuntimeError, match="our mask of 2000 scores is not that of a sort"):
         selection.rows(2000, rounds=3, seed=0)
 

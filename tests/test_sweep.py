@@ -149,7 +149,12 @@ def test_the_version_covers_the_sources_and_not_the_sweeps_own(tmp_path):
     path = tmp_path / "toy.py"
     path.write_text(TOY)
     names = {name for name, _ in code._sources(path, ())}
-    assert names >= {"slth/masking/masks.py", "slth/kernels/reference.py", "slth/experiments/lab/__init__.py", "script"}
+    assert names >= {
+        "slth/masking/masks.py",
+        "slth/kernels/select/reference.py",
+        "slth/experiments/lab/__init__.py",
+        "script",
+    }
     assert not {name for name in names if "sweep" in name}
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch.nn.functional import rms_norm as _rms_norm
-from torch.nn.functional import scaled_dot_product_attention
 
 from slth import kernels
-from slth.kernels.reference import masked_softmax
-from slth.kernels.shapes import check_attending, is_of_pairs
+from slth.kernels.attention.masks import check_attending, is_of_pairs
+from slth.kernels.attention.reference import masked_softmax
 
 NORM_EPS = 1e-5
 
@@ -68,42 +65,28 @@ def attend(
     m). Padding (`slth.kernels.attention`) that attends to nothing gets zeros. Raises ValueError for another mask row
     with no True.
     """
-    queries, keys = q.shape[-2], k.shape[-2]
-    if kernels.takes_triton("attention", q, unfit=kernels.too_wide(q.shape[-1], v.shape[-1])):
-        return _attend_by_kernel(q, k, v, mask if mask is None else fit_mask(mask, queries, keys), causal)
-    if causal:
-        mask = causal_mask(mask, queries, keys, q.device)
-    elif mask is not None:
-        mask = check_mask(mask, queries, keys)
-    batch = _batch(q, k, v, mask)
-    rows = math.prod(batch[:-1])
-    if mask is not None and mask.dim() > 2:
-        mask = mask.expand(*batch[:-1], *mask.shape[-2:]).reshape(rows, 1, *mask.shape[-2:])  # (batch, 1, T, T)
-    # torch's fast kernels take four axes exactly
-    q, k, v = (t.expand(*batch, *t.shape[-2:]).reshape(rows, batch[-1], *t.shape[-2:]) for t in (q, k, v))
-    out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)  # (batch, heads, T, m)
-    return out.reshape(*batch, *out.shape[-2:])
+    mask = mask if mask is None else fit_mask(mask, q.shape[-2], k.shape[-2])
+    batch, groups = _batch(q, k, v, mask), max(k.shape[-3], v.shape[-3])
+    q, k, v = _expanded(q, batch), _expanded(k, (*batch[:-1], groups)), _expanded(v, (*batch[:-1], groups))
+    return kernels.attention(q, k, v, _by_head(mask), causal, scale=1.0)
 
 
 def _batch(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> tuple[int, ...]:
     """The axes (..., heads) of the result; a mask has none of heads."""
-    batch: torch.Size = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    batch: tuple[int, ...] = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     if mask is None or mask.dim() == 2:
         return batch
     return (*torch.broadcast_shapes(mask.shape[:-2], batch[:-1]), batch[-1])
 
 
-def _attend_by_kernel(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, causal: bool
-) -> torch.Tensor:
-    """The same by `slth.kernels.attention`, which looks at the mask, and takes k and v with as many heads each."""
-    batch, groups = _batch(q, k, v, mask), max(k.shape[-3], v.shape[-3])
-    q = q.expand(*batch, *q.shape[-2:])
-    k, v = (t.expand(*batch[:-1], groups, *t.shape[-2:]) for t in (k, v))
-    if mask is not None and mask.dim() > 2:
-        mask = mask.unsqueeze(-3)
-    out: torch.Tensor = kernels.attention(q, k, v, mask, causal, scale=1.0)
-    return out
+def _expanded(tokens: torch.Tensor, batch: tuple[int, ...]) -> torch.Tensor:
+    """(..., T, n) broadcast to (*batch, T, n)."""
+    return tokens if tokens.shape[:-2] == batch else tokens.expand(*batch, *tokens.shape[-2:])
+
+
+def _by_head(mask: torch.Tensor | None) -> torch.Tensor | None:
+    """The mask (..., T, T), the same for all heads, as it broadcasts to (..., heads, T, T)."""
+    return mask if mask is None or mask.dim() == 2 else mask.unsqueeze(-3)
 
 
 def merged_attention(
@@ -115,11 +98,9 @@ def merged_attention(
     mask bool, broadcastable to (..., T, T); causal: token t attends to tokens up to t only. Returns (..., T, d_out).
     Raises ValueError as :func:`attend` does.
     """
-    if qk.dim() == 3 and kernels.takes_triton("merged_attention", x, unfit=kernels.too_wide(x.shape[-1])):
-        fitted = None if mask is None else fit_mask(mask, x.shape[-2], x.shape[-2])
-        by_head = fitted if fitted is None or fitted.dim() < 3 else fitted.unsqueeze(-3)
-        out: torch.Tensor = kernels.merged_attention(x, qk, vo, by_head, causal)
-        return out
+    if qk.dim() == 3:
+        mask = mask if mask is None else fit_mask(mask, x.shape[-2], x.shape[-2])
+        return kernels.merged_attention(x, qk, vo, _by_head(mask), causal)
     x = x.unsqueeze(-3)  # (..., 1, T, d_in), shared by the heads
     return attend(x @ qk, x, x @ vo, mask, causal).sum(dim=-3)
 

@@ -11,7 +11,7 @@ the paper's text; its published code departs from it (the normaliser, the matrix
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Unpack
 
@@ -34,7 +34,6 @@ PHI: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 _NOT_LINEAR = "phi acts on queries and keys before they meet"
 STARTS = ("natural", "random", "identity_plus_random", "uniform")
-PIECE = 1024  # tokens worked on at a time: what becomes of them stays in the caches, in memory that is used again
 
 
 def locality(blocks: int, *, causal: bool = False, floor: float = 0.0) -> torch.Tensor:
@@ -179,58 +178,12 @@ class MultiHeadLinearAttention(Attention):
         Raises ValueError for inputs of another width, longer ones, and a mask, for which sums over blocks have no room.
         """
         self._check_input(x, mask)
-        if kernels.takes_triton("mhla", x, unfit=kernels.mhla_unfit(self.hidden, self.block)):
-            return self._by_kernel(x)
-        pieces = x.split(self._piece() * self.block, dim=-2)
-        return torch.cat(self._causal(pieces) if self.causal else self._bidirectional(pieces), dim=-2)
-
-    def _by_kernel(self, x: torch.Tensor) -> torch.Tensor:
         q, k = self._features(x, self.query), self._features(x, self.key)
         v = x.unsqueeze(-3) @ self.value
-        sums: torch.Tensor = kernels.mhla(
+        sums = kernels.mhla(
             q, k, v, self.mixing_matrix(), block=self.block, causal=self.causal, normalise=self.normalise
         )
         return (sums @ self.output).sum(dim=-3)
-
-    def _piece(self) -> int:
-        """Blocks that are worked on at a time."""
-        return max(1, PIECE // self.block)
-
-    def _bidirectional(self, pieces: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Pieces (..., t, d_in) of the input -> of the output, (..., t, d_out)."""
-        summaries = []
-        for i, x in enumerate(pieces):
-            k, v = self._keys_values(x, i)
-            summaries.append(k.mT @ v)  # (..., heads, blocks, hidden, width)
-        seen = self._seen(torch.cat(summaries, dim=-3), slice(None))
-        parts = seen.split(self._piece(), dim=-3)
-        return [
-            self._told(x, self._queries(x, i) @ part) for i, (x, part) in enumerate(zip(pieces, parts, strict=True))
-        ]
-
-    def _causal(self, pieces: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The same, each token with those up to itself."""
-        out, summaries = [], []
-        for i, x in enumerate(pieces):
-            q, (k, v) = self._queries(x, i), self._keys_values(x, i)
-            summaries.append(k.mT @ v)
-            first = i * self._piece()
-            seen = self._seen(torch.cat(summaries, dim=-3), slice(first, None))
-            own = self.mixing_matrix().diagonal()[first : first + q.shape[-3], None, None]
-            out.append(self._told(x, q @ seen + ((q @ k.mT).tril() * own) @ v))
-        return out
-
-    def _seen(self, summaries: torch.Tensor, rows: slice) -> torch.Tensor:
-        """Summaries (..., blocks, hidden, width) as the blocks of these rows see them: all, or the earlier ones."""
-        blocks = summaries.shape[-3]
-        mixing = self.mixing_matrix()[:blocks, :blocks]
-        mixing = mixing.tril(-1) if self.causal else mixing
-        seen: torch.Tensor = (mixing[rows] @ summaries.flatten(-2)).unflatten(-1, summaries.shape[-2:])
-        return seen
-
-    def _told(self, x: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
-        """A piece (..., t, d_in) and what its blocks sum up, (..., heads, blocks, block, width) -> (..., t, d_out)."""
-        return self._output(sums.flatten(-3, -2)[..., : x.shape[-2], :])
 
     def _check_input(self, x: torch.Tensor, mask: torch.Tensor | None) -> None:
         self._check(x)
@@ -242,15 +195,6 @@ class MultiHeadLinearAttention(Attention):
         if tokens > self.length:
             raise ValueError(f"{tokens} tokens: must be at most length={self.length}, for which mixing was made")
 
-    def _queries(self, x: torch.Tensor, piece: int) -> torch.Tensor:
-        """A piece (..., t, d_in) and its number -> (..., heads, blocks, block, hidden)."""
-        return self._in_blocks(self._features(x, self.query, piece * self._piece() * self.block))
-
-    def _keys_values(self, x: torch.Tensor, piece: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """A piece (..., t, d_in) and its number -> (..., heads, blocks, block, width) both."""
-        k = self._features(x, self.key, piece * self._piece() * self.block)
-        return self._in_blocks(k), self._in_blocks(self._values(x))
-
     def _features(self, x: torch.Tensor, weight: torch.Tensor, first: int = 0) -> torch.Tensor:
         """X (..., T, d_in) from position `first` on, weight (heads, d_in, hidden) -> phi, (..., heads, T, hidden)."""
         features = PHI[self.phi](x.unsqueeze(-3) @ weight)
@@ -260,13 +204,6 @@ class MultiHeadLinearAttention(Attention):
         """X (..., T, d_in) -> (..., heads, T, hidden), with a column of ones where sums are to be normalised."""
         v = x.unsqueeze(-3) @ self.value
         return pad(v, (0, 1), value=1.0) if self.normalise else v
-
-    def _in_blocks(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(..., T, width) -> (..., blocks, block, width), zeros after the last token."""
-        missing = -tokens.shape[-2] % self.block
-        whole = pad(tokens, (0, 0, 0, missing)) if missing else tokens
-        blocks: torch.Tensor = whole.unflatten(-2, (whole.shape[-2] // self.block, self.block))
-        return blocks
 
     def _output(self, sums: torch.Tensor) -> torch.Tensor:
         """Sums over what is attended to, (..., heads, T, width) -> (..., T, d_out)."""

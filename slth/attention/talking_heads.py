@@ -12,7 +12,7 @@ from slth.attention.base import Options, eye
 from slth.attention.facts import MIXING_INITS, MULTI_HEAD, Facts
 from slth.attention.functional import causal_mask, check_mask
 from slth.attention.softmax import SoftmaxAttention
-from slth.kernels.reference import masked_softmax
+from slth.kernels.attention.reference import masked_softmax
 from slth.numbers import as_int
 from slth.weights import recipes
 

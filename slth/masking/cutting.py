@@ -8,19 +8,20 @@ from typing import Any
 import torch
 from torch._compile import _disable_dynamo  # torch.compiler.disable that imports torch._dynamo at the first call
 
-from slth.masking.masks import Cut, DeviceCut, Selector
+from slth.kernels import Cut, Selector
+from slth.masking.masks import count_kept
 
 _MOST = 4096
 _idle: dict[int, Selector] = {}  # by where the first scores lie on the CPU: they begin where they have ended last
 
 
-def traced_cut(scores: Sequence[torch.Tensor], keep: torch.Tensor) -> DeviceCut:
-    """The cut of a group's scores, as `Selector.cut` makes it, in an operation that becomes part of a graph.
+def traced_cut(scores: Sequence[torch.Tensor], keep: torch.Tensor) -> Cut:
+    """The cut of a group's scores, as `slth.kernels.Selector` finds it, in an operation that becomes part of a graph.
 
     keep: float64 (1,), on the CPU, so that a graph outlives it. The graph raises ValueError for NaN on the CPU;
     on another device it may pass unnoticed.
     """
-    return DeviceCut(*_cut([s.detach() for s in scores], keep))
+    return Cut(*_cut([s.detach() for s in scores], keep))
 
 
 @torch.library.custom_op(
@@ -34,21 +35,15 @@ def _cut(scores: list[torch.Tensor], keep: torch.Tensor) -> tuple[torch.Tensor, 
     """Threshold, float32, and last tie, int64, both without axes, on the scores' device."""
     device, address = scores[0].device, scores[0].data_ptr()
     selector = (_idle.pop(address, None) if device.type == "cpu" else None) or Selector()
-    cut = selector.cut(scores, float(keep))
-    if isinstance(cut, DeviceCut):
-        return cut.threshold.clone(), cut.last_tie.clone()
+    cut = selector.cut(scores, count_kept(sum(s.numel() for s in scores), float(keep)))
+    if isinstance(cut.value, torch.Tensor):
+        value, last_tie = cut.tensors(device)
+        return value.clone(), last_tie.clone()
     if device.type == "cpu":
         if len(_idle) >= _MOST:
             _idle.clear()
         _idle[address] = selector
-    return _tensors(cut, device)
-
-
-def _tensors(cut: Cut, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    return (
-        torch.full((), cut.threshold, dtype=torch.float32, device=device),
-        torch.full((), cut.last_tie, dtype=torch.int64, device=device),
-    )
+    return cut.tensors(device)
 
 
 @_cut.register_fake

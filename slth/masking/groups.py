@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from slth.kernels import Cut, Selector
 from slth.masking import masks, passes
 from slth.masking.masked import Masked
 from slth.masking.targets import Target
@@ -30,7 +31,7 @@ class Group:
             masked.groups[i] = self
             self.offsets[masked.path, i] = self.size
             self.size += masked.parts[i].of(masked.scores).numel()
-        self._idle: dict[torch.device, list[masks.Selector]] = {}  # those that no thread cuts with at the moment
+        self._idle: dict[torch.device, list[Selector]] = {}  # those that no thread cuts with at the moment
 
     @property
     def current(self) -> float:
@@ -60,17 +61,17 @@ class Group:
         return [masked.parts[i].of(masked.scores) for masked, i in found]
 
     @torch.no_grad()
-    def cut(self, weights: Mapping[str, Masked]) -> masks.Cut | masks.DeviceCut:
+    def cut(self, weights: Mapping[str, Masked]) -> Cut:
         """The cut of the scores as they are. Raises ValueError for those that hold NaN."""
         scores = self.scores(weights)
         idle = self._idle.setdefault(scores[0].device, [])
         try:
             selector = idle.pop()
         except IndexError:  # all are in use
-            selector = masks.Selector()
+            selector = Selector()
         try:
             with self._naming():
-                return selector.cut(scores, self.current)
+                return selector.cut(scores, masks.count_kept(self.size, self.current))
         finally:
             idle.append(selector)
 

@@ -9,82 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.autograd import Function, forward_ad
 
+from slth import kernels
+from slth.kernels import Cut
 from slth.masking import masks, passes, state, traits, writing
 from slth.masking.cutting import traced_cut
 from slth.masking.targets import Part
-from slth.watched import traced, watched
+from slth.watched import followed, traced, watched
 from slth.weights.recipes import Recipe
 
 if TYPE_CHECKING:
     from slth.masking.groups import Group, Wrapped
 
 # ---------------------------------------------------------------- gates
-
-
-class _StraightThrough(Function):
-    """The masked weight; backward as if the mask were |score|, to the scores alone (Ramanujan et al. 2020)."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        weight: torch.Tensor, scores: torch.Tensor, pruned: torch.Tensor, free: torch.Tensor | None
-    ) -> torch.Tensor:
-        return pruned
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        weight, scores, _, free = inputs
-        ctx.save_for_backward(weight, scores, free)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[None, torch.Tensor, None, None]:
-        weight, scores, free = ctx.saved_tensors
-        slope = masks.score_gradient(grad, weight, scores)
-        return None, slope if free is None else slope * free, None, None
-
-
-class _StraightThroughBothWays(_StraightThrough):
-    """With tangents for forward mode, which torch.compile does not take: for transforms of `torch.func`."""
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        _StraightThrough.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(inputs[0], inputs[1], inputs[3])
-
-    @staticmethod
-    def jvp(ctx: Any, weight: None, scores: torch.Tensor | None, pruned: None, free: None) -> torch.Tensor | None:
-        return None if scores is None else _StraightThrough.backward(ctx, scores)[1]
-
-
-class _StraightThroughEagerly(Function):
-    """The same where nobody looks on: a `setup_context` would have torch bind the arguments anew at every call."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, weight: torch.Tensor, scores: torch.Tensor, pruned: torch.Tensor, free: torch.Tensor | None
-    ) -> torch.Tensor:
-        ctx.save_for_backward(weight, scores, free)
-        ctx.save_for_forward(weight, scores, free)
-        return pruned
-
-    backward = staticmethod(_StraightThrough.backward)
-    jvp = staticmethod(_StraightThroughBothWays.jvp)
-
-
-def _straight_through() -> type[Function]:
-    if torch.compiler.is_compiling():
-        return _StraightThrough
-    return _StraightThroughBothWays if watched() else _StraightThroughEagerly
-
-
-def _followed(*tensors: torch.Tensor) -> bool:
-    """Whether gradients, or tangents of forward mode, may be asked of what is made of the tensors."""
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        return True
-    return forward_ad._current_level >= 0
 
 
 @state.named(state.PLAIN)
@@ -94,10 +31,9 @@ def straight_through(masked: Masked, weight: torch.Tensor) -> torch.Tensor:
     What `torch.export` makes is for evaluation: there it has no gradient.
     """
     pruned = masked.pruned(weight.detach())
-    if torch.compiler.is_exporting() or not (watched() or _followed(weight, masked.scores)):
+    if torch.compiler.is_exporting() or not followed(weight, masked.scores):
         return pruned
-    out: torch.Tensor = _straight_through().apply(weight, masked.scores, pruned, masked.free)
-    return out
+    return kernels.straight_through(weight, masked.scores, pruned, masked.free)
 
 
 @state.named(state.PLAIN)
@@ -302,7 +238,7 @@ class Masked(nn.Module):
         return self
 
     @property
-    def cuts(self) -> list[masks.Cut | masks.DeviceCut]:
+    def cuts(self) -> list[Cut]:
         """Where the group of each part is cut: in the open forward pass, else by the scores as they are."""
         groups = [self.groups[i] for i in range(len(self.parts))]
         if watched():
@@ -317,21 +253,22 @@ class Masked(nn.Module):
 
     def pruned(self, weight: torch.Tensor) -> torch.Tensor:
         """Weight where the mask keeps it, else exactly 0; without gradient."""
-        if watched():
-            return self._traced(weight)
+        parts = self._cut_parts()
+        if len(parts) == 1:
+            part, cut, offset = parts[0]
+            return kernels.pruned_weight(weight, (self.scores, cut.after(offset)))
+        if watched():  # which follows nothing that is written into a part
+            made = [
+                kernels.pruned_weight(part.of(weight), (part.of(self.scores), cut.after(offset)))
+                for part, cut, offset in parts
+            ]
+            return torch.cat(made, dim=self.parts[0].dim)
         out = torch.empty_like(weight)
-        for part, cut, offset in self._cut_parts():
-            masks.write_masked(part.of(weight), part.of(self.scores), cut, offset, part.of(out))
+        for part, cut, offset in parts:
+            kernels.pruned_weight(part.of(weight), (part.of(self.scores), cut.after(offset)), out=part.of(out))
         return out
 
-    def _traced(self, weight: torch.Tensor) -> torch.Tensor:
-        made = [
-            masks.traced_masked(part.of(weight), part.of(self.scores), cut.threshold, cut.last_tie - offset)
-            for part, cut, offset in self._cut_parts()
-        ]
-        return made[0] if len(made) == 1 else torch.cat(made, dim=self.parts[0].dim)
-
-    def _cut_parts(self) -> list[tuple[Part, masks.Cut | masks.DeviceCut, int]]:
+    def _cut_parts(self) -> list[tuple[Part, Cut, int]]:
         """Each part, where its group is cut, and the index there of its first score."""
         offsets = [self.groups[i].offsets[self.path, i] for i in range(len(self.parts))]
         return list(zip(self.parts, self.cuts, offsets, strict=True))

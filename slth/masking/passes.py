@@ -20,9 +20,9 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
+    from slth.kernels import Cut
     from slth.masking.groups import Group
     from slth.masking.masked import Masked
-    from slth.masking.masks import Cut, DeviceCut
 
 
 #: What autograd calls to pack and unpack each tensor that it saves.
@@ -46,7 +46,7 @@ class Stamp(NamedTuple):
 
 
 class _Held(NamedTuple):
-    cut: Cut | DeviceCut
+    cut: Cut
     stamps: dict[str, Stamp]  # of the scores that were cut, by parameter name
 
 
@@ -68,7 +68,7 @@ class Pass:
         self.cuts: Cuts = {} if cuts is None else cuts
         self._made: dict[tuple[Masked, bool, bool, Hooks | None], _Made] = {}
 
-    def cut(self, group: Group, reader: Masked | None = None) -> Cut | DeviceCut:
+    def cut(self, group: Group, reader: Masked | None = None) -> Cut:
         """Where a group is cut in this pass, anew where the reader's scores have changed.
 
         Raises ValueError for scores that hold NaN.

@@ -1,4 +1,4 @@
-"""GPT-2's own attention by `slth.kernels` where these take Triton, else torch's: the implementation called "slth"."""
+"""GPT-2's own attention by `slth.kernels`: the implementation that transformers knows as "slth"."""
 
 from __future__ import annotations
 
@@ -33,13 +33,9 @@ def attend(
 
     The signature is that of Hugging Face's attention functions, and so is what is causal: without a mask, several
     queries where `is_causal`, or else the module's own, says so; query t then attends to keys up to t. Queries that a
-    mask lets attend to nothing are padding, and get zeros. A mask that is not boolean, dropout, compiling and heads
-    that are too wide for the kernels are left to torch.
+    mask lets attend to nothing are padding, and get zeros. A mask that is not boolean and dropout are left to torch.
     """
-    ours = not dropout and not torch.compiler.is_compiling()
-    ours = ours and (attention_mask is None or attention_mask.dtype == torch.bool)
-    unfit = kernels.too_wide(query.shape[-1], value.shape[-1])
-    if not ours or not kernels.takes_triton("attention", query, unfit=unfit):
+    if dropout or (attention_mask is not None and attention_mask.dtype != torch.bool):
         given = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal, **kwargs}
         found: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **given)
         return found

@@ -69,6 +69,6 @@ def _scale(masked: Masked) -> tuple[torch.Tensor, torch.Tensor]:
     magnitudes = masked.scores.detach().abs()
     thresholds, units = torch.empty_like(magnitudes), torch.empty_like(magnitudes)
     for part, cut in zip(masked.parts, masked.cuts, strict=True):
-        part.of(thresholds).fill_(cut.threshold).clamp_min_(0.0)
+        part.of(thresholds).fill_(cut.value).clamp_min_(0.0)
         part.of(units).fill_(part.of(magnitudes).mean().clamp(min=torch.finfo(torch.float32).tiny))
     return thresholds, units

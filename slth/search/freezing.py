@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 
+from slth.kernels import Selector
 from slth.masking import Masked, masks
 from slth.masking.targets import Part
 from slth.masking.traits import Trait
@@ -80,4 +81,4 @@ class Freezing(Trait):
 
 
 def _top(dice: torch.Tensor, share: float) -> torch.Tensor:
-    return masks.Selector().cut([dice], share).mask(dice)
+    return Selector().cut([dice], masks.count_kept(dice.numel(), share)).mask(dice)

@@ -19,7 +19,7 @@ from torch import nn
 
 import slth.kernels as kernels
 from slth.building import Recorded
-from slth.kernels.reference import SEEDED
+from slth.kernels.seeded.reference import SEEDED
 from slth.masking.layouts import is_conv1d
 from slth.modules import check_module
 from slth.ticket import Ticket, Weight

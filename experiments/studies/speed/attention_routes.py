@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from slth.attention import MultiHeadAttention
-from slth.experiments.studies.speed.timing import Row, compare, interleave
+from slth.kernels.timing import Row, compare, interleave
 from slth.weights import inits
 
 WHAT = "attention_route"

@@ -8,7 +8,7 @@ import torch
 
 from slth.attention import GroupedQueryAttention, MultiHeadLinearAttention
 from slth.attention.base import Attention
-from slth.experiments.studies.speed.timing import Row, compare, interleave
+from slth.kernels.timing import Row, compare, interleave
 from slth.weights import inits
 
 WHAT = "linear_attention"

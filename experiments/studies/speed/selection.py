@@ -1,4 +1,4 @@
-"""Where to cut scores so that a share of them is kept: `slth.masking.masks.Selector` against sorting and its
+"""Where to cut scores so that a share of them is kept: `slth.kernels.Selector` against sorting and its
 relatives.
 """
 
@@ -7,8 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from slth.experiments.studies.speed.timing import Row, compare, interleave
-from slth.masking.masks import Cut, Selector, count_kept
+from slth.kernels import Cut, Selector
+from slth.kernels.select.bench import moved
+from slth.kernels.timing import Row, compare, interleave
+from slth.masking.masks import count_kept
 from slth.weights import inits
 
 WHAT = "selection"
@@ -31,19 +33,19 @@ def rows(scores: int, *, rounds: int, seed: int) -> list[Row]:
     Raises RuntimeError where our mask is not, score by score, that of the sort.
     """
     start, noise = (inits.uniform((scores,), 1.0, seed=seed, name=f"speed/{name}") for name in ("scores", "noise"))
-    now, selector = start.clone(), Selector()
+    now, selector, kept = start.clone(), Selector(), count_kept(scores, KEEP)
 
     def move(turn: int) -> None:
         moved(start, noise, turn, seed, out=now)
 
     for turn in range(-SETTLED - 1, -1):
         move(turn)
-        selector.cut([now], KEEP)
+        selector.cut([now], kept)
     finders = {name: lambda _, find=find: find(now) for name, find in PEERS.items()}
-    timed = interleave({"ours": lambda _: selector.cut([now], KEEP), **finders}, rounds, before=move)
-    ours = timed.pop("ours")
+    timed = interleave({"ours": lambda _: selector.cut([now], kept), **finders}, rounds, before=move)
+    found = timed.pop("ours")
     wrong = dict.fromkeys(timed, 0.0)
-    for turn, cut in enumerate(ours.values):
+    for turn, cut in enumerate(found.values):
         move(turn)
         _refuse_wrong(cut, now, timed["torch.sort"].values[turn])
         for peer in wrong:
@@ -51,18 +53,9 @@ def rows(scores: int, *, rounds: int, seed: int) -> list[Row]:
             wrong[peer] = max(wrong[peer], abs(excess) / scores) if peer != READ else float("nan")
     conditions = {"scores": scores, "rounds": rounds, "threads": torch.get_num_threads()}
     return [
-        compare(WHAT, f"n={scores:,}", ours, peer, theirs, 0.0, wrong[peer]) | conditions
+        compare(WHAT, f"n={scores:,}", found, peer, theirs, 0.0, wrong[peer]) | conditions
         for peer, theirs in timed.items()
     ]
-
-
-def moved(start: torch.Tensor, noise: torch.Tensor, turn: int, seed: int, out: torch.Tensor) -> None:
-    """The scores of a round, into out: all of start up to 0.03 % larger or smaller, and 0.1 % of the noise.
-
-    Layers in training were seen to move their cut by 0.004 to 0.03 % a step (medians), with SGD and with Adam.
-    """
-    growth = float(inits.uniform((1,), 3e-4, seed=seed, name=f"speed/growth {turn}"))
-    torch.mul(start, 1.0 + growth, out=out).add_(noise.roll(4099 * turn), alpha=1e-3)
 
 
 def _refuse_wrong(cut: Cut, scores: torch.Tensor, least: float) -> None:

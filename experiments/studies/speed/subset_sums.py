@@ -9,7 +9,7 @@ import numpy as np
 
 from slth.construct.subset_sum import solve
 from slth.experiments.studies.speed import peers
-from slth.experiments.studies.speed.timing import Row, Timing, compare, interleave
+from slth.kernels.timing import Row, Timing, compare, interleave
 from slth.threads import cores
 from slth.weights import inits
 

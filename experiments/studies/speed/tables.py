@@ -15,7 +15,7 @@ from slth.experiments.studies.speed import (
     subset_sums,
     training_step,
 )
-from slth.experiments.studies.speed.timing import Row
+from slth.kernels.timing import Row
 from slth.threads import cores
 
 

@@ -10,7 +10,7 @@ from transformers import GPT2Config
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 import slth
-from slth.experiments.studies.speed.timing import Row, compare, interleave
+from slth.kernels.timing import Row, compare, interleave
 from slth.models import gpt2
 from slth.weights import inits, recipes
 

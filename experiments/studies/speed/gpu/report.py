@@ -6,6 +6,7 @@ import importlib
 import platform
 from collections.abc import Sequence
 from math import nan
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -13,17 +14,14 @@ import torch
 from matplotlib.figure import Figure
 
 from slth import plots
-from slth.experiments.studies.speed.cases import TOLERANCE, Case, all_cases, differences
-from slth.experiments.studies.speed.timing import COLUMNS, SPREAD, Row
+from slth.kernels.cases import TOLERANCE, Case, all_cases, differences
+from slth.kernels.listing import modules
+from slth.kernels.timing import COLUMNS, SPREAD, Row
 
+_BENCHES = {bench.AREA: bench for bench in modules("bench")}
 #: What is timed -> the kernels that it stands on.
-AREAS = {
-    "masked_linear": ("masked_weight", "masked_linear"),
-    "selection": ("select_threshold",),
-    "attention": ("attention", "merged_attention", "masked_mha"),
-    "mhla": ("mhla",),
-    "seeded": ("seeded_weight", "seeded_linear"),
-    "step": ("masked_weight", "select_threshold", "attention"),
+AREAS: dict[str, tuple[str, ...]] = {area: bench.KERNELS for area, bench in _BENCHES.items()} | {
+    "step": ("masked_weight", "select_threshold", "attention")
 }
 OPTIONAL = ("transformers",)  # packages without which an area is left out
 WORST = TOLERANCE[torch.bfloat16]  # error at a timed size beyond which no time is told
@@ -70,7 +68,7 @@ def times(areas: Sequence[str], checked: pd.DataFrame, device: torch.device, rou
             skipped.append(f"{area}: not timed, for checks of {', '.join(wrong)} failed")
             continue
         try:
-            found = importlib.import_module(f"benchmarks.gpu.{area}").rows(device, rounds, seed)
+            found = _bench(area).rows(device, rounds, seed)
         except Exception as error:  # whatever a compiler or a driver throws: other areas are still timed
             missing = isinstance(error, ModuleNotFoundError) and error.name in OPTIONAL
             line = f"{area}: not timed, {type(error).__name__}: {error}"[:300]
@@ -83,6 +81,11 @@ def times(areas: Sequence[str], checked: pd.DataFrame, device: torch.device, rou
             if not _right(row)
         ]
     return Times(pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS), failed, skipped)
+
+
+def _bench(area: str) -> ModuleType:
+    """What has the rows of an area. Raises ModuleNotFoundError where a package that it needs is missing."""
+    return _BENCHES.get(area) or importlib.import_module(f"slth.experiments.studies.speed.gpu.{area}")
 
 
 def _right(row: Row) -> bool:

@@ -9,8 +9,8 @@ from torch import nn
 
 import slth
 from slth import kernels
-from slth.experiments.studies.speed.timing import Row, compare, interleave
 from slth.experiments.studies.speed.training_step import Blocks, Shape
+from slth.kernels.timing import Row, compare, interleave
 from slth.models import gpt2_kernels
 from slth.weights import inits
 

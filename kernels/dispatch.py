@@ -1,0 +1,199 @@
+"""The one place that chooses which implementation of a kernel a call takes.
+
+    "reference"  plain torch, any device: what the kernel means, and the oracle of the tests
+    "cpu"        numba's loops or torch's own fused operations, where a kernel has any that are faster
+    "triton"     Triton, on a GPU that the kernels are made for
+    "auto"       the default: Triton where it can do the call, else "cpu" where the kernel has it, else the reference
+
+A call names what it wants by `impl=`; :func:`use` says what "auto" stands for. An implementation that is named and
+cannot do the call is an error. What "auto" takes is logged under "slth.kernels", once, and again where it changes.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import torch
+
+from slth.watched import watched
+
+IMPLS = ("auto", "reference", "cpu", "triton")
+TRITON_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+OLDEST_TRITON = (3, 6)
+OLDEST_GPU = (8, 0)  # compute capability
+SHARED = 160 * 1024  # bytes of shared memory that a block may have, for which tiles were chosen: an A100 has 163 KiB
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_log = logging.getLogger("slth.kernels")
+_auto = "auto"  # what "auto" stands for
+_counts: Counter[tuple[str, str]] | None = None
+
+
+class use:
+    """Say what impl="auto" stands for, from now on, or within a with block: "auto", "reference", "cpu" or "triton".
+
+    While torch.compile, a transform of `torch.func` or a dispatch mode follows torch's operations, "triton" that is
+    said here gives way to torch's operations; said in a call, it does not. Raises ValueError for another name.
+    """
+
+    def __init__(self, impl: str) -> None:
+        global _auto
+        check_impl(impl)
+        self.before, _auto = _auto, impl
+
+    def __enter__(self) -> use:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        global _auto
+        _auto = self.before
+
+
+@contextmanager
+def counted() -> Iterator[Counter[tuple[str, str]]]:
+    """Count the calls within a with block by (kernel, implementation that it took), of all threads."""
+    global _counts
+    before, _counts = _counts, Counter()
+    try:
+        yield _counts
+    finally:
+        _counts = before
+
+
+def check_impl(impl: str) -> None:
+    """Raise ValueError unless impl is one of IMPLS."""
+    if impl not in IMPLS:
+        raise ValueError(f"impl={impl!r}: must be one of {', '.join(IMPLS)}")
+
+
+class Kernel(Generic[P, R]):
+    """The implementations of one kernel: a function of its reference.py, and those of that name beside it.
+
+    Each takes and returns what the reference does. triton.py is imported when a call first takes it.
+    """
+
+    def __init__(self, reference: Callable[P, R], name: str = "") -> None:
+        """name: as errors and the log tell it, where that is not the function's."""
+        self.name = name or reference.__name__
+        self._function, self._package = reference.__name__, reference.__module__.rpartition(".")[0]
+        self._known: dict[str, Callable[P, R]] = {"reference": reference}
+        self._torch = "reference"  # what runs without Triton
+        if importlib.util.find_spec(f"{self._package}.cpu") is not None:
+            self._torch = "cpu"
+            self._loaded("cpu")
+        self._logged: set[str] = set()
+
+    def choose(self, impl: str, at: torch.Tensor, unfit: str = "", followed: bool = False) -> Callable[P, R]:
+        """The implementation that a call takes, whose tensors have the device and dtype of `at`.
+
+        unfit says why Triton cannot do this call, if so; followed, that "auto" must be followed by autograd, as it is
+        by transforms. Raises ValueError for an unknown impl, and for one that is
+        named and cannot do the call; RuntimeError for "triton" where Triton is not installed.
+        """
+        asked = _auto if impl == "auto" else impl
+        if asked == "auto":
+            taken = self._torch if at.is_cpu or followed else self._automatic(at, unfit)
+        elif asked == "reference":
+            taken = asked
+        else:
+            taken = self._named(asked, impl == "auto" and (followed or watched()), at, unfit)
+        if not torch.compiler.is_compiling():
+            if _counts is not None:
+                _counts[self.name, taken] += 1
+            if asked == "auto" and taken not in self._logged:
+                self._tell(taken, at, unfit)
+        return self._known.get(taken) or self._loaded(taken)
+
+    def _automatic(self, at: torch.Tensor, unfit: str) -> str:
+        return self._torch if watched() or unfit or _misfit(at.device) or _obstacle(at) else "triton"
+
+    def _named(self, asked: str, followed: bool, at: torch.Tensor, unfit: str) -> str:
+        check_impl(asked)
+        if asked == "cpu":
+            if self._torch != "cpu":
+                raise ValueError(f'{self.name} with impl="cpu": it has none, must be auto, reference or triton')
+            return asked
+        if followed:
+            return self._torch
+        if obstacle := unfit or _obstacle(at):
+            kind = RuntimeError if obstacle.startswith("triton") else ValueError
+            raise kind(f'{self.name} with impl="triton": {obstacle}')
+        return asked
+
+    def _loaded(self, taken: str) -> Callable[P, R]:
+        function: Callable[P, R] = getattr(importlib.import_module(f"{self._package}.{taken}"), self._function)
+        return self._known.setdefault(taken, function)
+
+    def _tell(self, taken: str, at: torch.Tensor, unfit: str) -> None:
+        """Log what "auto" took, and why it is not Triton."""
+        self._logged = {taken}
+        reason = "" if taken == "triton" else unfit or _misfit(at.device) or _obstacle(at) or "torch follows the call"
+        _log.info('%s with impl="auto" takes %s%s', self.name, taken, reason and f": {reason}")
+
+
+# ---------------------------------------------------------------- what Triton can do
+
+
+def interpreting() -> bool:
+    """Whether Triton runs in its interpreter, on CPU tensors: as TRITON_INTERPRET=1 says before it is imported."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _obstacle(at: Any) -> str:
+    """What keeps Triton from tensors like this one, empty where nothing does."""
+    if importlib.util.find_spec("triton") is None:
+        return f"triton is not installed, must be >= {_dotted(OLDEST_TRITON)}"
+    if at.is_floating_point() and at.dtype not in TRITON_FLOATS:
+        return f"tensors of dtype {at.dtype}, must be one of {', '.join(str(d) for d in TRITON_FLOATS)}"
+    if not (at.device.type == "cuda" or (at.device.type == "cpu" and interpreting())):
+        return f"tensors on {at.device}, must be on a CUDA device (or in Triton's interpreter, TRITON_INTERPRET=1)"
+    if _triton() < OLDEST_TRITON:
+        return f"triton is of version {_dotted(_triton())}, must be >= {_dotted(OLDEST_TRITON)}"
+    return ""
+
+
+@functools.cache
+def _triton() -> tuple[int, ...]:
+    """The version of Triton that is installed: its first two numbers."""
+    try:
+        version = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:  # installed under another name
+        version = importlib.import_module("triton").__version__
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(str(number) for number in version)
+
+
+def _misfit(device: torch.device) -> str:
+    """What makes "auto" take no Triton on a device though Triton may work there, empty where nothing does."""
+    if device.type != "cuda":
+        return "tensors on the CPU" if device.type == "cpu" else f"tensors on {device}"
+    return _lacking(torch.cuda.current_device() if device.index is None else device.index)
+
+
+@functools.cache
+def _lacking(index: int) -> str:
+    """What a GPU lacks of what the kernels are made for, empty where it is nothing."""
+    gpu = torch.cuda.get_device_properties(index)
+    if torch.version.hip:
+        return f"{gpu.name} is not of NVIDIA's"
+    capability = gpu.major, gpu.minor
+    if capability < OLDEST_GPU:
+        return f"{gpu.name} has compute capability {_dotted(capability)}, must be >= {_dotted(OLDEST_GPU)}"
+    shared = getattr(gpu, "shared_memory_per_block_optin", SHARED)
+    return f"{gpu.name} has {shared} bytes of shared memory a block, must be >= {SHARED}" if shared < SHARED else ""

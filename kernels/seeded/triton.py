@@ -1,0 +1,522 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, misc"
+# ruff: noqa: SIM300
+"""Linear layers whose weight is a seed and one bit an entry: made in registers, never in memory.
+
+Three kernels: one that writes the weight down; a product with one token, where making the weights is all the work; and
+a tiled product with more, on tensor cores, whose tiles of 16 tokens serve few as well: a weight costs about ten
+instructions to make, and one more for each token that is added outside of tensor cores.
+
+A weight matrix (rows, columns) is contracted over its columns (that of nn.Linear, forward) or its rows (inputs first,
+forward). The gradient to the input contracts over the other axis. Where a row is a whole number of Philox blocks, each
+block is made once and all its words are used; where it is not, one is made for every element.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from slth.weights import inits
+
+from ..bits import in_words
+from .philox import PER_BLOCK, block_words, element, factor, sign, signed, uniform, uniform16
+
+SCALARS = ["key0", "key1", "stream_id"]  # numbers without a meaning: no kernel is compiled for some of them
+
+# ---------------------------------------------------------------- a tile of the weight
+
+
+@triton.jit
+def _interleaved(w0, w1, w2, w3):
+    """Four (R, B) -> (R, 4 B): the four of each column side by side."""
+    four = tl.join(tl.join(w0, w2), tl.join(w1, w3))
+    return tl.reshape(four, (w0.shape[0], 4 * w0.shape[1]))
+
+
+@triton.jit
+def _block_numbers(r, b, blocks, WIDE: tl.constexpr):
+    """Of the blocks b (B,) of rows r (R,): (R, B), in 64 bits where WIDE."""
+    if WIDE:
+        number = r.to(tl.int64)[:, None] * blocks + b[None, :]
+    else:
+        number = r.to(tl.uint32)[:, None] * blocks + b.to(tl.uint32)[None, :]
+    return number
+
+
+@triton.jit
+def _tile_any(
+    bits, r, c, rows, columns, stride_bits, stream_id, key0, key1, scale,
+    DISTRIBUTION: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """Element by element."""
+    live = (r < rows)[:, None] & (c < columns)[None, :]
+    if MASKED:
+        byte = tl.load(bits + r.to(tl.int64)[:, None] * stride_bits + (c // 8)[None, :], mask=live, other=0)
+        live = live & (((byte.to(tl.int32) >> (c % 8)[None, :]) & 1) != 0)
+    index = r.to(tl.int64)[:, None] * columns + c[None, :]
+    return tl.where(live, element(index, stream_id, key0, key1, scale, DISTRIBUTION), 0.0)
+
+
+@triton.jit
+def _tile_uniform(bits, r, column, rows, columns, stride_bits, stream_id, key0, key1, scale, C: tl.constexpr,
+                  WIDE: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
+    """Four a block, whose bits are half a byte."""
+    b = column // 4 + tl.arange(0, C // 4)
+    live = (r < rows)[:, None] & (b < columns // 4)[None, :]
+    w0, w1, w2, w3 = block_words(_block_numbers(r, b, columns // 4, WIDE), stream_id, key0, key1, WIDE)
+    kept = live.to(tl.int32) * 0xF
+    if MASKED:
+        byte = tl.load(bits + r.to(tl.int64)[:, None] * stride_bits + (b // 2)[None, :], mask=live, other=0)
+        kept = byte.to(tl.int32) >> ((b % 2) * 4)[None, :]
+    return _interleaved(
+        tl.where((kept & 1) != 0, uniform(w0, scale), 0.0),
+        tl.where((kept & 2) != 0, uniform(w1, scale), 0.0),
+        tl.where((kept & 4) != 0, uniform(w2, scale), 0.0),
+        tl.where((kept & 8) != 0, uniform(w3, scale), 0.0),
+    )
+
+
+@triton.jit
+def _tile_uniform16(bits, r, column, rows, columns, stride_bits, stream_id, key0, key1, scale, C: tl.constexpr,
+                    WIDE: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
+    """Eight a block, whose bits are a byte."""
+    b = column // 8 + tl.arange(0, C // 8)
+    live = (r < rows)[:, None] & (b < columns // 8)[None, :]
+    w0, w1, w2, w3 = block_words(_block_numbers(r, b, columns // 8, WIDE), stream_id, key0, key1, WIDE)
+    kept = live.to(tl.int32) * 0xFF
+    if MASKED:
+        byte = tl.load(bits + r.to(tl.int64)[:, None] * stride_bits + b[None, :], mask=live, other=0)
+        kept = byte.to(tl.int32)
+    low = _interleaved(
+        tl.where((kept & 1) != 0, uniform16(w0 & 0xFFFF, scale), 0.0),
+        tl.where((kept & 4) != 0, uniform16(w1 & 0xFFFF, scale), 0.0),
+        tl.where((kept & 16) != 0, uniform16(w2 & 0xFFFF, scale), 0.0),
+        tl.where((kept & 64) != 0, uniform16(w3 & 0xFFFF, scale), 0.0),
+    )
+    high = _interleaved(
+        tl.where((kept & 2) != 0, uniform16(w0 >> 16, scale), 0.0),
+        tl.where((kept & 8) != 0, uniform16(w1 >> 16, scale), 0.0),
+        tl.where((kept & 32) != 0, uniform16(w2 >> 16, scale), 0.0),
+        tl.where((kept & 128) != 0, uniform16(w3 >> 16, scale), 0.0),
+    )
+    return tl.reshape(tl.join(low, high), (w0.shape[0], C))
+
+
+@triton.jit
+def _tile_sign(bits, r, column, rows, columns, stride_bits, stream_id, key0, key1, scale, C: tl.constexpr,
+               WIDE: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
+    """128 a block, whose bits are as many words as its signs."""
+    b = column // 128 + tl.arange(0, C // 128)
+    w0, w1, w2, w3 = block_words(_block_numbers(r, b, columns // 128, WIDE), stream_id, key0, key1, WIDE)
+    word = column // 32 + tl.arange(0, C // 32)
+    live = (r < rows)[:, None] & (word < columns // 32)[None, :]
+    kept = 0 - live.to(tl.int32)
+    if MASKED:
+        kept = tl.load(bits + r.to(tl.int64)[:, None] * stride_bits + word[None, :], mask=live, other=0)
+    k = tl.arange(0, 32)[None, None, :]
+    minus = (_interleaved(w0, w1, w2, w3)[:, :, None] >> k.to(tl.uint32)) & 1
+    weight = tl.where(((kept[:, :, None] >> k) & 1) != 0, sign(minus, scale), 0.0)
+    return tl.reshape(weight, (w0.shape[0], C))
+
+
+@triton.jit
+def _tile(
+    bits, row, column, rows, columns, stride_bits, stream_id, key0, key1, scale,
+    DISTRIBUTION: tl.constexpr, R: tl.constexpr, C: tl.constexpr, WHOLE: tl.constexpr, WIDE: tl.constexpr,
+    MASKED: tl.constexpr,
+):  # fmt: skip
+    """The masked weights (R, C) from (row, column) on, float32; 0 beyond the matrix."""
+    r = row + tl.arange(0, R)
+    if not WHOLE:
+        weight = _tile_any(
+            bits, r, column + tl.arange(0, C), rows, columns, stride_bits, stream_id, key0, key1, scale,
+            DISTRIBUTION, MASKED,
+        )  # fmt: skip
+    elif DISTRIBUTION == "uniform":
+        weight = _tile_uniform(
+            bits, r, column, rows, columns, stride_bits, stream_id, key0, key1, scale, C, WIDE, MASKED
+        )  # fmt: skip
+    elif DISTRIBUTION == "uniform16":
+        weight = _tile_uniform16(
+            bits, r, column, rows, columns, stride_bits, stream_id, key0, key1, scale, C, WIDE, MASKED
+        )  # fmt: skip
+    else:
+        weight = _tile_sign(
+            bits, r, column, rows, columns, stride_bits, stream_id, key0, key1, scale, C, WIDE, MASKED
+        )  # fmt: skip
+    return weight
+
+
+# ---------------------------------------------------------------- the weight written down
+
+
+@triton.jit(do_not_specialize=SCALARS)
+def _write(
+    out, bits, rows, columns, stride_bits, stream_id, key0, key1, scale,
+    DISTRIBUTION: tl.constexpr, R: tl.constexpr, C: tl.constexpr, WHOLE: tl.constexpr, WIDE: tl.constexpr,
+    MASKED: tl.constexpr,
+):  # fmt: skip
+    """Out (rows, columns), float32, contiguous; a program a tile."""
+    across = tl.cdiv(columns, C)
+    row = (tl.program_id(0) // across) * R
+    column = (tl.program_id(0) % across) * C
+    weight = _tile(
+        bits, row, column, rows, columns, stride_bits, stream_id, key0, key1, scale,
+        DISTRIBUTION, R, C, WHOLE, WIDE, MASKED,
+    )  # fmt: skip
+    r = row + tl.arange(0, R)
+    c = column + tl.arange(0, C)
+    live = (r < rows)[:, None] & (c < columns)[None, :]
+    tl.store(out + r.to(tl.int64)[:, None] * columns + c[None, :], weight, mask=live)
+
+
+# ---------------------------------------------------------------- one token
+
+
+@triton.jit
+def _rounded(weight, DTYPE: tl.constexpr):
+    """Float32, as DTYPE rounds it: bfloat16 in pairs, one instruction each, for single ones take a quarter rate."""
+    if DTYPE == tl.bfloat16:
+        pair: tl.constexpr = """{
+            .reg .b32 both;
+            cvt.rn.bf16x2.f32 both, $3, $2;
+            shl.b32 $0, both, 16;
+            and.b32 $1, both, 0xffff0000;
+        }"""
+        weight = tl.inline_asm_elementwise(pair, "=r,=r,r,r", [weight], dtype=tl.float32, is_pure=True, pack=2)
+    else:
+        weight = weight.to(DTYPE).to(tl.float32)
+    return weight
+
+
+@triton.jit
+def _added(acc, weight, kept, x, J: tl.constexpr, BIT: tl.constexpr, B: tl.constexpr, DTYPE: tl.constexpr):
+    """Acc + the J-th weight of each block, where kept has the bit, times its input."""
+    token = tl.load(x + J * B)
+    weight = tl.where((kept & BIT) != 0, _rounded(weight, DTYPE), 0.0)
+    return acc + weight * token[None, :]
+
+
+@triton.jit
+def _added_halves(acc, word, kept, x, scale, J: tl.constexpr, B: tl.constexpr, DTYPE: tl.constexpr):
+    """Acc + the two weights of a word of 16-bit uniforms."""
+    acc = _added(acc, uniform16(word & 0xFFFF, scale), kept, x, J, 1 << J, B, DTYPE)
+    return _added(acc, uniform16(word >> 16, scale), kept, x, J + 1, 2 << J, B, DTYPE)
+
+
+@triton.jit
+def _added_signs(acc, word, kept, x, B: tl.constexpr):
+    """Acc + the 32 inputs of a word of each block, by their signs and bits."""
+    for _ in range(4):  # not all 32 at once, whose inputs would take all registers
+        for k in tl.static_range(8):
+            token = tl.load(x + k * B)[None, :]
+            token = tl.where((word & (1 << k)) != 0, -token, token)
+            acc += tl.where((kept & (1 << k)) != 0, token, 0.0)
+        word = word >> 8
+        kept = kept >> 8
+        x += 8 * B
+    return acc
+
+
+@triton.jit(do_not_specialize=SCALARS, do_not_specialize_on_alignment=["x", "bits"])
+def _one_token(
+    x, bits, bias, y, rows, blocks, stride_bits, stream_id, key0, key1, scale,
+    DISTRIBUTION: tl.constexpr, PER: tl.constexpr, R: tl.constexpr, B: tl.constexpr, WIDE: tl.constexpr,
+    BIASED: tl.constexpr,
+):  # fmt: skip
+    """Y (rows,) = weight x, for rows of whole blocks; a program R rows.
+
+    X is float32 (ceil(blocks / B), PER, B), zeros last: the inputs that one place of B blocks meets lie side by side. A
+    thread makes whole blocks, of R / warps rows that share their inputs, and adds up what they give. Of alignment
+    nothing is said: each thread shall load what it needs, nothing for others.
+    """
+    DTYPE: tl.constexpr = y.dtype.element_ty
+    r = tl.program_id(0) * R + tl.arange(0, R)
+    lines = bits + r.to(tl.int64)[:, None] * stride_bits
+    acc = tl.zeros((R, B), tl.float32)
+    x += tl.arange(0, B)
+    for start in range(0, blocks, B):
+        b = start + tl.arange(0, B)
+        live = (r < rows)[:, None] & (b < blocks)[None, :]
+        w0, w1, w2, w3 = block_words(_block_numbers(r, b, blocks, WIDE), stream_id, key0, key1, WIDE)
+        if DISTRIBUTION == "sign":
+            words = lines + 4 * b[None, :]
+            acc = _added_signs(acc, w0, tl.load(words, mask=live, other=0), x, B)
+            acc = _added_signs(acc, w1, tl.load(words + 1, mask=live, other=0), x + 32 * B, B)
+            acc = _added_signs(acc, w2, tl.load(words + 2, mask=live, other=0), x + 64 * B, B)
+            acc = _added_signs(acc, w3, tl.load(words + 3, mask=live, other=0), x + 96 * B, B)
+        elif DISTRIBUTION == "uniform16":
+            kept = tl.load(lines + b[None, :], mask=live, other=0).to(tl.int32)
+            acc = _added_halves(acc, w0, kept, x, scale, 0, B, DTYPE)
+            acc = _added_halves(acc, w1, kept, x, scale, 2, B, DTYPE)
+            acc = _added_halves(acc, w2, kept, x, scale, 4, B, DTYPE)
+            acc = _added_halves(acc, w3, kept, x, scale, 6, B, DTYPE)
+        else:
+            kept = tl.load(lines + (b // 2)[None, :], mask=live, other=0).to(tl.int32) >> ((b % 2) * 4)[None, :]
+            acc = _added(acc, uniform(w0, scale), kept, x, 0, 1, B, DTYPE)
+            acc = _added(acc, uniform(w1, scale), kept, x, 1, 2, B, DTYPE)
+            acc = _added(acc, uniform(w2, scale), kept, x, 2, 4, B, DTYPE)
+            acc = _added(acc, uniform(w3, scale), kept, x, 3, 8, B, DTYPE)
+        x += PER * B
+    total = tl.sum(acc, axis=1)
+    if DISTRIBUTION == "sign":  # all weights have one magnitude, which is rounded as they are
+        total *= (tl.zeros((R,), tl.float32) + scale).to(DTYPE).to(tl.float32)
+    if BIASED:
+        total += tl.load(bias + r, mask=r < rows, other=0.0).to(tl.float32)
+    tl.store(y + r, total.to(DTYPE), mask=r < rows)
+
+
+# ---------------------------------------------------------------- tokens in tiles
+
+
+@triton.jit(do_not_specialize=SCALARS)
+def _product(
+    x, bits, bias, y, tokens, rows, columns, share, stride_xt, stride_xi, stride_bits, stream_id, key0, key1, scale,
+    DISTRIBUTION: tl.constexpr, OVER_COLUMNS: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+    WHOLE: tl.constexpr, WIDE: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Y (tokens, outputs) = x (tokens, inputs) with the weight (rows, columns), over its columns or its rows.
+
+    A program makes M tokens by N outputs from its share of the inputs, in steps of K; y is (shares, tokens, outputs).
+    The weight, which is what registers hold, is the left operand of the tensor cores.
+    """
+    outputs = rows if OVER_COLUMNS else columns
+    inputs = columns if OVER_COLUMNS else rows
+    across = tl.cdiv(outputs, N)
+    o = (tl.program_id(0) % across) * N
+    t = (tl.program_id(0) // across) * M + tl.arange(0, M)
+    x += t.to(tl.int64)[None, :] * stride_xt
+    acc = tl.zeros((N, M), tl.float32)
+    first = tl.program_id(1) * share
+    for start in range(first, tl.minimum(first + share, inputs), K):
+        i = start + tl.arange(0, K)
+        token = tl.load(
+            x + i.to(tl.int64)[:, None] * stride_xi, mask=(i < inputs)[:, None] & (t < tokens)[None, :], other=0.0
+        )  # (K, M)
+        if OVER_COLUMNS:
+            weight = _tile(
+                bits, o, start, rows, columns, stride_bits, stream_id, key0, key1, scale,
+                DISTRIBUTION, N, K, WHOLE, WIDE, True,
+            )  # fmt: skip
+        else:
+            weight = tl.trans(_tile(
+                bits, start, o, rows, columns, stride_bits, stream_id, key0, key1, scale,
+                DISTRIBUTION, K, N, WHOLE, WIDE, True,
+            ))  # fmt: skip
+        acc = tl.dot(weight.to(token.dtype), token, acc, input_precision=PRECISION)
+    n = o + tl.arange(0, N)
+    if BIASED:
+        acc += tl.load(bias + n, mask=n < outputs, other=0.0).to(tl.float32)[:, None]
+    y += tl.program_id(1).to(tl.int64) * tokens * outputs
+    tl.store(
+        y + t.to(tl.int64)[None, :] * outputs + n[:, None],
+        acc.to(y.dtype.element_ty),
+        mask=(n < outputs)[:, None] & (t < tokens)[None, :],
+    )
+
+
+# ---------------------------------------------------------------- launches
+
+_BUSY = 4 * 132  # programs that fill an H100: four an SM, to hide what each waits for
+
+
+def _one_token_tile(rows: int) -> dict[str, int]:
+    """R rows by B blocks a step. Four rows a thread pay for loading an input; less where rows are few."""
+    return {"R": 16 if rows >= 4096 else 8, "B": 32, "num_warps": 4}
+
+
+def _product_tile(
+    distribution: str, over_columns: bool, tokens: int, dtype: torch.dtype, *, whole: bool
+) -> dict[str, int]:
+    """M tokens, N outputs and K inputs a step; where rows are not whole blocks, small ones, for the words take room.
+
+    A weight is made again for every M tokens, hence the large M: 256 of them pay for its ten instructions. The columns
+    of a tile are whole blocks, 128 signs at least. Float32 has no tensor cores, and half the room.
+    """
+    if not whole:
+        return {"M": 16 if tokens <= 16 else 64, "N": 32, "K": 32, "num_warps": 4 if tokens <= 16 else 8}
+    full = dtype != torch.float32
+    wide, narrow = (128, 32) if distribution == "sign" else (64, 64)
+    if tokens <= 16:
+        m = 16
+    elif tokens <= 64 or not full:
+        m = 64
+    else:
+        m = 128 if tokens <= 128 or distribution == "sign" else 256  # signs are cheap, and their inputs take room
+    n, k = (64 if full else 32, wide) if over_columns else (wide, narrow)
+    return {"M": m, "N": n, "K": k if full or distribution == "sign" else 32, "num_warps": 8 if m >= 128 else 4}
+
+
+def _write_tile() -> dict[str, int]:
+    """Rows of 512 bytes, a block or more a thread."""
+    return {"R": 16, "C": 128, "num_warps": 4}
+
+
+def _drawn(seed: int, name: str, distribution: str, scale: float, stream: int) -> dict[str, Any]:
+    """What the kernels are given of a weight's draw. Raises as `slth.weights.inits` does for a scale or stream that is
+    none.
+    """
+    # a draw of nothing, for its checks
+    {"uniform": inits.uniform, "uniform16": inits.uniform16, "sign": inits.sign}[distribution](
+        (0,), scale, seed=seed, name=name, stream=stream
+    )
+    key0, key1 = (signed(word) for word in inits.stream_key(seed, name))
+    return {
+        "stream_id": signed(stream), "key0": key0, "key1": key1, "scale": factor(distribution, scale),
+        "DISTRIBUTION": distribution,
+    }  # fmt: skip
+
+
+def _whole(distribution: str, shape: tuple[int, int]) -> dict[str, bool]:
+    """Whether rows are whole blocks, and whether the blocks' numbers exceed 32 bits."""
+    per = PER_BLOCK[distribution]
+    return {"WHOLE": shape[1] % per == 0, "WIDE": shape[0] * shape[1] // per >= 1 << 32}
+
+
+def _lines(bits: torch.Tensor, words: bool) -> torch.Tensor:
+    """Bits with rows that can be read, as int32 words if so wanted; copied only where their strides forbid it."""
+    if bits.stride(1) != 1:
+        bits = bits.contiguous()
+    if not words:
+        return bits
+    return (bits if in_words(bits) else bits.clone(memory_format=torch.contiguous_format)).view(torch.int32)
+
+
+def seeded_weight(
+    shape: tuple[int, int],
+    seed: int,
+    name: str,
+    distribution: str,
+    scale: float,
+    stream: int,
+    bits: torch.Tensor | None,
+    device: torch.device,
+) -> torch.Tensor:
+    """The masked weight, float32."""
+    rows, columns = shape
+    drawn, whole = _drawn(seed, name, distribution, scale, stream), _whole(distribution, (rows, columns))
+    out = torch.empty(rows, columns, dtype=torch.float32, device=device)
+    lines = out if bits is None else _lines(bits, whole["WHOLE"] and distribution == "sign")
+    tile = _write_tile()
+    grid = (triton.cdiv(rows, tile["R"]) * triton.cdiv(columns, tile["C"]),)
+    with torch.cuda.device_of(out):
+        _write[grid](out, lines, rows, columns, lines.stride(0), **drawn, **whole, **tile, MASKED=bits is not None)
+    return out
+
+
+def seeded_linear(
+    x: torch.Tensor,
+    shape: tuple[int, int],
+    seed: int,
+    name: str,
+    bits: torch.Tensor,
+    distribution: str,
+    scale: float,
+    stream: int,
+    inputs_first: bool,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """X (..., in) times the weight -> (..., out)."""
+    drawn = _drawn(seed, name, distribution, scale, stream)
+    out: torch.Tensor = _Linear.apply(x, bias, bits, drawn, tuple(shape), not inputs_first)
+    return out
+
+
+class _Linear(Function):
+    """Keeps the bits alone; backward makes the weights again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        bias: torch.Tensor | None,
+        bits: torch.Tensor,
+        drawn: dict[str, Any],
+        shape: tuple[int, int],
+        over_columns: bool,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(bits)
+        ctx.drawn, ctx.shape, ctx.over_columns = drawn, shape, over_columns
+        y = _times(x.reshape(-1, x.shape[-1]), bits, bias, drawn, shape, over_columns)
+        return y.reshape(*x.shape[:-1], y.shape[-1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (bits,) = ctx.saved_tensors
+        flat = grad.reshape(-1, grad.shape[-1])
+        dx = dbias = None
+        if ctx.needs_input_grad[0]:
+            dx = _times(flat, bits, None, ctx.drawn, ctx.shape, not ctx.over_columns)
+            dx = dx.reshape(*grad.shape[:-1], dx.shape[-1])
+        if ctx.needs_input_grad[1]:
+            dbias = flat.sum(0, dtype=torch.float32).to(grad.dtype)
+        return dx, dbias, None, None, None, None
+
+
+def _times(
+    x: torch.Tensor,
+    bits: torch.Tensor,
+    bias: torch.Tensor | None,
+    drawn: dict[str, Any],
+    shape: tuple[int, int],
+    over_columns: bool,
+) -> torch.Tensor:
+    """X (tokens, inputs) with the weight (rows, columns) over its columns or rows -> (tokens, outputs)."""
+    rows, columns = shape
+    distribution = drawn["DISTRIBUTION"]
+    whole = _whole(distribution, shape)
+    lines = _lines(bits, whole["WHOLE"] and distribution == "sign")
+    if len(x) == 0:
+        return x.new_zeros(0, rows if over_columns else columns)
+    if len(x) == 1 and over_columns and whole["WHOLE"]:
+        return _times_one(x, lines, bias, drawn, shape, whole["WIDE"])
+    tile = _product_tile(distribution, over_columns, len(x), x.dtype, whole=whole["WHOLE"])
+    outputs, inputs = (rows, columns) if over_columns else (columns, rows)
+    tiles = triton.cdiv(len(x), tile["M"]) * triton.cdiv(outputs, tile["N"])
+    steps = triton.cdiv(inputs, tile["K"])
+    shares = max(1, min(_BUSY // tiles, steps // 4))  # each with four steps at least
+    share = triton.cdiv(steps, shares) * tile["K"]
+    shares = triton.cdiv(inputs, share)
+    y = torch.empty(shares, len(x), outputs, dtype=x.dtype if shares == 1 else torch.float32, device=x.device)
+    with torch.cuda.device_of(x):
+        _product[tiles, shares](
+            x, lines, y if bias is None else bias.contiguous(), y, len(x), rows, columns, share, *x.stride(),
+            lines.stride(0), **drawn, OVER_COLUMNS=over_columns, **whole, **tile,
+            BIASED=bias is not None and shares == 1, PRECISION="ieee" if x.dtype == torch.float32 else "tf32",
+        )  # fmt: skip
+    if shares == 1:
+        return y[0]
+    total = y.sum(0)
+    return (total if bias is None else total + bias).to(x.dtype)
+
+
+def _times_one(
+    x: torch.Tensor,
+    lines: torch.Tensor,
+    bias: torch.Tensor | None,
+    drawn: dict[str, Any],
+    shape: tuple[int, int],
+    wide: bool,
+) -> torch.Tensor:
+    """X (1, columns) -> (1, rows)."""
+    rows, columns = shape
+    per = PER_BLOCK[drawn["DISTRIBUTION"]]
+    tile = _one_token_tile(rows)
+    step = per * tile["B"]
+    missing = -columns % step
+    padded = torch.nn.functional.pad(x, (0, missing)) if missing else x
+    places = torch.empty((columns + missing) // step, per, tile["B"], dtype=torch.float32, device=x.device)
+    places.copy_(padded.reshape(-1, tile["B"], per).mT)
+    y = torch.empty(1, rows, dtype=x.dtype, device=x.device)
+    with torch.cuda.device_of(x):
+        _one_token[(triton.cdiv(rows, tile["R"]),)](
+            places, lines, y if bias is None else bias.contiguous(), y, rows, columns // per, lines.stride(0), **drawn,
+            PER=per, WIDE=wide, BIASED=bias is not None, **tile,
+        )  # fmt: skip
+    return y

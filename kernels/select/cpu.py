@@ -1,0 +1,238 @@
+"""Selection by one pass over the scores, as a rule: numba's on the CPU, torch's operations on any device.
+
+Magnitudes of float32 compare like their bits read as integers, so one pass over the scores counts those above a narrow
+bracket around the last threshold and picks out those inside it, among which the threshold then lies (Floyd & Rivest
+1975). Where it does not, the bracket is taken anew from a sample; as a last resort it holds all scores.
+
+A score that is picked out becomes a key, its magnitude's bits before its index counted backwards: keys are ordered as
+the rule orders scores, and no two are equal. They take 8 bytes each, of all scores where these are all equal.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from numba import carray, njit  # type: ignore[attr-defined]
+
+from ..cut import Cut
+from ..rows import INFINITY, MAGNITUDE, Rows, int32_at, rows_of, shared
+from .nan import refuse_nan
+
+LAST_INDEX = 0xFFFFFFFF  # of a score in its group
+_LEAST_REACH, _MOST_REACH = 1 << 11, 1 << 17  # in bits, of which a number has 2^23 until its double
+_BLOCK = 256  # scores compared between two looks whether any lay in the bracket
+_SAMPLE = 1 << 16
+
+Bits = npt.NDArray[np.int32]
+Keys = npt.NDArray[np.int64]
+
+
+def select_threshold(scores: torch.Tensor, k: int, near: Cut | None) -> Cut:
+    """Where to cut for exactly k scores to be kept, as tensors; value lies below the k-th where all its equals stay."""
+    return Cut(*Selection().cut([scores.detach()], k).tensors(scores.device))
+
+
+class Selection:
+    """The cuts of one group of scores, step after step, each looked for where the last was."""
+
+    def __init__(self) -> None:
+        self._last: int | None = None  # bits of the least magnitude that was kept
+        self._expected = 0  # and of the next one, as far as it moves on steadily
+        self._reach = 0  # how far from there it is looked for
+
+    def cut(self, scores: Sequence[torch.Tensor], k: int) -> Cut:
+        """The cut that keeps exactly k of all scores together, in Python's numbers.
+
+        On the CPU no copy is made of tensors whose rows are contiguous and evenly spaced: all contiguous ones, and
+        blocks of their rows or columns. last_tie is other than -1 only where some of several equal scores are kept, and
+        value is -1 where everything is. Raises ValueError for NaN.
+        """
+        held = _hold([s.detach() for s in scores if s.numel()])
+        if k == held.total:
+            held.census(0, 0)  # which refuses NaN
+            return Cut(-1.0)
+        keys, place = self._bracketed(held, k)
+        keys.partition(place)
+        key = int(keys[place])
+        least, index = key >> 32, LAST_INDEX - (key & LAST_INDEX)
+        self._remember(least)
+        if place and int(keys[:place].max()) >> 32 == least:  # an equal score is not kept
+            return Cut(_as_float(least), index)
+        return Cut(_as_float(least - 1))  # least is not 0: then nothing would be cut off
+
+    def settle(self) -> None:
+        """Nothing is left to be waited for."""
+
+    def _bracketed(self, held: _Held, k: int) -> tuple[Keys, int]:
+        """Keys of the scores in a bracket, and the place among them, were they sorted, of the last one kept."""
+        for low, high in self._brackets(held, k / held.total):
+            above, keys = held.census(low, high)
+            if above < k <= above + keys.size:
+                return keys, above + keys.size - k
+        raise AssertionError("the last bracket holds every score")
+
+    def _brackets(self, held: _Held, share: float) -> Iterator[tuple[int, int]]:
+        """Intervals [low, high) of bits to look for the least kept magnitude in, the likeliest first."""
+        if self._last is not None:
+            yield max(self._expected - self._reach, 0), min(self._expected + self._reach, INFINITY) + 1
+        yield _sampled_bracket(held.sample(), share)
+        yield 0, INFINITY + 1
+
+    def _remember(self, least: int) -> None:
+        if self._last is None:
+            self._last, self._expected, self._reach = least, least, _MOST_REACH
+        moved, missed = least - self._last, least - self._expected
+        self._reach = min(max(4 * abs(missed), abs(moved), self._reach // 2, _LEAST_REACH), _MOST_REACH)
+        self._last, self._expected = least, min(max(least + moved, 0), INFINITY)
+
+
+def _sampled_bracket(sample: Bits, share: float) -> tuple[int, int]:
+    """Five standard deviations about the least of the `share` largest magnitudes of a sample."""
+    sample = np.sort(sample)
+    place, slack = sample.size * (1.0 - share), 5.0 * math.sqrt(sample.size * share * (1.0 - share)) + 5.0
+    first, last = int(place - slack), int(place + slack)
+    return int(sample[first]) if first >= 0 else 0, (int(sample[last]) if last < sample.size else INFINITY) + 1
+
+
+def _as_float(bits: int) -> float:
+    return float(np.int32(bits).view(np.float32))
+
+
+# ---------------------------------------------------------------- scores where they lie
+
+
+class _Held(Protocol):
+    """The scores of a group, wherever they lie."""
+
+    total: int
+
+    def sample(self) -> Bits:
+        """Some magnitudes, spread over all scores."""
+
+    def census(self, low: int, high: int) -> tuple[int, Keys]:
+        """(how many magnitudes are >= high, the keys of those in [low, high)). Raises ValueError for NaN."""
+
+
+def _hold(scores: list[torch.Tensor]) -> _Held:
+    whole, pieces = [], []
+    for s in scores:
+        rows = rows_of(s)
+        if rows is None:
+            s = s.contiguous()
+            rows = rows_of(s)
+        if rows is None:
+            return _DeviceScores(scores)
+        whole.append(s)
+        pieces.append(rows)
+    return _HostScores(whole, pieces)
+
+
+class _HostScores:
+    """Scores in rows, for numba's loops."""
+
+    def __init__(self, scores: list[torch.Tensor], pieces: list[Rows]) -> None:
+        self.scores, self.pieces = scores, pieces
+        self.ends = list(itertools.accumulate(piece.size for piece in pieces))
+        self.total = self.ends[-1]
+
+    def sample(self) -> Bits:
+        index = _spread(self.total)
+        parts, offset = [], 0
+        for scores, end, inner in zip(
+            self.scores, self.ends, np.split(index, np.searchsorted(index, self.ends[:-1])), strict=True
+        ):
+            within = torch.from_numpy(inner - offset)
+            flat = scores.view(-1, scores.shape[-1]) if scores.dim() else scores.view(1, 1)
+            taken = flat[within // flat.shape[1], within % flat.shape[1]]
+            parts.append(taken.numpy().view(np.int32) & np.int32(MAGNITUDE))
+            offset = end
+        return np.concatenate(parts)
+
+    def census(self, low: int, high: int) -> tuple[int, Keys]:
+        found: list[tuple[int, int, Keys]] = []
+        shared(lambda start, stop: found.append(self._counted(start, stop, low, high)), self.total)
+        if len(found) == 1:
+            above, largest, keys = found[0]
+        else:
+            aboves, peaks, parts = zip(*found, strict=True)
+            above, largest, keys = sum(aboves), max(peaks), np.concatenate(parts)
+        refuse_nan(largest > INFINITY)
+        return above, keys
+
+    def _counted(self, start: int, stop: int, low: int, high: int) -> tuple[int, int, Keys]:
+        """(magnitudes >= high, the largest, keys of those in [low, high)) of the indices from start up to stop."""
+        keys = np.empty(stop - start, np.int64)  # of which no more is touched than written to
+        above = inside = largest = 0
+        for i in range(bisect_right(self.ends, start), bisect_left(self.ends, stop) + 1):
+            offset = self.ends[i - 1] if i else 0
+            (place,), columns, _ = self.pieces[i]
+            first, last = max(start - offset, 0), min(stop, self.ends[i]) - offset
+            more, hits, peak = _count_rows(*place, columns, first, last, low, high, LAST_INDEX - offset, keys[inside:])
+            above, inside, largest = above + more, inside + hits, max(largest, peak)
+        return above, largest, keys[:inside]
+
+
+class _DeviceScores:
+    """Scores on any device, by torch: they are read there, and only keys and counts travel."""
+
+    def __init__(self, scores: list[torch.Tensor]) -> None:
+        flat = [s.to(scores[0].device).reshape(-1) for s in scores]
+        self.magnitudes = (torch.cat(flat) if len(flat) > 1 else flat[0]).view(torch.int32) & MAGNITUDE
+        self.total = self.magnitudes.numel()
+
+    def sample(self) -> Bits:
+        index = torch.from_numpy(_spread(self.total)).to(self.magnitudes.device)
+        return np.asarray(self.magnitudes[index].cpu().numpy())
+
+    def census(self, low: int, high: int) -> tuple[int, Keys]:
+        reaches, exceeds = self.magnitudes >= low, self.magnitudes >= high
+        counts = torch.stack((exceeds.sum(), self.magnitudes.amax().long()))
+        index = (reaches & ~exceeds).nonzero().squeeze(1)
+        keys = (self.magnitudes[index].long() << 32) | (LAST_INDEX - index)
+        above, largest = counts.tolist()
+        refuse_nan(largest > INFINITY)
+        return above, np.asarray(keys.cpu().numpy())
+
+
+def _spread(total: int) -> Keys:
+    """At most _SAMPLE indices in [0, total), ascending: one at an uneven place in each of as many equal parts."""
+    part = np.arange(min(total, _SAMPLE))
+    golden = (math.sqrt(5.0) - 1.0) / 2.0
+    return np.asarray((part + part * golden % 1.0) * (total / part.size), np.int64)
+
+
+@njit(cache=True, nogil=True)
+def _count_rows(address, stride, columns, start, stop, low, high, last, keys):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """(magnitudes >= high, magnitudes in [low, high), the largest) of the indices from start up to stop.
+
+    Into keys goes a key for each in [low, high); last is what the first index of the rows counts backwards as.
+    """
+    above, inside, largest, low, high = 0, 0, np.int32(0), np.int32(low), np.int32(high)
+    while start < stop:
+        row, column = start // columns, start % columns
+        length = min(columns - column, stop - start)
+        bits = carray(int32_at(address + 4 * (row * stride + column)), length)
+        for begin in range(0, length, _BLOCK):
+            block = bits[begin : min(begin + _BLOCK, length)]
+            at_low, at_high = np.int32(0), np.int32(0)
+            for i in range(block.size):  # no branches, and 32 bits throughout: compiled to vector instructions
+                magnitude = np.int32(block[i] & np.int32(MAGNITUDE))
+                at_low = np.int32(at_low + (magnitude >= low))
+                at_high = np.int32(at_high + (magnitude >= high))
+                largest = max(largest, magnitude)
+            above += int(at_high)
+            if at_low > at_high:
+                for i in range(block.size):
+                    magnitude = np.int32(block[i] & np.int32(MAGNITUDE))
+                    if np.uint32(magnitude - low) < np.uint32(high - low):  # both bounds in one
+                        keys[inside] = (np.int64(magnitude) << 32) | (last - (start + begin + i))
+                        inside += 1
+        start += length
+    return above, inside, largest

@@ -64,6 +64,7 @@ def merged_attention(
     mask: torch.Tensor | BlockMask | None = None,
     causal: bool = False,
     *,
+    padded: bool = False,
     impl: str = "auto",
 ) -> torch.Tensor:
     """Attention from merged matrices: sum over heads of softmax(x qk_h x^T; mask) x vo_h; keys and values are x itself.
@@ -76,6 +77,7 @@ def merged_attention(
         vo: (heads, d, d_out).
         mask: as in :func:`attention`, broadcastable to (..., heads, T, T).
         causal: token t attends to tokens up to t only.
+        padded: as in :func:`attention`.
         impl: "auto", "reference", "cpu" or "triton" (d <= 256).
 
     Returns (..., T, d_out), of x's dtype. Raises ValueError as :func:`attention` does.
@@ -86,7 +88,7 @@ def merged_attention(
         shapes = f"x {tuple(x.shape)}, qk {tuple(qk.shape)}, vo {tuple(vo.shape)}"
         raise ValueError(f"{shapes}: must be (..., T, d), (heads, d, d), (heads, d, d_out)")
     length = x.shape[-2]
-    check_attended(mask, causal, (*x.shape[:-2], qk.shape[0], length, length), x.device)
+    check_attended(mask, causal, (*x.shape[:-2], qk.shape[0], length, length), x.device, padded)
     return _MERGED.choose(impl, x, too_wide(d))(x, qk, vo, mask, causal)
 
 

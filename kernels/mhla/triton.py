@@ -28,6 +28,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from ..autocast import without_autocast
+from . import reference
 
 # ---------------------------------------------------------------- kernels
 
@@ -310,8 +311,8 @@ def mhla(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mixing: torch.Tensor, block: int, causal: bool, normalise: bool
 ) -> torch.Tensor:
     """Linear attention over mixed blocks: q, k (..., heads, T, n), v (..., heads, T, m) -> (..., heads, T, m)."""
-    if 0 in (*q.shape, v.shape[-1]):
-        return torch.zeros_like(v)
+    if not (q.numel() and v.numel()):  # nothing to launch
+        return reference.mhla(q, k, v, mixing, block, causal, normalise)
     q4, k4, v4 = (t.reshape(-1, *t.shape[-3:]) for t in (q, k, v))
     out: torch.Tensor = _Mhla.apply(q4, k4, v4, mixing, block, causal, normalise)
     return out.reshape(v.shape)

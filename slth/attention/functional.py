@@ -65,10 +65,20 @@ def attend(
     m). Padding (`slth.kernels.attention`) that attends to nothing gets zeros. Raises ValueError for another mask row
     with no True.
     """
-    mask = mask if mask is None else fit_mask(mask, q.shape[-2], k.shape[-2])
+    mask = _checked(mask, causal, q.shape[-2], k.shape[-2])
     batch, groups = _batch(q, k, v, mask), max(k.shape[-3], v.shape[-3])
     q, k, v = _expanded(q, batch), _expanded(k, (*batch[:-1], groups)), _expanded(v, (*batch[:-1], groups))
-    return kernels.attention(q, k, v, _by_head(mask), causal, scale=1.0)
+    return kernels.attention(q, k, v, _by_head(mask), causal, scale=1.0, padded=True)
+
+
+def _checked(mask: torch.Tensor | None, causal: bool, queries: int, keys: int) -> torch.Tensor | None:
+    """The mask with two axes or more. Raises ValueError for a row with no True, which it names without the heads."""
+    if mask is None:
+        return None
+    if causal:
+        causal_mask(mask, queries, keys, mask.device)
+        return fit_mask(mask, queries, keys)
+    return check_mask(mask, queries, keys)
 
 
 def _batch(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> tuple[int, ...]:
@@ -99,8 +109,10 @@ def merged_attention(
     Raises ValueError as :func:`attend` does.
     """
     if qk.dim() == 3:
-        mask = mask if mask is None else fit_mask(mask, x.shape[-2], x.shape[-2])
-        return kernels.merged_attention(x, qk, vo, _by_head(mask), causal)
+        mask = _checked(mask, causal, x.shape[-2], x.shape[-2])
+        if mask is not None and mask.dim() > 2:
+            x = _expanded(x, torch.broadcast_shapes(mask.shape[:-2], x.shape[:-2]))
+        return kernels.merged_attention(x, qk, vo, _by_head(mask), causal, padded=True)
     x = x.unsqueeze(-3)  # (..., 1, T, d_in), shared by the heads
     return attend(x @ qk, x, x @ vo, mask, causal).sum(dim=-3)
 

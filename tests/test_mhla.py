@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import slth
-from slth.attention import MultiHeadLinearAttention, mhla
+from slth.attention import MultiHeadLinearAttention
 from slth.attention.mhla import PHI, STARTS, locality
 from slth.experiments.studies.speed import linear_attention
+from slth.kernels.mhla import cpu
 
 exactly = {"rtol": 1e-12, "atol": 1e-12}
 few = settings(max_examples=40)
@@ -83,7 +84,7 @@ def test_the_formula_token_by_token(problem):
 def test_chunks_are_the_quadratic_form(problem, piece):
     """Bidirectional and causal, with blocks that do not divide the length, whatever is worked on at a time."""
     module, x = problem
-    with mock.patch.object(mhla, "PIECE", piece):
+    with mock.patch.object(cpu, "PIECE", piece):
         out = module(x)
     assert out.shape == (*x.shape[:-1], 3)
     assert torch.allclose(out, module.reference(x), **exactly)
@@ -95,7 +96,7 @@ def test_pieces_know_where_they_stand(form, causal):
     module = build(length=23, block=2, causal=causal, **form)
     x = random_inputs(0, 2, 23, 5)
     for piece in (1, 4, 7, 22, 100):
-        with mock.patch.object(mhla, "PIECE", piece):
+        with mock.patch.object(cpu, "PIECE", piece):
             assert torch.allclose(module(x), module.reference(x), **exactly)
 
 
@@ -143,7 +144,7 @@ def test_gradients(causal, form):
     def function(x, *values):
         return torch.func.functional_call(module, dict(zip(names, values, strict=True)), (x,))
 
-    with mock.patch.object(mhla, "PIECE", 2):
+    with mock.patch.object(cpu, "PIECE", 2):
         assert torch.autograd.gradcheck(function, (random_inputs(0, 5, 2).requires_grad_(), *values))
 
 

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from slth import plots
 from slth.construct.factors import SIDES
 from slth.experiments import lab
-from slth.experiments.lab import BadConfig
+from slth.experiments.lab import BadConfig, methods
 from slth.experiments.lab.options import Kind, an_integer, as_given, one_of, several
 from slth.experiments.studies.approximation import depth as deep
 from slth.experiments.studies.approximation import learning
@@ -33,8 +33,9 @@ from slth.ticket import Ticket
 
 WIDTH = 64  # where a curve ends if the config does not say
 POINTS = 9  # widths on the curve that one width asks for
-SOURCES = {"construction": 100, "edge_popup": 10}  # that are measured where the config does not say
-DEEP = {"method": ("construction",), "target": ("random",), "side": ("input", "auto")}  # what a depth allows
+SOURCES, LEARNED_SOURCES = 100, 10  # that are measured where the config does not say
+# what a depth allows
+DEEP = {"method": (approximation.CONSTRUCTION,), "target": ("random",), "side": ("input", "auto")}
 
 
 def per_length(default: int | None, *, help: str) -> Any:
@@ -51,8 +52,10 @@ def per_length(default: int | None, *, help: str) -> Any:
 class Config(lab.Options):
     """What is measured."""
 
-    method: str = lab.choice(
-        "construction", ("construction", "edge_popup"), help="edge_popup: masks are learned, next to the construction"
+    method: methods.Method = methods.method(
+        approximation.CONSTRUCTION,
+        others=(approximation.CONSTRUCTION,),
+        help="a search, as edge_popup: masks are learned, next to the construction",
     )
     hidden: int | list[int] | None = lab.key(
         None,
@@ -84,7 +87,7 @@ class Config(lab.Options):
     )
     source_init: str = lab.choice("theory", tuple(approximation.SOURCE_INITS), help="of the random sources")
     sources: int | list[int] | None = per_length(
-        None, help="random sources, at every length; None: 100, with edge_popup 10"
+        None, help="random sources, at every length; None: 100, with a search 10"
     )
     samples: int | list[int] = per_length(64, help="inputs, at every length")
     side: str | None = lab.choice(
@@ -94,13 +97,13 @@ class Config(lab.Options):
         "a depth input",
     )
     keep: float = lab.number(
-        0.5, above=0.0, most=1.0, help="edge_popup: the share of each factor's weights that is kept"
+        0.5, above=0.0, most=1.0, help="of a search: the share of each factor's weights that is kept"
     )
     steps: int = lab.integer(
-        500, least=1, help="edge_popup: of training the scores, with the best of the masks on the way taken"
+        500, least=1, help="of a search: of training the scores, with the best of the masks on the way taken"
     )
-    lr: float = lab.number(0.03, above=0.0, most=1e3, help="edge_popup: the highest learning rate")
-    batch: int = lab.integer(64, least=1, help="edge_popup: inputs a step")
+    lr: float = lab.number(0.03, above=0.0, most=1e3, help="of a search: the highest learning rate")
+    batch: int = lab.integer(64, least=1, help="of a search: inputs a step")
     seed: int = lab.seed()
 
     def check(self) -> None:
@@ -117,7 +120,7 @@ class Config(lab.Options):
             raise BadConfig("d_out", self.d_out, needed)
         for key, allowed in DEEP.items():
             if getattr(self, key) is not None:
-                one_of(allowed).read(key, getattr(self, key))
+                one_of(allowed).read(key, str(getattr(self, key)))
         alone = self._attention("random", self.side or "input", self.d_in, units=deep.HALVES)
         return deep.Study(**vars(alone), depths=sorted(self.depth))
 
@@ -133,12 +136,15 @@ class Config(lab.Options):
             raise BadConfig("d_out", d_out, f"d_in/2 = {d_in // 2} for target=trained; or take target=random")
         if side == "auto":
             side = "output" if d_out < d_in else "input"
+        constructed = self.method.name == approximation.CONSTRUCTION
+        method = None if constructed else self.method.search(steps=self.steps)
+        sources = SOURCES if constructed else LEARNED_SOURCES
         return approximation.Study(
-            method=self.method,
-            search=learning.Search(self.keep, self.steps, self.lr, self.batch),
+            method=str(self.method),
+            search=learning.Search(self.keep, self.steps, self.lr, self.batch, method),
             hidden=self._widths(units * max(d_in, d_out if side in ("both", "output") else d_in), units),
             lengths=self.lengths,
-            sources=self._per_length("sources", SOURCES[self.method] if self.sources is None else self.sources),
+            sources=self._per_length("sources", sources if self.sources is None else self.sources),
             samples=self._per_length("samples", self.samples),
             sides=[one for one in SIDES if side in (one, "both")],
             d_in=d_in,

@@ -20,6 +20,7 @@ from slth.experiments.lab import storage
 from slth.experiments.studies.approximation import learning
 from slth.experiments.studies.approximation import measure as approximation
 from slth.masking.masks import count_kept
+from slth.search import Biprop, EdgePopup, Frozen, IteRand
 from slth.search.controls import random_mask
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -56,7 +57,9 @@ def lesson():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"method": "biprop"}, "method='biprop': must be one of construction, edge_popup"),
+        ({"method": "steep"}, "method='steep': must be one of construction, edge_popup, iterand"),
+        ({"method": {"name": "iterand", "speed": 1}}, "method.speed=1: iterand has no such option, must be one of"),
+        ({"method": "iterand", "steps": 1}, "never redraws in 1 steps, must have 2 steps or more"),
         ({"method": None}, "method=None: must be one of"),
         ({"method": ["construction", "edge_popup"]}, r"method=\[.*: must be one of"),
         ({"method": "edge_popup", "depth": 2}, "method='edge_popup': must be one of construction"),
@@ -110,6 +113,16 @@ def test_every_factor_keeps_its_share_and_kept_weights_their_bits(lesson, keep):
         assert after[kept].equal(before[kept])
     assert float(learning.relative_error(source, validation).detach()) == pytest.approx(error, rel=1e-6)
     assert type(source) is type(random)
+
+
+@pytest.mark.parametrize("method", [EdgePopup(schedule="cubic"), IteRand(every=2, rate=0.9), Frozen(), Biprop()])
+def test_every_search_leaves_the_network_that_did_best(lesson, method):
+    of, train, validation = lesson
+    source = approximation.make_source(of, 5, 0)
+    error = learning.learn(source, train, validation, learning.Search(0.4, 20, 0.03, 8, method))
+    assert float(learning.relative_error(source, validation).detach()) == pytest.approx(error, rel=1e-6)
+    for role in PROJECTIONS:
+        assert (getattr(source, role) != 0).sum() == count_kept(getattr(source, role).numel(), 0.4)
 
 
 def test_the_best_mask_on_the_way_is_taken(lesson, monkeypatch):

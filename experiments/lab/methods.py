@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 NAME = "name"  # of a method with options, as the config holds it: {"name": "iterand", "rate": 0.2}
 
 
+class BadMethod(BadConfig):
+    """A search that cannot be made; the message is the search's own."""
+
+    def __init__(self, method: str, message: str) -> None:
+        Refused.__init__(self, message)
+        self.key, self.value, self.allowed = "method", method, message
+
+
 @dataclass(frozen=True)
 class Method:
     """A search that was chosen, or another way to a mask that an experiment knows, by name."""
@@ -23,16 +31,22 @@ class Method:
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def search(self, **others: Any) -> Search:
-        """The search, with what the experiment's own keys say of it. Raises Refused where there is none."""
+    def search(self, steps: int | None = None, **others: Any) -> Search:
+        """The search, with what the experiment's own keys say of it.
+
+        Raises BadConfig where there is none, or one that would never act in so many steps.
+        """
         from slth.search import method
 
         if twice := [option for option in others if option in self.options]:
-            raise Refused(f"method.{twice[0]}={self.options[twice[0]]!r}: must be left out, {twice[0]} is a key")
+            raise BadConfig(f"method.{twice[0]}", self.options[twice[0]], f"left out, {twice[0]} is a key of its own")
         try:
-            return method(self.name, **self.options, **others)
+            search = method(self.name, **self.options, **others)
+            if steps is not None:
+                search.for_steps(steps)
+            return search
         except ValueError as error:
-            raise Refused(str(error)) from error
+            raise BadMethod(str(self), str(error)) from error
 
     def __str__(self) -> str:
         """By which runs are told apart: iterand, or iterand(rate=0.2)."""

@@ -66,6 +66,7 @@ def resolve(script: Path, named: Sequence[str], points: Sequence[dict[str, Any]]
     """
     from slth.experiments import lab
     from slth.experiments.lab import scripts
+    from slth.experiments.sweeps import code
 
     ex = scripts.load(script)
     runs: dict[str, dict[str, Any]] = {}
@@ -74,7 +75,7 @@ def resolve(script: Path, named: Sequence[str], points: Sequence[dict[str, Any]]
             config, changed = scripts.resolve(ex, updates, named)
         except lab.Refused as error:
             raise lab.Refused(f"run {number} of {len(points)} ({brief(updates)}): {error}") from error
-        name = identity(script.stem, changed, version)
+        name = identity(script.stem, changed, code.version_of(config, version))
         runs.setdefault(name, {"id": name, "updates": updates, "config": config, "changed": changed})
     return list(runs.values())
 

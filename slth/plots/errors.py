@@ -66,11 +66,12 @@ def error_against_width(table: pd.DataFrame, fits: Mapping[str, Fit] | None = No
     _require_errors(table)
     length, d_in = table["length"].min(), int(table["d_in"].iloc[0])
     table = table[table["length"] == length]
+    names = _names(table)
     figure, (linear, log) = make_panels(2, share_y=False)
     log.set_yscale("log")
     for side, rows in _by_side(table):
         look, errors = SIDES[side], _over_sources(rows, "hidden", "error_mean")
-        draw_line(linear, errors["mean"], look, POINTS, f"{NAMES[side]}: mean ± standard deviation")
+        draw_line(linear, errors["mean"], look, POINTS, f"{names[side]}: mean ± standard deviation")
         draw_band(linear, errors["mean"] - errors["std"], errors["mean"] + errors["std"], look)
         _median_and_mean(log, rows, "hidden", look)
         _spread(log, rows, "hidden", look)
@@ -81,12 +82,12 @@ def error_against_width(table: pd.DataFrame, fits: Mapping[str, Fit] | None = No
         axes.set(xlabel=X_LABELS["hidden"], title=f"{scale} ({_count_sources(table)}, $T$ = {length})")
     linear.set_ylabel(ERROR_LABEL)
     for side, fit in (fits or {}).items():
-        _fit(linear, fit, SIDES[side].color, NAMES[side])
+        _fit(linear, fit, SIDES[side].color, names[side])
     if d_in == 2:
         draw_formula(linear, lambda n: 0.8 * np.exp(-0.06 * n), r"the paper's fit $0.8\,e^{-0.06\,n}$")
     draw_formula(log, lambda n: 2.0 ** (-n / d_in))
     mark_float64(log)
-    sides = [legend_key(NAMES[side], SIDES[side]) for side, _ in _by_side(table)]
+    sides = [legend_key(names[side], SIDES[side]) for side, _ in _by_side(table)]
     formula = legend_key(f"$2^{{-n/{d_in}}}$", kind=FORMULA)
     legend_below(linear, linear.get_legend_handles_labels()[0], columns=1)
     legend_below(log, [*sides, *ERROR_KEYS, SPREAD_KEY, CERTIFICATE_KEY, formula], columns=2)
@@ -119,7 +120,7 @@ def error_against_length(table: pd.DataFrame) -> Figure:
             _spread(axes, rows, "length", looks[hidden])
             _certificate(axes, rows, "length", looks[hidden])
         mark_float64(axes)
-        title = f"{_panel_name(side)}, the same {_count_sources(on_side)} at every length"
+        title = f"{_panel_name(table, side)}, the same {_count_sources(on_side)} at every length"
         axes.set(xlabel=X_LABELS["length"], title=title)
     panels[0].set_ylabel(ERROR_LABEL)
     widths = [legend_key(f"$n$ = {hidden}", look) for hidden, look in looks.items()]
@@ -301,8 +302,15 @@ def _certificate(axes: Axes, rows: pd.DataFrame, x: str, look: Look) -> None:
     draw_line(axes, _over_sources(rows, x, "certificate")["median"], look, CERTIFICATE)
 
 
-def _panel_name(side: str) -> str:
-    return NAMES[side].removeprefix("construction, ")
+def _names(table: pd.DataFrame) -> dict[str, str]:
+    """The sides by what they are called: that of learned masks as their one method, where the table tells."""
+    learned = table[table["side"] == "free"]
+    methods = list(learned["method"].unique()) if "method" in learned else []
+    return NAMES | ({"free": str(methods[0]).replace("_", "-")} if len(methods) == 1 else {})
+
+
+def _panel_name(table: pd.DataFrame, side: str) -> str:
+    return _names(table)[side].removeprefix("construction, ")
 
 
 def _by_side(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -1,4 +1,4 @@
-"""Masks by edge-popup, to stand beside constructed ones in the measurements of approx_error.py.
+"""Masks by a search, to stand beside constructed ones in the measurements of approx_error.py.
 
 The recipe: scores start at the weights' magnitudes, each of the four factors keeps the same share, AdamW; after every
 fifth step the mask is tried on validation inputs, and the best of them is taken. That the best is taken matters most:
@@ -29,21 +29,26 @@ import torch
 from torch import nn
 
 import slth
+from slth import search as searches
 from slth.attention import MultiHeadAttention
 from slth.attention.facts import PROJECTIONS
-from slth.wrapping import handle
+from slth.wrapping import effective, handle
 
 EVERY = 5  # steps from one look at the validation inputs to the next
 
 
 @dataclass(frozen=True)
 class Search:
-    """How a mask is learned: the share of each factor's weights that is kept, and the training of the scores."""
+    """How a mask is learned: the share of each factor's weights that is kept, and the training of the scores.
+
+    method: None for edge-popup.
+    """
 
     keep: float
     steps: int
     lr: float
     batch: int
+    method: searches.Search | None = None
 
 
 class Examples(NamedTuple):
@@ -65,9 +70,10 @@ def relative_error(model: nn.Module, examples: Examples) -> torch.Tensor:
 
 
 def learn(source: MultiHeadAttention, train: Examples, validation: Examples, search: Search) -> float:
-    """Prune a float32 source, in place, by the mask that edge-popup finds; returns its relative_error on validation.
+    """Prune a float32 source, in place, by the mask that a search finds; returns its relative_error on validation.
 
-    Pruned weights are exactly 0, the others keep every bit. Source: Ramanujan et al. 2020, arXiv 1911.13299.
+    Pruned weights are exactly 0, the others keep every bit, but for what the method makes of them. Source: Ramanujan
+    et al. 2020, arXiv 1911.13299.
     """
     # targets by name: an output for d_out=1 looks like a vector
     slth.wrap(source, keep=search.keep, targets=PROJECTIONS, scores="magnitude")
@@ -82,27 +88,35 @@ def prune_wrapped(source: nn.Module, train: Examples, validation: Examples, sear
         lambda step: train.batch(step, search.batch),
         relative_error,
         search.steps,
+        method=search.method,
         lr=search.lr,
         evaluate=best.look,
         every=every,
         progress=False,
     )
-    handle(source).set_masks(best.masks)
     slth.unwrap(source)
+    if not best.weights:
+        raise FloatingPointError("no mask has a finite error on the validation inputs: a lower learning rate may help")
+    with torch.no_grad():
+        for path, weight in best.weights.items():
+            source.get_parameter(path).copy_(weight)
     return best.error
 
 
 class Best:
-    """The masks, by name, with the least relative_error on validation inputs so far; none and infinite at first."""
+    """The masked weights, by name, with the least relative_error on validation inputs; none and infinite at first."""
 
     def __init__(self, validation: Examples) -> None:
         self.validation, self.error = validation, math.inf
-        self.masks: dict[str, torch.Tensor] = {}
+        self.weights: dict[str, torch.Tensor] = {}
 
     @torch.no_grad()
     def look(self, model: nn.Module) -> dict[str, float]:
-        """Compare a wrapped model's masks, for `slth.fit` to call; gives validation_error, its relative_error."""
+        """Compare a wrapped model's masks, for `slth.fit` to call; gives validation_error, its relative_error.
+
+        Masks that keep more than they shall in the end, on their way down a schedule, are not taken.
+        """
         error = float(relative_error(model, self.validation))
-        if error < self.error:
-            self.error, self.masks = error, handle(model).masks()
+        if error < self.error and all(group.current == group.keep for group in handle(model).groups):
+            self.error, self.weights = error, effective(model)
         return {"validation_error": error}

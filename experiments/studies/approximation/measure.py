@@ -28,6 +28,7 @@ from slth.ticket import Ticket
 from slth.weights import inits
 
 SOURCE_INITS = {"theory": "theory", "xavier": "xavier_uniform"}
+CONSTRUCTION = "construction"  # the method that learns nothing
 FREE = "free"  # the side of a learned mask: no factor's mask has a structure
 TRAINING, VALIDATION = 4096, 256  # sequences that scores are trained and masks are chosen on
 TASKS = {"paper": task.PAPER, "learnable": task.LEARNABLE}
@@ -112,7 +113,7 @@ class Series:
 
 
 def measure(study: Study, target: MultiHeadAttention) -> tuple[pd.DataFrame, Ticket]:
-    """One row per (hidden, length, source, side); side is FREE where method is edge_popup.
+    """One row per (hidden, length, source, side); side is FREE where the mask was learned.
 
     Also the ticket constructed in the first of the widest sources, on the side with the least certificate.
     """
@@ -120,7 +121,7 @@ def measure(study: Study, target: MultiHeadAttention) -> tuple[pd.DataFrame, Tic
     inputs = test_inputs(study)
     with one_torch_thread():
         wanted = [outputs(x, merged) for x in inputs]
-        examples = _examples(study, merged) if study.method == "edge_popup" else None
+        examples = _examples(study, merged) if study.method != CONSTRUCTION else None
         rows = []
         for hidden in study.hidden:
             found, first = _constructed(study, hidden, target)
@@ -155,7 +156,7 @@ def _constructed(
     study: Study, hidden: int, target: MultiHeadAttention
 ) -> tuple[list[Series], list[AttentionConstruction]]:
     """One series for each side, and the constructions in the first source."""
-    found: list[Series] = [Series("construction", side, [], []) for side in study.sides]
+    found: list[Series] = [Series(CONSTRUCTION, side, [], []) for side in study.sides]
     first: list[AttentionConstruction] = []
     for number in progress(range(max(study.sources)), f"hidden={hidden}: construct"):
         source = make_source(study, hidden, number)
@@ -173,7 +174,7 @@ def _constructed(
 def _learned(
     study: Study, hidden: int, wanted: Merged, train: learning.Examples, validation: learning.Examples
 ) -> Series:
-    found = Series("edge_popup", FREE, [], [])
+    found = Series(study.method, FREE, [], [])
     for number in progress(range(max(study.sources)), f"hidden={hidden}: learn"):
         source = make_source(study, hidden, number).requires_grad_(False)
         learning.learn(source, train, validation, study.search)
@@ -312,7 +313,7 @@ def summarise(table: pd.DataFrame) -> dict[str, Any]:
     Fits, and the certificate over the error, are those of constructed tickets: the error of learned ones does not fall
     exponentially. They are compared in "learned", and counted where a certificate did not hold.
     """
-    constructed = table[table["method"] == "construction"]
+    constructed = table[table["method"] == CONSTRUCTION]
     fits = fits_of(constructed)
     main = "input" if "input" in fits else next(iter(fits))
     measured = table[["error_max", "error_adversarial"]].max(axis=1)

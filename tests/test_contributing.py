@@ -2,6 +2,7 @@
 
 import re
 import sys
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import torch
 from regression import fit, wrapped
 
 import slth
+from slth import kernels
 from slth.attention import find
 from slth.experiments import studies
 from slth.experiments.lab import scripts
+from slth.kernels.cases import TOLERANCE, differences
 from slth.search import method
 
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
@@ -61,6 +64,19 @@ def test_an_experiment(recipe, monkeypatch):
     assert changed == {"candidates": [4, 8], "problems": 50}
     assert config == changed | {"seed": 0}
     assert 0 < sums.median_error(12, 50, seed=0) < sums.median_error(4, 50, seed=0)
+
+
+def test_a_kernel(recipe, tmp_path, monkeypatch):
+    folder = tmp_path / "gated"
+    folder.mkdir()
+    for name in ("__init__.py", "reference.py", "triton.py", "cases.py"):
+        recipe(name).rename(folder / name)
+    monkeypatch.setattr(kernels, "__path__", [*kernels.__path__, str(tmp_path)])
+    cases = import_module("slth.kernels.gated.cases")
+    for case in cases.CASES:
+        assert max(differences(case, torch.float32, torch.device("cpu")).values()) <= TOLERANCE[torch.float32]
+    (compiled,) = cases.offline_cases()
+    assert set(compiled.kernel.arg_names) == {*compiled.types, *compiled.constants}
 
 
 def test_a_statement(recipe):

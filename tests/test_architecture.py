@@ -10,8 +10,9 @@ ROOT = Path(__file__).parents[1]
 
 #: From the ground up: a room may import itself and the rooms of the lines before its own.
 FLOORS = [
+    "disk",
     # one idea each, none knows a room
-    "former numbers threads watched console defaults modules storage disk files plugins extras building",
+    "former numbers threads watched console defaults modules storage files plugins extras building",
     "weights",
     "kernels",
     "masking",

@@ -52,7 +52,7 @@ def test_plain_import_is_light(tmp_path):
 def test_the_core_alone_runs_readmes_example_and_names_the_extras(tmp_path):
     example = re.findall(r"## The API in ten lines\n+```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     rest = """
-print(float((source(x) - target(x)).norm(dim=-1).max()), float(ticket.certificate.bound), ticket.keep)
+print(float((source(x) - target(x)).norm(dim=-1).max()), float(found.certificate.bound), found.keep)
 import slth.search, slth.tasks.text, slth.ticket.serving
 for module in "slth.models.gpt2", "slth.plots":
     try:

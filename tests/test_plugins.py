@@ -37,7 +37,7 @@ def test_a_file_is_loaded_once_whatever_it_is_called(folder):
     assert own is plugins.load("kind", str(folder / "own.py") + ":Own", Base)
     assert own is plugins.load("kind", "there/../own.py:Own", Base)
     assert plugins.place_of(own) == "own.py:Own"
-    assert own.__module__ == "slth.plugins.own"
+    assert own.__module__.startswith("slth.plugins.own")
     assert type(pickle.loads(pickle.dumps(own()))) is own
     assert plugins.load("kind", "there/own.py:Own", Base) not in (own, None)
 

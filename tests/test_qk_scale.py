@@ -211,10 +211,10 @@ def test_one_seed_is_said_to_be_one():
     assert "one seed, which has no spread" in words
 
 
-@pytest.mark.parametrize("scales", [(1.0, 2.0), (THEORY, 2.0), (2.0,)])
-def test_without_both_scales_nothing_is_compared(scales):
-    found = scales.findings(make_table(scales), THEORY)[0]
-    assert found["best_scale"] == max(scales)
+@pytest.mark.parametrize("measured", [(1.0, 2.0), (THEORY, 2.0), (2.0,)])
+def test_without_both_scales_nothing_is_compared(measured):
+    found = scales.findings(make_table(measured), THEORY)[0]
+    assert found["best_scale"] == max(measured)
     assert "difference" not in found
     assert "helps" not in scales.in_words(found, THEORY)
     storage.plain(found)

@@ -205,7 +205,7 @@ def test_few_candidates_do_not_blow_up_the_scale():
 
     def error(scale):
         source.scales[1] = scale
-        return feed_forward(target, source).errors[0].norm()
+        return next(iter(feed_forward(target, source).errors.values())).norm()
 
     target, source = FeedForward((16, 16), dtype=torch.float64), FeedForward((16, 16 * 2 * 6, 16), seed=1)
     record_feed_forward_scales(target, source)

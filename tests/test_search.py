@@ -353,7 +353,7 @@ def test_weights_that_no_seed_gives_cannot_be_redrawn():
 def gates(masked, scores, noise, method):
     """z of every weight in float64, threshold and unit those of the mask as it is."""
     unit = masked.scores.detach().double().abs().mean()
-    mean = 0.5 + method.sharpness * (scores.abs() - masked.cuts[0].threshold) / unit
+    mean = 0.5 + method.sharpness * (scores.abs() - masked.cuts[0].value) / unit
     return (mean + noise).clamp(0.0, 1.0)
 
 

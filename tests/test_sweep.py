@@ -361,7 +361,7 @@ def test_a_run_is_forked_from_the_server_and_ends_with_the_connection_that_asked
         os.kill(pid, 0)
         if sys.platform == "linux":
             parent = Path(f"/proc/{pid}/stat").read_text().split()[3]
-            assert Path(f"/proc/{parent}/cmdline").read_text().split("\0")[1].endswith("server.py")
+            assert Path(f"/proc/{parent}/cmdline").read_text().split("\0")[2].endswith("server.py")
     wait_for(lambda: not alive(pid), seconds=20)
     assert json.loads((place / "a" / "run.json").read_text())["status"] == "RUNNING"
 

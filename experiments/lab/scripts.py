@@ -5,6 +5,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ def names() -> list[str]:
     return sorted(path.stem for path in EXPERIMENTS.glob("*.py") if path.stem != "__init__")
 
 
+class _Loader(SourceFileLoader):
+    """Leaves no __pycache__ beside a script, as Python leaves none of what it runs."""
+
+    def set_data(self, path: str, data: Any, *, _mode: int = 0o666) -> None:
+        """Write nothing."""
+
+
 @functools.cache
 def load(script: Path) -> Experiment[Any]:
     """The experiment that a script defines, imported as a module, so that nothing is launched.
@@ -32,12 +40,11 @@ def load(script: Path) -> Experiment[Any]:
     folder = os.fspath(script.parent)
     if script.parent.resolve() != EXPERIMENTS.resolve() and folder not in sys.path:
         sys.path.insert(0, folder)  # as Python does for a script that it runs: it may import what lies beside it
-    spec = importlib.util.spec_from_file_location(script.stem, script)
-    if spec is None or spec.loader is None:
-        raise Refused(f"{script}: no script of Python's")
-    module = importlib.util.module_from_spec(spec)
+    loader = _Loader(script.stem, os.fspath(script))
+    module = importlib.util.module_from_spec(ModuleSpec(script.stem, loader, origin=os.fspath(script)))
+    module.__file__ = os.fspath(script)
     sys.modules.setdefault(script.stem, module)  # where classes are looked for when they are pickled
-    spec.loader.exec_module(module)
+    loader.exec_module(module)
     experiments = {id(one): one for one in vars(module).values() if isinstance(one, Experiment)}
     if len(experiments) != 1:
         raise Refused(f"{script}: no experiment, for it does not make one by lab.experiment(name, Config)")

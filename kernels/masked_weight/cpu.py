@@ -47,7 +47,9 @@ def masked_weight(weight: torch.Tensor, mask: torch.Tensor | Scored, out: torch.
 
 def _by_torch(weight: torch.Tensor, scores: torch.Tensor, cut: Cut, out: torch.Tensor | None) -> torch.Tensor:
     made = torch.where(cut.mask(scores), weight.detach(), 0)
-    return made if out is None else out.copy_(made)
+    if out is None and made.stride() == weight.stride():
+        return made
+    return (torch.empty_like(weight) if out is None else out).copy_(made)  # torch.where lays it out by the mask, too
 
 
 def score_gradient(grad: torch.Tensor, weight: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:

@@ -64,8 +64,8 @@ class Search:
         for masked in handle(model).weights.values():
             masked.gate = self.gate(masked)
 
-    def restore(self, model: nn.Module) -> None:
-        """Put right what follows from the state that a checkpoint has just brought back."""
+    def restore(self, model: nn.Module, step: int) -> None:
+        """Put right what follows from the state that a checkpoint has just brought back, after so many steps."""
 
     def move_keep(self, model: nn.Module, progress: float) -> None:
         """Set the share that each group keeps now; progress: 0 at the first step, from 1 on its final share."""

@@ -33,9 +33,16 @@ class Bernoulli(Search):
         """A noisy gate, at step 0."""
         return Gate(self.sigma, self.sharpness, self.seed)
 
+    def restore(self, model: nn.Module, step: int) -> None:
+        """Go back to the noise of the last step."""
+        self._note(model, max(step - 1, 0))
+
     def before_step(self, model: nn.Module, step: int, steps: int, optimiser: torch.optim.Optimizer) -> None:
         """Note the step that the noise belongs to."""
         super().before_step(model, step, steps, optimiser)
+        self._note(model, step)
+
+    def _note(self, model: nn.Module, step: int) -> None:
         for masked in handle(model).weights.values():
             assert isinstance(masked.gate, Gate)
             masked.gate.step = step

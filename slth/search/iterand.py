@@ -55,7 +55,7 @@ class IteRand(Search):
             if masked.buffer(_COUNTS) is None:
                 masked.put(_COUNTS, torch.zeros(masked.scores.shape, dtype=torch.uint8, device=masked.scores.device))
 
-    def restore(self, model: nn.Module) -> None:
+    def restore(self, model: nn.Module, step: int) -> None:
         """Weights from the generations that the checkpoint holds."""
         for path, masked in handle(model).weights.items():
             _write(model, path, masked)

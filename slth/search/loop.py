@@ -163,7 +163,7 @@ def fit(
         elif path:  # what cannot be written is better known now
             parallel.from_first(partial(save, _held_by(0, [], origin)))
     if held and search:
-        search.restore(model)
+        search.restore(model, result.resumed_at)
     if held and first:
         message = "%s: goes on at step %d of %d, from checkpoint %s"
         _LOG.log(logging.WARNING if progress else logging.INFO, message, name, result.resumed_at, steps, path)

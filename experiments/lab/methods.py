@@ -73,6 +73,8 @@ def a_method(default: str = "edge_popup", others: Collection[str] = ()) -> Kind[
         return f"one of {', '.join(known())}, or a class of yours as my_file.py:Name"
 
     def read(key: str, value: Any) -> Method:
+        if isinstance(value, Method):  # of a config that this one is made from
+            value = {NAME: value.name, **value.options}
         given = {NAME: default, **value} if isinstance(value, Mapping) else {NAME: value}
         try:
             name, options = plugins.split(given.pop(NAME))

@@ -1,12 +1,14 @@
 """The project's frame: what is installed, under which names, and which imports a plain `import slth` may cost."""
 
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from test_architecture import OPTIONAL
@@ -86,3 +88,10 @@ def test_tests_have_what_experiments_need():
 def test_the_core_is_small():
     core = {Requirement(line).name for line in PYPROJECT["project"]["dependencies"]}
     assert core == {"torch", "numpy", "scipy", "numba", "safetensors", "triton"}
+
+
+@pytest.mark.xdist_group("frame")
+def test_groups_of_tests_stay_together(request):
+    """In one process: what a group shares would be made by each of several."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        assert request.node.nodeid.endswith("@frame")

@@ -46,7 +46,8 @@ def _error(model: nn.Module, x: torch.Tensor) -> float:
 
 def _forward(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
-        return model(x).float()
+        loss: torch.Tensor = model(x).float()
+        return loss
 
 
 def _step(model: nn.Module, x: torch.Tensor) -> Callable[[int], None]:

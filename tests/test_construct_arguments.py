@@ -13,6 +13,7 @@ from torch import nn
 import slth
 from slth.attention import GroupedQueryAttention, LinearKnockingHeads, MultiHeadAttention
 from slth.construct import attention, certificate, language_model, linear, subset_sum, transformer, variant
+from slth.construct.checks import double
 from slth.construct.multi_head import query_key, value_output
 from slth.construct.projections import projections
 from slth.construct.relu import feed_forward, relu_linear
@@ -242,3 +243,17 @@ def test_works_and_prune_says_what_it_cannot_prune():
         ticket.prune(mha(2, 13))
     with pytest.raises(ValueError, match="source is wrapped"):
         ticket.prune(slth.wrap(mha(2), keep=0.5, seed=0))
+
+
+def test_a_double_is_tied_where_the_module_is():
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.BatchNorm1d(3))
+    net[1].weight = net[0].weight
+    net.append(net[0])
+    twin = double(net)
+    assert [name for name, _ in twin.named_parameters()] == [name for name, _ in net.named_parameters()]
+    assert twin[1].weight is twin[0].weight
+    assert twin[3] is twin[0]
+    for name, tensor in net.state_dict().items():
+        copied = twin.state_dict()[name]
+        assert copied.equal(tensor.double() if tensor.is_floating_point() else tensor)
+        assert copied.data_ptr() != tensor.data_ptr()

@@ -162,21 +162,28 @@ def check_merged(name: str, merged: Any) -> Merged:
 
 
 def double(module: Module) -> Module:
-    """A float64 copy on the CPU; of what is no tensor the two share all, which spares most of a deep copy's time."""
-    twin = copy.copy(module)
-    twin.__dict__ = dict(module.__dict__)
-    twin._modules = {name: inner and double(inner) for name, inner in module._modules.items()}
-    twin._buffers = {name: _doubled(tensor) for name, tensor in module._buffers.items()}
-    twin._parameters = {
-        name: weight if weight is None else nn.Parameter(_doubled(weight), weight.requires_grad)
-        for name, weight in module._parameters.items()
-    }
+    """A float64 copy on the CPU, tied where the module is; of what is no tensor the two share all.
+
+    That spares most of a deep copy's time.
+    """
+    copied: Module = _double(module, {})
+    return copied
+
+
+def _double(original: Any, copies: dict[int, Any]) -> Any:
+    """The copy of a module, parameter or buffer, made once."""
+    if original is None or id(original) in copies:
+        return original if original is None else copies[id(original)]
+    twin: Any
+    if isinstance(original, nn.Module):
+        twin = copy.copy(original)
+        twin.__dict__ = dict(original.__dict__)
+        for kind in ("_modules", "_buffers", "_parameters"):
+            twin.__dict__[kind] = {name: _double(held, copies) for name, held in original.__dict__[kind].items()}
+    else:
+        dtype = torch.float64 if original.is_floating_point() else original.dtype
+        twin = original.detach().to("cpu", dtype, copy=True)
+        if isinstance(original, nn.Parameter):
+            twin = nn.Parameter(twin, original.requires_grad)
+    copies[id(original)] = twin
     return twin
-
-
-def _doubled(tensor: torch.Tensor | None) -> Any:
-    """A copy on the CPU, float64 where it is of floats."""
-    if tensor is None:
-        return None
-    dtype = torch.float64 if tensor.is_floating_point() else tensor.dtype
-    return tensor.detach().to("cpu", dtype, copy=True)

@@ -6,7 +6,8 @@ from graphlib import TopologicalSorter
 from itertools import chain
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from helpers import ROOT
+from libraries import LIBRARIES, OPTIONAL
 
 #: From the ground up: a room may import itself and the rooms of the lines before its own.
 FLOORS = [
@@ -26,20 +27,6 @@ FLOORS = [
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 
-#: Where alone a library may be imported.
-LIBRARIES = {
-    "sacred": {"experiments"},
-    "ray": {"experiments"},
-    "tqdm": {"experiments", "console"},
-    "seaborn": {"plots", "experiments"},
-    "matplotlib": {"plots", "experiments"},
-    "pandas": {"plots", "experiments"},
-    "triton": {"kernels"},
-    "transformers": {"models", "experiments"},
-}
-
-#: What comes with extras, and the modules that need them as soon as they are imported.
-OPTIONAL = {*LIBRARIES, "tokenizers", "datasets", "packaging"} - {"triton"}
 NEEDING = ("slth.plots", "slth.experiments", "slth.models.gpt2")
 
 

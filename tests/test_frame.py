@@ -9,9 +9,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from libraries import OPTIONAL
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from test_architecture import OPTIONAL
 
 import slth
 

@@ -15,7 +15,7 @@ class Base:
     pass
 
 
-OWN = "from test_plugins import Base\nclass Own(Base):\n    pass\nclass Other:\n    pass\nsome = 1\n"
+OWN = f"from {__name__} import Base\nclass Own(Base):\n    pass\nclass Other:\n    pass\nsome = 1\n"
 
 
 @pytest.fixture
@@ -25,7 +25,6 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "own.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "test_plugins", sys.modules[__name__])
     yield tmp_path
     for name in [name for name in sys.modules if name.startswith("slth.plugins.")]:
         del sys.modules[name]
@@ -51,10 +50,10 @@ def test_a_module_that_python_finds_is_imported():
     ("place", "why"),
     [
         ("none.py:Own", "no file none.py in "),
-        ("own.py:None_", "own.py has no class None_; its classes of test_plugins.Base: Own"),
+        ("own.py:None_", f"own.py has no class None_; its classes of {__name__}.Base: Own"),
         ("own.py:some", "own.py has no class some"),
-        ("own.py:Other", "must derive from test_plugins.Base; classes there that do: Own"),
-        ("own.py:Base", "must derive from test_plugins.Base"),
+        ("own.py:Other", f"must derive from {__name__}.Base; classes there that do: Own"),
+        ("own.py:Base", f"must derive from {__name__}.Base"),
         ("own.py:", "must be the place of a class, as my_file.py:Name or package.module:Name"),
         (":Own", "must be the place of a class"),
         ("broken.py:Own", r"cannot be imported (ZeroDivisionError: division by zero)"),

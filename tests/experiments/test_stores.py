@@ -9,13 +9,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from helpers import EXPERIMENTS
 from sweeping import needs_ray, run_folders, sweep
 
 from slth.experiments import lab, plot
 from slth.experiments.lab import storage, stores
-
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-
 
 sqlalchemy = pytest.importorskip("sqlalchemy", reason="sqlalchemy is not installed: pip install 'slth[sql]'")
 

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from cases import CASES, Case
-from test_wrap import compiles
+from helpers import compiles
 from torch import nn
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, stack_module_state, vmap
 from torch.fx.experimental.proxy_tensor import make_fx

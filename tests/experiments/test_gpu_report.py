@@ -4,20 +4,17 @@ import json
 import math
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
+from helpers import EXPERIMENTS
 
 from slth import kernels
 from slth.experiments.studies.speed.gpu import command, report
 from slth.kernels import cases
 from slth.kernels.timing import Timing, compare
-
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-
 
 CPU = torch.device("cpu")
 

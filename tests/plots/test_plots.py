@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import EXPERIMENTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -20,9 +21,6 @@ from slth.disk import write_all
 from slth.experiments import lab, plot
 from slth.experiments.lab import storage
 from slth.plots.errors import _over_sources
-
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-
 
 FITS = {
     "input": {"gamma": 0.39, "delta": 0.11, "delta_low": 0.093, "delta_high": 0.127},

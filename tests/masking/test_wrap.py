@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from cases import CASES, WIDTH, Case, every_case
+from helpers import compiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -40,17 +41,6 @@ MLP = Case("mlp", mlp, CASE["slth feed-forward"].inputs)
 
 def wrapped(case, **options):
     return wrap(case.build(), **{"keep": KEEP} | options)
-
-
-def compiles(test):
-    """The compiler meets parts of torch that warn."""
-    for message in (
-        "`torch.jit.script_method` is deprecated",
-        ".*autograd.function.Function.* should not be instantiated",
-        "The .grad attribute of a Tensor that is not a leaf Tensor is being accessed",
-    ):
-        test = pytest.mark.filterwarnings(f"ignore:{message}")(test)
-    return test
 
 
 def autocast():

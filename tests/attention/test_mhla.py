@@ -1,14 +1,12 @@
 """MHLA: blocks of tokens mixed by M_c, against the paper's sums token by token, in every form it can be computed."""
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 from unittest import mock
 
 import pytest
 import torch
-from helpers import causal_mask, random_inputs
+from helpers import call_in_a_process, causal_mask, random_inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -364,8 +362,7 @@ def test_a_masked_random_m_c_is_made_again_in_a_new_process(tmp_path):
     model = slth.wrap(build(seed=3), keep=0.5, seed=1)
     slth.Ticket.of(model).save(tmp_path / "ticket")
     assert "positive 0.6667" in slth.Ticket.load(tmp_path / "ticket").describe()
-    code = f"import test_mhla; test_mhla.output_of_a_ticket({str(tmp_path)!r})"
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True)
+    call_in_a_process(__file__, "output_of_a_ticket", str(tmp_path))
     assert torch.load(tmp_path / "output").equal(model(random_inputs(0, 12, 5)))
 
 

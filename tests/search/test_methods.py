@@ -18,7 +18,7 @@ from slth.search.methods import help_of
 from slth.ticket import Ticket, TicketError
 from slth.wrapping import handle
 
-TOY = str(Path(__file__).with_name("toy_search.py"))
+TOY = str(Path(__file__).parents[1] / "support" / "toy_search.py")
 OWN = [f"{TOY}:Momentum", f"{TOY}:Scaled"]
 STEPS = 10
 every_method = pytest.mark.parametrize("name", [*METHODS, *OWN], ids=lambda name: name.rpartition("/")[2])

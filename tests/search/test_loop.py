@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import regression
 import torch
+from helpers import call_in_a_process
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from regression import METHODS, assert_same, batches, error, evaluate, loss, net, state, wrapped
@@ -793,11 +793,7 @@ def same(whole, parts):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that can be forked")
 @pytest.mark.parametrize("kill", [kill_searches, kill_at_any_time])
 def test_a_killed_search_ends_as_if_it_had_not_been(tmp_path, kill):
-    code = f"import test_loop; test_loop.as_a_process({kill.__name__!r}, {str(tmp_path)!r})"
-    found = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    assert (found.returncode, found.stdout) == (0, ""), found.stderr
+    assert call_in_a_process(__file__, "as_a_process", kill.__name__, str(tmp_path)) == ""
 
 
 def as_a_process(kill, folder):

@@ -4,11 +4,11 @@ import json
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from helpers import EXPERIMENTS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,9 +22,6 @@ from slth.experiments.studies.approximation import measure as approximation
 from slth.masking.masks import count_kept
 from slth.search import Biprop, EdgePopup, Frozen, IteRand
 from slth.search.controls import random_mask
-
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-
 
 SCRIPT = EXPERIMENTS / "approx_error.py"
 SMALL = {"hidden": [5, 12], "lengths": [4, 9], "sources": [3, 2], "samples": 4, "steps": 12, "target": "random"}

@@ -1,6 +1,6 @@
 """Files that somebody has tampered with: never a crash, never a wrong load, never anything executed.
 
-The full size, 10,000 files, is one command: pytest -m slow tests/test_fuzz.py
+The full size, 10,000 files, is one command: pytest -m slow tests/ticket/test_fuzz.py
 """
 
 import json

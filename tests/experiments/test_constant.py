@@ -4,12 +4,11 @@ import json
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import subset_sums
+from helpers import EXPERIMENTS, subset_sums
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -21,9 +20,6 @@ from slth.construct.subset_sum import MAX_EXACT
 from slth.experiments import constant, lab
 from slth.experiments.lab import storage
 from slth.experiments.studies.constant import measure as study
-
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-
 
 CONFIG = {"d": [2, 4], "epsilon": [0.3, 0.1], "target": ["uniform", "unit"], "effort": 100}
 COLUMNS = ["d", "epsilon", "n_prime", "success", "trials", "c_low", "c_high"]  # others rely on these

@@ -28,9 +28,6 @@ from slth.experiments.lab.options import Kind, an_integer, as_given, several
 from slth.experiments.lab.refusals import brief
 from slth.experiments.sweeps import plan
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-
-
 SCRIPT = '''"""A small experiment."""
 import signal
 import sys

@@ -1,6 +1,6 @@
 """Command lines that make no sense: refused in one line or run, and no run is marked complete that is not whole.
 
-The full size, 1,000 lines in one process and 20 real processes: pytest -m slow tests/test_fuzz_config.py
+The full size, 1,000 lines in one process and 20 real processes: pytest -m slow tests/experiments/test_fuzz_config.py
 """
 
 import json
@@ -10,15 +10,12 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from helpers import EXPERIMENTS
 
 from slth.experiments import lab
 from slth.experiments.lab import command_line, scripts
-
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-
 
 FULL, SMALL = 1000, 60
 FULL_PROCESSES, SMALL_PROCESSES = 20, 2

@@ -5,16 +5,15 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import parallel_run
 import pytest
 import torch
+from helpers import ROOT
 from sweeping import wait_for
 
 from slth.search import parallel
 
-ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.xdist_group("parallel")  # one pair of processes for all of these tests
 
 

@@ -12,8 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+from helpers import EXPERIMENTS
 
 on_ray = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: slth[cluster]"),

@@ -1,13 +1,43 @@
 """Oracles in plain numpy and torch, and cases that several tests share."""
 
 import math
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from slth.attention import MultiHeadAttention
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = ROOT / "experiments"
+
+
+def call_in_a_process(file, function, *arguments):
+    """Call a function of a test's file in a new process. Returns what it printed."""
+    code = f"import {Path(file).stem} as tests; tests.{function}{arguments!r}"
+    path = os.pathsep.join([str(Path(file).parent), str(Path(__file__).parent)])
+    process = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def compiles(test):
+    """The compiler meets parts of torch that warn."""
+    for message in (
+        "`torch.jit.script_method` is deprecated",
+        ".*autograd.function.Function.* should not be instantiated",
+        "The .grad attribute of a Tensor that is not a leaf Tensor is being accessed",
+    ):
+        test = pytest.mark.filterwarnings(f"ignore:{message}")(test)
+    return test
 
 
 def cats(lines):

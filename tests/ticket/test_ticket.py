@@ -13,6 +13,7 @@ import pytest
 import regression
 import torch
 from cases import CASES, every_case
+from helpers import call_in_a_process
 from hypothesis import given
 from hypothesis import strategies as st
 from regression import METHODS, assert_same, error, fit, net, state, wrapped
@@ -136,8 +137,7 @@ def test_in_a_new_process_the_output_is_the_same_to_the_last_bit(tmp_path):
         with torch.no_grad():
             masked = case.run(model)
             expected[name] = case.run(unwrap(model)), masked
-    code = f"import test_ticket; test_ticket.outputs_of_tickets({str(tmp_path)!r})"
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True)
+    call_in_a_process(__file__, "outputs_of_tickets", str(tmp_path))
     outputs = torch.load(tmp_path / "outputs")
     for name, (plain, masked) in expected.items():
         assert outputs[name][0].equal(plain), name

@@ -2,7 +2,6 @@
 
 import math
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,9 +18,6 @@ from slth.experiments.lab import storage
 from slth.experiments.studies.gpt2 import claims, scales
 from slth.experiments.studies.gpt2 import training as pruning
 from slth.models import gpt2
-
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-
 
 TEXT = cats(150)
 SMALL = {"size": "tiny*0.25", "length": 16, "steps": 8, "batch": 4, "windows": 8, "qk_scale": [5, 1, "theory"]}

@@ -7,13 +7,12 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import brute_force, direct_attention, random_inputs
+from helpers import EXPERIMENTS, brute_force, direct_attention, random_inputs
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from slth import plots
@@ -31,9 +30,6 @@ from slth.experiments.studies.speed import (
     training_step,
 )
 from slth.kernels import Selector, timing
-
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-
 
 COLUMNS = ["what", "size", "ours_s", "peer", "peer_s", "ratio", "error_ours", "error_peer"]  # others rely on these
 CONFIG = {

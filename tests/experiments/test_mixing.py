@@ -4,7 +4,6 @@ import itertools
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -43,9 +42,6 @@ from slth.experiments.studies.mixing.variants import LINEAR, attention_of
 from slth.models import gpt2
 from slth.models.gpt2_attention import with_attention
 from slth.plots.mixing import SHORT
-
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-
 
 TEXT = cats(400)
 OWN = """

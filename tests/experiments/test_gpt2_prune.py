@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from helpers import cats
+from helpers import EXPERIMENTS, cats
 from sacred.observers import FileStorageObserver
 
 import slth
@@ -24,10 +24,7 @@ from slth.models import gpt2
 from slth.search import controls
 from slth.wrapping import effective, handle
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-
-
-TOY = Path(__file__).with_name("toy_search.py")
+TOY = Path(__file__).parents[1] / "support" / "toy_search.py"
 SCRIPT = EXPERIMENTS / "gpt2_prune.py"
 ALONE = os.environ | {"OMP_NUM_THREADS": "1"}  # as in the other tests: see conftest.py
 TEXT = cats(150)

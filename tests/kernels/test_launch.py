@@ -23,7 +23,7 @@ from slth.kernels.arguments import placed
 from slth.kernels.seeded import bench as seeded
 from slth.kernels.select.nan import NaNWatch
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1] / "support"
 
 
 def test_every_case_goes_through_the_launcher():

@@ -1,6 +1,6 @@
-"""What each of two processes does in tests/test_parallel.py: searches of one kind after another, stored by rank.
+"""What each of two processes does in tests/search/test_parallel.py: searches of one kind after another, stored by rank.
 
-RANK=0 WORLD_SIZE=2 python tests/parallel_run.py FOLDER        # and beside it the same with RANK=1
+RANK=0 WORLD_SIZE=2 python tests/support/parallel_run.py FOLDER        # and beside it the same with RANK=1
 """
 
 import faulthandler

@@ -6,12 +6,11 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from helpers import cats
+from helpers import EXPERIMENTS, cats
 
 from slth.attention.facts import PROJECTIONS
 from slth.construct import language_model, pruned, record_scales
@@ -19,9 +18,6 @@ from slth.experiments import hidden_lm, lab
 from slth.experiments.lab import storage
 from slth.experiments.studies.hidden import measure as hiding
 from slth.threads import one_torch_thread
-
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-
 
 SCRIPT = EXPERIMENTS / "hidden_lm.py"
 TEXT = cats(150)

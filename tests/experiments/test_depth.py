@@ -4,12 +4,12 @@ import json
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import EXPERIMENTS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,9 +19,6 @@ from slth.experiments import approx_error, lab
 from slth.experiments.lab import storage
 from slth.experiments.studies.approximation import depth as study
 from slth.experiments.studies.approximation import measure as approximation
-
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-
 
 SCRIPT = EXPERIMENTS / "approx_error.py"
 CONFIG = {"hidden": [8, 12, 16], "depth": [1, 3], "sources": 3, "samples": 5}

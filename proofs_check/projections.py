@@ -157,4 +157,4 @@ def values(case: Case) -> list[float]:
     asked = theory.chain_hidden(case.d_out, case.d_in, allowed * case.d_in * case.d_out, 3, "measured")
     full = theory.projection_width(*case, constant="measured")
     found = (variant(*pair(case, i, max(1.0, asked / full)), threads=1) for i in range(SOURCES // 2))
-    return [one.error_max_vo.max().item() / allowed for one in found]
+    return [one.errors["vo"].abs().max().item() / allowed for one in found]

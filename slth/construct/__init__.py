@@ -14,7 +14,6 @@ from slth.construct.construction import Construction, pruned
 from slth.construct.models import TransformerConstruction, certify, language_model, record_scales, transformer
 from slth.construct.multi_head import AttentionConstruction, attention
 from slth.construct.products import LinearConstruction, linear, product
-from slth.construct.projections import ProjectionConstruction
 from slth.construct.relu import FeedForwardConstruction, feed_forward
 from slth.construct.variants import variant
 
@@ -24,7 +23,6 @@ __all__ = [
     "Construction",
     "FeedForwardConstruction",
     "LinearConstruction",
-    "ProjectionConstruction",
     "TransformerConstruction",
     "attention",
     "certificate",

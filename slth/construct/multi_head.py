@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from slth.attention import Attention, MultiHeadAttention
-from slth.construct.certificates import Certificate, Evaluated, Merged, certificate, evaluate, spectral_norm
+from slth.construct.certificates import Certificate, Evaluated, Merged, certificate, evaluate
 from slth.construct.checks import (
     ATTENTION,
     check_alike,
@@ -47,26 +47,6 @@ class AttentionConstruction(Construction):
 
     kinds = (Attention,)
     allowed = ATTENTION
-
-    @property
-    def error_max_qk(self) -> torch.Tensor:
-        """Largest absolute entry of source minus target (heads,) float64, as achieved."""
-        return self.errors["qk"].abs().amax((-2, -1))
-
-    @property
-    def error_max_vo(self) -> torch.Tensor:
-        """The same of W_VO."""
-        return self.errors["vo"].abs().amax((-2, -1))
-
-    @property
-    def error_spectral_qk(self) -> torch.Tensor:
-        """Spectral norm of source minus target (heads,) float64, as achieved."""
-        return spectral_norm(self.errors["qk"])
-
-    @property
-    def error_spectral_vo(self) -> torch.Tensor:
-        """The same of W_VO."""
-        return spectral_norm(self.errors["vo"])
 
     def _more(self) -> str:
         return f", error at most {self.certificate.bound:.3g} for inputs of norm {self.certificate.alpha:.3g} or less"

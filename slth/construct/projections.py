@@ -38,25 +38,6 @@ from slth.construct.multi_head import AttentionConstruction, achieved, least_alp
 from slth.construct.rounding import Sizes, absolute, largest, steps_of
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class ProjectionConstruction(AttentionConstruction):
-    """A construction whose queries and keys are each met by themselves: `errors` has "query" and "key" as well.
-
-    candidates_qk are those of an entry of either. Merged matrices, and errors of W_QK, are those of equal positions,
-    before any norm.
-    """
-
-    @property
-    def error_max_query(self) -> torch.Tensor:
-        """Largest absolute entry of source minus target (heads,) float64, as achieved."""
-        return self.errors["query"].abs().amax((-2, -1))
-
-    @property
-    def error_max_key(self) -> torch.Tensor:
-        """The same of the keys."""
-        return self.errors["key"].abs().amax((-2, -1))
-
-
 def is_rectangular(source: Attention) -> bool:
     """Whether it has knocking heads whose T are not square."""
     mixing = (weight for name, weight in source.named_parameters() if name.startswith("mix_"))
@@ -70,7 +51,7 @@ def projections(
     *,
     alpha: float | None = None,
     threads: int | None = None,
-) -> ProjectionConstruction:
+) -> AttentionConstruction:
     """Find masks under which every projection of source, linear knocking heads with a shared_width, is target's own.
 
     target: grouped-query attention or linear knocking heads, or a :class:`slth.attention.MultiHeadAttention`, of the
@@ -78,6 +59,9 @@ def projections(
     neither rope nor qk_norm is there; with rope it bounds the logits by alpha^2 |W_Q| |W_K| for every pair of
     positions, and with qk_norm by the norm's largest slope, which makes it loose: a query may be as short as its eps.
     Neither module is changed. In float64.
+
+    The construction's `errors` have "query" and "key" as well, (heads, d_in, hidden); its candidates_qk are those of an
+    entry of either. Its merged matrices and "qk" are those of equal positions, before any norm.
 
     Raises ValueError for a target or source of another kind; where they differ; for kv_heads other than heads and a mix
     other than "qkv" (some projection then has no second factor, or serves several heads); for hidden < d_out or
@@ -103,7 +87,7 @@ def projections(
     got = _Projections.of(ready)
     alpha = least_alpha(wanted.merged()) if alpha is None else alpha
     sizes = _sizes_of(double(target), alpha), _sizes_of(ready, alpha)
-    return ProjectionConstruction(
+    return AttentionConstruction(
         source=source,
         masks=masks,
         errors={"query": got.query - wanted.query, "key": got.key - wanted.key}

@@ -47,7 +47,7 @@ def variant(
     d_out (side="output", which solves for values and gives outputs the structure); "auto" takes what leaves more. alpha
     as for :func:`slth.construct.attention`, errors and certificate too; they hold for one attention mask on both, the
     causal one included. Masks are under the source's parameter names, mixing tensors among them. Neither module is
-    changed. A source with a shared_width gives a :class:`slth.construct.projections.ProjectionConstruction`.
+    changed. For a source with a shared_width, see :func:`slth.construct.projections.projections`.
 
     Raises ValueError for a source that cannot hold a ticket, which says what stands in the way; where either is
     wrapped, both share a weight, or they differ in d_in, d_out, heads or causal; for hidden too small; weights that are

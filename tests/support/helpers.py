@@ -53,6 +53,11 @@ def subset_sums(candidates):
     return sums
 
 
+def largest_error(construction, name):
+    """The largest absolute entry of the errors of each matrix of that name."""
+    return construction.errors[name].abs().amax((-2, -1))
+
+
 def brute_force(candidates, targets):
     """Masks (P, n), sums and errors (P,) of the best subsets, the smallest mask among equals."""
     sums = subset_sums(candidates)

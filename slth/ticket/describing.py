@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from slth.ticket.record import Weight
@@ -39,15 +39,24 @@ def describe(ticket: Ticket) -> str:
             max_lines=_LINES,
             placeholder=" ...",
         )
+    if common := _common(ticket.weights):
+        lines.append(f"all weights: {', '.join(common)}")
     lines += ["", f"{'weight':<44} {'shape':<16} {'keep':>7}  drawn"]
-    lines += [_line(w) for w in ticket.weights]
+    lines += [_line(w, common) for w in ticket.weights]
     return "\n".join(lines)
 
 
-def _line(weight: Weight) -> str:
+def _common(weights: Sequence[Weight]) -> list[str]:
+    """What all weights have been made by a search."""
+    first, *others = [[trait.note for trait in weight.traits] for weight in weights] or [[]]
+    return [note for note in first if all(note in notes for notes in others)]
+
+
+def _line(weight: Weight, common: Sequence[str]) -> str:
+    """A weight; what is common to all is left out."""
     draws = weight.recipe.draws if weight.recipe else ()
     drawn = list(dict.fromkeys(f"{draw.distribution} {draw.scale:.4g}" for draw in draws)) or ["of the base"]
-    shape, notes = "x".join(map(str, weight.shape)), [trait.note for trait in weight.traits]
+    shape, notes = "x".join(map(str, weight.shape)), [t.note for t in weight.traits if t.note not in common]
     return f"{weight.path:<44} {shape:<16} {weight.kept / weight.size:>7.4f}  {', '.join([*drawn, *notes])}"
 
 

@@ -25,6 +25,7 @@ from slth.building import built_of
 from slth.models import gpt2
 from slth.search import Biprop, EdgePopup, Frozen, IteRand, controls
 from slth.threads import one_torch_thread
+from slth.ticket import describing
 from slth.ticket.__main__ import main
 from slth.weights import inits
 from slth.wrapping import handle, unwrap
@@ -791,11 +792,15 @@ def test_a_ticket_describes_itself():
     assert lines[3] == "stored as they are: 52 numbers in 2 tensors"
     assert lines[4].startswith("digest of the network: ")
     assert [line.split() for line in lines[-2:]] == [
-        ["0.weight", "48x16", "0.2500", "normal", "0.7071,", "redrawn"],
-        ["3.weight", "4x48", "0.2500", "normal", "0.4082,", "redrawn"],
+        ["0.weight", "48x16", "0.2500", "normal", "0.7071"],
+        ["3.weight", "4x48", "0.2500", "normal", "0.4082"],
     ]
-    assert Ticket.of(found(Biprop())).describe().endswith(", binary")
-    assert Ticket.of(found(Frozen(pruned=0.2, locked=0.2))).describe().endswith(", partly frozen")
+    assert lines[5] == "all weights: redrawn"
+    assert "\nall weights: binary\n" in Ticket.of(found(Biprop())).describe()
+    two = Ticket.of(found(Frozen(pruned=0.2, locked=0.2)))
+    assert "\nall weights: partly frozen\n" in two.describe()
+    assert describing._common((two.weights[0], Ticket.of(found(EdgePopup())).weights[1])) == []
+    assert describing._line(two.weights[0], []).endswith(", partly frozen")
 
 
 def test_show(tmp_path, capsys, data):

@@ -127,7 +127,7 @@ class Wrapped:
             weights = self._weights(module)
             own = weights if weights is self.weights else _masked(module)
             span = next(iter(own.values())).span()
-            passes.enter(span or self._own_pass(weights), module, sys._getframe(1))
+            passes.join(span or self._own_pass(weights), module, sys._getframe(1))
 
     def _own_pass(self, weights: Mapping[str, Masked]) -> passes.Pass:
         """A pass of a part alone; those of one backward pass, which recompute layers, share their cuts."""

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -100,19 +101,32 @@ class _Entry(NamedTuple):
     frame: FrameType | None  # of that call
 
 
+class _Backward:
+    """What layers share that a backward pass computes again, by owner: cuts, and passes of one stretch of layers."""
+
+    def __init__(self) -> None:
+        self.cuts: dict[int, Cuts] = {}
+        self.passes: dict[int, Pass] = {}
+        self.stretch: Hooks | None = None
+
+
 class _Thread(threading.local):
     def __init__(self) -> None:
         self.open: list[_Entry] = []
-        self.again: dict[tuple[int, Hooks, int], Pass] = {}  # of layers that a backward pass computes again
-        self.cuts: dict[tuple[int, int], Cuts] = {}  # that a backward pass shares
+        self.backward: dict[int, _Backward] = {}  # by torch's number of the backward pass
 
 
 _thread = _Thread()
 
 
 def enter(span: Pass, module: nn.Module, frame: FrameType) -> None:
-    """Begin a pass, or a part of one, for as long as a module's call runs in this frame."""
+    """Begin a pass for as long as a module's call runs in this frame."""
     _prune()
+    join(span, module, frame)
+
+
+def join(span: Pass, module: nn.Module, frame: FrameType) -> None:
+    """Begin a part of a pass that :func:`running` has just told of, which has dropped what is no longer open."""
     _thread.open.append(_Entry(span, module, frame))
 
 
@@ -157,29 +171,38 @@ def recomputed(masked: Masked, begin: Callable[[], Pass]) -> Pass | None:
 
     It begins at their first read and is dropped at the next stretch of layers, or with the backward pass.
     """
-    task, hooks = torch._C._current_graph_task_id(), saving()
-    if task == -1 or hooks is None:
+    backward, hooks = _backward(), saving()
+    if backward is None or hooks is None:
         return None
-    again, key = _thread.again, (task, hooks, id(masked.wrapped))
-    if key not in again:
-        if any(others[:2] != key[:2] for others in again):
-            again.clear()
-        again[key] = begin()
-        torch.autograd.Variable._execution_engine.queue_callback(again.clear)
-    return again[key]
+    if backward.stretch != hooks:
+        backward.passes.clear()
+        backward.stretch = hooks
+    owner = id(masked.wrapped)
+    if owner not in backward.passes:
+        backward.passes[owner] = begin()
+    return backward.passes[owner]
 
 
 def cuts_of_backward(owner: int) -> Cuts:
     """Cuts that the backward pass of this moment shares, for the owner of that id; outside of one nobody's."""
-    task = torch._C._current_graph_task_id()
+    backward = _backward()
+    return {} if backward is None else backward.cuts.setdefault(owner, {})
+
+
+def _backward() -> _Backward | None:
+    """What is shared within the backward pass of this moment, and dropped with it; None outside of one."""
+    task, held = torch._C._current_graph_task_id(), _thread.backward
     if task == -1:
-        _thread.cuts.clear()  # of a backward pass that was broken off
-        return {}
-    cuts, key = _thread.cuts, (task, owner)
-    if key not in cuts:
-        cuts[key] = {}
-        torch.autograd.Variable._execution_engine.queue_callback(lambda: cuts.__delitem__(key))
-    return cuts[key]
+        held.clear()  # of a backward pass that was broken off
+        return None
+    if task not in held:
+        held[task] = _Backward()
+        torch.autograd.Variable._execution_engine.queue_callback(partial(_drop, held, task))
+    return held[task]
+
+
+def _drop(held: dict[int, _Backward], task: int) -> None:
+    held.pop(task, None)
 
 
 def _prune() -> None:

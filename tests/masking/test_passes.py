@@ -352,7 +352,7 @@ def test_layers_recomputed_in_backward_are_cut_once(reentrant, monkeypatch):
     assert len(cuts) == 1
     loss.backward()
     assert len(cuts) == 2
-    assert not passes._thread.cuts
+    assert not passes._thread.backward
 
 
 class Twice(nn.Module):
@@ -381,7 +381,7 @@ def test_a_weight_read_several_times_in_recomputed_layers_has_the_same_gradient(
         model = slth.wrap(Twice(**options), KEEP)
         model(x).square().sum().backward()
         grads.append([scores.grad for scores in handle(model).scores()])
-        assert not passes._thread.again
+        assert not passes._thread.backward
     for one, other in zip(*grads, strict=True):
         assert one.any()
         torch.testing.assert_close(one, other)

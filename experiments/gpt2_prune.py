@@ -18,7 +18,6 @@ from slth import plots
 from slth.experiments import lab
 from slth.experiments.lab import BadConfig
 from slth.experiments.lab.methods import Method
-from slth.experiments.studies.gpt2 import claims
 from slth.experiments.studies.gpt2 import options as keys
 from slth.experiments.studies.gpt2.prune import Study, measure, summarise
 
@@ -64,13 +63,10 @@ class Config(keys.GPT2Options):
     device: str = keys.device()
     seed: int = lab.seed()
 
-    def check(self) -> None:
-        """See that the study can be made: the text is read, and the folder of checkpoints is this config's."""
-        self.require_device()
+    def check_keys(self) -> None:
+        """Sizes, and standard deviations in pairs."""
         _ = self.stds
-        self.models(self.size, 256)  # before a text is read
-        _ = self.study
-        claims.check(self.folder, self.claim)
+        self.models(self.size, 256)
 
     @property
     def stds(self) -> list[tuple[float, float]]:
@@ -139,7 +135,7 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
     """Train, search and compare."""
     started = time.perf_counter()
     study = config.study
-    claims.put(config.folder, config.claim)
+    config.resumable.begin()
     points = ", ".join(f"(lr {lr:g}, std {base:g}, of positions {at:g})" for lr, base, at in study.grid)
     print(f"grid of both sides, {study.pilot_steps} steps each, then every init in full at its best: {points}")
     table, found, ticket = measure(study)

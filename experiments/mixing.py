@@ -76,7 +76,7 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
     """Measure all variants."""
     started = time.perf_counter()
     study = config.study
-    config.put_claim()
+    config.resumable.begin()
     with one_torch_thread():  # such small matrices are no faster on two, and sums come in one order
         table = table_of(study, measure(study))
         summary = summarise(study, table) | {"seconds": time.perf_counter() - started}

@@ -15,8 +15,6 @@ from slth import plots
 from slth.experiments import lab
 from slth.experiments.lab import BadConfig
 from slth.experiments.lab.methods import Method
-from slth.experiments.lab.options import MOST_SEED
-from slth.experiments.studies.gpt2 import claims
 from slth.experiments.studies.gpt2 import options as keys
 from slth.experiments.studies.gpt2.scales import Study, measure, summarise, theory_of
 from slth.threads import one_torch_thread
@@ -32,12 +30,7 @@ class Config(keys.GPT2Options):
     length: int = keys.length(64)
     qk_scale: list[float | str] = keys.qk_scale([1.0, 1.5, "theory", 3.5, 5.0])
     base_std: list[float] = lab.key([0.02, 0.05, 0.1], keys.DISTINCT, help="standard deviation of the blocks' weights")
-    seeds: int = lab.integer(
-        3,
-        least=1,
-        most=MOST_SEED + 1,
-        help="how many, from seed on: each has its own weights, scores and batches, the same at every scale",
-    )
+    seeds: int = lab.seeds(3, help="each has its own weights, scores and batches, the same at every scale")
     dense: bool = lab.flag(False, help="also train the weights of the same networks")
     method: Method = keys.method()
     keep: float = keys.keep(0.5)
@@ -59,21 +52,15 @@ class Config(keys.GPT2Options):
     device: str = keys.device()
     seed: int = lab.seed()
 
-    def check(self) -> None:
-        """See that the study can be made: the text is read, and the folder of checkpoints is this config's."""
-        self.require_device()
-        if self.seed + self.seeds > MOST_SEED + 1:
-            raise BadConfig("seeds", self.seeds, f"an int >= 1 and <= {MOST_SEED + 1 - self.seed}")
-        if not isinstance(self.size, str):
-            raise BadConfig("size", self.size, "one size")
-        _ = self.scales  # before a text is read
-        _ = self.study
-        claims.check(self.folder, self.claim)
+    def check_keys(self) -> None:
+        """Seeds, size and scales."""
+        lab.seeds_from(self.seed, self.seeds)
+        _ = self.scales
 
     @property
     def scales(self) -> list[float]:
         """The scales of query and key as numbers in order, or BadConfig."""
-        theory = theory_of(self.models(self.size, 256)[self.size])
+        theory = theory_of(self.model(self.size, 256))
         scales = sorted(theory if scale == "theory" else float(scale) for scale in self.qk_scale)
         if len(set(scales)) < len(scales):
             allowed = f"theory (here {theory}) or numbers > 0, none twice"
@@ -85,13 +72,13 @@ class Config(keys.GPT2Options):
         """What a run does."""
         return Study(
             size=self.size,
-            model=self.models(self.size, self.tokens.vocabulary)[self.size],
+            model=self.model(self.size, self.tokens.vocabulary),
             init=self.init,
             embedding_std=self.embedding_std,
             position_std=self.position_std,
             qk_scales=self.scales,
             base_stds=self.base_std,
-            seeds=range(self.seed, self.seed + self.seeds),
+            seeds=lab.seeds_from(self.seed, self.seeds),
             runs=["ticket", "dense"] if self.dense else ["ticket"],
             lrs=self.lr,
             pilot_steps=self.pilot_steps,
@@ -137,7 +124,7 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
     """Train every network and compare."""
     started = time.perf_counter()
     study = config.study
-    claims.put(config.folder, config.claim)
+    config.resumable.begin()
     with one_torch_thread():  # such small matrices are no faster on two, and sums come in one order
         table = measure(study)
     summary = summarise(study, table) | {"seconds": time.perf_counter() - started}

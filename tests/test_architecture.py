@@ -14,6 +14,7 @@ FLOORS = [
     "disk",
     # one idea each, none knows a room
     "former numbers threads watched console defaults modules storage files plugins extras building",
+    "resuming",
     "weights",
     "kernels",
     "masking",

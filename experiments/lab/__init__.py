@@ -20,8 +20,8 @@ An experiment script says what it measures; everything about command lines, run 
         lab.launch(ex)
 
 options: what a config may say · values: as a command line writes it · experiment, command_line, sacred_options,
-signals: how a run is made or refused · storage, figures, stores: what it leaves in a folder or a database · scripts:
-the experiments as modules, for those who run them · border: Sacred itself.
+signals: how a run is made or refused · storage, figures, stores: what it leaves in a folder or a database · resuming:
+what a run that was cut goes on from · scripts: the experiments as modules, for those who run them · border: Sacred.
 """
 
 from slth.experiments.lab.bars import progress
@@ -41,9 +41,12 @@ from slth.experiments.lab.options import (
     number,
     numbers,
     seed,
+    seeds,
+    seeds_from,
     text,
 )
 from slth.experiments.lab.refusals import BadConfig, Refused, one_line
+from slth.experiments.lab.resuming import Resumable
 from slth.experiments.lab.storage import load_run, require_writable, save
 
 __all__ = [
@@ -51,6 +54,7 @@ __all__ = [
     "Experiment",
     "Options",
     "Refused",
+    "Resumable",
     "Run",
     "anything",
     "choice",
@@ -70,5 +74,7 @@ __all__ = [
     "require_writable",
     "save",
     "seed",
+    "seeds",
+    "seeds_from",
     "text",
 ]

@@ -160,6 +160,18 @@ def seed() -> Any:
     return integer(0, least=0, most=MOST_SEED, help="all that is random follows from it")
 
 
+def seeds(default: int, *, help: str) -> Any:
+    """The key `seeds`: how many, from `seed` on. :func:`seeds_from` gives them."""
+    return integer(default, least=1, most=MOST_SEED + 1, help=f"how many, from seed on: {help}")
+
+
+def seeds_from(seed: int, seeds: int) -> range:
+    """So many seeds, from one on, or BadConfig where there are not so many."""
+    if seed + seeds > MOST_SEED + 1:
+        raise BadConfig("seeds", seeds, f"an int >= 1 and <= {MOST_SEED + 1 - seed}")
+    return range(seed, seed + seeds)
+
+
 # ---------------------------------------------------------------- kinds
 
 

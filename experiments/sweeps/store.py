@@ -4,6 +4,9 @@ A run is made in a place of its own below .work and moved to its name when it is
 the name is taken by then, the newcomer is thrown away. A file digests.json goes along, so that any later change of a
 result is noticed. Several sweeps may share a folder: each holds a lock on a token of its own while it lives, and
 clears away what the dead left. What is gathered, and what is moved aside, is so by one sweep at a time.
+
+It is no `lab.Resumable`, for its parts are runs as Sacred stores them, which others read: their seal lies beside them,
+their identity (config and code) is in their name, and the rest is about several sweeps at work in one folder.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """What a search needs to go on where it was: trained parameters, buffers, optimiser, step and measurements.
 
-A sealed safetensors file (`slth.files`), written whole or not at all; weights that are not trained are not in it, as
-they follow from their seed. It also stores the settings and a hash of the initial state, so that only the search that
+A sealed safetensors file (`slth.resuming`), written whole or not at all; weights that are not trained are not in it, as
+they follow from their seed. Its identity is the settings and a hash of the initial state, so that only the search that
 wrote a checkpoint can resume it, and another one is told in what it differs.
 """
 
@@ -17,15 +17,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from slth import files
+from slth import resuming
+from slth.resuming import Content
 from slth.ticket.making import digest_of, named_tensors
 
 _KIND, _VERSION = "checkpoint", 1
 #: What torch's optimisers hold in the shape of a parameter.
 _LIKE_THEIR_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
-
-#: (tensors, manifest) of a file.
-Content = tuple[dict[str, torch.Tensor], dict[str, Any]]
 
 
 class CheckpointError(ValueError):
@@ -53,18 +51,27 @@ class Identity:
         text = json.dumps([self.settings, self.trained, self.model], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def differences(self, other: Mapping[str, Any]) -> list[str]:
-        """In what another identity, as a checkpoint holds it, differs from this one: empty where in nothing."""
+    def to_json(self) -> dict[str, Any]:
+        """All of it."""
+        return asdict(self)
+
+    def differences(self, other: Any) -> list[str]:
+        """In what another identity, as a checkpoint holds it, differs from this one: empty where in nothing.
+
+        Checkpoints of before identities were stored hold a digest alone: other is None.
+        """
+        if other is None:
+            return ["weights, scores, settings or seed differ, or the model is already trained"]
         there, here = _flat(other["settings"]), _flat(json.loads(json.dumps(self.settings)))
         names = [name for name in here | there if here.get(name) != there.get(name)]
         if "method" in names:
             names = [name for name in names if not name.startswith("method.")]
-        told = [f"{name} {there.get(name, 'none')} != {here.get(name, 'none')}" for name in names]
+        lines = [f"{name} {there.get(name, 'none')} != {here.get(name, 'none')}" for name in names]
         if odd := sorted(set(other["trained"]) ^ set(self.trained)):
-            told.append(f"only one of them trains {', '.join(odd[:4])}")
+            lines.append(f"only one of them trains {', '.join(odd[:4])}")
         if other["model"] != self.model:
-            told.append("the model differs (weights, scores, masks or buffers, or it is already trained)")
-        return told
+            lines.append("the model differs (weights, scores, masks or buffers, or it is already trained)")
+        return lines
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,8 +101,7 @@ def save(
             else:
                 numbers.setdefault(str(index), {})[key] = value
     rest = json.dumps(dict(manifest))  # text, in which numbers need not be finite
-    content = {"identity": identity.digest, "began": asdict(identity), "numbers": numbers, "rest": rest}
-    files.save(path, _KIND, _VERSION, tensors, content)
+    resuming.save(path, _KIND, _VERSION, identity, tensors, {"numbers": numbers, "rest": rest})
 
 
 def read(path: Path, identity: Identity) -> Content:
@@ -104,24 +110,14 @@ def read(path: Path, identity: Identity) -> Content:
     Files of before identities were stored, which hold a digest alone, are read too.
     """
     try:
-        tensors, content = files.read(path, _KIND, [_VERSION])
-    except files.FileError as error:
+        return resuming.read(path, _KIND, _VERSION, identity)
+    except resuming.Damaged as error:
         raise CheckpointError(f"checkpoint {error}") from error
-    if content.get("identity") == identity.digest:
-        return tensors, content
-    told = ["weights, scores, settings or seed differ, or the model is already trained"]
-    if "began" in content:
-        try:
-            told = identity.differences(content["began"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(
-                f"checkpoint {path}: does not say which search wrote it ({type(error).__name__}: {error})"
-            ) from error
-    if told:
+    except resuming.Foreign as error:
+        differences = "; ".join(error.differences[:8])
         raise CheckpointError(
-            f"checkpoint {path}: was written by another search ({'; '.join(told[:8])}); remove it, or begin as it began"
-        )
-    return tensors, content
+            f"checkpoint {path}: was written by another search ({differences}); remove it, or begin as it began"
+        ) from error
 
 
 def restore(held: Content, model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:

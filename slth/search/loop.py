@@ -25,6 +25,7 @@ from slth.defaults import usual
 from slth.masking import Group
 from slth.modules import check_module
 from slth.numbers import as_float, as_int
+from slth.resuming import Content
 from slth.search import arguments, parallel
 from slth.search import checkpoint as checkpoints
 from slth.search.base import Search
@@ -217,7 +218,7 @@ def _undone_by_errors(model: nn.Module) -> Iterator[None]:
         raise
 
 
-def _held(path: Path, identity: checkpoints.Identity) -> checkpoints.Content | None:
+def _held(path: Path, identity: checkpoints.Identity) -> Content | None:
     """What a checkpoint holds, None where there is none."""
     files.clear_leftovers(path)
     return checkpoints.read(path, identity) if path.exists() else None

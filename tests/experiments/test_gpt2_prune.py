@@ -18,7 +18,7 @@ from sacred.observers import FileStorageObserver
 import slth
 from slth import plots
 from slth.experiments import gpt2_prune, lab
-from slth.experiments.studies.gpt2 import claims, prune
+from slth.experiments.studies.gpt2 import prune
 from slth.experiments.studies.gpt2 import training as pruning
 from slth.models import gpt2
 from slth.search import controls
@@ -498,7 +498,7 @@ def test_a_folder_of_checkpoints_belongs_to_one_config(tmp_path, config):
     folder = str(tmp_path / "kept")
     given = config(checkpoints=folder)
     made = gpt2_prune.Config(**given)
-    claims.put(made.folder, made.claim)
+    made.resumable.begin()
     gpt2_prune.Config(**json.loads(json.dumps(given)))
     for changed, message in [
         ({"keep": 0.3}, "keep=0.5, not 0.3"),
@@ -513,17 +513,10 @@ def test_a_folder_of_checkpoints_belongs_to_one_text(tmp_path, config):
     (tmp_path / "a.txt").write_text(TEXT)
     given = config(checkpoints=str(tmp_path / "kept"), data=str(tmp_path / "a.txt"))
     made = gpt2_prune.Config(**given)
-    claims.put(made.folder, made.claim)
+    made.resumable.begin()
     (tmp_path / "a.txt").write_text(TEXT.replace("cat", "dog"))
     with pytest.raises(lab.BadConfig, match="its checkpoints are of text="):
         gpt2_prune.Config(**given)
-
-
-@pytest.mark.parametrize("content", ["", "[1, 2]", "{"])
-def test_a_damaged_claim_is_named(tmp_path, config, content):
-    (tmp_path / claims.CLAIM).write_text(content)
-    with pytest.raises(lab.BadConfig, match=r"checkpoints\.json cannot be read"):
-        gpt2_prune.Config(**config(checkpoints=str(tmp_path)))
 
 
 # ---------------------------------------------------------------- what is refused
@@ -550,6 +543,7 @@ REFUSED = [
     ("method=foo", "method='foo': must be one of edge_popup, iterand, biprop, frozen, bernoulli"),
     ("method=iterand(speed=1)", "method.speed=1: iterand has no such option, must be one of schedule, arrival, every"),
     ("method=iterand(rate=2)", "method.rate=2: must be a number in (0, 1]"),
+    ("method=iterand(every=4)", "method=IteRand: every=4 never redraws in 4 steps, must have every at most 3"),
     ("method=none.py:Own", "method=none.py:Own: no file none.py in"),
     ("policy=foo", "policy='foo': must be one of layer, global"),
     ("schedule=foo", "schedule='foo': must be one of"),

@@ -1,7 +1,6 @@
 """Attentions side by side: equal sizes, what is measured, what is said of it, what is drawn, cut runs, refusals."""
 
 import itertools
-import json
 import math
 from dataclasses import replace
 
@@ -21,7 +20,6 @@ from slth.attention import ATTENTIONS
 from slth.experiments import lab, mixing
 from slth.experiments.lab import storage
 from slth.experiments.studies.approximation import learning
-from slth.experiments.studies.gpt2 import claims
 from slth.experiments.studies.gpt2 import training as pruning
 from slth.experiments.studies.mixing import jobs, verdicts
 from slth.experiments.studies.mixing import losses as ticket_losses
@@ -476,7 +474,7 @@ def test_a_run_that_was_cut_goes_on(tmp_path, config, monkeypatch, stored):
     given = config(checkpoints=str(folder))
     made = mixing.Config(**given)
     study = made.study
-    made.put_claim()
+    made.resumable.begin()
     done = []
 
     def cut(study, job):
@@ -489,7 +487,7 @@ def test_a_run_that_was_cut_goes_on(tmp_path, config, monkeypatch, stored):
     monkeypatch.setattr(jobs, "MEASURES", dict.fromkeys(measures, cut))
     with pytest.raises(KeyboardInterrupt):
         measured(study)
-    assert len(list(folder.glob("*.json"))) == 10 + 1  # and what the folder is of
+    assert len(list(folder.glob("*.part"))) == 10 + 1  # and what the folder is of
     first = list(done)
 
     def go_on(study, job):
@@ -510,8 +508,6 @@ def test_a_run_that_was_cut_goes_on(tmp_path, config, monkeypatch, stored):
     assert caught.value.key == "checkpoints"
     larger = given | {"variants": "kha_linear", "seeds": 1, "keep": [0.25, 0.3]}  # less of one thing, more of another
     done.clear()
-    held = json.loads((folder / claims.CLAIM).read_text())
-    (folder / claims.CLAIM).write_text(json.dumps(held | {"keep": 0.9}))  # what it said when this was a claim, too
     mixing.Config(**larger)
     measured(mixing.Config(**larger).study)
     assert [(job.what, job.variant, job.keep) for job in done] == [("ticket", v, 0.25) for v in ("mha", "kha_linear")]
@@ -584,6 +580,7 @@ def test_the_best_rate_is_taken(config, monkeypatch):
         ({"lr": 0}, "lr"),
         ({"size": ["tiny", "mini"]}, "size"),
         ({"data": "missing"}, "data"),
+        ({"method": "iterand(every=99)"}, "method"),
         ({"checkpoints": 1}, "checkpoints"),
     ],
 )

@@ -15,7 +15,7 @@ from scipy import stats
 from slth import plots
 from slth.experiments import lab, qk_scale
 from slth.experiments.lab import storage
-from slth.experiments.studies.gpt2 import claims, scales
+from slth.experiments.studies.gpt2 import scales
 from slth.experiments.studies.gpt2 import training as pruning
 from slth.models import gpt2
 
@@ -283,7 +283,7 @@ def test_checkpoints_are_kept_by_point(tmp_path, config, monkeypatch):
     tables = []
     for _ in range(2):
         made = qk_scale.Config(**given)
-        claims.put(made.folder, made.claim)
+        made.resumable.begin()
         tables.append(scales.measure(made.study))
         monkeypatch.setattr(pruning.slth.search.loop, "_step", lambda *a: pytest.fail("a step was done again"))
     pd.testing.assert_frame_equal(*tables, check_exact=True)

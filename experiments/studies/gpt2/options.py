@@ -4,10 +4,11 @@ An experiment's config derives from GPT2Options and declares these keys by the f
 its own.
 """
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import GPT2Config
@@ -193,6 +194,8 @@ class GPT2Options(lab.Options):
     schedule: str
     masked: str
     scores: str
+    lr: list[float]
+    pilot_steps: int
     steps: int
     batch: int
     warmup: float
@@ -201,11 +204,32 @@ class GPT2Options(lab.Options):
     checkpoints: str | None
     device: str
     seed: int
+    free: ClassVar[Collection[str]] = ()
+    """Keys that may change from a run to one that goes on from its checkpoints."""
 
-    def require_device(self) -> None:
-        """BadConfig where there is no such device."""
+    def check(self) -> None:
+        """See that the study can be made: what keys say, then the text, then what the folder of checkpoints is of."""
         if self.device == "cuda" and not torch.cuda.is_available():
             raise BadConfig("device", self.device, "auto or cpu: there is no CUDA device here")
+        for steps in self.searches:
+            self.method.search(steps, schedule=self.schedule)
+        self.check_keys()
+        _ = self.study
+        self.resumable.check(self.parts)
+
+    @abstractmethod
+    def check_keys(self) -> None:
+        """Raise BadConfig for values that do not fit together, as far as that is known before a text is read."""
+
+    @property
+    @abstractmethod
+    def study(self) -> object:
+        """What a run does, or BadConfig."""
+
+    @property
+    def parts(self) -> Sequence[str]:
+        """Names of what a run stores for another to go on from, beside checkpoints of trainings."""
+        return ()
 
     @cached_property
     def tokens(self) -> Data:
@@ -225,6 +249,11 @@ class GPT2Options(lab.Options):
             device=torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu"),
             folder=self.folder,
         )
+
+    @property
+    def searches(self) -> list[int]:
+        """The steps of each kind of training in which scores are searched."""
+        return [self.pilot_steps, self.steps] if len(self.lr) > 1 else [self.steps]
 
     def search(self, keep: float) -> Search:
         """How tickets are looked for."""
@@ -249,13 +278,19 @@ class GPT2Options(lab.Options):
             raise BadConfig("size", size, f"{allowed}, none twice")
         return models
 
+    def model(self, size: object, vocabulary: int) -> GPT2Config:
+        """The model of one size, or BadConfig."""
+        if not isinstance(size, str):
+            raise BadConfig("size", size, "one size")
+        return self.models(size, vocabulary)[size]
+
     @property
     def folder(self) -> Path | None:
         """Of checkpoints."""
         return None if self.checkpoints is None else Path(self.checkpoints)
 
-    @property
-    def claim(self) -> dict[str, Any]:
-        """All that a checkpoint depends on."""
-        rest = {key: value for key, value in self.values().items() if key != "checkpoints"}
-        return rest | {"text": self.tokens.corpus.digest}
+    @cached_property
+    def resumable(self) -> lab.Resumable:
+        """What a run that was cut goes on from: all keys but the folder's, and the text, must be as they were."""
+        values = {key: value for key, value in self.values().items() if key not in ("checkpoints", *self.free)}
+        return lab.Resumable(self.folder, values | {"text": self.tokens.corpus.digest}, self.free)

@@ -1,5 +1,6 @@
 """The config of mixing.py, and the study that it asks for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,9 +10,8 @@ from transformers import GPT2Config
 from slth.experiments import lab
 from slth.experiments.lab import BadConfig
 from slth.experiments.lab.methods import Method
-from slth.experiments.lab.options import MOST_SEED, Kind
+from slth.experiments.lab.options import Kind
 from slth.experiments.studies.approximation.learning import Search as Learning
-from slth.experiments.studies.gpt2 import claims
 from slth.experiments.studies.gpt2 import options as keys
 from slth.experiments.studies.mixing import variants as mixing
 from slth.experiments.studies.mixing.study import Study
@@ -19,8 +19,6 @@ from slth.weights import inits
 
 EQUAL = ("parameters", "compute")
 KINDS = ("errors", "losses", "spikes", "matrices")
-WHICH = ("variants", "errors", "losses", "spikes", "seeds", "hidden", "lengths", "keep", "spike_lrs", "processes")
-"""Keys that say which measurements there are, and nothing of what each is."""
 
 
 def _shares(key: str, value: Any) -> list[float]:
@@ -49,12 +47,7 @@ class Config(keys.GPT2Options):
     losses: bool = lab.flag(True, help="measure losses")
     spikes: bool = lab.flag(False, help="measure spikes")
     matrices: bool = lab.flag(True, help="measure matrices")
-    seeds: int = lab.integer(
-        3,
-        least=1,
-        most=MOST_SEED + 1,
-        help="how many, from seed on: each has its own target, weights, scores and batches, the same for all variants",
-    )
+    seeds: int = lab.seeds(3, help="each has its own target, weights, scores and batches, the same for all variants")
     heads: int = lab.integer(4, least=1, help="of all attentions")
     kv_heads: int | None = lab.integer(
         None, least=1, help="of gqa and gta; None: half of the heads, or one where they are odd"
@@ -110,42 +103,39 @@ class Config(keys.GPT2Options):
     checkpoints: str | None = keys.checkpoints("or a larger one")
     device: str = keys.device()
     seed: int = lab.seed()
+    # keys that say which measurements there are, and nothing of what each is
+    free = ("variants", "errors", "losses", "spikes", "seeds", "hidden", "lengths", "keep", "spike_lrs", "processes")
 
-    def check(self) -> None:
-        """See that the study can be made: the text is read, and the folder of checkpoints is this config's."""
+    def check_keys(self) -> None:
+        """What is measured, seeds, heads, how what mixes begins, and the size."""
         if not any(getattr(self, kind) for kind in KINDS):
             left = "True where losses, spikes and matrices are False: nothing is left to measure"
             raise BadConfig("errors", False, left)
-        self.require_device()
-        if self.seed + self.seeds > MOST_SEED + 1:
-            raise BadConfig("seeds", self.seeds, f"an int >= 1 and <= {MOST_SEED + 1 - self.seed}")
+        lab.seeds_from(self.seed, self.seeds)
         if self.heads % self._kv_heads:
             raise BadConfig("kv_heads", self._kv_heads, f"a divisor of heads={self.heads}")
         mixing.require_start(self.variants, "mixing_init", self.mixing_init)
         mixing.require_start(self.variants, "dense_mixing_init", self.dense_mixing_init)
-        self.model(256)  # before a text is read
-        _ = self.study
-        claims.check(self.folder, self._claim, free=WHICH)
+        self._network(256)
+
+    @property
+    def searches(self) -> list[int]:
+        """The steps of each kind of training in which scores are searched."""
+        return super().searches if self.losses else []
+
+    @property
+    def parts(self) -> Sequence[str]:
+        """The measurements."""
+        return [job.label for job in self.study.jobs]
 
     @property
     def _kv_heads(self) -> int:
         default = self.heads // 2 if self.heads % 2 == 0 else 1
         return default if self.kv_heads is None else self.kv_heads
 
-    @property
-    def _claim(self) -> dict[str, Any]:
-        """What each stored measurement depends on; which of them there are may change from run to run."""
-        return {key: value for key, value in self.claim.items() if key not in WHICH}
-
-    def put_claim(self) -> None:
-        """Note in the folder of checkpoints which config they are of."""
-        claims.put(self.folder, self._claim)
-
-    def model(self, vocabulary: int) -> GPT2Config:
+    def _network(self, vocabulary: int) -> GPT2Config:
         """The GPT-2, with so many heads, or BadConfig."""
-        if not isinstance(self.size, str):
-            raise BadConfig("size", self.size, "one size")
-        (model,) = self.models(self.size, vocabulary).values()
+        model = self.model(self.size, vocabulary)
         if model.n_embd % self.heads:
             raise BadConfig("heads", self.heads, f"a divisor of the model's width {model.n_embd}")
         model.n_head = self.heads
@@ -158,7 +148,7 @@ class Config(keys.GPT2Options):
         """What is measured."""
         return Study(
             variants=self.variants,
-            seeds=range(self.seed, self.seed + self.seeds),
+            seeds=lab.seeds_from(self.seed, self.seeds),
             keeps=sorted(self.keep),
             hidden=sorted(self.hidden),
             lengths=sorted(self.lengths),
@@ -166,7 +156,7 @@ class Config(keys.GPT2Options):
             heads=self.heads,
             kv_heads=self._kv_heads,
             learning=Learning(self.error_keep, self.error_steps, self.error_lr, self.error_batch),
-            model=self.model(self.tokens.vocabulary),
+            model=self._network(self.tokens.vocabulary),
             search=self.search(max(self.keep)),
             how=self.training(self.steps),
             data=self.tokens,

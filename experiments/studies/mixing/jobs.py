@@ -1,6 +1,5 @@
 """Doing the measurements, here or on several processes, and storing each as soon as it is done."""
 
-import json
 import multiprocessing
 import os
 import threading
@@ -10,7 +9,6 @@ from typing import Any
 
 import torch
 
-from slth.disk import write_all
 from slth.experiments.lab import progress
 from slth.experiments.studies.mixing.config import Config
 from slth.experiments.studies.mixing.errors import measure_error
@@ -34,7 +32,7 @@ _here: Study  # of a process that was started for it
 def measure(study: Study) -> dict[Job, dict[str, Any]]:
     """Do what is not stored yet, store it, and return all, in the order of the jobs."""
     jobs = study.jobs
-    done = {job: held for job in jobs if (held := _held(study, job)) is not None}
+    done = {job: held for job in jobs if (held := study.config.resumable.read(job.label)) is not None}
     left = [job for job in jobs if job not in done]
     for job, found in zip(left, progress(_all(study, left), "jobs", total=len(left)), strict=True):
         done[job] = found
@@ -88,20 +86,9 @@ def _done(study: Study, job: Job) -> dict[str, Any]:
     return found
 
 
-def _held(study: Study, job: Job) -> dict[str, Any] | None:
-    """A measurement that was stored, None where there is none."""
-    folder = study.how.folder
-    try:
-        return dict(json.loads((folder / f"{job.label}.json").read_text())) if folder else None
-    except FileNotFoundError:
-        return None
-
-
 def _keep(study: Study, job: Job, found: dict[str, Any]) -> None:
     """Store a measurement, and forget the checkpoints that led to it."""
-    folder = study.how.folder
-    if folder:
-        write_all(folder, {f"{job.label}.json": json.dumps(found).encode()})
-        for checkpoint in folder.glob(f"{job.label}*.checkpoint"):
-            if checkpoint.name == f"{job.label}.checkpoint" or checkpoint.name.startswith(f"{job.label} pilot "):
-                checkpoint.unlink(missing_ok=True)
+    study.config.resumable.write(job.label, found)
+    for checkpoint in study.how.folder.glob(f"{job.label}*.checkpoint") if study.how.folder else ():
+        if checkpoint.name == f"{job.label}.checkpoint" or checkpoint.name.startswith(f"{job.label} pilot "):
+            checkpoint.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from slth.weights import inits
+from slth.weights.philox import stream_key
 
 from ..bits import in_words
 from .philox import PER_BLOCK, block_words, element, factor, sign, signed, uniform, uniform16
@@ -365,7 +366,7 @@ def _drawn(seed: int, name: str, distribution: str, scale: float, stream: int) -
     {"uniform": inits.uniform, "uniform16": inits.uniform16, "sign": inits.sign}[distribution](
         (0,), scale, seed=seed, name=name, stream=stream
     )
-    key0, key1 = (signed(word) for word in inits.stream_key(seed, name))
+    key0, key1 = (signed(word) for word in stream_key(seed, name))
     return {
         "stream_id": signed(stream), "key0": key0, "key1": key1, "scale": factor(distribution, scale),
         "DISTRIBUTION": distribution,

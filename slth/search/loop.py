@@ -31,7 +31,7 @@ from slth.search import checkpoint as checkpoints
 from slth.search.base import Search
 from slth.search.edge_popup import EdgePopup
 from slth.search.origin import note_origin
-from slth.weights import inits
+from slth.weights.philox import stream_key
 from slth.wrapping import check_there_still, handle, root, trained_densely, wrapped_nearby
 
 Batch = TypeVar("Batch")
@@ -298,7 +298,7 @@ class _Feed:
 
 
 def _dice(seed: int, what: str, number: int) -> int:
-    low, high = inits.stream_key(seed, f"fit/{what}/{number}")
+    low, high = stream_key(seed, f"fit/{what}/{number}")
     return (high << 32 | low) & (1 << 63) - 1
 
 

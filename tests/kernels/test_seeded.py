@@ -9,7 +9,8 @@ import torch
 from slth import kernels
 from slth.kernels.cases import TOLERANCE, differences, normal
 from slth.kernels.seeded import cases
-from slth.weights import inits
+from slth.weights import inits, philox
+from slth.weights.distributions import SIGN, UNIFORM, UNIFORM16
 
 triton_philox = pytest.importorskip("slth.kernels.seeded.philox")
 triton = pytest.importorskip("triton")
@@ -83,23 +84,23 @@ FAR = [0, (1 << 32) - 500, (1 << 32) - 5, 1 << 40, (1 << 60) + 12345]
 
 @pytest.mark.parametrize("first", FAR)
 def test_words_of_far_blocks(first):
-    key = inits.stream_key(11, "far")
+    key = philox.stream_key(11, "far")
     out = torch.full((4, 1024), -1, dtype=torch.int32)
     _words_kernel[(1,)](out, torch.tensor(first), 9, *map(triton_philox.signed, key), N=1024)
-    wanted = inits._words(key, 9, first, 1024, CPU).reshape(1024, 4).T
+    wanted = philox.words(key, 9, first, 1024, CPU).reshape(1024, 4).T
     assert torch.equal(out.to(torch.int64) & 0xFFFFFFFF, wanted)
 
 
 @pytest.mark.parametrize("first", FAR)
 @pytest.mark.parametrize("distribution", DRAW)
 def test_elements_far_beyond_32_bits(distribution, first):
-    key, per = inits.stream_key(11, "far"), triton_philox.PER_BLOCK[distribution]
+    key, per = philox.stream_key(11, "far"), triton_philox.PER_BLOCK[distribution]
     first -= first % per
     found = torch.full((1024,), float("nan"))
     factor = triton_philox.factor(distribution, 0.3)
     _elements_kernel[(1,)](found, torch.tensor(first), 3, *map(triton_philox.signed, key), factor, distribution, 1024)
-    words = inits._words(key, 3, first // per, 1024 // per, CPU)
-    convert = {"uniform": inits._uniform_of, "uniform16": inits._uniform16_of, "sign": inits._sign_of}[distribution]
+    words = philox.words(key, 3, first // per, 1024 // per, CPU)
+    convert = {"uniform": UNIFORM, "uniform16": UNIFORM16, "sign": SIGN}[distribution].of
     assert torch.equal(found.view(torch.int32), convert(words, 0.3).view(torch.int32))
 
 
@@ -107,7 +108,7 @@ def test_all_halves_give_what_inits_gives():
     """Each of the 2^16 numbers of a half word, by the trick that needs no conversion."""
     halves = torch.arange(1 << 16)
     words = halves[::2] | (halves[1::2] << 16)
-    wanted = inits._uniform16_of(words, 0.7)
+    wanted = UNIFORM16.of(words, 0.7)
 
     found = torch.full((1 << 16,), float("nan"))
     _halves_kernel[(1,)](found, triton_philox.factor("uniform16", 0.7), N=1 << 16)

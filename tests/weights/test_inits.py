@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 from slth.threads import one_torch_thread
-from slth.weights import inits
+from slth.weights import inits, philox
+from slth.weights.distributions import NORMAL, SIGN, UNIFORM, UNIFORM16
+from slth.weights.quantile import log, quantile
 
 CPU = torch.device("cpu")
 LOW = 2**32 - 1
+WORDS = {"uniform": UNIFORM, "uniform16": UNIFORM16, "sign": SIGN, "normal": NORMAL}
 SYMMETRIC = {"uniform": inits.uniform, "uniform16": inits.uniform16, "sign": inits.sign, "normal": inits.normal}
 DISTRIBUTIONS = SYMMETRIC | {"positive": inits.positive}
 each_distribution = pytest.mark.parametrize("distribution", DISTRIBUTIONS.values(), ids=DISTRIBUTIONS)
@@ -23,7 +26,7 @@ seeds = st.integers(-(2**70), 2**70)
 # ---------------------------------------------------------------- an oracle in Python's own integers
 
 
-def philox(counter, key):
+def philox_block(counter, key):
     """One block of Philox4x32-10, after Salmon et al. 2011."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -37,7 +40,7 @@ def philox(counter, key):
 
 def words(key, stream, first_block, blocks):
     counters = ([b % 2**32, b >> 32, stream, 0] for b in range(first_block, first_block + blocks))
-    return [word for counter in counters for word in philox(counter, key)]
+    return [word for counter in counters for word in philox_block(counter, key)]
 
 
 def words_of(seed, name, stream, blocks):
@@ -62,31 +65,37 @@ KNOWN_ANSWERS = [
 
 @pytest.mark.parametrize(("counter", "key", "answer"), KNOWN_ANSWERS)
 def test_philox_known_answers(counter, key, answer):
-    assert tuple(philox(counter, key)) == answer
-    made = inits.philox4x32([torch.tensor([word]) for word in counter], key)
+    assert tuple(philox_block(counter, key)) == answer
+    made = philox.philox4x32([torch.tensor([word]) for word in counter], key)
     assert tuple(int(word) for word in made) == answer
 
 
-def test_fast_form_known_answer():
+def looped(key, stream, first_block, blocks):
+    out = np.empty(4 * blocks, np.uint32)
+    philox.fill(out, first_block, stream, *key)
+    return out
+
+
+def test_known_answer_of_the_loop_and_of_torch():
     counter, key, answer = KNOWN_ANSWERS[0]
-    assert tuple(inits._words(key, counter[2], 0, 1, CPU).tolist()) == answer
+    assert tuple(philox.words(key, counter[2], 0, 1, CPU).tolist()) == answer
+    assert tuple(looped(key, counter[2], 0, 1).tolist()) == answer
 
 
 @given(st.tuples(words32, words32), words32, st.integers(0, 2**62), st.integers(1, 3))
 def test_words_equal_the_oracle_in_both_forms(key, stream, first_block, blocks):
     expected = words(key, stream, first_block, blocks)
-    assert inits._words(key, stream, first_block, blocks, CPU).tolist() == expected
-    index = torch.arange(first_block, first_block + blocks)
-    counter = [index & LOW, index >> 32, torch.full_like(index, stream), torch.zeros_like(index)]
-    assert torch.stack(inits.philox4x32(counter, key), dim=1).flatten().tolist() == expected
+    assert philox.words(key, stream, first_block, blocks, CPU).tolist() == expected
+    assert looped(key, stream, first_block, blocks).tolist() == expected
 
 
 @given(st.tuples(words32, words32), st.sampled_from([2**32 - 2, 2**33 - 1, 2**48]))
 def test_words_run_on_past_32_bits_of_blocks(key, first_block):
-    together = inits._words(key, 0, first_block, 4, CPU)
-    apart = [inits._words(key, 0, first_block + i, 1, CPU) for i in range(4)]
-    assert together.equal(torch.cat(apart))
-    assert len(set(together.tolist())) == 16
+    together = philox.words(key, 0, first_block, 600, CPU)
+    apart = [philox.words(key, 0, first_block + i, 1, CPU) for i in range(4)]
+    assert together[:16].equal(torch.cat(apart))
+    assert np.array_equal(looped(key, 0, first_block, 600), together.numpy())
+    assert len(set(together[:16].tolist())) == 16
 
 
 # ---------------------------------------------------------------- words to numbers, as the docstrings say
@@ -131,7 +140,7 @@ def test_sign_is_its_formula(seed, name, stream, scale, count):
 def test_normal_is_its_formula(seed, name, stream, std, count):
     p = (words_of(seed, name, stream, -(-count // 4)).astype(np.float64)[:count] + 0.5) / 2**32
     made = inits.normal((count,), std, seed=seed, name=name, stream=stream).numpy()
-    exact = (inits._normal_quantile(torch.from_numpy(p)).numpy() * std).astype(np.float32)
+    exact = (quantile(torch.from_numpy(p)).numpy() * std).astype(np.float32)
     assert np.array_equal(made, exact)
     assert np.allclose(made, special.ndtri(p) * std, rtol=2.0**-23, atol=0)
 
@@ -142,12 +151,12 @@ def test_normal_quantile_agrees_with_scipy():
     joins = np.array([0.075, np.nextafter(0.075, 0), 0.925, np.exp(-25.0), np.nextafter(np.exp(-25.0), 0)])
     tails = 10.0 ** -rng.uniform(0, 300, 20_000)
     p = np.concatenate([lattice, joins, rng.uniform(size=100_000), tails[tails < 1]])
-    assert np.allclose(inits._normal_quantile(torch.from_numpy(p)).numpy(), special.ndtri(p), rtol=1e-13, atol=0)
+    assert np.allclose(quantile(torch.from_numpy(p)).numpy(), special.ndtri(p), rtol=1e-13, atol=0)
 
 
 def test_log_agrees_with_numpy():
     x = np.concatenate([10.0 ** np.random.default_rng(0).uniform(-300, 300, 50_000), 1 + np.linspace(-0.5, 0.5, 1001)])
-    assert np.allclose(inits._log(torch.from_numpy(x)).numpy(), np.log(x), rtol=2e-15, atol=2e-15)
+    assert np.allclose(log(torch.from_numpy(x)).numpy(), np.log(x), rtol=2e-15, atol=2e-15)
 
 
 #: SHA-256 of 1,000 values (little-endian float32), seed 7, name "golden", stream 3, scale 0.1. They guard the format: a
@@ -173,7 +182,7 @@ def test_golden_digest(name):
 @each_distribution
 def test_prefix_across_blocks_and_chunks(distribution):
     per_block = {inits.uniform16: 8, inits.sign: 128}.get(distribution, 4)
-    chunk = inits._CHUNK // 4 * per_block  # elements made at a time
+    chunk = inits._CPU_WORDS // 4 * per_block  # elements made at a time
     longest = distribution((2 * chunk + 3,), 1.0, seed=5, name="w")
     near = [n + d for n in (per_block, 3 * per_block, chunk, 2 * chunk) for d in (-1, 0, 1)]
     for length in [0, 1, 2, *near]:
@@ -233,24 +242,55 @@ def test_seed_name_and_stream_each_change_everything(distribution, other):
 @given(seeds, seeds, st.text(max_size=5), st.text(max_size=5))
 def test_keys_of_different_streams_differ(seed_a, seed_b, name_a, name_b):
     assume((seed_a, name_a) != (seed_b, name_b))
-    assert inits.stream_key(seed_a, name_a) != inits.stream_key(seed_b, name_b)
+    assert philox.stream_key(seed_a, name_a) != philox.stream_key(seed_b, name_b)
 
 
 def test_key_is_the_first_bytes_of_the_hash_low_word_first():
     digest = hashlib.sha256(b"12/layer.query").hexdigest()
-    low, high = inits.stream_key(12, "layer.query")
+    low, high = philox.stream_key(12, "layer.query")
     assert low.to_bytes(4, "little").hex() + high.to_bytes(4, "little").hex() == digest[:16]
-    assert inits.stream_key(np.int64(12), "layer.query") == (low, high)
+    assert philox.stream_key(np.int64(12), "layer.query") == (low, high)
 
 
 # ---------------------------------------------------------------- distributions
 
 
+def filled(distribution, words, scale):
+    """What the CPU's loop makes of int64 words."""
+    out = np.empty(distribution.per_word * len(words), np.float32)
+    distribution.fill(words.numpy().astype(np.uint32), scale, out)
+    return torch.from_numpy(out)
+
+
+@pytest.mark.parametrize("distribution", WORDS.values(), ids=WORDS)
+@given(scale=st.floats(1e-25, 1e25), seed=st.integers(0, 2**32), count=st.integers(0, 3000))
+@settings(max_examples=30)
+def test_the_loops_give_the_bits_of_plain_torch(distribution, scale, seed, count):
+    word = torch.from_numpy(np.random.default_rng(seed).integers(0, LOW, count, endpoint=True))
+    expected = distribution.of(word, scale)
+    assert filled(distribution, word, scale).view(torch.int32).equal(expected.view(torch.int32))
+
+
+def test_every_power_of_two_of_the_normal_has_the_bits_of_plain_torch():
+    """Where the logarithm's exponent changes, and at the joins of the quantile's pieces."""
+    near = np.array([2**k for k in range(32)] + [int(0.075 * 2**32), int(0.925 * 2**32)])
+    word = torch.from_numpy(np.unique(np.concatenate([near + d for d in range(-3, 4)]) % 2**32))
+    assert filled(NORMAL, word, 0.02).equal(NORMAL.of(word, 0.02))
+
+
+@each_distribution
+def test_other_devices_draw_by_plain_torch_the_same_bits(distribution, monkeypatch):
+    expected = distribution((70_001,), 0.3, seed=2, name="w")
+    monkeypatch.setattr(inits, "_fill_cpu", inits._fill_device)
+    monkeypatch.setattr(inits, "_DEVICE_WORDS", 1 << 10)
+    assert distribution((70_001,), 0.3, seed=2, name="w").equal(expected)
+
+
 @given(st.sampled_from(["uniform", "uniform16", "normal"]), st.floats(1e-25, 1e25))
 def test_extreme_words_stay_inside_and_off_zero(name, scale):
-    converter = getattr(inits, f"_{name}_of")
     extreme = torch.tensor([0, 1, 255, 256, 2**31 - 1, 2**31, 0x7FFF8000, 0x80007FFF, LOW - 255, LOW])
-    values = converter(extreme, scale).double()
+    values = WORDS[name].of(extreme, scale).double()
+    assert values.equal(filled(WORDS[name], extreme, scale).double())
     assert (values != 0).all()
     assert (values.abs() < (6.4 if name == "normal" else 1) * scale).all()
     assert values.min() < 0 < values.max()
@@ -258,7 +298,7 @@ def test_extreme_words_stay_inside_and_off_zero(name, scale):
 
 @pytest.mark.parametrize("distribution", SYMMETRIC.values(), ids=SYMMETRIC)
 def test_words_and_their_complements_are_opposites(distribution):
-    converter = getattr(inits, f"_{distribution.__name__}_of")
+    converter = WORDS[distribution.__name__].of
     word = torch.from_numpy(np.random.default_rng(0).integers(0, LOW, 1000, endpoint=True))
     assert converter(word, 0.7).equal(-converter(LOW - word, 0.7))
 

@@ -25,7 +25,7 @@ from slth.experiments.studies.approximation import learning
 from slth.tasks import angular_velocity as task
 from slth.threads import in_parallel, one_torch_thread
 from slth.ticket import Ticket
-from slth.weights import inits
+from slth.weights.philox import stream_key
 
 SOURCE_INITS = {"theory": "theory", "xavier": "xavier_uniform"}
 CONSTRUCTION = "construction"  # the method that learns nothing
@@ -95,7 +95,7 @@ def make_source(study: Study, hidden: int, source: int) -> MultiHeadAttention:
 
 def source_seed(study: Study, source: int) -> int:
     """The seed of the random source number `source`, the same at every width."""
-    low, high = inits.stream_key(study.seed, f"source/{source}")
+    low, high = stream_key(study.seed, f"source/{source}")
     return low + (high << 32)
 
 

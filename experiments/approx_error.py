@@ -137,7 +137,7 @@ class Config(lab.Options):
         if side == "auto":
             side = "output" if d_out < d_in else "input"
         constructed = self.method.name == approximation.CONSTRUCTION
-        method = None if constructed else self.method.search(steps=self.steps)
+        method = None if constructed else self.method.require([self.steps], [self.keep])
         sources = SOURCES if constructed else LEARNED_SOURCES
         return approximation.Study(
             method=str(self.method),

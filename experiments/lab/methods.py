@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,22 +31,28 @@ class Method:
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def search(self, steps: int | None = None, **others: Any) -> Search:
-        """The search, with what the experiment's own keys say of it.
-
-        Raises BadConfig where there is none, or one that would never act in so many steps.
-        """
+    def search(self, **others: Any) -> Search:
+        """The search, with what the experiment's own keys say of it, or BadConfig where there is none."""
         from slth.search import method
 
         if twice := [option for option in others if option in self.options]:
             raise BadConfig(f"method.{twice[0]}", self.options[twice[0]], f"left out, {twice[0]} is a key of its own")
         try:
-            search = method(self.name, **self.options, **others)
-            if steps is not None:
-                search.for_steps(steps)
-            return search
+            return method(self.name, **self.options, **others)
         except ValueError as error:
             raise BadMethod(str(self), str(error)) from error
+
+    def require(self, steps: Iterable[int], keeps: Iterable[float], **others: Any) -> Search:
+        """The same, or BadConfig for one that would never act in so many steps or cannot end with such a keep."""
+        search = self.search(**others)
+        try:
+            for count in steps:
+                search.for_steps(count)
+            for keep in keeps:
+                search.require_keep(keep)
+        except ValueError as error:
+            raise BadMethod(str(self), str(error)) from error
+        return search
 
     def __str__(self) -> str:
         """By which runs are told apart: iterand, or iterand(rate=0.2)."""

@@ -20,7 +20,7 @@ and copies of the model hold it too. What a ticket needs beyond draws and a mask
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import nn
@@ -45,12 +45,18 @@ class Search:
     )
     arrival: float = options.number(0.75, "(0, 1]", help="a share of the steps, after which keep has come down")
 
+    #: Whether it draws weights anew, which must come from `slth.weights.inits` then.
+    redraws: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         options.check(self)
 
     def for_steps(self, steps: int) -> Self:
         """This search with what depends on the number of steps settled. Raises ValueError where it could never act."""
         return self
+
+    def require_keep(self, keep: float) -> None:
+        """Raise ValueError where it cannot end with this share kept, whatever the model."""
 
     def gate(self, masked: Masked) -> Gate:
         """How mask and weight meet in the forward pass, and what gradient the scores get."""

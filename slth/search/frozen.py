@@ -37,6 +37,11 @@ class Frozen(Search):
         """What of a weight is frozen. Raises ValueError for shares that leave nothing free."""
         return Freezing(self.pruned, self.locked, self.seed)
 
+    def require_keep(self, keep: float) -> None:
+        """Raise ValueError for a keep outside [locked, 1 - pruned]."""
+        if not self.locked <= keep <= self.freezing.open:
+            raise ValueError(f"keep={keep}: {_between(self.locked, self.freezing.open)}")
+
     def prepare(self, model: nn.Module) -> None:
         """Freeze. Raises ValueError for a keep outside [locked, 1 - pruned]."""
         wrapped, freezing = handle(model), self.freezing
@@ -64,7 +69,8 @@ class Frozen(Search):
         pruned, locked = (sum(int(part.sum()) for part in parts) for parts in both)
         kept, total = masks.count_kept(group.size, group.keep), group.size
         if not locked <= kept <= total - pruned:
-            raise ValueError(
-                f"keep={group.keep} in {group.name}: must be between {locked / total:.4g}, the share locked, "
-                f"and {1 - pruned / total:.4g}, what is not pruned for good"
-            )
+            raise ValueError(f"keep={group.keep} in {group.name}: {_between(locked / total, 1 - pruned / total)}")
+
+
+def _between(locked: float, open: float) -> str:
+    return f"must be between {locked:.4g}, the share locked, and {open:.4g}, what is not pruned for good"

@@ -33,6 +33,7 @@ class IteRand(Search):
     every: int | None = options.integer(None, 1, help="steps between redraws")
     rate: float = options.number(0.1, "(0, 1]", help="the share of the pruned weights that is redrawn")
     seed: int = options.integer(0, help="of which weights are redrawn")
+    redraws: ClassVar[bool] = True
 
     def for_steps(self, steps: int) -> Self:
         """This search with its spacing in steps. Raises ValueError where no redraw would come in so many steps."""

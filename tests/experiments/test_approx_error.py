@@ -57,6 +57,7 @@ def lesson():
         ({"method": "steep"}, "method='steep': must be one of construction, edge_popup, iterand"),
         ({"method": {"name": "iterand", "speed": 1}}, "method.speed=1: iterand has no such option, must be one of"),
         ({"method": "iterand", "steps": 1}, "never redraws in 1 steps, must have 2 steps or more"),
+        ({"method": "frozen", "keep": 0.8}, r"keep=0.8: must be between 0\.25, the share locked, and 0\.75"),
         ({"method": None}, "method=None: must be one of"),
         ({"method": ["construction", "edge_popup"]}, r"method=\[.*: must be one of"),
         ({"method": "edge_popup", "depth": 2}, "method='edge_popup': must be one of construction"),

@@ -544,6 +544,7 @@ REFUSED = [
     ("method=iterand(speed=1)", "method.speed=1: iterand has no such option, must be one of schedule, arrival, every"),
     ("method=iterand(rate=2)", "method.rate=2: must be a number in (0, 1]"),
     ("method=iterand(every=4)", "method=IteRand: every=4 never redraws in 4 steps, must have every at most 3"),
+    ("method=frozen(locked=0.6,pruned=0.1)", "keep=0.5: must be between 0.6, the share locked, and 0.9, what is not"),
     ("method=none.py:Own", "method=none.py:Own: no file none.py in"),
     ("policy=foo", "policy='foo': must be one of layer, global"),
     ("schedule=foo", "schedule='foo': must be one of"),

@@ -581,6 +581,8 @@ def test_the_best_rate_is_taken(config, monkeypatch):
         ({"size": ["tiny", "mini"]}, "size"),
         ({"data": "missing"}, "data"),
         ({"method": "iterand(every=99)"}, "method"),
+        ({"method": "frozen", "keep": [0.5, 0.8]}, "method"),
+        ({"method": "iterand", "mixing_init": "natural", "variants": "mea", "steps": 9}, "mixing_init"),
         ({"checkpoints": 1}, "checkpoints"),
     ],
 )

@@ -190,6 +190,7 @@ class GPT2Options(lab.Options):
     vocabulary: str
     length: int
     method: methods.Method
+    keep: float | list[float]
     policy: str
     schedule: str
     masked: str
@@ -211,8 +212,8 @@ class GPT2Options(lab.Options):
         """See that the study can be made: what keys say, then the text, then what the folder of checkpoints is of."""
         if self.device == "cuda" and not torch.cuda.is_available():
             raise BadConfig("device", self.device, "auto or cpu: there is no CUDA device here")
-        for steps in self.searches:
-            self.method.search(steps, schedule=self.schedule)
+        if steps := self.searches:
+            self.method.require(steps, as_list(self.keep), schedule=self.schedule)
         self.check_keys()
         _ = self.study
         self.resumable.check(self.parts)

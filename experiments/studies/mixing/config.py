@@ -14,6 +14,7 @@ from slth.experiments.lab.options import Kind
 from slth.experiments.studies.approximation.learning import Search as Learning
 from slth.experiments.studies.gpt2 import options as keys
 from slth.experiments.studies.mixing import variants as mixing
+from slth.experiments.studies.mixing.networks import require_drawn
 from slth.experiments.studies.mixing.study import Study
 from slth.weights import inits
 
@@ -146,7 +147,7 @@ class Config(keys.GPT2Options):
     @cached_property
     def study(self) -> Study:
         """What is measured."""
-        return Study(
+        study = Study(
             variants=self.variants,
             seeds=lab.seeds_from(self.seed, self.seeds),
             keeps=sorted(self.keep),
@@ -164,3 +165,6 @@ class Config(keys.GPT2Options):
             spike_lrs=sorted(self.spike_lrs),
             config=self,
         )
+        if self.losses and self.masked == "all" and study.search.method.redraws:
+            require_drawn(study)
+        return study

@@ -11,11 +11,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from slth import attention
 from slth.attention import Attention, MultiHeadLinearAttention
+from slth.experiments.lab import BadConfig
 from slth.experiments.studies.mixing.study import Study
 from slth.experiments.studies.mixing.variants import LINEAR, attention_of
 from slth.experiments.studies.mixing.verdicts import BASE
+from slth.masking import targets
 from slth.models import gpt2
 from slth.models.gpt2_attention import InGPT2, with_attention
+from slth.weights import recipes
 
 
 def options_of(study: Study, variant: str, length: int, mixing_init: str) -> dict[str, Any]:
@@ -49,6 +52,19 @@ def width_of(study: Study, variant: str, d: int, hidden: int, length: int) -> in
     wanted = cost(BASE, hidden)
     i = bisect_left(widths, wanted, key=lambda width: cost(variant, width))
     return min(widths[max(i - 1, 0) : i + 1], key=lambda width: abs(cost(variant, width) - wanted))
+
+
+def require_drawn(study: Study) -> None:
+    """BadConfig for a search that draws weights anew where a variant has some that no generator has drawn."""
+    start = study.config.mixing_init
+    for variant in study.variants:
+        kind, options = attention_of(variant), options_of(study, variant, study.how.length, start)
+        module = kind(4, 4, study.heads, 2 * kind.facts.width_step, causal=True, **options)
+        for target in targets.find(module):
+            if recipes.recipe_of(module, target.path) is None:
+                method = study.config.method
+                allowed = f"another for method={method}: {variant}'s {target.path} is then not drawn at random"
+                raise BadConfig("mixing_init", start, allowed)
 
 
 def parameters(module: nn.Module) -> int:

@@ -14,12 +14,12 @@ with warnings.catch_warnings():  # Sacred imports pkg_resources, and from Python
     from sacred.arg_parser import get_config_updates
     from sacred.commands import help_for_command
     from sacred.config import ConfigDict
-    from sacred.config.config_files import HANDLER_BY_EXT
+    from sacred.config.config_files import HANDLER_BY_EXT, load_config_file
     from sacred.config.config_summary import ConfigSummary
     from sacred.initialize import create_run
     from sacred.observers import FileStorageObserver, SqlObserver
     from sacred.run import Run
-    from sacred.utils import apply_backspaces_and_linefeeds, print_filtered_stacktrace
+    from sacred.utils import apply_backspaces_and_linefeeds, print_filtered_stacktrace, set_by_dotted_path
 
 __all__ = [
     "HANDLER_BY_EXT",
@@ -34,8 +34,10 @@ __all__ = [
     "docopt",
     "get_config_updates",
     "help_for_command",
+    "load_config_file",
     "print_filtered_stacktrace",
     "sacred",
+    "set_by_dotted_path",
     "stdout_capturing",
 ]
 

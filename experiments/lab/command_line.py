@@ -1,11 +1,10 @@
 """The command line of an experiment: what it means, how its run is made, and in which line it is refused."""
 
 import logging
-import os
 import pdb
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +21,8 @@ from slth.experiments.lab.border import (
     get_config_updates,
     print_filtered_stacktrace,
 )
-from slth.experiments.lab.experiment import USAGE, Experiment, require_known
+from slth.experiments.lab.config_files import folded
+from slth.experiments.lab.experiment import USAGE, Experiment, require_known, require_named
 from slth.experiments.lab.options import Options
 from slth.experiments.lab.refusals import BadConfig, Refused, one_line
 from slth.experiments.lab.sacred_options import STORES, require_possible
@@ -55,9 +55,7 @@ def launch(ex: Experiment[C]) -> None:
             ex.run_commandline()
         require_possible(options)
         updates, named = updates_of(options["UPDATE"], ex.with_options())
-        for name in named:
-            if not os.path.isfile(name):
-                require_known("named config", name, ex.named_configs)
+        require_named(ex, named)
         stored = not options["--unobserved"] and not ex.commands[command].unobserved
         if stored and not any(options[store] for store in STORES):
             ex.observers.append(FileStorageObserver(RUNS))
@@ -149,17 +147,6 @@ def updates_of(
     except Exception as error:
         raise Refused(f"with {' '.join(arguments or [])}: cannot be read as key=value ... ({error})") from error
     return updates, named
-
-
-def folded(keys: Iterable[str], with_options: Set[str]) -> dict[str, str]:
-    """The keys by themselves, but key.name for one that stands beside a key.option, if it may have options."""
-    keys = [*keys]
-    return {
-        key: f"{key}.name"
-        if key.partition(".")[0] in with_options and any(other.startswith(f"{key}.") for other in keys)
-        else key
-        for key in keys
-    }
 
 
 def _require_config_file(name: object) -> None:

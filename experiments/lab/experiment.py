@@ -1,11 +1,14 @@
 """An experiment: Sacred's, its config declared once and handed to the main function as a checked object."""
 
+import contextlib
 import difflib
+import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
+from slth.experiments.lab import config_files
 from slth.experiments.lab.border import ConfigDict, ConfigSummary, Run, sacred
 from slth.experiments.lab.options import MOST_SEED, Options, an_integer
 from slth.experiments.lab.refusals import Refused, brief
@@ -21,6 +24,7 @@ class Experiment(sacred.Experiment, Generic[C]):  # type: ignore[misc]  # Sacred
     """Sacred's experiment of one config class. Made by :func:`experiment`, since Sacred looks at who calls it."""
 
     Config: type[C]
+    named_configs: dict[str, Any]
     checked: C
     """The config of the run that is being made or goes on."""
 
@@ -59,11 +63,36 @@ class Experiment(sacred.Experiment, Generic[C]):  # type: ignore[misc]  # Sacred
 
     def add_named_config(self, name: str, cfg_or_file: Any = None, **values: Any) -> None:
         """Name values of some keys, as for `with smoke`."""
-        super().add_named_config(name, cfg_or_file, **{key: self._canonical(key, v) for key, v in values.items()})
+        super().add_named_config(name, cfg_or_file, **config_files.canonical(values, self.with_options()))
 
-    def _canonical(self, key: str, value: Any) -> Any:
-        """A name of what has options as {"name": it}, beside which the command line may set options."""
-        return {"name": value} if key in self.with_options() and isinstance(value, str) else value
+    @contextlib.contextmanager
+    def files_named(self, named: Sequence[str]) -> Iterator[list[str]]:
+        """Within the block, the files among names of configs are named configs too; gives the names that Sacred knows.
+
+        Raises:
+            Refused: if a file cannot be read.
+        """
+        before, names = dict(self.named_configs), list(named)
+        try:
+            for i, name in enumerate(names):
+                if os.path.isfile(name):
+                    names[i] = f"file {i}"  # in a name, Sacred takes a dot for that of a part
+                    self.named_configs[names[i]] = config_files.read(name, self.with_options())
+            yield names
+        finally:
+            self.named_configs = before
+
+    def _create_run(
+        self,
+        command_name: str | None = None,
+        config_updates: dict[str, Any] | None = None,
+        named_configs: Sequence[str] = (),
+        *others: Any,
+    ) -> Run:
+        with self.files_named(named_configs) as names:
+            run = super()._create_run(command_name, config_updates, names, *others)
+        run.meta_info["named_configs"] = list(named_configs)
+        return run
 
     def with_options(self) -> set[str]:
         """The keys beside which key.option=value may stand."""
@@ -130,6 +159,13 @@ def require_known(what: str, name: str, allowed: Iterable[str], given: str | Non
     if what == "command":
         hint = f"{hint} write: {USAGE};"
     raise Refused(f"{given or name}: unknown {what}{hint} allowed: {', '.join(allowed) or 'none'}")
+
+
+def require_named(ex: Experiment[C], names: Iterable[str]) -> None:
+    """Refused for a name that is neither that of a named config nor a file."""
+    for name in names:
+        if not os.path.isfile(name):
+            require_known("named config", name, ex.named_configs)
 
 
 def _help_command(config: type[Options]) -> Callable[[], None]:

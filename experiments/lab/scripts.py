@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from slth.experiments.lab.border import create_run
-from slth.experiments.lab.command_line import folded
-from slth.experiments.lab.experiment import Experiment, require_known
+from slth.experiments.lab.config_files import folded
+from slth.experiments.lab.experiment import Experiment, require_named
 from slth.experiments.lab.refusals import Refused
 from slth.experiments.lab.storage import plain
 
@@ -59,11 +59,11 @@ def resolve(
     Raises:
         Refused: as `launch` refuses it.
     """
-    for name in named:
-        require_known("named config", name, ex.named_configs)
+    require_named(ex, named)
     keys = folded(updates, ex.with_options())
     given = {keys[key]: value for key, value in updates.items()}
-    run = create_run(ex, ex.default_command, given, list(named), force=True, log_level="ERROR")
+    with ex.files_named(named) as names:
+        run = create_run(ex, ex.default_command, given, names, force=True, log_level="ERROR")
     defaults = plain(ex.Config.defaults())
     config = {key: value for key, value in plain(run.config).items() if key != "__doc__"}
     if "seed" not in {*defaults, *updates}:

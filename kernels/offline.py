@@ -54,7 +54,7 @@ class Compiled:
     allowed_spills: int
     shared: int
     warps: int
-    tensor_cores: int  # instructions that use them
+    tensor_cores: int  # instructions of PTX that use them
     products: bool  # whether there must be some
 
 
@@ -70,32 +70,38 @@ def compiled(case: Case) -> Compiled:
     source = ASTSource(fn=case.kernel, signature=signature, constexprs=dict(case.constants), attrs=attrs)
     target = GPUTarget("cuda", 90, 32)
     made = triton.compile(source, target=target, options={"num_warps": case.warps, "num_stages": case.stages})
-    usage, sass = _disassembled(made.asm["cubin"])
-    registers = int(_number(usage, r"REG:(\d+)"))
-    tensor_cores = len(re.findall(r"\b(?:HGMMA|HMMA|QGMMA)\b", sass))
-    spills = len(re.findall(r"\b(?:STL|LDL)\b", sass))
-    shared = made.metadata.shared
-    return Compiled(case.name, registers, spills, case.spills, shared, case.warps, tensor_cores, case.products)
+    cubin, ptx, shared = made.asm["cubin"], made.asm["ptx"], made.metadata.shared
+    usage = _cuobjdump("-res-usage", cubin)
+    tensor_cores = len(re.findall(r"\b(?:mma\.sync|wgmma\.mma_async)\b", ptx))
+    return Compiled(
+        case.name, _number(usage, "REG"), _spills(usage, cubin), case.spills, shared, case.warps, tensor_cores,
+        case.products,
+    )  # fmt: skip
 
 
-def _disassembled(cubin: bytes) -> tuple[str, str]:
-    """(resource usage, instructions) of a compiled kernel, as cuobjdump prints them."""
+def _spills(usage: str, cubin: bytes) -> int:
+    """Local stores and loads. Without local memory there are none, and nothing is disassembled: it takes long."""
+    if _number(usage, "STACK") == _number(usage, "LOCAL") == 0:
+        return 0
+    return len(re.findall(r"\b(?:STL|LDL)\b", _cuobjdump("-sass", cubin)))
+
+
+def _cuobjdump(flag: str, cubin: bytes) -> str:
+    """What the tool prints of a compiled kernel."""
     import triton
 
-    tool = triton.knobs.nvidia.cuobjdump.path
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "kernel.cubin")
         file.write_bytes(cubin)
-        ran = [subprocess.run([tool, flag, str(file)], check=True, capture_output=True, text=True).stdout
-               for flag in ("-res-usage", "-sass")]  # fmt: skip
-    return ran[0], ran[1]
+        command = [triton.knobs.nvidia.cuobjdump.path, flag, str(file)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def _number(text: str, pattern: str) -> str:
-    found = re.search(pattern, text)
+def _number(usage: str, name: str) -> int:
+    found = re.search(rf"\b{name}:(\d+)", usage)
     if not found:
-        raise RuntimeError(f"cuobjdump: {pattern} not found in {text[:500]!r}")
-    return found.group(1)
+        raise RuntimeError(f"cuobjdump: no {name} in {usage[:500]!r}")
+    return int(found.group(1))
 
 
 def cases() -> list[Case]:

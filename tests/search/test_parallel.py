@@ -9,7 +9,6 @@ import sys
 import parallel_run
 import pytest
 import torch
-from helpers import ROOT
 from sweeping import wait_for
 
 from slth.search import parallel
@@ -36,7 +35,7 @@ def started(folder, rank):
     here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}  # as torchrun sets them
     settings = {"GLOO_SOCKET_IFNAME": loopback, "OMP_NUM_THREADS": "1"} | {key: str(n) for key, n in here.items()}
     with open(folder / f"{rank}.log", "wb") as log:
-        command = [sys.executable, str(ROOT / "tests" / "parallel_run.py"), str(folder)]
+        command = [sys.executable, parallel_run.__file__, str(folder)]
         return subprocess.Popen(command, env=os.environ | settings, stdin=subprocess.DEVNULL, stderr=log)
 
 

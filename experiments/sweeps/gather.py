@@ -103,7 +103,7 @@ def gather(
     pictures: dict[str, bytes] = {}
     if rows:
         try:
-            drawn = figures(done, pandas.read_csv(io.BytesIO(table_csv), float_precision="round_trip"))
+            drawn = figures(done, pandas.read_csv(io.BytesIO(table_csv)))
             pictures = lab.render(drawn)
         except Exception as error:  # tables of single runs, laid together, may be what a figure was not made for
             remarks.append(f"no figures: {type(error).__name__}: {error}")

@@ -11,20 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sweeping import ended, leftovers, on_ray, run_folders, start, sweep, timeless, two_nodes, wait_for
+from sweeping import ended, leftovers, needs_ray, run_folders, start, sweep, sweep_here, timeless, wait_for
 
 from slth.experiments import lab
 from slth.weights import inits
 
-pytestmark = on_ray
-
 SIZES = [6, pytest.param(24, marks=pytest.mark.slow)]
-
-
-@pytest.fixture(scope="module")
-def nodes(tmp_path_factory):
-    with two_nodes(tmp_path_factory.mktemp("nodes") / "log") as nodes:
-        yield nodes
 
 
 def grid(runs, wait=0.2):
@@ -32,14 +24,14 @@ def grid(runs, wait=0.2):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(nodes, tmp_path_factory):
+def undisturbed(tmp_path_factory):
     """The table of a sweep to which nothing happens, made when it is first asked for."""
     folder = tmp_path_factory.mktemp("undisturbed")
     made = {}
 
     def table(*arguments):
         if arguments not in made:
-            done = sweep(folder, *arguments, f"folder=out{len(made)}", f"address={nodes.address}")
+            done = sweep_here(folder, *arguments, f"folder=out{len(made)}")
             assert (done.returncode, done.stderr) == (0, "")
             made[arguments] = timeless(folder / f"out{len(made)}" / "results.csv")
         return made[arguments]
@@ -57,6 +49,7 @@ def require_whole(folder, table, runs):
     assert leftovers(folder) == []
 
 
+@needs_ray
 @pytest.mark.parametrize("runs", SIZES)
 def test_a_node_dies(runs, nodes, undisturbed, tmp_path):
     gates, notes, first = tmp_path / "gates", tmp_path / "notes", runs // 3
@@ -91,6 +84,7 @@ def test_a_node_dies(runs, nodes, undisturbed, tmp_path):
 KILLS = [(2, True), pytest.param((20, False), marks=pytest.mark.slow)]
 
 
+@needs_ray
 @pytest.mark.parametrize("kills", KILLS, ids=["2 on a cluster", "20 here"])
 def test_the_sweep_itself_is_killed_and_started_again(kills, nodes, undisturbed, tmp_path):
     number, joined = kills
@@ -124,6 +118,7 @@ def alive(pid):
         return False
 
 
+@needs_ray
 @pytest.mark.parametrize("runs", SIZES)
 def test_two_sweeps_in_one_folder(runs, nodes, undisturbed, tmp_path):
     arguments = grid(runs)
@@ -163,14 +158,14 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("runs", SIZES)
-def test_the_disk_is_full(runs, nodes, tmp_path):
+def test_the_disk_is_full(runs, tmp_path):
     out = tmp_path / "out"
     notes = tmp_path / "notes"
     notes.mkdir()
     full_size = (f"base.block={3_000_000 // runs}", f"base.notes={notes}")
-    arguments = (*grid(runs, wait=0), *full_size, "folder=out", f"address={nodes.address}")
+    arguments = (*grid(runs, wait=0), *full_size, "folder=out")
     with disk(out, "2m"):
-        full = sweep(tmp_path, *arguments)
+        full = sweep_here(tmp_path, *arguments)
         assert full.returncode == 1
         assert "No space left on device" in full.stderr
         assert len(full.stderr.splitlines()) == 1
@@ -179,25 +174,25 @@ def test_the_disk_is_full(runs, nodes, tmp_path):
         finished = contents(out)
         assert 0 < len(run_folders(out)) < runs
         assert mount("-o", "remount,size=32m", str(out)).returncode == 0
-        done = sweep(tmp_path, *arguments)
+        done = sweep_here(tmp_path, *arguments)
         assert (done.returncode, done.stderr) == (0, "")
         assert len(run_folders(out)) == runs
         assert finished.items() <= contents(out).items()
         require_whole(out, timeless(out / "results.csv"), runs)
 
 
-def test_the_folder_is_read_only(nodes, tmp_path):
+def test_the_folder_is_read_only(tmp_path):
     out = tmp_path / "out"
     with disk(out, "8m"):
-        assert sweep(tmp_path, *grid(2), "folder=out", f"address={nodes.address}").returncode == 0
+        assert sweep_here(tmp_path, *grid(2), "folder=out").returncode == 0
         finished = contents(out)
         assert mount("-o", "remount,ro", str(out)).returncode == 0
-        refused = sweep(tmp_path, *grid(3), "folder=out", f"address={nodes.address}")
+        refused = sweep_here(tmp_path, *grid(3), "folder=out")
         assert refused.returncode == 1
         assert (
             refused.stderr == "folder=out: cannot write there (Read-only file system); choose another with folder=DIR\n"
         )
         assert mount("-o", "remount,rw", str(out)).returncode == 0
-        assert sweep(tmp_path, *grid(3), "folder=out", f"address={nodes.address}").returncode == 0
+        assert sweep_here(tmp_path, *grid(3), "folder=out").returncode == 0
         assert len(run_folders(out)) == 3
         assert finished.items() <= contents(out).items()

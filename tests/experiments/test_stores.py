@@ -4,27 +4,21 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
-from helpers import EXPERIMENTS
-from sweeping import needs_ray, run_folders, sweep
+from command_lines import launched
+from sweeping import run_folders, sweep_here
 
 from slth.experiments import lab, plot
 from slth.experiments.lab import storage, stores
 
 sqlalchemy = pytest.importorskip("sqlalchemy", reason="sqlalchemy is not installed: pip install 'slth[sql]'")
 
+pytestmark = pytest.mark.xdist_group("stores")  # one server, one run in a database and in a folder
+
 CONFIG = ["hidden=[3,4]", "d_in=2", "heads=1", "lengths=[4]", "sources=2", "target_hidden=2"]
-
-
-def run_experiment(url, *more, cwd):
-    """approx_error with its runs in a database, in a process of its own."""
-    command = [sys.executable, str(EXPERIMENTS / "approx_error.py"), "-s", url, "with", *CONFIG, *more]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +26,9 @@ def sqlite(tmp_path_factory):
     """A database with one run, and the same run in a folder."""
     folder = tmp_path_factory.mktemp("a folder with a name of more than sixty-four characters, so to speak")
     url = f"sqlite:///{folder}/runs.db"
-    ran = run_experiment(url, cwd=folder)
-    assert ran.returncode == 0, ran.stderr
-    command = [sys.executable, str(EXPERIMENTS / "approx_error.py"), "with", *CONFIG]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    for store in (("-s", url), ()):
+        ran = launched("approx_error", folder, *store, "with", *CONFIG)
+        assert ran.returncode == 0, ran.stderr
     return url, folder / "runs" / "1"
 
 
@@ -168,8 +161,7 @@ def test_runs_of_the_same_name_in_two_databases_are_told_apart():
 
 def test_plot_takes_a_url_from_the_command_line(sqlite, tmp_path):
     url, _ = sqlite
-    command = [sys.executable, str(EXPERIMENTS / "plot.py"), "with", f"runs={url}#0"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = launched("plot", tmp_path, "with", f"runs={url}#0")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"figure: {plot.folder_of([f'{url}#0'])}/error_vs_width.png\n"
 
@@ -224,7 +216,7 @@ def _free_port():
 def test_a_run_in_postgresql_is_the_run_in_a_folder(postgresql, sqlite):
     _, folder = sqlite
     for _ in range(2):
-        ran = run_experiment(postgresql, cwd=folder.parent.parent)
+        ran = launched("approx_error", folder, "-s", postgresql, "with", *CONFIG)
         assert ran.returncode == 0, ran.stderr
     assert stores.runs_in(postgresql) == ["0", "2"]  # Sacred counts like this
     assert_same_run(f"{postgresql}#0", folder)
@@ -238,7 +230,7 @@ def test_a_server_that_is_not_there_is_one_line(tmp_path):
     url = f"postgresql+psycopg://slth@127.0.0.1:{_free_port()}/postgres"
     with pytest.raises(lab.Refused, match="no database of runs that can be read"):
         stores.load_run(f"{url}#1")
-    ran = run_experiment(url, cwd=tmp_path)
+    ran = launched("approx_error", tmp_path, "-s", url, "with", *CONFIG)
     assert ran.returncode == 1
     assert len(ran.stderr.strip().splitlines()) == 1, ran.stderr
 
@@ -246,7 +238,6 @@ def test_a_server_that_is_not_there_is_one_line(tmp_path):
 # ---------------------------------------------------------------- sweeps
 
 
-@needs_ray
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_a_sweep_whose_folder_is_gone_is_gathered_from_its_database(database, request, tmp_path):
     if database == "postgresql":
@@ -256,7 +247,7 @@ def test_a_sweep_whose_folder_is_gone_is_gathered_from_its_database(database, re
     else:
         url = f"sqlite:///{tmp_path}/runs.db"
     grid = ("grid.hidden=[8,4]", "folder=out", f"sql={url}")
-    made = sweep(tmp_path, *grid, "workers=1")
+    made = sweep_here(tmp_path, *grid)
     assert (made.returncode, made.stderr) == (0, "")
     out = tmp_path / "out"
     runs = run_folders(out)
@@ -266,32 +257,31 @@ def test_a_sweep_whose_folder_is_gone_is_gathered_from_its_database(database, re
         assert url not in (run / "run.json").read_text()
     files = {name: (out / name).read_bytes() for name in ("results.csv", "runs.csv")}
     shutil.rmtree(out)
-    assert sweep(tmp_path, *grid, "address=127.0.0.1:1").returncode == 0  # no cluster is asked for
+    assert sweep_here(tmp_path, *grid, "address=127.0.0.1:1").returncode == 0  # no cluster is asked for
     assert {name: (out / name).read_bytes() for name in files} == files
     assert run_folders(out) == runs
 
 
-@needs_ray
 def test_runs_that_were_finished_before_are_added(tmp_path):
-    grid, sql = ("grid.hidden=[8,4]", "folder=out", "workers=1"), f"sql=sqlite:///{tmp_path}/runs.db"
+    grid, sql = ("grid.hidden=[8,4]", "folder=out"), f"sql=sqlite:///{tmp_path}/runs.db"
     url, out, nowhere = sql.removeprefix("sql="), tmp_path / "out", "address=127.0.0.1:1"  # nothing is left to be made
-    assert sweep(tmp_path, "grid.hidden=[4]", *grid[1:], sql).returncode == 0
-    assert sweep(tmp_path, *grid).returncode == 0
+    assert sweep_here(tmp_path, "grid.hidden=[4]", *grid[1:], sql).returncode == 0
+    assert sweep_here(tmp_path, *grid).returncode == 0
     results, runs = (out / "results.csv").read_bytes(), run_folders(out)
     for _ in range(2):
-        added = sweep(tmp_path, *grid, sql, nowhere)
+        added = sweep_here(tmp_path, *grid, sql, nowhere)
         assert (added.returncode, added.stderr) == (0, "")
     assert sorted(stores.runs_in(url)) == [run.name for run in runs]
     for run in runs:
         assert_same_run(f"{url}#{run.name}", run)
     assert rows_of(url, "select count(*) from experiment") == [(1,)]  # as if both had been stored as they were made
     assert rows_of(url, "select filename from source") == [("toy.py",)]
-    fresh = sweep(tmp_path, *grid, f"sql=sqlite:///{tmp_path}/fresh.db", nowhere)
+    fresh = sweep_here(tmp_path, *grid, f"sql=sqlite:///{tmp_path}/fresh.db", nowhere)
     assert (fresh.returncode, fresh.stderr) == (0, "")
     assert rows_of(f"sqlite:///{tmp_path}/fresh.db", "select filename from source") == [("toy.py",)]
     shutil.rmtree(out)
     another = f"sql=sqlite:///{tmp_path}/another.db"  # gets what comes back from the first
-    back, more = (sweep(tmp_path, *grid, one, nowhere) for one in (sql, another))
+    back, more = (sweep_here(tmp_path, *grid, one, nowhere) for one in (sql, another))
     assert (back.returncode, more.returncode, more.stderr) == (0, 0, "")
     assert back.stdout.startswith("2 runs taken back from the database\n")
     assert (out / "results.csv").read_bytes() == results
@@ -299,17 +289,16 @@ def test_runs_that_were_finished_before_are_added(tmp_path):
         assert_same_run(f"{another.removeprefix('sql=')}#{run.name}", run)
 
 
-@needs_ray
 def test_what_is_no_longer_whole_is_added_without_or_named(tmp_path):
-    grid = ("grid.hidden=[8,4]", "folder=out", "workers=1")
-    assert sweep(tmp_path, *grid).returncode == 0
+    grid = ("grid.hidden=[8,4]", "folder=out")
+    assert sweep_here(tmp_path, *grid).returncode == 0
     lacking, damaged = run_folders(tmp_path / "out")
     (lacking / "block").unlink()
     (damaged / "cout.txt").write_bytes(b"\xff")
     (source,) = (tmp_path / "out" / "_sources").iterdir()
     source.write_text("changed")
     url = f"sqlite:///{tmp_path}/runs.db"
-    added = sweep(tmp_path, *grid, f"sql={url}", "address=127.0.0.1:1")
+    added = sweep_here(tmp_path, *grid, f"sql={url}", "address=127.0.0.1:1")
     assert added.returncode == 0
     assert len(added.stderr.splitlines()) == 1
     assert added.stderr.rstrip().endswith("not added to the database")
@@ -320,24 +309,23 @@ def test_what_is_no_longer_whole_is_added_without_or_named(tmp_path):
     assert_same_run(f"{url}#{lacking.name}", lacking)
 
 
-@needs_ray
 def test_a_run_is_in_the_database_once_however_often_it_was_tried(tmp_path):
     (tmp_path / "notes").mkdir()
     url = f"sqlite:///{tmp_path}/runs.db"
-    runs = ("base.end='crash once'", f"base.notes={tmp_path / 'notes'}", "folder=out", f"sql={url}", "workers=1")
-    assert sweep(tmp_path, *runs).returncode == 0
+    runs = ("base.end='crash once'", f"base.notes={tmp_path / 'notes'}", "folder=out", f"sql={url}")
+    assert sweep_here(tmp_path, *runs).returncode == 0
     (run,) = run_folders(tmp_path / "out")
     assert rows_of(url, "select run_id, status from run") == [(run.name, "COMPLETED")]
     rows_of(url, "delete from artifact where filename = 'results.csv'")
     shutil.rmtree(tmp_path / "out")
-    again = sweep(tmp_path, *runs)
+    again = sweep_here(tmp_path, *runs)
     assert again.returncode == 0
     assert "it has no results.csv; removed and made again" in again.stderr
     assert_same_run(f"{url}#{run.name}", run)
 
 
 def test_a_sweep_whose_database_is_not_there_is_one_line(tmp_path):
-    done = sweep(tmp_path, f"sql=sqlite:///{tmp_path}/nowhere/runs.db")
+    done = sweep_here(tmp_path, f"sql=sqlite:///{tmp_path}/nowhere/runs.db")
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     assert "no database of runs that can be read" in done.stderr
     assert not (tmp_path / "runs").exists()

@@ -10,9 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+from command_lines import launched
 from helpers import EXPERIMENTS
+
+from slth.experiments.sweeps import conduct
+from slth.experiments.sweeps.client import execute
 
 on_ray = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: slth[cluster]"),
@@ -149,18 +154,50 @@ def two_nodes(log):
                 process.kill()
 
 
-def command(folder, *arguments):
-    """The command line of a sweep over the small experiment, which lies in the folder."""
+def of_toy(folder, *arguments):
+    """The arguments of a sweep over the small experiment, which lies in the folder."""
     script = folder / "toy.py"
     if not script.exists():
         script.write_text(TOY)
-    return [sys.executable, str(EXPERIMENTS / "sweep.py"), "with", f"experiment={script}", *arguments]
+    return "with", f"experiment={script}", *arguments
+
+
+class Here:
+    """In place of a cluster of Ray's: this machine's server, which makes one run after another."""
+
+    def __init__(self, server):
+        self._server, self._outcomes = server, []
+
+    def capacity(self):
+        return 1
+
+    def submit(self, request):
+        self._outcomes.append(execute(self._server, {**request, "gpus": 0}))
+        return len(self._outcomes) - 1
+
+    def finished(self, tickets, timeout_s):
+        return tickets
+
+    def outcome(self, ticket):
+        return self._outcomes[ticket]
+
+
+@contextlib.contextmanager
+def _here(address, server, *_):
+    assert address is None, "no cluster is to be asked for"
+    yield Here(server)
+
+
+def sweep_here(folder, *arguments):
+    """A sweep that has ended, made without Ray and within this process: all but the cluster is what it always is."""
+    with patch.object(conduct, "cluster", _here), patch.dict(os.environ, SETTINGS):
+        return launched("sweep", folder, *of_toy(folder, *arguments))
 
 
 def start(folder, *arguments):
     """A sweep that goes on beside the test."""
     return subprocess.Popen(
-        command(folder, *arguments),
+        [sys.executable, str(EXPERIMENTS / "sweep.py"), *of_toy(folder, *arguments)],
         cwd=folder,
         env=os.environ | SETTINGS,
         stdin=subprocess.DEVNULL,

@@ -39,7 +39,9 @@ def load(script: Path) -> Experiment[Any]:
     """
     folder = os.fspath(script.parent)
     if script.parent.resolve() != EXPERIMENTS.resolve() and folder not in sys.path:
-        sys.path.insert(0, folder)  # as Python does for a script that it runs: it may import what lies beside it
+        # As Python does for a script that it runs: it may import what lies beside it, at any time. A finder of our own
+        # would serve this process alone: those that the script spawns are given sys.path.
+        sys.path.insert(0, folder)
     loader = _Loader(script.stem, os.fspath(script))
     module = importlib.util.module_from_spec(ModuleSpec(script.stem, loader, origin=os.fspath(script)))
     module.__file__ = os.fspath(script)

@@ -28,14 +28,14 @@ def write_all(folder: str | os.PathLike[str], files: Mapping[str, bytes]) -> Non
 
 
 def _replace(path: str | os.PathLike[str], data: bytes) -> None:
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    file = Path(os.path.realpath(path))
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
+        with open(temporary, "xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
     except OSError as error:
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error  # with the name that the caller knows
     finally:
@@ -45,9 +45,9 @@ def _replace(path: str | os.PathLike[str], data: bytes) -> None:
 
 def clear_leftovers(path: str | os.PathLike[str]) -> None:
     """Remove what a killed :func:`write` of this path left behind. Only for a path that no other process writes."""
-    target = Path(os.path.realpath(path))
-    name = re.compile(re.escape(f".{target.name}.") + r"[0-9a-f]{8}\.tmp")
-    for other in target.parent.iterdir():
+    file = Path(os.path.realpath(path))
+    name = re.compile(re.escape(f".{file.name}.") + r"[0-9a-f]{8}\.tmp")
+    for other in file.parent.iterdir():
         if name.fullmatch(other.name):
             other.unlink(missing_ok=True)
 

@@ -20,7 +20,8 @@ MOVED = {
     "slth.masks": "slth.masking.masks",
     "slth.recipes": "slth.weights.recipes",
     "slth.serving": "slth.ticket.serving",
-    "slth.targets": "slth.masking.targets",
+    "slth.masking.targets": "slth.masking.parameters",
+    "slth.targets": "slth.masking.parameters",
 }
 
 

@@ -21,9 +21,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from slth import storage
-from slth.masking import Group, Masked, Wrapped, huggingface, masks, passes, pickling, saving, targets, writing
+from slth.masking import Group, Masked, Wrapped, huggingface, masks, passes, pickling, saving, writing
+from slth.masking.parameters import MaskedParameter, find, first_match
 from slth.masking.places import check, check_there, freeze, place, settle, take_off, unmasked
-from slth.masking.targets import Target
 from slth.modules import check_module
 from slth.numbers import as_int
 from slth.weights import inits, recipes
@@ -51,10 +51,12 @@ def wrap(
     module: nn.Module,
     keep: float | Mapping[str, float] = 0.5,
     policy: str | Mapping[str, str | Sequence[str]] = "layer",
-    targets: str | Sequence[str] | None = None,
+    parameters: str | Sequence[str] | None = None,
     weights: str | Mapping[str, str] | None = None,
     scores: str = "kaiming_uniform",
     seed: int = 0,
+    *,
+    targets: str | Sequence[str] | None = None,
 ) -> nn.Module:
     """Mask the weights of a module, in place; :func:`unwrap` takes the masks off. Returns the module.
 
@@ -65,14 +67,15 @@ def wrap(
         policy: "layer": each weight keeps its own share (each of query, key and value where they are fused);
             "global": all weights compete; or groups by name, {"qk": ["*query*", "*key*"]}: what a pattern matches
             competes within its group, the rest by layer.
-        targets: shell patterns of the parameters to mask; None: all weights (see `slth.masking.targets`), no biases and
-            no normalisation. A pattern that matches weights takes these alone ("blocks.*.attn.*" takes no bias); one
-            that matches none takes what it names ("*.bias").
+        parameters: shell patterns of the parameters to mask; None: all weights (see `slth.masking.parameters`), no
+            biases and no normalisation. A pattern that matches weights takes these alone ("blocks.*.attn.*" takes no
+            bias); one that matches none takes what it names ("*.bias").
         weights: None leaves the weights as they are. A name of `slth.weights.inits.INITS`, or names by pattern, draws
             them anew from `slth.weights.inits` by seed and parameter name, fan-scaled inits for the kept share of the
             fan; only such weights (and those of our own models) can be told by a seed in a ticket.
         scores: how scores start, a key of SCORES.
         seed: of scores and weights, an int.
+        targets: the former name of `parameters`.
 
     The row of an embedding's padding_idx is 0 where weights are drawn, and pruned first where it is 0; it counts among
     the weights of which a share is kept. Embeddings have dense gradients while they are wrapped.
@@ -84,34 +87,38 @@ def wrap(
     """
     check_module(module)
     check_plain(module)
-    _check_kinds(keep, policy, targets, weights)
+    if targets is not None:
+        if parameters is not None:
+            raise ValueError(f"targets={targets!r}: must be left out, it is the former name of parameters")
+        parameters = targets
+    _check_kinds(keep, policy, parameters, weights)
     if not isinstance(scores, str) or scores not in SCORES:
         raise ValueError(f"scores={scores!r}: must be one of {', '.join(SCORES)}")
     seed = as_int("seed", seed)
     with torch.inference_mode(False), torch.no_grad():
-        return _wrapped(module, keep, policy, targets, weights, scores, seed)
+        return _wrapped(module, keep, policy, parameters, weights, scores, seed)
 
 
 def _wrapped(
     module: nn.Module,
     keep: float | Mapping[str, float],
     policy: str | Mapping[str, str | Sequence[str]],
-    targets: str | Sequence[str] | None,
+    parameters: str | Sequence[str] | None,
     weights: str | Mapping[str, str] | None,
     scores: str,
     seed: int,
 ) -> nn.Module:
-    found = _find(module, targets)
+    found = _find(module, parameters)
     keeps = _keeps(found, keep)
     members = _grouped(found, keeps, policy)
     drawn = _recipes(found, keeps, weights, seed)
-    for target in found:
-        if target.path not in drawn and target.parameter.isnan().any():
-            raise ValueError(f"{target.path} holds NaN: weights must be numbers, or be drawn anew by weights=...")
-    storage.check(module, [target.path for target in found])
+    for param in found:
+        if param.path not in drawn and param.tensor.isnan().any():
+            raise ValueError(f"{param.path} holds NaN: weights must be numbers, or be drawn anew by weights=...")
+    storage.check(module, [param.path for param in found])
 
     recipes.fill(module, drawn)
-    weights_of = {target.path: Masked(_scores(target, scores, seed), target.parts, target.path) for target in found}
+    weights_of = {param.path: Masked(_scores(param, scores, seed), param.parts, param.path) for param in found}
     groups = [Group(name, share, [(weights_of[p], i) for p, i in parts]) for name, share, parts in members]
     for group in groups:
         group.set_keep(group.keep)
@@ -121,11 +128,11 @@ def _wrapped(
     return module
 
 
-def _scores(target: Target, scores: str, seed: int) -> torch.Tensor:
+def _scores(param: MaskedParameter, scores: str, seed: int) -> torch.Tensor:
     """Scores to start with, 0 for a row of padding: no gradient would ever reach it."""
-    weight = target.parameter.detach()
-    start = SCORES[scores](weight, target.fan(target.parts[0], 1.0).fan_in, seed, f"scores/{target.path}")
-    for row in target.padding_rows:
+    weight = param.tensor.detach()
+    start = SCORES[scores](weight, param.fan(param.parts[0], 1.0).fan_in, seed, f"scores/{param.path}")
+    for row in param.padding_rows:
         if not weight[row].any():
             start[row] = 0.0
     return start
@@ -279,11 +286,11 @@ def effective(module: nn.Module) -> dict[str, torch.Tensor]:
 # ---------------------------------------------------------------- what wrap is asked for
 
 
-def _check_kinds(keep: object, policy: object, targets: object, weights: object) -> None:
+def _check_kinds(keep: object, policy: object, parameters: object, weights: object) -> None:
     """Raise ValueError unless each of these is words, or words by name, as :func:`wrap` says."""
-    if not (targets is None or _are_words(targets)):
+    if not (parameters is None or _are_words(parameters)):
         raise ValueError(
-            f"targets={targets!r}: must be shell patterns of parameter names, as 'fc.*', no layers' classes"
+            f"parameters={parameters!r}: must be shell patterns of parameter names, as 'fc.*', no layers' classes"
         )
     if isinstance(keep, Mapping) and not _are_words(list(keep)):
         raise ValueError(f"keep={keep!r}: must be a number in (0, 1], or such numbers by shell pattern")
@@ -302,17 +309,17 @@ def _are_words(given: object) -> bool:
     return isinstance(given, str) or (isinstance(given, Sequence) and all(isinstance(each, str) for each in given))
 
 
-def _find(module: nn.Module, patterns: str | Sequence[str] | None) -> list[Target]:
-    return targets.find(module, [patterns] if isinstance(patterns, str) else patterns)
+def _find(module: nn.Module, patterns: str | Sequence[str] | None) -> list[MaskedParameter]:
+    return find(module, [patterns] if isinstance(patterns, str) else patterns)
 
 
-def _keeps(found: Sequence[Target], keep: float | Mapping[str, float]) -> dict[str, float]:
+def _keeps(found: Sequence[MaskedParameter], keep: float | Mapping[str, float]) -> dict[str, float]:
     if not isinstance(keep, Mapping):
         everywhere = masks.as_keep(keep)
-        return {target.path: everywhere for target in found}
+        return {param.path: everywhere for param in found}
     keep = {pattern: masks.as_keep(value) for pattern, value in keep.items()}
     _all_used("keep", keep, found)
-    matched = {target.path: targets.first_match(keep, target.paths) for target in found}
+    matched = {param.path: first_match(keep, param.paths) for param in found}
     for path, share in matched.items():
         if share is None:
             raise ValueError(f"keep: no pattern of {', '.join(keep)} matches {path}; one must")
@@ -320,7 +327,7 @@ def _keeps(found: Sequence[Target], keep: float | Mapping[str, float]) -> dict[s
 
 
 def _grouped(
-    found: Sequence[Target], keeps: Mapping[str, float], policy: str | Mapping[str, str | Sequence[str]]
+    found: Sequence[MaskedParameter], keeps: Mapping[str, float], policy: str | Mapping[str, str | Sequence[str]]
 ) -> list[tuple[str, float, list[tuple[str, int]]]]:
     """(name, keep, [(parameter name, index of its part)]) of each group."""
     if isinstance(policy, str) and policy not in ("layer", "global"):
@@ -328,12 +335,12 @@ def _grouped(
     named = {} if isinstance(policy, str) else _patterns(policy)
     _all_used("policy", named, found)
     groups: dict[str, list[tuple[str, int]]] = {}
-    for target in found:
-        group = targets.first_match(named, target.paths)
-        for part in target.parts:
-            alone = target.path + (f"[{part.role or part.index}]" if part.count > 1 else "")
+    for param in found:
+        group = first_match(named, param.paths)
+        for part in param.parts:
+            alone = param.path + (f"[{part.role or part.index}]" if part.count > 1 else "")
             groups.setdefault("all weights" if policy == "global" else group or alone, []).append(
-                (target.path, part.index)
+                (param.path, part.index)
             )
     result = []
     for name, parts in groups.items():
@@ -350,43 +357,43 @@ def _patterns(policy: Mapping[str, str | Sequence[str]]) -> dict[str, str]:
 
 
 def _recipes(
-    found: Sequence[Target], keeps: Mapping[str, float], weights: str | Mapping[str, str] | None, seed: int
+    found: Sequence[MaskedParameter], keeps: Mapping[str, float], weights: str | Mapping[str, str] | None, seed: int
 ) -> dict[str, recipes.Recipe]:
     if weights is None:
         return {}
     table = {"*": weights} if isinstance(weights, str) else dict(weights)
     _all_used("weights", table, found)
     drawn = {}
-    for target in found:
-        init = targets.first_match(table, target.paths)
+    for param in found:
+        init = first_match(table, param.paths)
         if init is not None:
-            drawn[target.path] = _recipe(target, init, keeps[target.path], seed)
+            drawn[param.path] = _recipe(param, init, keeps[param.path], seed)
     return drawn
 
 
-def _recipe(target: Target, init: str, keep: float, seed: int) -> recipes.Recipe:
+def _recipe(param: MaskedParameter, init: str, keep: float, seed: int) -> recipes.Recipe:
     draws = []
-    for part in target.parts:
-        name = target.path + (f".{part.role or part.index}" if part.count > 1 else "")
-        draws.append(recipes.draw(init, target.fan(part, keep), seed=seed, name=name))
-    return recipes.Recipe(tuple(draws), target.parts[0].dim, target.padding_rows)
+    for part in param.parts:
+        name = param.path + (f".{part.role or part.index}" if part.count > 1 else "")
+        draws.append(recipes.draw(init, param.fan(part, keep), seed=seed, name=name))
+    return recipes.Recipe(tuple(draws), param.parts[0].dim, param.padding_rows)
 
 
-def _all_used(what: str, table: Mapping[str, object], found: Sequence[Target]) -> None:
+def _all_used(what: str, table: Mapping[str, object], found: Sequence[MaskedParameter]) -> None:
     for pattern in table:
-        if not any(targets.first_match({pattern: True}, target.paths) for target in found):
+        if not any(first_match({pattern: True}, param.paths) for param in found):
             raise ValueError(f"{what}: the pattern {pattern!r} matches no weight that is masked")
 
 
 # ---------------------------------------------------------------- what wrap changes
 
 
-def _attach(module: nn.Module, found: Sequence[Target], wrapped: Wrapped) -> None:
+def _attach(module: nn.Module, found: Sequence[MaskedParameter], wrapped: Wrapped) -> None:
     freeze(module)
-    for target in found:
-        masked = wrapped.weights[target.path]
+    for param in found:
+        masked = wrapped.weights[param.path]
         masked.train(module.training)
-        for owner, name in target.places:
+        for owner, name in param.places:
             parametrize.register_parametrization(owner, name, masked, unsafe=True)
             pickling.allow(owner)
             writing.guard(owner)

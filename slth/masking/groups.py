@@ -13,7 +13,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from slth.kernels import Cut, Selector
 from slth.masking import masks, passes
 from slth.masking.masked import Masked
-from slth.masking.targets import Target
+from slth.masking.parameters import MaskedParameter
 
 
 class Group:
@@ -93,9 +93,9 @@ class Group:
 class Wrapped:
     """The masks of one wrapped module: `weights` by parameter name (a tied one by its first), and their groups."""
 
-    def __init__(self, found: Sequence[Target], weights: dict[str, Masked], groups: list[Group]):
+    def __init__(self, found: Sequence[MaskedParameter], weights: dict[str, Masked], groups: list[Group]):
         self.weights, self.groups = weights, groups
-        self.paths = {target.path: target.paths for target in found}
+        self.paths = {param.path: param.paths for param in found}
 
     # forward passes
 

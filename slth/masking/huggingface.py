@@ -46,7 +46,7 @@ def _refuse(model: nn.Module, name: str, *args: object, **options: object) -> No
 def _tie_weights(model: nn.Module, *args: object, **options: object) -> None:
     """Leave weights that are tied already as they are. Raises ValueError for others."""
     pairs = model.get_expanded_tied_weights_keys(all_submodels=True)  # type: ignore[operator]
-    if not all(_parameter(model, target) is _parameter(model, source) for target, source in pairs.items()):
+    if not all(_parameter(model, tied) is _parameter(model, first) for tied, first in pairs.items()):
         _refuse(model, "tie_weights")
 
 

@@ -125,7 +125,7 @@ class Seat:
         if isinstance(self.layer, nn.Embedding | nn.EmbeddingBag) and self.layer.max_norm is not None:
             return (
                 f"max_norm={self.layer.max_norm} writes to the weights in each forward pass, which masked weights "
-                "do not allow; set max_norm=None on the layer, or leave it out by targets=..."
+                "do not allow; set max_norm=None on the layer, or leave it out by parameters=..."
             )
         return ""
 

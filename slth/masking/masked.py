@@ -14,7 +14,7 @@ from slth import kernels
 from slth.kernels import Cut
 from slth.masking import masks, passes, state, traits, writing
 from slth.masking.cutting import traced_cut
-from slth.masking.targets import Part
+from slth.masking.parameters import Part
 from slth.watched import followed, traced, watched
 from slth.weights.recipes import Recipe
 

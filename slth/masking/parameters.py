@@ -55,13 +55,13 @@ class Part:
 
 
 @dataclass
-class Target:
-    """A weight: every seat that holds it (several where it is tied), the first of which names it.
+class MaskedParameter:
+    """A parameter to be masked: every seat that holds it (several where it is tied), the first of which names it.
 
     head: the width of an attention head, where the module that holds the weight or the one around it says so.
     """
 
-    parameter: nn.Parameter
+    tensor: nn.Parameter
     seats: list[Seat] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     parts: tuple[Part, ...] = (Part(),)
@@ -74,7 +74,7 @@ class Target:
 
     def fan(self, part: Part, keep: float) -> inits.Fan:
         """What an initialisation of the part depends on."""
-        fan_in, fan_out = self.seats[0].fans(part.of(self.parameter).shape)
+        fan_in, fan_out = self.seats[0].fans(part.of(self.tensor).shape)
         width = self.head or int(fan_in if part.role == "output" else fan_out)  # else the side that faces the heads
         return inits.Fan(fan_in, fan_out, width=width, role=part.role, keep=keep)
 
@@ -86,7 +86,7 @@ class Target:
     @property
     def is_weight(self) -> bool:
         """Whether one of its seats calls it a weight."""
-        return any(seat.is_weight(self.parameter) for seat in self.seats)
+        return any(seat.is_weight(self.tensor) for seat in self.seats)
 
     @property
     def padding_rows(self) -> tuple[int, ...]:
@@ -94,7 +94,7 @@ class Target:
         return tuple(sorted({row for seat in self.seats if (row := seat.padding_row()) is not None}))
 
 
-def find(module: nn.Module, patterns: Sequence[str] | None = None) -> list[Target]:
+def find(module: nn.Module, patterns: Sequence[str] | None = None) -> list[MaskedParameter]:
     """The weights of a module in the order of its parameters, tied ones once.
 
     patterns: shell patterns (`*`, `?`, `[...]`) of parameter names, None: all weights. A pattern that matches weights
@@ -103,56 +103,57 @@ def find(module: nn.Module, patterns: Sequence[str] | None = None) -> list[Targe
     Raises ValueError for a pattern that matches nothing, where nothing is found, and for what cannot be masked: a
     parameter that is not a plain floating-point tensor with values, or an embedding with max_norm.
     """
-    found: dict[int, Target] = {}
+    found: dict[int, MaskedParameter] = {}
     for path, parameter in module.named_parameters(remove_duplicate=False):
         seat = Seat.of(module, path)
         if id(parameter) not in found:
-            found[id(parameter)] = Target(parameter, parts=_parts(seat, parameter), head=_head_width(module, seat))
+            parts, head = _parts(seat, parameter), _head_width(module, seat)
+            found[id(parameter)] = MaskedParameter(parameter, parts=parts, head=head)
         found[id(parameter)].seats.append(seat)
         found[id(parameter)].paths.append(path)
     named = _named(list(found.values()), patterns)
     if not named:
         raise ValueError(f"{type(module).__name__}: nothing to mask; it holds {_some(found.values())}")
-    for target in named:
-        _check(target)
+    for param in named:
+        _check(param)
     return named
 
 
-def _named(found: Sequence[Target], patterns: Sequence[str] | None) -> list[Target]:
+def _named(found: Sequence[MaskedParameter], patterns: Sequence[str] | None) -> list[MaskedParameter]:
     """What the patterns take, in the order of the module."""
     if patterns is None:
-        return [target for target in found if target.is_weight]
+        return [param for param in found if param.is_weight]
     taken: set[int] = set()
     for pattern in patterns:
-        matched = [target for target in found if any(fnmatchcase(path, pattern) for path in target.paths)]
+        matched = [param for param in found if any(fnmatchcase(path, pattern) for path in param.paths)]
         if not matched:
-            raise ValueError(f"targets={pattern!r}: matches no parameter; there are {_some(found)}")
-        taken.update(id(target) for target in [t for t in matched if t.is_weight] or matched)
-    return [target for target in found if id(target) in taken]
+            raise ValueError(f"parameters={pattern!r}: matches no parameter; there are {_some(found)}")
+        taken.update(id(param) for param in [t for t in matched if t.is_weight] or matched)
+    return [param for param in found if id(param) in taken]
 
 
-def _check(target: Target) -> None:
+def _check(param: MaskedParameter) -> None:
     """Raise ValueError where a parameter cannot be masked."""
-    parameter = target.parameter
+    parameter = param.tensor
     if parameter.is_meta or isinstance(parameter, nn.parameter.UninitializedParameter):
-        raise ValueError(f"{target.path}: must have values before it is wrapped")
+        raise ValueError(f"{param.path}: must have values before it is wrapped")
     if is_traceable_wrapper_subclass(parameter):
         raise ValueError(
-            f"{target.path} is a {type(parameter).__name__}: must be a plain tensor, masks need all of a weight; wrap "
+            f"{param.path} is a {type(parameter).__name__}: must be a plain tensor, masks need all of a weight; wrap "
             "before it is quantised, and share work by DistributedDataParallel, not by sharding (fully_shard)"
         )
     if parameter.layout != torch.strided:
-        raise ValueError(f"{target.path} is {parameter.layout}: must be a dense tensor (parameter.to_dense())")
+        raise ValueError(f"{param.path} is {parameter.layout}: must be a dense tensor (parameter.to_dense())")
     if parameter.is_floating_point() and parameter.itemsize < 2:
-        raise ValueError(f"{target.path} is {parameter.dtype}: must have 16 bits or more (parameter.bfloat16())")
+        raise ValueError(f"{param.path} is {parameter.dtype}: must have 16 bits or more (parameter.bfloat16())")
     if not parameter.is_floating_point() or parameter.numel() == 0:
         kind = f"{parameter.dtype} of shape {tuple(parameter.shape)}"
-        raise ValueError(f"{target.path} is {kind}: must be floating-point and not empty")
+        raise ValueError(f"{param.path} is {kind}: must be floating-point and not empty")
     if any(stride == 0 and size > 1 for stride, size in zip(parameter.stride(), parameter.shape, strict=True)):
-        raise ValueError(f"{target.path} is an expanded view, whose entries share memory: must be its clone()")
+        raise ValueError(f"{param.path} is an expanded view, whose entries share memory: must be its clone()")
     if parameter.is_inference():
-        raise ValueError(f"{target.path} was made in torch.inference_mode, must be made outside of it to be changed")
-    for path, seat in zip(target.paths, target.seats, strict=True):
+        raise ValueError(f"{param.path} was made in torch.inference_mode, must be made outside of it to be changed")
+    for path, seat in zip(param.paths, param.seats, strict=True):
         if obstacle := seat.obstacle():
             raise ValueError(f"{path}: {obstacle}")
 
@@ -183,6 +184,6 @@ def _head_width(module: nn.Module, seat: Seat) -> int | None:
     return None
 
 
-def _some(targets: Iterable[Target]) -> str:
-    names = [target.path for target in targets]
+def _some(params: Iterable[MaskedParameter]) -> str:
+    names = [param.path for param in params]
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "no parameters"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 
-from slth.masking.targets import Part
+from slth.masking.parameters import Part
 from slth.weights.recipes import Recipe
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import torch
 
 from slth.masking import Gate, Masked, state, straight_through
-from slth.masking.targets import Part
+from slth.masking.parameters import Part
 from slth.masking.traits import Trait
 from slth.search.base import Search
 

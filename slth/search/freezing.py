@@ -15,7 +15,7 @@ import torch
 
 from slth.kernels import Selector
 from slth.masking import Masked, masks
-from slth.masking.targets import Part
+from slth.masking.parameters import Part
 from slth.masking.traits import Trait
 from slth.numbers import as_float, as_int, put
 from slth.weights import inits

@@ -67,11 +67,11 @@ class Samples(NamedTuple):
 
     Attributes:
         inputs: (count, T + 1, d_in), the regression token first. Points have norm sqrt(d_in / 2) where d_in is even.
-        targets: (count, planes) velocities in radians a step, planes = d_in / 2, rounded up.
+        velocities: (count, planes) in radians a step, planes = d_in / 2, rounded up.
     """
 
     inputs: torch.Tensor
-    targets: torch.Tensor
+    velocities: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def sample(
         seed: any int.
         split: "train", "validation" or "test".
         setting: ranges of velocity and phase, and the regression token.
-        dtype: of inputs and targets. Points are computed in float64 and then rounded.
+        dtype: of inputs and velocities. Points are computed in float64 and then rounded.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -195,9 +195,10 @@ def train_target(
             for start in range(0, samples, batch):
                 rows = order[start : start + batch]
                 optimizer.zero_grad()
-                torch.autograd.backward(mse_loss(predict(model, train.inputs[rows]), train.targets[rows]))
+                torch.autograd.backward(mse_loss(predict(model, train.inputs[rows]), train.velocities[rows]))
                 optimizer.step()
-        return Report(_mse(model, validation), _mse(model, test), test.targets.var(dim=0, correction=0).mean().item())
+        variance = test.velocities.var(dim=0, correction=0).mean().item()
+        return Report(_mse(model, validation), _mse(model, test), variance)
 
 
 def _shuffled(count: int, seed: int, epoch: int) -> torch.Tensor:
@@ -207,7 +208,7 @@ def _shuffled(count: int, seed: int, epoch: int) -> torch.Tensor:
 
 def _mse(model: MultiHeadAttention, samples: Samples) -> float:
     with torch.no_grad():
-        return mse_loss(predict(model, samples.inputs), samples.targets).item()
+        return mse_loss(predict(model, samples.inputs), samples.velocities).item()
 
 
 def _check_training(

@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from slth.masking import Masked, Wrapped, traits
+from slth.masking.parameters import Part
 from slth.masking.places import places
-from slth.masking.targets import Part
 from slth.masking.traits import Trait
 from slth.ticket.record import Plain, TicketError, Weight
 from slth.weights.recipes import recipe_of

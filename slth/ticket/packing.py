@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from slth.masking import traits
-from slth.masking.targets import Part
+from slth.masking.parameters import Part
 from slth.ticket import bits
 from slth.ticket.making import name_of
 from slth.ticket.record import DIGEST, Plain, TicketError, Weight

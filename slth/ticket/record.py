@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from slth.masking.targets import Part
+from slth.masking.parameters import Part
 from slth.masking.traits import Trait
 from slth.weights.recipes import Recipe
 

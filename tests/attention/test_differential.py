@@ -190,11 +190,11 @@ def test_heads_have_the_size_that_depth_says():
 def test_wrap_leaves_the_vectors_unless_they_are_named():
     model = slth.wrap(build(), keep=0.5)
     assert list(slth.handle(model).weights) == ["query", "key", "value", "output"]
-    model = slth.wrap(build(), keep=0.5, targets="*")  # which matches weights, and takes these alone
+    model = slth.wrap(build(), keep=0.5, parameters="*")  # which matches weights, and takes these alone
     assert list(slth.handle(model).weights) == ["query", "key", "value", "output"]
-    model = slth.wrap(build(), keep=0.5, targets="lambda_*")
+    model = slth.wrap(build(), keep=0.5, parameters="lambda_*")
     assert list(slth.handle(model).weights) == list(VECTORS)
-    model = slth.wrap(build(), keep=0.5, targets=["*", "lambda_*"])
+    model = slth.wrap(build(), keep=0.5, parameters=["*", "lambda_*"])
     assert list(slth.handle(model).weights) == ["query", "key", "value", "output", *VECTORS]
     assert all(int(mask.sum()) == (mask.numel() + 1) // 2 for mask in slth.handle(model).masks().values())
 

@@ -91,7 +91,7 @@ def test_a_learned_mask_beats_random_ones_on_the_same_source(lesson, number):
     of, train, validation = lesson
     errors = []
     for seed in range(20):
-        random = slth.wrap(approximation.make_source(of, 12, number), keep=of.search.keep, targets=PROJECTIONS)
+        random = slth.wrap(approximation.make_source(of, 12, number), keep=of.search.keep, parameters=PROJECTIONS)
         random_mask(random, seed)
         with torch.no_grad():
             errors.append(float(learning.relative_error(random, validation)))

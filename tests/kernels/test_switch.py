@@ -14,7 +14,7 @@ from slth.kernels.attention import triton as triton_attention
 from slth.kernels.mhla import triton as triton_mhla
 from slth.kernels.seeded import triton as triton_seeded
 from slth.kernels.select.nan import NaNWatch
-from slth.masking import targets
+from slth.masking import parameters
 from slth.models import gpt2, gpt2_kernels
 from slth.weights import inits
 
@@ -255,7 +255,7 @@ def test_wrapped_weights_in_parts(asked, policy):
 
 def test_parts_are_written_into_their_weight():
     weight, scores = tokens(6, 12), tokens(12, 6).T.mul(2).round()
-    parts = [targets.Part(i, 3, 1) for i in range(3)]
+    parts = [parameters.Part(i, 3, 1) for i in range(3)]
     pieces = [part.of(scores) for part in parts]
 
     def written():

@@ -6,14 +6,14 @@ from cases import CASES, HEADS, WIDTH, TiedLanguageModel, Twice, every_case
 from torch import nn
 
 from slth.attention import MultiHeadAttention
-from slth.masking.targets import Part, find, first_match
+from slth.masking.parameters import Part, find, first_match
 from slth.weights import inits
 
 CASE = {case.name: case for case in CASES}
 
 
 def paths(module, patterns=None):
-    return [target.path for target in find(module, patterns)]
+    return [param.path for param in find(module, patterns)]
 
 
 # ---------------------------------------------------------------- which
@@ -39,7 +39,7 @@ def test_weights_by_name(name):
 def test_weights_are_the_matrices_that_are_no_bias_and_no_normalisation(case):
     module = case.build()
     norms = {id(p) for m in module.modules() if "Norm" in type(m).__name__ for p in m.parameters()}
-    found = {id(target.parameter) for target in find(module)}
+    found = {id(param.tensor) for param in find(module)}
     for name, parameter in module.named_parameters():
         matrix = sum(size > 1 for size in parameter.shape) > 1 and "bias" not in name
         assert (id(parameter) in found) == (matrix and id(parameter) not in norms)
@@ -86,12 +86,12 @@ def test_patterns_choose_and_the_order_stays_that_of_the_module():
 def test_a_tied_weight_comes_once_with_all_its_places():
     module = TiedLanguageModel()
     first = find(module)[0]
-    assert first.parameter is module.embedding.weight
+    assert first.tensor is module.embedding.weight
     assert first.paths == ["embedding.weight", "head.weight"]
     assert first.places == [(module.embedding, "weight"), (module.head, "weight")]
     assert paths(module, ["head.*"]) == ["embedding.weight"]
     twice = Twice()
-    assert [target.places for target in find(twice)] == [[(twice, "first"), (twice, "second")]]
+    assert [param.places for param in find(twice)] == [[(twice, "first"), (twice, "second")]]
     layer = nn.Linear(3, 3)
     assert paths(nn.Sequential(layer, layer)) == ["0.weight"]
 
@@ -101,7 +101,7 @@ def test_a_weight_that_one_of_its_places_calls_a_weight_is_one():
     module.bias = nn.Parameter(torch.ones(2, 3))
     module.layer = nn.Linear(3, 2)
     module.layer.weight = module.bias
-    assert [target.paths for target in find(module)] == [["bias", "layer.weight"]]
+    assert [param.paths for param in find(module)] == [["bias", "layer.weight"]]
 
 
 # ---------------------------------------------------------------- parts
@@ -109,12 +109,12 @@ def test_a_weight_that_one_of_its_places_calls_a_weight_is_one():
 
 @every_case
 def test_fused_weights_have_a_part_for_each_role(case):
-    for target in find(case.build()):
-        roles = [part.role for part in target.parts]
-        assert roles == case.parts.get(target.path, roles[:1])
-        pieces = [part.of(target.parameter) for part in target.parts]
-        assert sum(piece.numel() for piece in pieces) == target.parameter.numel()
-        assert torch.cat(pieces, dim=target.parts[0].dim).equal(target.parameter)
+    for param in find(case.build()):
+        roles = [part.role for part in param.parts]
+        assert roles == case.parts.get(param.path, roles[:1])
+        pieces = [part.of(param.tensor) for part in param.parts]
+        assert sum(piece.numel() for piece in pieces) == param.tensor.numel()
+        assert torch.cat(pieces, dim=param.parts[0].dim).equal(param.tensor)
 
 
 def test_a_part_is_a_view():
@@ -137,7 +137,7 @@ def test_the_parts_of_gpt2_s_cross_attention_are_key_and_value():
         "eos_token_id": None,
     }
     module = GPT2Attention(GPT2Config(**sizes), is_cross_attention=True, layer_idx=0)
-    parts = {target.path: [(part.role, part.count, part.dim) for part in target.parts] for target in find(module)}
+    parts = {param.path: [(part.role, part.count, part.dim) for part in param.parts] for param in find(module)}
     assert parts == {
         "c_attn.weight": [("key", 2, 1), ("value", 2, 1)],
         "q_attn.weight": [("query", 1, 0)],
@@ -171,8 +171,8 @@ def test_fans_follow_the_layout(module, wanted):
 
 
 def test_fans_of_a_bias_are_its_length():
-    (target,) = find(nn.Linear(3, 5), ["bias"])
-    assert target.fan(target.parts[0], 0.5) == inits.Fan(5, 5, width=5, keep=0.5)
+    (param,) = find(nn.Linear(3, 5), ["bias"])
+    assert param.fan(param.parts[0], 0.5) == inits.Fan(5, 5, width=5, keep=0.5)
 
 
 def test_our_attention_is_drawn_as_it_draws_itself():
@@ -218,9 +218,13 @@ def test_the_first_pattern_that_matches_any_name_counts():
 @pytest.mark.parametrize(
     ("make", "patterns", "message"),
     [
-        (lambda: nn.Linear(3, 2), ["*.weight"], r"targets='\*\.weight': matches no parameter; there are weight, bias"),
-        (lambda: nn.Linear(3, 2), ["weight", "b"], "targets='b': matches no parameter"),
-        (nn.ReLU, ["*"], r"targets='\*': matches no parameter; there are no parameters"),
+        (
+            lambda: nn.Linear(3, 2),
+            ["*.weight"],
+            r"'\*\.weight': matches no parameter; there are weight, bias",
+        ),
+        (lambda: nn.Linear(3, 2), ["weight", "b"], "parameters='b': matches no parameter"),
+        (nn.ReLU, ["*"], r"parameters='\*': matches no parameter; there are no parameters"),
         (nn.Tanh, None, "Tanh: nothing to mask; it holds no parameters"),
         (lambda: nn.BatchNorm1d(3), None, "BatchNorm1d: nothing to mask; it holds weight, bias"),
         (lambda: nn.Linear(3, 2), [], "Linear: nothing to mask; it holds weight, bias"),

@@ -100,7 +100,7 @@ def test_masks_come_off_and_a_ticket_says_what_stands_in_its_way(change, copied)
 
 
 def test_what_does_not_touch_masked_weights_leaves_the_ticket_right():
-    model = wrapped(targets="0.weight")
+    model = wrapped(parameters="0.weight")
     model[2] = nn.Linear(8, 3)
     model.append(nn.Linear(3, 2))
     other = net()
@@ -424,8 +424,8 @@ def test_a_masked_weight_is_not_written(renew):
         {"policy": {"qk": 3}},
         {"weights": 3},
         {"weights": {"*": 3}},
-        {"targets": [nn.Linear]},
-        {"targets": nn.Linear},
+        {"parameters": [nn.Linear]},
+        {"parameters": nn.Linear},
         {"scores": ["constant"]},
         {"keep": {3: 0.5}},
         {"keep": None},

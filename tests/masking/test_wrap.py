@@ -722,7 +722,7 @@ def test_a_tied_weight_is_named_by_any_of_its_names():
         model = wrap(CASE["gpt2"].build(), {pattern: 0.25, "*": 0.5})
         count, total = kept(model, "transformer.wte.weight")
         assert count == count_kept(total, 0.25)
-        model = wrapped(CASE["gpt2"], targets=pattern)
+        model = wrapped(CASE["gpt2"], parameters=pattern)
         assert handle(model).paths == {"transformer.wte.weight": ["transformer.wte.weight", "lm_head.weight"]}
 
 
@@ -732,10 +732,17 @@ def test_keep_of_one_keeps_everything():
     assert handle(model).kept() == sum(p.numel() for name, p in mlp().named_parameters() if "weight" in name)
 
 
-def test_named_targets_may_be_biases_and_norms():
-    model = wrapped(CASE["bilinear"], targets=["norm.weight", "*bias"])
+def test_named_parameters_may_be_biases_and_norms():
+    model = wrapped(CASE["bilinear"], parameters=["norm.weight", "*bias"])
     assert list(handle(model).weights) == ["both.bias", "norm.weight", "norm.bias"]
     assert [kept(model, path) for path in handle(model).weights] == 3 * [(1, 4)]
+
+
+def test_parameters_were_once_named_targets():
+    model = wrapped(CASE["bilinear"], targets="*bias")
+    assert list(handle(model).weights) == ["both.bias", "norm.bias"]
+    with pytest.raises(ValueError, match=r"targets='\*': must be left out"):
+        wrapped(CASE["bilinear"], parameters="*bias", targets="*")
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cubic"])
@@ -921,10 +928,10 @@ REFUSED = {
         {"policy": {"qk": ["*query*"]}},
         r"policy: the pattern '\*query\*' matches no",
     ),
-    "targets": (
+    "parameters": (
         mlp,
-        {"targets": "3.weight"},
-        r"targets='3\.weight': matches no parameter; there are 0\.weight, 0\.bias",
+        {"parameters": "3.weight"},
+        r"parameters='3\.weight': matches no parameter; there are 0\.weight, 0\.bias",
     ),
     "weights": (mlp, {"weights": "glorot"}, "init='glorot': must be one of theory"),
     "weights by pattern": (mlp, {"weights": {"0.*": "theory", "2.*": "glorot"}}, "init='glorot': must be one of"),

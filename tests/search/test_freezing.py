@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slth.masking.masks import count_kept
-from slth.masking.targets import Part
+from slth.masking.parameters import Part
 from slth.search.freezing import Freezing
 
 ALONE = (Part(),)

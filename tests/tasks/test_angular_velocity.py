@@ -33,8 +33,8 @@ def torch_threads(count):
 def test_shapes_and_dtypes(count, length, d_in, dtype):
     drawn = sample(count, length, d_in, seed=0, dtype=dtype)
     assert drawn.inputs.shape == (count, length + 1, d_in)
-    assert drawn.targets.shape == (count, math.ceil(d_in / 2))
-    assert drawn.inputs.dtype == drawn.targets.dtype == dtype
+    assert drawn.velocities.shape == (count, math.ceil(d_in / 2))
+    assert drawn.inputs.dtype == drawn.velocities.dtype == dtype
 
 
 @settings(max_examples=40, deadline=None)
@@ -45,7 +45,7 @@ def test_more_sequences_and_more_points_only_append(count, length, more, longer,
     small = sample(count, length, d_in, seed=seed)
     large = sample(count + more, length + longer, d_in, seed=seed)
     assert torch.equal(small.inputs, large.inputs[:count, : length + 1])
-    assert torch.equal(small.targets, large.targets[:count])
+    assert torch.equal(small.velocities, large.velocities[:count])
 
 
 def test_long_sequences_start_like_short_ones():
@@ -77,12 +77,14 @@ def test_points_have_norm_root_of_planes(d_in):
 def test_odd_width_is_the_next_even_one_cut_off(d_in):
     odd, even = sample(7, 4, d_in, seed=0), sample(7, 4, d_in + 1, seed=0)
     assert torch.equal(odd.inputs, even.inputs[..., :-1])
-    assert torch.equal(odd.targets, even.targets)
+    assert torch.equal(odd.velocities, even.velocities)
 
 
 def test_seeds_splits_and_planes_are_independent():
     draws = [sample(500, 1, 6, seed=seed, split=split) for seed in (0, 1) for split in ("train", "validation", "test")]
-    columns = torch.cat([torch.cat((d.targets, d.inputs[:, 1, ::2]), dim=1) for d in draws], dim=1)  # omega, cos(phase)
+    columns = torch.cat(
+        [torch.cat((d.velocities, d.inputs[:, 1, ::2]), dim=1) for d in draws], dim=1
+    )  # omega, cos(phase)
     correlation = torch.corrcoef(columns.T) - torch.eye(columns.shape[1])
     assert correlation.abs().max() < 0.25
 
@@ -90,7 +92,7 @@ def test_seeds_splits_and_planes_are_independent():
 def test_float32_is_float64_rounded():
     single, double = sample(20, 1000, 2, seed=0, dtype=torch.float32), sample(20, 1000, 2, seed=0)
     assert torch.equal(single.inputs, double.inputs.float())
-    assert torch.equal(single.targets, double.targets.float())
+    assert torch.equal(single.velocities, double.velocities.float())
 
 
 # training

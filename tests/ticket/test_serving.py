@@ -122,7 +122,7 @@ def test_layers_whose_weight_others_read():
     def layer():
         return nn.TransformerEncoderLayer(8, 2, 20, dropout=0.0, batch_first=True).eval()
 
-    ticket = ticket_of(layer(), "signed_constant", targets="linear*.weight")
+    ticket = ticket_of(layer(), "signed_constant", parameters="linear*.weight")
     applied, served = ticket.apply(layer()), slth.serve(ticket, layer())
     assert seeded(served).keys() == {"linear1", "linear2"}
     with torch.no_grad():
@@ -171,7 +171,7 @@ def test_weights_take_one_bit():
 
 
 def test_parts_take_one_bit():
-    served = slth.serve(ticket_of(transformer(), None, targets="*c_attn.weight"), transformer())
+    served = slth.serve(ticket_of(transformer(), None, parameters="*c_attn.weight"), transformer())
     (layer,) = seeded(served).values()
     assert layer.bits.shape == (3, 36, math.ceil(36 / 8))  # of a weight (36, 3 * 36)
     assert {name for name, _ in layer.named_parameters()} == {"bias"}

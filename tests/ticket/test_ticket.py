@@ -268,7 +268,7 @@ def test_another_mask_than_was_frozen_takes_all_its_bits(control):
 
 def test_what_follows_from_a_constant_or_a_seed_is_not_stored():
     model = gpt2.build(gpt2.config("tiny", n_layer=1), seed=4)
-    slth.wrap(model, keep=0.3, targets=["*.c_attn.weight", "*.c_proj.weight", "*.c_fc.weight"])
+    slth.wrap(model, keep=0.3, parameters=["*.c_attn.weight", "*.c_proj.weight", "*.c_fc.weight"])
     ticket = Ticket.from_bytes(Ticket.of(model).to_bytes())
     told = {p.path: p for p in ticket.plain}
     assert not any(p.stored for p in ticket.plain)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import slth
-from slth.masking.targets import find
+from slth.masking.parameters import find
 from slth.wrapping import handle, random_weight
 
 
@@ -233,7 +233,7 @@ def test_what_cannot_be_masked_is_named_with_a_way_out(make, message):
 
 
 def test_an_embedding_with_max_norm_may_be_left_out():
-    model = slth.wrap(nn.Sequential(nn.Embedding(5, 4, max_norm=0.5), nn.Linear(4, 2)), targets="1.*")
+    model = slth.wrap(nn.Sequential(nn.Embedding(5, 4, max_norm=0.5), nn.Linear(4, 2)), parameters="1.*")
     model(torch.tensor([1])).sum().backward()
     assert handle(model).weights["1.weight"].scores.grad.any()
 

@@ -75,8 +75,8 @@ def learn(source: MultiHeadAttention, train: Examples, validation: Examples, sea
     Pruned weights are exactly 0, the others keep every bit, but for what the method makes of them. Source: Ramanujan
     et al. 2020, arXiv 1911.13299.
     """
-    # targets by name: an output for d_out=1 looks like a vector
-    slth.wrap(source, keep=search.keep, targets=PROJECTIONS, scores="magnitude")
+    # parameters by name: an output for d_out=1 looks like a vector
+    slth.wrap(source, keep=search.keep, parameters=PROJECTIONS, scores="magnitude")
     return prune_wrapped(source, train, validation, search, every=EVERY)
 
 

@@ -84,8 +84,8 @@ class Search:
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model, wrapped."""
-        targets = None if self.masked == "all" else BLOCKS
-        return slth.wrap(model, self.keep, self.policy, targets, scores=self.scores, seed=self.seed)
+        masked = None if self.masked == "all" else BLOCKS
+        return slth.wrap(model, self.keep, self.policy, masked, scores=self.scores, seed=self.seed)
 
 
 @dataclass(frozen=True)

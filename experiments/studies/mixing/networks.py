@@ -15,7 +15,7 @@ from slth.experiments.lab import BadConfig
 from slth.experiments.studies.mixing.study import Study
 from slth.experiments.studies.mixing.variants import LINEAR, attention_of
 from slth.experiments.studies.mixing.verdicts import BASE
-from slth.masking import targets
+from slth.masking import parameters as masked
 from slth.models import gpt2
 from slth.models.gpt2_attention import InGPT2, with_attention
 from slth.weights import recipes
@@ -60,10 +60,10 @@ def require_drawn(study: Study) -> None:
     for variant in study.variants:
         kind, options = attention_of(variant), options_of(study, variant, study.how.length, start)
         module = kind(4, 4, study.heads, 2 * kind.facts.width_step, causal=True, **options)
-        for target in targets.find(module):
-            if recipes.recipe_of(module, target.path) is None:
+        for param in masked.find(module):
+            if recipes.recipe_of(module, param.path) is None:
                 method = study.config.method
-                allowed = f"another for method={method}: {variant}'s {target.path} is then not drawn at random"
+                allowed = f"another for method={method}: {variant}'s {param.path} is then not drawn at random"
                 raise BadConfig("mixing_init", start, allowed)
 
 

@@ -250,7 +250,7 @@ def refusal(tmp_path, monkeypatch, capsys):
         ("with =3", "=3: unknown key"),
         ("with hidden=3 hidden.x=4", "with hidden=3 hidden.x=4: cannot be read"),
         ("with smoek", "smoek: unknown named config, did you mean smoke? allowed: smoke"),
-        ("with file", "cannot start: "),
+        ("with file", "file: no config file that can be read (Configuration file"),
         ("hidden=3", "hidden=3: unknown command; write: [COMMAND] [with key=value ...]"),
         ("help nothing", "nothing: unknown command"),
         ("with", "with: unknown command"),
@@ -283,6 +283,14 @@ def refusal(tmp_path, monkeypatch, capsys):
 )
 def test_refused_with_one_line_before_anything_is_made(refusal, arguments, line):
     assert refusal(*arguments.split()).startswith(line)
+
+
+def test_what_nobody_foresaw_ends_with_one_line_too(refusal, monkeypatch):
+    def broken(self):
+        raise RuntimeError("not\nforeseen")
+
+    monkeypatch.setattr(Config, "check", broken)
+    assert refusal() == "cannot start: RuntimeError: not foreseen (--debug shows the traceback)"
 
 
 TRIED = [

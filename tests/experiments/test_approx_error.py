@@ -2,12 +2,12 @@
 
 import json
 import math
-import subprocess
-import sys
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
+from command_lines import launched
 from helpers import EXPERIMENTS
 from hypothesis import given
 from hypothesis import strategies as st
@@ -138,7 +138,7 @@ def test_the_same_source_gives_the_same_mask(lesson):
     pruned = []
     for number in (0, 0, 1):
         pruned.append(approximation.make_source(of, 12, number))
-        learning.learn(pruned[-1], train, validation, of.search)
+        learning.learn(pruned[-1], train, validation, replace(of.search, steps=40))
     first, again, other = ([getattr(source, role) for role in PROJECTIONS] for source in pruned)
     assert all(map(torch.equal, first, again))
     assert not any(torch.equal(a != 0, b != 0) for a, b in zip(first, other, strict=True))
@@ -243,8 +243,7 @@ def test_the_summary_fits_constructions_alone_and_compares(table):
 
 def test_a_run(tmp_path):
     arguments = ["smoke", "method=edge_popup", "lengths=[4,6]", "-F", str(tmp_path / "runs")]
-    command = [sys.executable, str(SCRIPT), "with", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = launched("approx_error", tmp_path, "with", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     folder = tmp_path / "runs" / "1"
     results, summary, config = lab.load_run(folder)
@@ -263,7 +262,5 @@ def test_a_run(tmp_path):
         "side=output",
         "edge-popup",
     ]
-    refused = subprocess.run(
-        [*command[:2], "with", "keep=0"], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
+    refused = launched("approx_error", tmp_path, "with", "keep=0")
     assert (refused.returncode, refused.stderr) == (1, "keep=0: must be a finite number > 0.0 and <= 1.0\n")

@@ -2,13 +2,12 @@
 
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import EXPERIMENTS, subset_sums
+from command_lines import launched
+from helpers import subset_sums
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -230,13 +229,8 @@ def test_bad_config_is_named(key, value):
     assert caught.value.key == key
 
 
-def run(folder, *arguments):
-    command = [sys.executable, EXPERIMENTS / "constant.py", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
-
-
 def test_a_run_leaves_table_summary_and_figure(tmp_path):
-    done = run(tmp_path, "with", "smoke", "d=2", "effort=40")
+    done = launched("constant", tmp_path, "with", "smoke", "d=2", "effort=40")
     assert done.returncode == 0, done.stderr
     results, summary, config = lab.load_run(tmp_path / "runs" / "1")
     assert set(results.columns) >= {*COLUMNS, "target", "success_low", "success_high", "decided"}
@@ -248,7 +242,7 @@ def test_a_run_leaves_table_summary_and_figure(tmp_path):
 
 
 def test_bad_value_ends_the_run_before_it_starts(tmp_path):
-    done = run(tmp_path, "with", "epsilon=2")
+    done = launched("constant", tmp_path, "with", "epsilon=2")
     assert done.returncode == 1
     assert done.stderr == "epsilon=2: must be a finite number >= 0.001 and <= 0.999\n"
     assert not (tmp_path / "runs").exists()

@@ -2,13 +2,12 @@
 
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command_lines import launched
 from helpers import EXPERIMENTS
 from hypothesis import given
 from hypothesis import strategies as st
@@ -268,8 +267,7 @@ def test_the_figure_names_a_missing_column():
 
 def test_a_run(tmp_path):
     arguments = ["smoke", "depth=[1,2]", "hidden=[16,20,24]", "sources=3", "samples=4", "-F", str(tmp_path / "runs")]
-    command = [sys.executable, str(SCRIPT), "with", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = launched("approx_error", tmp_path, "with", *arguments)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "1"
     table, summary, config = lab.load_run(folder)

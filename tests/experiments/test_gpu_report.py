@@ -2,19 +2,21 @@
 
 import json
 import math
-import subprocess
+import runpy
 import sys
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
+from command_lines import launched
 from helpers import EXPERIMENTS
 
+import slth.experiments
 from slth import kernels
 from slth.experiments.studies.speed.gpu import command, report
 from slth.kernels import cases
-from slth.kernels.timing import Timing, compare
+from slth.kernels.timing import Timing, compare, interleave
 
 CPU = torch.device("cpu")
 
@@ -26,9 +28,11 @@ def test_every_kernel_has_cases_and_every_case_an_area():
     assert len(set(names)) == len(names)
 
 
-def test_a_check_that_fails_keeps_its_area_from_being_timed():
-    checked = report.checks(["selection"], CPU, large=False)
-    assert len(checked) > 5
+def test_a_check_that_fails_keeps_its_area_from_being_timed(monkeypatch):
+    few = [case for case in cases.all_cases() if case.kernel == "select_threshold" and not case.large][:2]
+    monkeypatch.setattr(report, "all_cases", lambda: few)
+    checked = report.checks(["selection", "mhla"], CPU)
+    assert {*checked["case"]} == {case.name for case in few}
     assert checked["holds"].all()
     broken = pd.DataFrame([checked.iloc[0].to_dict() | {"holds": False, "difference": 1.0}])
     timed = report.times(["selection"], broken, CPU, 1, 0)
@@ -58,10 +62,11 @@ def test_a_wrong_result_fails():
     assert not row["holds"]
 
 
-def test_a_step_under_masks_is_timed_beside_a_dense_one():
+def test_a_step_under_masks_is_timed_beside_a_dense_one(monkeypatch):
     pytest.importorskip("transformers")
     from slth.experiments.studies.speed.gpu import step
 
+    monkeypatch.setattr(step, "interleave", lambda turns, rounds, warmups: interleave(turns, rounds, warmups=0))
     with kernels.use("triton"):
         (row,) = step.rows(CPU, 1, 0, step.Shape(1, 64, 1, 8))
     assert row["peer"] == "dense"
@@ -164,38 +169,41 @@ def test_what_cannot_be_measured_is_one_line(words, message, capsys):
     assert message in capsys.readouterr().err
 
 
+NO_GPU = "must be cpu, or a CUDA device"
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-@pytest.mark.parametrize("sacred", [True, False])
-def test_without_a_gpu_the_command_says_so(sacred, tmp_path):
-    hidden = "" if sacred else "sys.modules['sacred'] = None; "
-    code = f"import sys, runpy; {hidden}"
-    code += "sys.argv = ['speed.py', 'with', 'device=cuda']; runpy.run_path('speed.py', run_name='__main__')"
-    command_line = [
-        sys.executable,
-        "-c",
-        code.replace("'speed.py', run_name", f"{str(EXPERIMENTS / 'speed.py')!r}, run_name"),
-    ]
-    ran = subprocess.run(command_line, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert ran.returncode == 1
-    assert "must be cpu, or a CUDA device" in ran.stderr
-    assert len(ran.stderr.strip().splitlines()) == 1, ran.stderr
+def test_without_a_gpu_the_command_says_so(tmp_path):
+    ran = launched("speed", tmp_path, "with", "device=cuda")
+    assert (ran.returncode, len(ran.stderr.strip().splitlines())) == (1, 1), ran.stderr
+    assert NO_GPU in ran.stderr
     assert not list(tmp_path.iterdir())
 
 
-def test_a_stored_run_with_failures_is_failed_and_whole(tmp_path):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu_and_without_sacred_the_command_says_so(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["speed.py", "with", "device=cuda"])
+    for name in [name for name in sys.modules if f"{name}.".startswith(("sacred.", "slth.experiments.lab."))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "sacred", None)
+    monkeypatch.delattr(slth.experiments, "lab")
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(EXPERIMENTS / "speed.py"), run_name="__main__")
+    err = capsys.readouterr().err
+    assert (end.value.code, len(err.splitlines())) == (1, 1), err
+    assert NO_GPU in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stored_run_with_failures_is_failed_and_whole(monkeypatch, tmp_path):
     pytest.importorskip("sacred")
-    code = f"""
-import runpy, sys
-import pandas as pd
-from slth.experiments.studies.speed.gpu import command, report
-command.check_device = lambda device: None
-report.checks = lambda areas, device: pd.DataFrame([["k", "c", "float32", "out", 0.0, 0.0, True]],
-                                                   columns=report.CHECK_COLUMNS)
-report.times = lambda *given: report.Times(pd.DataFrame(columns=report.COLUMNS), ["one: not timed, OSError: gone"], [])
-sys.argv = ["speed.py", "-F", {str(tmp_path)!r}, "with", "device=cpu:0", "what=seeded"]
-runpy.run_path({str(EXPERIMENTS / "speed.py")!r}, run_name="__main__")
-"""
-    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    broken = report.Times(pd.DataFrame(columns=report.COLUMNS), ["one: not timed, OSError: gone"], [])
+    row = ["k", "c", "float32", "out", 0.0, 0.0, True]
+    monkeypatch.setattr(command, "check_device", lambda device: None)
+    monkeypatch.setattr(report, "checks", lambda areas, device: pd.DataFrame([row], columns=report.CHECK_COLUMNS))
+    monkeypatch.setattr(report, "times", lambda *given: broken)
+    ran = launched("speed", tmp_path, "-F", tmp_path, "with", "device=cpu:0", "what=seeded")
     assert ran.returncode == 1
     assert "1 checks or measurements failed" in ran.stderr
     folder = tmp_path / "1"

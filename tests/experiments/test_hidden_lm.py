@@ -2,14 +2,13 @@
 
 import json
 import math
-import os
 import re
-import subprocess
 import sys
 
 import pandas as pd
 import pytest
 import torch
+from command_lines import launched
 from helpers import EXPERIMENTS, cats
 
 from slth.attention.facts import PROJECTIONS
@@ -113,16 +112,6 @@ def test_what_cannot_be_run_ends_with_one_line(update, message, tmp_path, monkey
     assert re.match(message if ".*" in message else re.escape(message), line), line
     assert capsys.readouterr() == ("", "")
     assert not (tmp_path / "runs").exists()
-
-
-def test_a_program_that_is_refused(tmp_path):
-    command = [sys.executable, str(SCRIPT), "with", "data=missing.txt"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith("data='missing.txt': must be stdlib or a UTF-8 text file")
-    assert list(tmp_path.iterdir()) == []
 
 
 # ---------------------------------------------------------------- the target
@@ -313,9 +302,7 @@ def test_violations_are_counted(study_of):
 
 def test_a_run(tmp_path, text):
     arguments = ["smoke", f"data={text}", "d=8", "length=12", "steps=20", "windows=5", "-F", str(tmp_path / "runs")]
-    command = [sys.executable, str(SCRIPT), "with", *arguments]
-    alone = os.environ | {"OMP_NUM_THREADS": "1"}  # as in the other tests: see conftest.py
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, env=alone)
+    done = launched("hidden_lm", tmp_path, "with", *arguments)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "--- ticket, 12 candidates" in done.stdout

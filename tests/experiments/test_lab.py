@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from command_lines import launched
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
@@ -79,7 +80,7 @@ if __name__ == "__main__":
 
 def run_script(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     (folder / "small.py").write_text(SCRIPT)
-    return subprocess.run([sys.executable, "small.py", *arguments], cwd=folder, capture_output=True, text=True)
+    return launched("small.py", folder, *arguments)
 
 
 def read(path: Path):

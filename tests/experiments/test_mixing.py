@@ -41,6 +41,8 @@ from slth.models import gpt2
 from slth.models.gpt2_attention import with_attention
 from slth.plots.mixing import SHORT
 
+pytestmark = pytest.mark.xdist_group("mixing")  # one stored run
+
 TEXT = cats(400)
 OWN = """
 from dataclasses import replace

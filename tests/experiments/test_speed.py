@@ -3,8 +3,6 @@
 import ast
 import importlib.util
 import json
-import subprocess
-import sys
 from contextlib import nullcontext
 from itertools import pairwise
 
@@ -12,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command_lines import launched
 from helpers import EXPERIMENTS, brute_force, direct_attention, random_inputs
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -258,8 +257,7 @@ def run(tmp_path_factory):
         "rounds=2",
         "threads=1",
     ]
-    command = [sys.executable, str(EXPERIMENTS / "speed.py"), "with", *words]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = launched("speed", folder, "with", *words)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return lab.load_run(folder / "runs" / "1"), {path.name for path in (folder / "runs" / "1").iterdir()}

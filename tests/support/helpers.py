@@ -40,6 +40,11 @@ def compiles(test):
     return test
 
 
+def thinned(cases, step):
+    """Cases for parametrize: every step-th, and the others with -m slow."""
+    return [case if i % step == 0 else pytest.param(*case, marks=pytest.mark.slow) for i, case in enumerate(cases)]
+
+
 def cats(lines):
     """A text that a small language model can learn something from."""
     return "".join(f"the cat number {i} sat on the mat and {i * i % 97} dogs ran away\n" for i in range(lines))

@@ -59,7 +59,7 @@ class Still(GroupedQueryAttention):
 """
 SMALL = {"variants": ["kha_linear", "mhla"], "seeds": 2, "hidden": [8, 16], "lengths": [8], "block": 4, "steps": 3}
 SMALL |= {"error_steps": 3, "error_batch": 4, "size": "tiny*0.25", "length": 16, "keep": [0.3, 0.5], "batch": 2}
-SMALL |= {"windows": 4, "spikes": True, "spike_lrs": [0.01], "lr": 0.01}
+SMALL |= {"windows": 4, "spikes": True, "spike_lrs": [0.01], "spike_steps": 25, "lr": 0.01}
 COLUMNS = ["variant", "keep", "hidden", "length", "seed", "error", "val_loss", "val_loss_dense", "parameters"]
 COLUMNS += ["seconds_per_step"]  # others rely on these
 TIMES = ["seconds_per_step", "seconds_per_step_dense"]

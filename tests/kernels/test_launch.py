@@ -27,7 +27,7 @@ HERE = Path(__file__).parents[1] / "support"
 
 
 def test_every_case_goes_through_the_launcher():
-    """In a process of its own, without the interpreter: names, binding, specialisation, and the code for sm_90."""
+    """In a process of its own, without the interpreter: names, binding, specialisation, and the code."""
     pytest.importorskip("triton")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     ran = subprocess.run(

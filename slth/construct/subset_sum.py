@@ -1,17 +1,20 @@
 """Exact subset sums, many at a time: which candidates add up to a number nearest to the target?
 
-Meet in the middle (Horowitz & Sahni 1974): all sums of each half of the candidates, made in ascending order by merging,
-then one walk up the first list and down the second. 2^(n/2) steps a problem instead of 2^n, float64 throughout.
+Meet in the middle (Horowitz & Sahni 1974): the sums of each half of the candidates, made in ascending order by merging,
+then walks up one list and down the other. 2^(n/2) steps a problem instead of 2^n, float64 throughout. The last
+candidate of each half is left out of its list: with or without each of them, four walks over lists of half the length
+look for four targets, and a processor takes their steps side by side.
 
 The answer is the minimum over all 2^n subsets of |sum - target| *as float64 computes it* when a subset is added up in
-index order, the smallest mask (read as a binary number, candidate i is bit i) among equals. The walk itself adds in
-another order, so whatever it finds within rounding distance of the best is added up again in index order: the 64
+index order, the smallest mask (read as a binary number, candidate i is bit i) among equals. The walks themselves add in
+another order, so whatever they find within rounding distance of the best is added up again in index order: the 64
 nearest sums on either side, which is all there are unless candidates differ by more than a dozen orders of magnitude.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +26,8 @@ from slth.threads import in_parallel
 #: itself cannot tell sums apart, so the surplus only moves the target towards the middle of what these can reach.
 MAX_EXACT = 40
 
-NEAR = 64  # sums of one half looked at on either side of what is wanted
-_NOTED = 256  # high sums that are noted before they are looked at
+NEAR = 64  # low sums looked at on either side of what a high sum leaves of the target
+_BLOCK = 64  # steps of the walks between notes of where they are
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -46,7 +49,7 @@ def solve(candidates: npt.ArrayLike, targets: npt.ArrayLike, *, threads: int | N
     the smallest mask read as a binary number with candidate i as bit i. For n > 40 the first 40 candidates are searched
     exactly and the surplus ones, taken greedily by size, first move the target towards the middle of their reach.
 
-    Time grows as 2^(n/2), memory per thread likewise (30 MiB at n = 40). `threads` defaults to the cores this process
+    Time grows as 2^(n/2), memory per thread likewise (15 MiB at n = 40). `threads` defaults to the cores this process
     may use; the result does not depend on it. Raises ValueError for other shapes, for values that are not finite or
     whose sums are not, and for threads < 1.
     """
@@ -76,29 +79,46 @@ def solve(candidates: npt.ArrayLike, targets: npt.ArrayLike, *, threads: int | N
 # Everything below runs in numba, without Python's lock.
 
 
+class _Half(NamedTuple):
+    """Half of the candidates, and the sums of all but the last of them."""
+
+    values: FloatArray
+    sums: FloatArray  # ascending, between -inf and inf
+    masks: npt.NDArray[np.uint32]  # of the sums, without the bounds
+    count: int  # of the sums
+
+
+class _Walk(NamedTuple):
+    """With or without the last candidate of each half: what that leaves of the target, and what it adds."""
+
+    target: float
+    low_value: float  # to the low sums
+    low_mask: np.uint32
+    high_mask: np.uint32
+
+
 @njit(cache=True, nogil=True)
 def _solve_rows(candidates, targets, masks, sums):  # type: ignore[no-untyped-def]  # pragma: no cover
     count, n = candidates.shape
     core = min(n, MAX_EXACT)
     low_n = core // 2
     high_n = core - low_n
-    bounded, low_bits = np.empty((1 << low_n) + 2), np.empty(1 << low_n, np.uint32)
-    low = bounded[1:]
-    bounded[0] = -np.inf
-    high, high_bits = np.empty(1 << high_n), np.empty(1 << high_n, np.uint32)
-    spare, spare_bits = np.empty((1 << high_n) // 2 + 1), np.empty((1 << high_n) // 2 + 1, np.uint32)
+    low_sums, low_masks = np.empty(_listed(low_n) + 2), np.empty(_listed(low_n), np.uint32)
+    high_sums, high_masks = np.empty(_listed(high_n) + 2), np.empty(_listed(high_n), np.uint32)
+    spare, spare_masks = np.empty(_listed(high_n)), np.empty(_listed(high_n), np.uint32)
     for row in range(count):
         values, mask = candidates[row], masks[row]
         target = targets[row]
         if n > core:
             target = _spend_surplus(values, target, core, mask)
-        lows = _sorted_sums(values[:low_n], low, low_bits, spare, spare_bits)
-        lows = _drop_repeats(low, low_bits, lows)
-        low[lows] = np.inf
-        highs = _sorted_sums(values[low_n:core], high, high_bits, spare, spare_bits)
-        best_low, best_high = _nearest_pair(
-            values, low_n, core, target, bounded, low_bits, lows, high, high_bits, highs
-        )
+        lows = _sorted_sums(values[: max(0, low_n - 1)], low_sums[1:], low_masks, spare, spare_masks)
+        lows = _drop_repeats(low_sums[1:], low_masks, lows)
+        highs = _sorted_sums(values[low_n : max(low_n, core - 1)], high_sums[1:], high_masks, spare, spare_masks)
+        low_sums[0] = high_sums[0] = -np.inf
+        low_sums[lows + 1] = high_sums[highs + 1] = np.inf
+        low = _Half(values[:low_n], low_sums, low_masks, lows)
+        high = _Half(values[low_n:core], high_sums, high_masks, highs)
+        best_low, best_high = _nearest_pair(low, high, target)
         for i in range(low_n):
             mask[i] = (best_low >> i) & 1
         for i in range(high_n):
@@ -108,6 +128,12 @@ def _solve_rows(candidates, targets, masks, sums):  # type: ignore[no-untyped-de
             if mask[i]:
                 total += values[i]
         sums[row] = total
+
+
+@njit(cache=True, nogil=True)
+def _listed(n):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """How many sums of n candidates there are without the last one."""
+    return 1 << max(0, n - 1)
 
 
 @njit(cache=True, nogil=True)
@@ -129,7 +155,7 @@ def _spend_surplus(values, target, core, mask):  # type: ignore[no-untyped-def] 
 
 
 @njit(cache=True, nogil=True)
-def _sorted_sums(values, out, bits, spare, spare_bits):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _sorted_sums(values, out, bits, spare, spare_masks):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Write all 2^n sums of values (each added in index order) into out, ascending, and their masks into bits.
 
     Adding one candidate turns the sorted list L into the merge of L and L + c. Equal sums keep the smaller mask first.
@@ -141,7 +167,7 @@ def _sorted_sums(values, out, bits, spare, spare_bits):  # type: ignore[no-untyp
     for i in range(values.size):
         c, bit = values[i], np.uint32(1 << i)
         for k in range(size):
-            spare[k], spare_bits[k] = out[k], bits[k]
+            spare[k], spare_masks[k] = out[k], bits[k]
         # Two independent merges, from below and from above. No branches, since what comes next cannot be predicted;
         # unsigned indices, which numba need not check for counting from the end.
         a, b = zero, zero
@@ -149,7 +175,7 @@ def _sorted_sums(values, out, bits, spare, spare_bits):  # type: ignore[no-untyp
         top = np.uintp(2 * size - 1)
         for k in range(np.uintp(size)):
             without, with_c = spare[a], spare[b] + c
-            bits_without, bits_with = spare_bits[a], spare_bits[b] | bit
+            bits_without, bits_with = spare_masks[a], spare_masks[b] | bit
             first = without <= with_c
             out[k] = without if first else with_c
             bits[k] = bits_without if first else bits_with
@@ -157,7 +183,7 @@ def _sorted_sums(values, out, bits, spare, spare_bits):  # type: ignore[no-untyp
             a += step
             b += one - step
             without, with_c = spare[p], spare[q] + c
-            bits_without, bits_with = spare_bits[p], spare_bits[q] | bit
+            bits_without, bits_with = spare_masks[p], spare_masks[q] | bit
             last = without <= with_c
             out[top - k] = with_c if last else without
             bits[top - k] = bits_with if last else bits_without
@@ -182,68 +208,122 @@ def _drop_repeats(sums, bits, size):  # type: ignore[no-untyped-def]  # pragma: 
 
 
 @njit(cache=True, nogil=True)
-def _nearest_pair(values, low_n, core, target, bounded, low_bits, lows, high, high_bits, highs):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """The masks (low, high) of the best subset: one walk down the high sums and up the low ones.
+def _nearest_pair(low, high, target):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """The masks (low, high) of the best subset.
 
-    bounded holds the low sums between -inf and inf. Which list the walk moves on in cannot be predicted, so it has no
-    branches: it notes each high sum that comes within rounding distance of the nearest so far and forgets those that
-    another one leaves behind, and :func:`_compare_noted` looks at what is noted in the end.
+    One run of all the walks finds how near each block of their steps comes to the target. Those blocks that come within
+    rounding distance of the nearest, mostly one, are walked again, and their sums compared in index order.
     """
-    reach = abs(target)
-    for i in range(core):
-        reach += abs(values[i])
+    reach = abs(target) + _size(low.values) + _size(high.values)
+    core = low.values.size + high.values.size
     slack = 4.0 * core * 2.220446049250313e-16 * reach  # more than two orders of addition can differ by
-    found = np.inf, np.uint32(0), np.uint32(0)  # the error and the masks of the best subset
-    noted, firsts = np.empty(_NOTED, np.intp), np.empty(_NOTED, np.intp)
-    count, nearest = 0, reach  # the empty subset is no further
-    zero, one = np.uintp(0), np.uintp(1)
-    first, left = zero, np.uintp(highs)  # first: of the low sums, the first that is large enough, once `passed`
-    while left > zero:
-        wanted = target - high[left - one]
-        above = bounded[first + one] - wanted
-        passed = above >= 0.0
-        distance = min(wanted - bounded[first], above) if passed else np.inf
-        count = 0 if distance < nearest - 2.0 * slack else count
-        noted[count], firsts[count] = left - one, first
-        count += distance <= nearest + 2.0 * slack
-        nearest = min(nearest, distance)
-        step = one if passed else zero
-        left -= step
-        first += one - step
-        if count == _NOTED or left == zero:
-            for i in range(count):
-                sides = bounded[1:], low_bits, lows, firsts[i], high[noted[i]], high_bits[noted[i]]
-                found = _compare_noted(values, low_n, core, target, slack, *sides, found)
-            count = 0
-    return found[1], found[2]
+    c, low_mask = _last(low.values)
+    d, high_mask = _last(high.values)
+    none = np.uint32(0)
+    walks = (
+        _Walk(target, 0.0, none, none),
+        _Walk(target - c, c, low_mask, none),
+        _Walk(target - d, 0.0, none, high_mask),
+        _Walk(target - d - c, c, low_mask, high_mask),
+    )
+    steps = low.count + high.count
+    blocks = (steps + _BLOCK - 1) // _BLOCK
+    distances, starts = np.empty(blocks), np.empty((blocks, 4), np.uintp)
+    zero = np.uintp(0)
+    firsts = zero, zero, zero, zero
+    for block in range(blocks):
+        starts[block, 0], starts[block, 1], starts[block, 2], starts[block, 3] = firsts
+        top, end = high.count - block * _BLOCK, high.count - min(steps, (block + 1) * _BLOCK)
+        distances[block], firsts = _walk(low.sums, high.sums, walks, top, end, firsts)
+    nearest = distances.min() + 2.0 * slack
+    best = np.inf, none, none  # the error and the masks of the best subset
+    for block in range(blocks):
+        if distances[block] > nearest:
+            continue
+        top, end = high.count - block * _BLOCK, high.count - min(steps, (block + 1) * _BLOCK)
+        for i in range(4):
+            first = starts[block, i]
+            for k in range(top, end, -1):
+                after, distance = _step(low.sums, high.sums, walks[i].target, k, first)
+                if after == first and distance <= nearest:
+                    best = _compare(low, high, target, walks[i], first, np.uintp(k) + first, slack, best)
+                first = after
+    return best[1], best[2]
 
 
 @njit(cache=True, nogil=True)
-def _compare_noted(values, low_n, core, target, slack, low, low_bits, lows, first, high_sum, high_mask, found):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """The best so far, or what is better of one high sum with the low sums on either side of what it wants."""
-    best, best_low, best_high = found
-    wanted = target - high_sum
-    for k in range(first - 1, max(-1, first - NEAR - 1), -1):
-        if wanted - low[k] > best + slack:
-            break
-        error = _index_order_error(values, low_n, core, target, low[k], high_mask)
-        if error < best or (error == best and _precedes(low_bits[k], high_mask, best_low, best_high)):
-            best, best_low, best_high = error, low_bits[k], high_mask
-    for k in range(first, min(lows, first + NEAR)):
-        if low[k] - wanted > best + slack:
-            break
-        error = _index_order_error(values, low_n, core, target, low[k], high_mask)
-        if error < best or (error == best and _precedes(low_bits[k], high_mask, best_low, best_high)):
-            best, best_low, best_high = error, low_bits[k], high_mask
-    return best, best_low, best_high
+def _size(values):  # type: ignore[no-untyped-def]  # pragma: no cover
+    total = 0.0
+    for value in values:
+        total += abs(value)
+    return total
 
 
 @njit(cache=True, nogil=True)
-def _index_order_error(values, low_n, core, target, low_sum, high_bits):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _last(values):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """The last candidate and its mask; 0 and none where there is none."""
+    return (values[values.size - 1] if values.size else 0.0), np.uint32((1 << values.size) >> 1)
+
+
+@njit(cache=True, nogil=True)
+def _walk(low, high, walks, top, end, firsts):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Take the four walks on while top falls to end: the least distance, and where they are then.
+
+    Their steps do not wait for one another, and there are no branches, since where a walk goes cannot be predicted.
+    """
+    a, b, c, d = firsts
+    least = np.inf
+    for k in range(top, end, -1):
+        a, from_a = _step(low, high, walks[0].target, k, a)
+        b, from_b = _step(low, high, walks[1].target, k, b)
+        c, from_c = _step(low, high, walks[2].target, k, c)
+        d, from_d = _step(low, high, walks[3].target, k, d)
+        from_a = from_a if from_a < from_b else from_b
+        from_c = from_c if from_c < from_d else from_d
+        from_a = from_a if from_a < from_c else from_c
+        least = from_a if from_a < least else least
+    return least, (a, b, c, d)
+
+
+@njit(cache=True, nogil=True)
+def _step(low, high, target, top, first):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Where a walk goes on, and how near it is to the target here.
+
+    The walk is at the high sum top + first; first is the last low sum known to be smaller than what that leaves of the
+    target. If the next low sum is smaller, too, it goes up to that one, else down to the next high sum: then first
+    stays, and top, which falls by one each step, moves it. Unsigned indices, which numba need not check.
+    """
+    rest = target - high[np.uintp(top) + first]
+    below, above = rest - low[first], low[first + np.uintp(1)] - rest
+    after = first + np.uintp(above < 0.0)
+    above = abs(above)
+    return after, below if below < above else above
+
+
+@njit(cache=True, nogil=True)
+def _compare(low, high, target, walk, first, at, slack, best):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """The best so far, or what is better of one high sum with the low sums on either side of what it leaves."""
+    error, low_mask, high_mask = best
+    rest, high_here = walk.target - high.sums[at], high.masks[at - np.uintp(1)] | walk.high_mask
+    for direction in (-1, 1):
+        k = np.int64(first) if direction < 0 else np.int64(first) + 1
+        for _ in range(NEAR):
+            if k < 1 or k > low.count or abs(low.sums[k] - rest) > error + slack:
+                break
+            here = _index_order_error(high.values, target, low.sums[k] + walk.low_value, high_here)
+            low_here = low.masks[k - 1] | walk.low_mask
+            if here < error or (here == error and _precedes(low_here, high_here, low_mask, high_mask)):
+                error, low_mask, high_mask = here, low_here, high_here
+            k += direction
+    return error, low_mask, high_mask
+
+
+@njit(cache=True, nogil=True)
+def _index_order_error(high_values, target, low_sum, high_mask):  # type: ignore[no-untyped-def]  # pragma: no cover
     total = low_sum
-    for i in range(core - low_n):
-        if (high_bits >> i) & 1:
-            total += values[low_n + i]
+    for i in range(high_values.size):
+        if (high_mask >> i) & 1:
+            total += high_values[i]
     return abs(total - target)
 
 

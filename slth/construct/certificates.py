@@ -48,7 +48,8 @@ from dataclasses import dataclass
 import torch
 
 from slth.attention import Attention
-from slth.construct.checks import check_alike, check_alpha, check_attention, check_finite, check_merged, double
+from slth.construct.checks import check_alike, check_alpha, check_attention, check_finite, check_merged
+from slth.construct.copies import double
 from slth.construct.rounding import Evaluated, Merged, Sizes, average_moved, spectral_norm
 from slth.numbers import as_int
 

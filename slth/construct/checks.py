@@ -7,12 +7,11 @@ with a float64 copy on the CPU.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,6 @@ from slth.construct.rounding import Merged
 from slth.construct.subset_sum import FloatArray
 from slth.numbers import as_float, as_int
 
-Module = TypeVar("Module", bound=nn.Module)
 ATTENTION = "an attention of slth.attention"
 
 # ---------------------------------------------------------------- numbers and arrays
@@ -159,31 +157,3 @@ def check_merged(name: str, merged: Any) -> Merged:
         if not torch.isfinite(matrix).all():
             raise ValueError(f"{name} holds NaN or infinite values in {which}: all must be finite")
     return qk, vo
-
-
-def double(module: Module) -> Module:
-    """A float64 copy on the CPU, tied where the module is; of what is no tensor the two share all.
-
-    That spares most of a deep copy's time.
-    """
-    copied: Module = _double(module, {})
-    return copied
-
-
-def _double(original: Any, copies: dict[int, Any]) -> Any:
-    """The copy of a module, parameter or buffer, made once."""
-    if original is None or id(original) in copies:
-        return original if original is None else copies[id(original)]
-    twin: Any
-    if isinstance(original, nn.Module):
-        twin = copy.copy(original)
-        twin.__dict__ = dict(original.__dict__)
-        for kind in ("_modules", "_buffers", "_parameters"):
-            twin.__dict__[kind] = {name: _double(held, copies) for name, held in original.__dict__[kind].items()}
-    else:
-        dtype = torch.float64 if original.is_floating_point() else original.dtype
-        twin = original.detach().to("cpu", dtype, copy=True)
-        if isinstance(original, nn.Parameter):
-            twin = nn.Parameter(twin, original.requires_grad)
-    copies[id(original)] = twin
-    return twin

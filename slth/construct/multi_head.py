@@ -22,9 +22,9 @@ from slth.construct.checks import (
     check_kind,
     check_merged,
     check_scales,
-    double,
 )
 from slth.construct.construction import Construction, prune
+from slth.construct.copies import double
 from slth.construct.factors import SIDES, FactorMasks, Side, better_side, solve, tensors
 from slth.construct.rounding import absolute
 
@@ -77,61 +77,64 @@ def attention(
     not finite, or so large that a merged matrix is not; for another side; for alpha that is no finite number > 0.
     """
     alpha = None if alpha is None else check_alpha(alpha)
-    check(target, source)
+    pair = Pair.of(target, source)
     if side == "auto":
         side = better_side(source.d_in, source.d_out)
     _check_side(source, side)
-    qk = query_key(target, source, threads=threads)
-    return assemble(target, source, qk, value_output(target, source, side=side, threads=threads), alpha=alpha)
+    qk = pair.query_key(threads=threads)
+    return pair.assemble(qk, pair.value_output(side=side, threads=threads), alpha=alpha)
 
 
-@torch.no_grad()
-def query_key(target: Attention, source: MultiHeadAttention, *, threads: int | None = None) -> FactorMasks:
-    """The half of :func:`attention` for W_Q W_K^T / sqrt(n_K) of each head; W_Q has the structural mask."""
-    check(target, source)
-    wanted, _ = double(target).merged()
-    factors = double(source)
-    # the scale 1/sqrt(n_K) goes to the target, so that the candidates are exact products of two float32 weights
-    scaled = wanted * (math.sqrt(source.hidden_qk) / factors.scale_qk)[:, None, None]
-    return solve(scaled.numpy(), factors.query.numpy(), factors.key.mT.numpy(), threads=threads)
+@dataclass(frozen=True)
+class Pair:
+    """A target and a source that can hold it, checked: what :func:`attention` solves, half by half.
 
+    target: its merged matrices. factors: a float64 copy of source.
+    """
 
-@torch.no_grad()
-def value_output(
-    target: Attention, source: MultiHeadAttention, *, side: Side, threads: int | None = None
-) -> FactorMasks:
-    """The half of :func:`attention` for W_V W_O of each head."""
-    check(target, source)
-    _check_side(source, side)
-    _, wanted = double(target).merged()
-    factors = double(source)
-    scaled = wanted / factors.scale_vo[:, None, None]
-    return solve(scaled.numpy(), factors.value.numpy(), factors.output.numpy(), side=side, threads=threads)
+    target: Evaluated
+    source: MultiHeadAttention
+    factors: MultiHeadAttention
 
+    @staticmethod
+    @torch.no_grad()
+    def of(target: Attention, source: MultiHeadAttention) -> Pair:
+        """Raises an error as :func:`attention` does unless source can hold target, its side apart."""
+        check(target, source)
+        return Pair(evaluate("target", target), source, double(source))
 
-@torch.no_grad()
-def assemble(
-    target: Attention,
-    source: MultiHeadAttention,
-    qk: FactorMasks,
-    vo: FactorMasks,
-    *,
-    alpha: float | None = None,
-    length: int = 64,
-) -> AttentionConstruction:
-    """Put the two halves of :func:`attention` together, measure and certify them (for inputs up to `length` tokens)."""
-    check(target, source)
-    masks = tensors(
-        {
-            "query": qk.mask_first,
-            "key": np.swapaxes(qk.mask_second, -1, -2),
-            "value": vo.mask_first,
-            "output": vo.mask_second,
-        }
-    )
-    ready = double(source)
-    prune(ready, masks)
-    return measured(evaluate("target", target), source, ready, masks, qk, vo, alpha=alpha, length=length)
+    @torch.no_grad()
+    def query_key(self, *, threads: int | None = None) -> FactorMasks:
+        """The half for W_Q W_K^T / sqrt(n_K) of each head; W_Q has the structural mask."""
+        factors = self.factors
+        # the scale 1/sqrt(n_K) goes to the target, so that the candidates are exact products of two float32 weights
+        scaled = self.target[0] * (math.sqrt(factors.hidden_qk) / factors.scale_qk)[:, None, None]
+        return solve(scaled.numpy(), factors.query.numpy(), factors.key.mT.numpy(), threads=threads)
+
+    @torch.no_grad()
+    def value_output(self, *, side: Side, threads: int | None = None) -> FactorMasks:
+        """The half for W_V W_O of each head."""
+        factors = self.factors
+        _check_side(factors, side)
+        scaled = self.target[1] / factors.scale_vo[:, None, None]
+        return solve(scaled.numpy(), factors.value.numpy(), factors.output.numpy(), side=side, threads=threads)
+
+    @torch.no_grad()
+    def assemble(
+        self, qk: FactorMasks, vo: FactorMasks, *, alpha: float | None = None, length: int = 64
+    ) -> AttentionConstruction:
+        """Put the two halves together, measure and certify them, for inputs up to `length` tokens."""
+        masks = tensors(
+            {
+                "query": qk.mask_first,
+                "key": np.swapaxes(qk.mask_second, -1, -2),
+                "value": vo.mask_first,
+                "output": vo.mask_second,
+            }
+        )
+        ready = double(self.factors)
+        prune(ready, masks)
+        return measured(self.target, self.source, ready, masks, qk, vo, alpha=alpha, length=length)
 
 
 def measured(

@@ -30,9 +30,9 @@ from slth.construct.checks import (
     check_finite,
     check_merged,
     check_threads,
-    double,
 )
 from slth.construct.construction import prune
+from slth.construct.copies import double
 from slth.construct.factors import FactorMasks, blocks, solve, structure, tensors
 from slth.construct.multi_head import AttentionConstruction, achieved, least_alpha
 from slth.construct.rounding import Sizes, absolute, largest, steps_of

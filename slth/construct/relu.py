@@ -10,8 +10,9 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_flow
 
 from slth.construct import subset_sum
-from slth.construct.checks import array, check_apart, check_finite, check_kind, check_scales, check_threads, double
+from slth.construct.checks import array, check_apart, check_finite, check_kind, check_scales, check_threads
 from slth.construct.construction import Construction
+from slth.construct.copies import double
 from slth.construct.factors import IntArray, check_factors, out_of_reach, span, tensors
 from slth.construct.subset_sum import BoolArray, FloatArray
 from slth.models.transformer import FeedForward

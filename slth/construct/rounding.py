@@ -23,7 +23,6 @@ In float32 eps is 2^29 times as large, and so is the bound, while nothing leaves
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -32,6 +31,7 @@ import torch
 from torch import nn
 
 from slth.attention import Attention
+from slth.construct.copies import copied
 
 #: (W_QK (..., heads, d_in, d_in), the scale included, W_VO (..., heads, d_in, d_out))
 Merged = tuple[torch.Tensor, torch.Tensor]
@@ -145,10 +145,10 @@ def largest(module: Module) -> Module:
     return _replaced(module, lambda weight: torch.full_like(weight, 1.0) * weight.abs().amax().clamp_min(1.0))
 
 
-@torch.no_grad()
 def _replaced(module: Module, by: Callable[[torch.Tensor], torch.Tensor]) -> Module:
-    module = copy.deepcopy(module)
-    for weight in [*(p for p in module.parameters() if p.dim() > 1), *module.buffers()]:
-        if weight.is_floating_point() and weight.numel():
-            weight.copy_(by(weight))
-    return module
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        vector = isinstance(tensor, nn.Parameter) and tensor.dim() < 2
+        as_is = vector or not tensor.is_floating_point() or not tensor.numel()
+        return tensor.detach().clone() if as_is else by(tensor.detach())
+
+    return copied(module, change)

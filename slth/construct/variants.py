@@ -23,8 +23,9 @@ import torch
 
 from slth.attention import Attention, SoftmaxAttention
 from slth.construct.certificates import evaluate
-from slth.construct.checks import check_alpha, check_attention, check_threads, double
+from slth.construct.checks import check_alpha, check_attention, check_threads
 from slth.construct.construction import prune
+from slth.construct.copies import double
 from slth.construct.factors import SIDES, Side, better_side, solve, structure, tensors
 from slth.construct.multi_head import AttentionConstruction, check_pair, measured
 from slth.construct.projections import is_rectangular, projections

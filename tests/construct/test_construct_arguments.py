@@ -44,8 +44,6 @@ def mha(seed, hidden=12):
 #: name -> (function of target and source, a target, a source)
 FUNCTIONS = {
     "attention": (attention, mha(1, 3), mha(2)),
-    "query_key": (query_key, mha(1, 3), mha(2)),
-    "value_output": (lambda t, s: value_output(t, s, side="input"), mha(1, 3), mha(2)),
     "variant": (variant, mha(1, 3), gqa(2)),
     "variant, shared_width": (variant, gqa(1, 4), knocking()),
     "projections": (projections, gqa(1, 4), knocking()),

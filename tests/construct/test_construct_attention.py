@@ -209,8 +209,9 @@ def test_auto_takes_the_side_with_more_candidates_and_says_so(d_in, d_out, side)
 @pytest.mark.parametrize("side", ["input", "output"])
 def test_halves_put_together_are_the_whole(side):
     target, source = layers(CASES[3])
-    qk, vo = query_key(target, source), value_output(target, source, side=side)
-    assert_same(assemble(target, source, qk, vo, alpha=2.0), attention(target, source, side=side, alpha=2.0))
+    pair = Pair.of(target, source)
+    halves = pair.query_key(), pair.value_output(side=side)
+    assert_same(pair.assemble(*halves, alpha=2.0), attention(target, source, side=side, alpha=2.0))
 
 
 def test_recorded_scales_are_taken_as_they_are():

@@ -4,9 +4,9 @@ Tickets are constructed, or learned beside constructed ones of the same sources.
 """
 
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -19,19 +19,22 @@ from slth.construct.adversary import worst_input
 from slth.construct.certificates import Certificate, Merged, certificate
 from slth.construct.factors import Side
 from slth.construct.measure import output_errors, outputs
-from slth.construct.multi_head import AttentionConstruction, achieved, assemble, query_key, value_output
+from slth.construct.multi_head import AttentionConstruction, Pair, achieved
 from slth.experiments.lab import progress
 from slth.experiments.studies.approximation import learning
 from slth.tasks import angular_velocity as task
-from slth.threads import in_parallel, one_torch_thread
+from slth.threads import cores, in_parallel, one_torch_thread
 from slth.ticket import Ticket
 from slth.weights.philox import stream_key
+
+T = TypeVar("T")
 
 SOURCE_INITS = {"theory": "theory", "xavier": "xavier_uniform"}
 CONSTRUCTION = "construction"  # the method that learns nothing
 FREE = "free"  # the side of a learned mask: no factor's mask has a structure
 TRAINING, VALIDATION = 4096, 256  # sequences that scores are trained and masks are chosen on
 TASKS = {"paper": task.PAPER, "learnable": task.LEARNABLE}
+ATTACKED = 400  # rows of merged matrices that inputs are sought for at once
 RESOLVED = (4, 40)  # candidates per entry between which the error halves with each: not too few, nor beyond float64
 
 
@@ -120,14 +123,14 @@ def measure(study: Study, target: MultiHeadAttention) -> tuple[pd.DataFrame, Tic
     merged = target.merged()
     inputs = test_inputs(study)
     with one_torch_thread():
-        wanted = [outputs(x, merged) for x in inputs]
+        exact = [outputs(x, merged) for x in inputs]
         examples = _examples(study, merged) if study.method != CONSTRUCTION else None
         rows = []
         for hidden in study.hidden:
-            found, first = _constructed(study, hidden, target)
+            tickets, first = _constructed(study, hidden, target)
             if examples is not None:
-                found.append(_learned(study, hidden, merged, *examples))
-            rows += [row for series in found for row in _measured(study, hidden, series, merged, inputs, wanted)]
+                tickets.append(_learned(study, hidden, merged, *examples))
+            rows += [row for series in tickets for row in _measured(study, hidden, series, merged, inputs, exact)]
         ticket = min(first, key=lambda construction: construction.certificate.bound.item()).ticket()
     return pd.DataFrame(rows).sort_values(["hidden", "length", "source", "side"], ignore_index=True), ticket
 
@@ -156,46 +159,57 @@ def _constructed(
     study: Study, hidden: int, target: MultiHeadAttention
 ) -> tuple[list[Series], list[AttentionConstruction]]:
     """One series for each side, and the constructions in the first source."""
-    found: list[Series] = [Series(CONSTRUCTION, side, [], []) for side in study.sides]
+    count = max(study.sources)
     first: list[AttentionConstruction] = []
-    for number in progress(range(max(study.sources)), f"hidden={hidden}: construct"):
-        source = make_source(study, hidden, number)
-        qk = query_key(target, source)
-        for series, side in zip(found, study.sides, strict=True):
-            vo = value_output(target, source, side=side)
-            construction = assemble(target, source, qk, vo, alpha=study.alpha, length=max(study.lengths) + 1)
-            series.merged.append(construction.merged)
-            series.columns.append(_construction_columns(construction))
-            if number == 0:
-                first.append(construction)
-    return found, first
+
+    def construct(number: int) -> list[tuple[Merged, dict[str, Any]]]:
+        pair = Pair.of(target, make_source(study, hidden, number))
+        threads = max(1, cores() // count)
+        qk = pair.query_key(threads=threads)
+        constructions = [
+            pair.assemble(
+                qk, pair.value_output(side=side, threads=threads), alpha=study.alpha, length=max(study.lengths) + 1
+            )
+            for side in study.sides
+        ]
+        if number == 0:
+            first.extend(constructions)
+        return [(construction.merged, _construction_columns(construction)) for construction in constructions]
+
+    by_source = _in_parallel(construct, count, f"hidden={hidden}: construct")
+    tickets = []
+    for side, of_side in zip(study.sides, zip(*by_source, strict=True), strict=True):
+        merged, columns = zip(*of_side, strict=True)
+        tickets.append(Series(CONSTRUCTION, side, list(merged), list(columns)))
+    return tickets, first
 
 
 def _learned(
-    study: Study, hidden: int, wanted: Merged, train: learning.Examples, validation: learning.Examples
+    study: Study, hidden: int, target: Merged, train: learning.Examples, validation: learning.Examples
 ) -> Series:
-    found = Series(study.method, FREE, [], [])
+    tickets = Series(study.method, FREE, [], [])
     for number in progress(range(max(study.sources)), f"hidden={hidden}: learn"):
         source = make_source(study, hidden, number).requires_grad_(False)
         learning.learn(source, train, validation, study.search)
         merged = source.double().merged()
-        bound = certificate(wanted, merged, study.alpha, length=max(study.lengths) + 1)
+        bound = certificate(target, merged, study.alpha, length=max(study.lengths) + 1)
         kept = torch.cat([weight.flatten() != 0 for weight in source.parameters()])
-        found.merged.append(merged)
-        found.columns.append(
-            {**_bound_columns(bound), "keep": kept.double().mean().item(), **_error_columns(achieved(wanted, merged))}
+        tickets.merged.append(merged)
+        tickets.columns.append(
+            {**_bound_columns(bound), "keep": kept.double().mean().item(), **_error_columns(achieved(target, merged))}
         )
-    return found
+    return tickets
 
 
 def _measured(
-    study: Study, hidden: int, series: Series, merged: Merged, inputs: list[torch.Tensor], wanted: list[torch.Tensor]
+    study: Study, hidden: int, series: Series, merged: Merged, inputs: list[torch.Tensor], exact: list[torch.Tensor]
 ) -> Iterator[dict[str, Any]]:
     """The rows of a series at every length."""
     adversarial = _adversarial_errors(study, series.merged, merged)
-    for x, want, length, count in zip(inputs, wanted, study.lengths, study.sources, strict=True):
+    for x, y, length, count in zip(inputs, exact, study.lengths, study.sources, strict=True):
         what = f"hidden={hidden} length={length} side={series.side}: measure"
-        errors = _sample_errors(series.merged[:count], x, want, what)
+        tickets = series.merged[:count]
+        errors = _in_parallel(lambda i, x=x, y=y, tickets=tickets: output_errors(y, tickets[i], x), count, what)
         for number, (columns, error) in enumerate(zip(series.columns, errors, strict=False)):
             yield {
                 "hidden": hidden,
@@ -237,24 +251,10 @@ def _error_columns(errors: dict[str, torch.Tensor]) -> dict[str, float]:
     }
 
 
-def _sample_errors(tickets: list[Merged], x: torch.Tensor, wanted: torch.Tensor, what: str) -> torch.Tensor:
-    """Errors (tickets, samples): the largest over positions."""
-    errors = x.new_empty(len(tickets), len(x))
-    with progress(None, what, total=len(tickets)) as bar:
-
-        def work(part: slice) -> None:
-            for i in range(part.start, part.stop):
-                errors[i] = output_errors(wanted, tickets[i], x)
-                bar.update()
-
-        in_parallel(work, len(tickets))
-    return errors
-
-
 def _adversarial_errors(study: Study, tickets: list[Merged], merged: Merged) -> list[float]:
     errors = torch.empty(len(tickets), dtype=torch.float64)
     qk, vo = (torch.stack(matrices) for matrices in zip(*tickets, strict=True))
-    at_once = max(1, 400 // (study.heads * study.d_in))
+    at_once = max(1, ATTACKED // (study.heads * study.d_in))
     parts = [slice(i, i + at_once) for i in range(0, len(tickets), at_once)]  # fixed, whatever the threads
 
     def work(which: slice) -> None:
@@ -263,6 +263,20 @@ def _adversarial_errors(study: Study, tickets: list[Merged], merged: Merged) -> 
 
     in_parallel(work, len(parts))
     return errors.tolist()
+
+
+def _in_parallel(measure: Callable[[int], T], count: int, what: str) -> list[T]:
+    """measure(0) to measure(count - 1), on all cores, with a progress bar."""
+    results: dict[int, T] = {}
+    with progress(None, what, total=count) as bar:
+
+        def work(part: slice) -> None:
+            for i in range(part.start, part.stop):
+                results[i] = measure(i)
+                bar.update()
+
+        in_parallel(work, count)
+    return [results[i] for i in range(count)]
 
 
 # ---------------------------------------------------------------- what the numbers say

@@ -1,0 +1,50 @@
+"""Copies of modules with other tensors, in a fraction of a deep copy's time: of what is no tensor the two share all."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def double(module: Module) -> Module:
+    """A float64 copy on the CPU, tied where the module is."""
+    return copied(module, _double)
+
+
+def copied(module: Module, change: Callable[[torch.Tensor], torch.Tensor]) -> Module:
+    """A copy, tied where the module is, with what change makes of each parameter and buffer in its place.
+
+    change returns a plain tensor, which shares no memory with its argument.
+    """
+    twin: Module = _copied(module, change, {})
+    return twin
+
+
+def _double(tensor: torch.Tensor) -> torch.Tensor:
+    dtype = torch.float64 if tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().to("cpu", dtype, copy=True)
+
+
+def _copied(original: Any, change: Callable[[torch.Tensor], torch.Tensor], copies: dict[int, Any]) -> Any:
+    """The copy of a module, parameter or buffer, made once."""
+    if original is None or id(original) in copies:
+        return original if original is None else copies[id(original)]
+    twin: Any
+    if isinstance(original, nn.Module):
+        twin = copy.copy(original)
+        twin.__dict__ = dict(original.__dict__)
+        for kind in ("_modules", "_buffers", "_parameters"):
+            tensors = original.__dict__[kind]
+            twin.__dict__[kind] = {name: _copied(held, change, copies) for name, held in tensors.items()}
+    else:
+        twin = change(original)
+        if isinstance(original, nn.Parameter):
+            twin = nn.Parameter(twin, original.requires_grad)
+    copies[id(original)] = twin
+    return twin

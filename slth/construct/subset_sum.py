@@ -85,7 +85,7 @@ class _Half(NamedTuple):
     values: FloatArray
     sums: FloatArray  # ascending, between -inf and inf
     masks: npt.NDArray[np.uint32]  # of the sums, without the bounds
-    count: int  # of the sums
+    listed: int  # sums
 
 
 class _Walk(NamedTuple):
@@ -103,9 +103,9 @@ def _solve_rows(candidates, targets, masks, sums):  # type: ignore[no-untyped-de
     core = min(n, MAX_EXACT)
     low_n = core // 2
     high_n = core - low_n
-    low_sums, low_masks = np.empty(_listed(low_n) + 2), np.empty(_listed(low_n), np.uint32)
-    high_sums, high_masks = np.empty(_listed(high_n) + 2), np.empty(_listed(high_n), np.uint32)
-    spare, spare_masks = np.empty(_listed(high_n)), np.empty(_listed(high_n), np.uint32)
+    low_sums, low_masks = np.empty(_count(low_n) + 2), np.empty(_count(low_n), np.uint32)
+    high_sums, high_masks = np.empty(_count(high_n) + 2), np.empty(_count(high_n), np.uint32)
+    spare, spare_masks = np.empty(_count(high_n)), np.empty(_count(high_n), np.uint32)
     for row in range(count):
         values, mask = candidates[row], masks[row]
         target = targets[row]
@@ -131,7 +131,7 @@ def _solve_rows(candidates, targets, masks, sums):  # type: ignore[no-untyped-de
 
 
 @njit(cache=True, nogil=True)
-def _listed(n):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _count(n):  # type: ignore[no-untyped-def]  # pragma: no cover
     """How many sums of n candidates there are without the last one."""
     return 1 << max(0, n - 1)
 
@@ -226,21 +226,21 @@ def _nearest_pair(low, high, target):  # type: ignore[no-untyped-def]  # pragma:
         _Walk(target - d, 0.0, none, high_mask),
         _Walk(target - d - c, c, low_mask, high_mask),
     )
-    steps = low.count + high.count
+    steps = low.listed + high.listed
     blocks = (steps + _BLOCK - 1) // _BLOCK
     distances, starts = np.empty(blocks), np.empty((blocks, 4), np.uintp)
     zero = np.uintp(0)
     firsts = zero, zero, zero, zero
     for block in range(blocks):
         starts[block, 0], starts[block, 1], starts[block, 2], starts[block, 3] = firsts
-        top, end = high.count - block * _BLOCK, high.count - min(steps, (block + 1) * _BLOCK)
+        top, end = high.listed - block * _BLOCK, high.listed - min(steps, (block + 1) * _BLOCK)
         distances[block], firsts = _walk(low.sums, high.sums, walks, top, end, firsts)
     nearest = distances.min() + 2.0 * slack
     best = np.inf, none, none  # the error and the masks of the best subset
     for block in range(blocks):
         if distances[block] > nearest:
             continue
-        top, end = high.count - block * _BLOCK, high.count - min(steps, (block + 1) * _BLOCK)
+        top, end = high.listed - block * _BLOCK, high.listed - min(steps, (block + 1) * _BLOCK)
         for i in range(4):
             first = starts[block, i]
             for k in range(top, end, -1):
@@ -308,7 +308,7 @@ def _compare(low, high, target, walk, first, at, slack, best):  # type: ignore[n
     for direction in (-1, 1):
         k = np.int64(first) if direction < 0 else np.int64(first) + 1
         for _ in range(NEAR):
-            if k < 1 or k > low.count or abs(low.sums[k] - rest) > error + slack:
+            if k < 1 or k > low.listed or abs(low.sums[k] - rest) > error + slack:
                 break
             here = _index_order_error(high.values, target, low.sums[k] + walk.low_value, high_here)
             low_here = low.masks[k - 1] | walk.low_mask

@@ -13,11 +13,13 @@ mean. In the setting :data:`LEARNABLE` about 0.02 of the variance is left.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch.nn.functional import mse_loss
+from torch.optim.adamw import adamw
 
 from slth.attention import MultiHeadAttention
 from slth.numbers import as_float, as_int, plain, plainly, put
@@ -60,6 +62,38 @@ PAPER = Setting()
 #: A setting that one head can learn at T=4, and has to use its query for: the four points span at most 3/4 of a half
 #: circle, start at a known phase, and the regression token is as long as they are, so that its query is not zero.
 LEARNABLE = Setting(omega_max=math.pi / 4, phase_max=0.0, token=math.sqrt(0.5))
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a target is trained: by AdamW with a constant learning rate. The defaults are the paper's.
+
+    Attributes:
+        samples: sequences in each of the three splits, >= 1.
+        epochs: passes over the training sequences, >= 0.
+        batch: sequences a step, >= 1; the last step of an epoch takes what is left.
+        lr: AdamW's learning rate, finite and > 0.
+        weight_decay: AdamW's decoupled decay, finite and >= 0.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    samples: int = 10_000
+    epochs: int = 25
+    batch: int = 1024
+    lr: float = 0.1
+    weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        put(
+            self,
+            samples=as_int("samples", self.samples, 1),
+            epochs=as_int("epochs", self.epochs, 0),
+            batch=as_int("batch", self.batch, 1),
+            lr=as_float("lr", self.lr, "(0, inf)"),
+            weight_decay=as_float("weight_decay", self.weight_decay, "[0, inf)"),
+        )
 
 
 class Samples(NamedTuple):
@@ -155,50 +189,75 @@ def train_target(
     length: int,
     seed: int,
     setting: Setting = PAPER,
-    samples: int = 10_000,
-    epochs: int = 25,
-    batch: int = 1024,
-    lr: float = 0.1,
-    weight_decay: float = 0.01,
+    training: Training = Training(),
 ) -> Report:
     """Train model in place on the task; the defaults are the paper's.
 
-    Minimises the mean squared error at the regression token by AdamW with a constant learning rate and reports the
-    weights of the last epoch. Runs on the CPU in the model's dtype and on one thread, whatever torch is set to, so
-    that the same arguments give the same bits.
+    Minimises the mean squared error at the regression token and reports the weights of the last epoch. Runs on the CPU
+    in the model's dtype and on one thread, whatever torch is set to, so that the same arguments give the same bits.
 
     Args:
         model: d_in even, d_out = d_in / 2.
         length: T, >= 1.
         seed: of the sequences and of their order; the model's weights have their own.
         setting: what the sequences are drawn from.
-        samples: sequences in each of the three splits, >= 1.
-        epochs: passes over the training sequences, >= 0.
-        batch: sequences a step, >= 1; the last step of an epoch takes what is left.
-        lr: AdamW's learning rate, finite and > 0.
-        weight_decay: AdamW's decoupled decay, finite and >= 0.
+        training: how many, and AdamW's numbers.
 
     Raises:
-        ValueError: an argument is out of its range, before anything is drawn.
+        ValueError: length, d_in or d_out is out of its range, before anything is drawn.
 
     Source: arXiv 2511.04217, section 4.1 and appendix B.1.
     """
-    _check_training(model, length, samples, epochs, batch, lr, weight_decay)
+    as_int("length", length, 1)
+    if model.d_in % 2:
+        raise ValueError(f"d_in={model.d_in}: must be even for training, two coordinates a plane")
+    if model.d_out != model.d_in // 2:
+        raise ValueError(f"d_out={model.d_out}: must be d_in / 2 = {model.d_in // 2}, one velocity a plane")
+    samples, batch = training.samples, training.batch
     train, validation, test = (
         sample(samples, length, model.d_in, seed=seed, split=split, setting=setting, dtype=model.query.dtype)
         for split in get_args(Split)
     )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
+    step = _adamw(list(model.parameters()), training)
     with one_torch_thread():
-        for epoch in range(epochs):
+        for epoch in range(training.epochs):
             order = _shuffled(samples, seed, epoch)
             for start in range(0, samples, batch):
                 rows = order[start : start + batch]
-                optimizer.zero_grad()
-                torch.autograd.backward(mse_loss(predict(model, train.inputs[rows]), train.velocities[rows]))
-                optimizer.step()
+                step(mse_loss(predict(model, train.inputs[rows]), train.velocities[rows]))
         variance = test.velocities.var(dim=0, correction=0).mean().item()
         return Report(_mse(model, validation), _mse(model, test), variance)
+
+
+def _adamw(weights: list[torch.nn.Parameter], training: Training) -> Callable[[torch.Tensor], None]:
+    """A function that takes one step of AdamW down the gradient of a loss.
+
+    torch.optim.AdamW, the class, does the same steps, but imports torch's compiler first, which takes longer than this
+    whole training.
+    """
+    means, squares = ([torch.zeros_like(weight) for weight in weights] for _ in range(2))
+    counts = [torch.zeros((), device="cpu") for _ in weights]
+
+    def step(loss: torch.Tensor) -> None:
+        gradients = list(torch.autograd.grad(loss, weights))
+        with torch.no_grad():
+            adamw(
+                list(weights),
+                gradients,
+                means,
+                squares,
+                [],
+                counts,
+                amsgrad=False,
+                beta1=0.9,
+                beta2=0.999,
+                lr=training.lr,
+                weight_decay=training.weight_decay,
+                eps=1e-8,
+                maximize=False,
+            )
+
+    return step
 
 
 def _shuffled(count: int, seed: int, epoch: int) -> torch.Tensor:
@@ -209,17 +268,3 @@ def _shuffled(count: int, seed: int, epoch: int) -> torch.Tensor:
 def _mse(model: MultiHeadAttention, samples: Samples) -> float:
     with torch.no_grad():
         return mse_loss(predict(model, samples.inputs), samples.velocities).item()
-
-
-def _check_training(
-    model: MultiHeadAttention, length: int, samples: int, epochs: int, batch: int, lr: float, weight_decay: float
-) -> None:
-    if model.d_in % 2:
-        raise ValueError(f"d_in={model.d_in}: must be even for training, two coordinates a plane")
-    if model.d_out != model.d_in // 2:
-        raise ValueError(f"d_out={model.d_out}: must be d_in / 2 = {model.d_in // 2}, one velocity a plane")
-    for name, value in (("length", length), ("samples", samples), ("batch", batch)):
-        as_int(name, value, 1)
-    as_int("epochs", epochs, 0)
-    as_float("lr", lr, "(0, inf)")
-    as_float("weight_decay", weight_decay, "[0, inf)")

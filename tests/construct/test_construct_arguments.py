@@ -13,8 +13,7 @@ from torch import nn
 import slth
 from slth.attention import GroupedQueryAttention, LinearKnockingHeads, MultiHeadAttention
 from slth.construct import attention, certificate, language_model, linear, subset_sum, transformer, variant
-from slth.construct.checks import double
-from slth.construct.multi_head import query_key, value_output
+from slth.construct.copies import double
 from slth.construct.projections import projections
 from slth.construct.relu import feed_forward, relu_linear
 from slth.construct.scales import record_attention_scales, record_feed_forward_scales

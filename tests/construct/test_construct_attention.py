@@ -8,7 +8,7 @@ from helpers import causal_mask, direct_attention, largest_error, random_inputs,
 
 from slth.attention import MultiHeadAttention
 from slth.construct import AttentionConstruction, attention, certificate
-from slth.construct.multi_head import assemble, query_key, value_output
+from slth.construct.multi_head import Pair
 
 ROLES = ("query", "key", "value", "output")
 

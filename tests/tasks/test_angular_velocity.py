@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slth.attention import MultiHeadAttention
-from slth.tasks.angular_velocity import LEARNABLE, PAPER, Setting, predict, sample, train_target
+from slth.tasks.angular_velocity import LEARNABLE, PAPER, Setting, Training, _adamw, predict, sample, train_target
 
 
 def target(**kwargs):
@@ -106,7 +106,7 @@ def test_predict_is_the_output_at_the_regression_token(heads):
 
 
 def test_one_head_learns_the_learnable_setting():
-    untrained = train_target(target(), length=4, seed=0, setting=LEARNABLE, epochs=0)
+    untrained = train_target(target(), length=4, seed=0, setting=LEARNABLE, training=Training(epochs=0))
     report = train_target(target(), length=4, seed=0, setting=LEARNABLE)
     assert report.variance == untrained.variance == pytest.approx(LEARNABLE.omega_max**2 / 3, rel=0.03)
     assert max(report.validation_mse, report.test_mse) < 0.05 * report.variance
@@ -121,7 +121,7 @@ def test_control_the_papers_setting_is_hardly_learned_at_length_4():
 
 def test_report_measures_the_model_as_it_is_left():
     model = target(d_in=4, d_out=2)
-    report = train_target(model, length=5, seed=3, setting=LEARNABLE, samples=300, epochs=2)
+    report = train_target(model, length=5, seed=3, setting=LEARNABLE, training=Training(samples=300, epochs=2))
     for split, reported in (("validation", report.validation_mse), ("test", report.test_mse)):
         inputs, targets = sample(300, 5, 4, seed=3, split=split, setting=LEARNABLE)
         error = (model(inputs)[:, 0] - targets).square().mean().item()
@@ -135,7 +135,9 @@ def test_training_is_the_same_with_one_thread_or_two(dtype):
     for threads in (1, 2):
         with torch_threads(threads):
             model = target(dtype=dtype, d_in=4, d_out=2, heads=2)
-            report = train_target(model, length=4, seed=0, setting=LEARNABLE, samples=50_000, batch=50_000, epochs=2)
+            report = train_target(
+                model, length=4, seed=0, setting=LEARNABLE, training=Training(samples=50_000, batch=50_000, epochs=2)
+            )
             results.append((report, model.state_dict()))
             assert torch.get_num_threads() == threads
     (report, weights), (other_report, other_weights) = results
@@ -151,13 +153,15 @@ def test_training_takes_one_thread_and_gives_the_others_back_after_an_error(monk
     monkeypatch.setattr("slth.tasks.angular_velocity.predict", fail)
     with torch_threads(2):
         with pytest.raises(RuntimeError, match=r"^1 thread$"):
-            train_target(target(), length=4, seed=0, samples=10)
+            train_target(target(), length=4, seed=0, training=Training(samples=10))
         assert torch.get_num_threads() == 2
 
 
 def test_training_draws_nothing_from_torchs_generator():
     before = torch.get_rng_state()
-    reports = [train_target(target(), length=4, seed=seed, samples=100, epochs=1) for seed in (0, 0, 1)]
+    reports = [
+        train_target(target(), length=4, seed=seed, training=Training(samples=100, epochs=1)) for seed in (0, 0, 1)
+    ]
     assert torch.equal(before, torch.get_rng_state())
     assert reports[0] == reports[1] != reports[2]
 
@@ -203,7 +207,6 @@ def test_setting_names_bad_input(name, value):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("length", 0),
         ("samples", 0),
         ("epochs", -1),
         ("batch", 0),
@@ -213,11 +216,30 @@ def test_setting_names_bad_input(name, value):
         ("weight_decay", math.nan),
     ],
 )
-def test_train_target_names_bad_input_and_leaves_the_model(name, value):
-    model = target()
+def test_training_names_bad_input(name, value):
     with pytest.raises(ValueError, match=f"^{name}={value}: must be"):
-        train_target(model, **{"length": 4, "seed": 0, name: value})
+        Training(**{name: value})
+
+
+def test_train_target_names_bad_input_and_leaves_the_model():
+    model = target()
+    with pytest.raises(ValueError, match=r"^length=0: must be"):
+        train_target(model, length=0, seed=0)
     assert torch.equal(model.query, target().query)
+
+
+def test_the_steps_are_those_of_torchs_adamw():
+    models = [target(d_in=4, d_out=2, heads=2) for _ in range(2)]
+    inputs = sample(50, 4, 4, seed=0).inputs
+    step = _adamw(list(models[0].parameters()), Training(lr=0.2, weight_decay=0.1))
+    optimizer = torch.optim.AdamW(models[1].parameters(), lr=0.2, weight_decay=0.1)
+    for _ in range(5):
+        step(predict(models[0], inputs).square().sum())
+        optimizer.zero_grad()
+        predict(models[1], inputs).square().sum().backward()
+        optimizer.step()
+    assert all(map(torch.equal, models[0].parameters(), models[1].parameters()))
+    assert not torch.equal(models[0].query, target(d_in=4, d_out=2, heads=2).query)
 
 
 @pytest.mark.parametrize(("widths", "match"), [((3, 1), "d_in=3: must be even"), ((4, 1), "d_out=1: must be .* = 2")])

@@ -6,6 +6,7 @@ Tickets are constructed, or learned beside constructed ones of the same sources.
 import math
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -34,7 +35,7 @@ CONSTRUCTION = "construction"  # the method that learns nothing
 FREE = "free"  # the side of a learned mask: no factor's mask has a structure
 TRAINING, VALIDATION = 4096, 256  # sequences that scores are trained and masks are chosen on
 TASKS = {"paper": task.PAPER, "learnable": task.LEARNABLE}
-ATTACKED = 400  # rows of merged matrices that inputs are sought for at once
+ATTACKED = 400  # rows of merged matrices that inputs are sought for at once, at most
 RESOLVED = (4, 40)  # candidates per entry between which the error halves with each: not too few, nor beyond float64
 
 
@@ -208,8 +209,7 @@ def _measured(
     adversarial = _adversarial_errors(study, series.merged, merged)
     for x, y, length, count in zip(inputs, exact, study.lengths, study.sources, strict=True):
         what = f"hidden={hidden} length={length} side={series.side}: measure"
-        tickets = series.merged[:count]
-        errors = _in_parallel(lambda i, x=x, y=y, tickets=tickets: output_errors(y, tickets[i], x), count, what)
+        errors = _in_parallel(partial(_sample_errors, series.merged, x, y), count, what)
         for number, (columns, error) in enumerate(zip(series.columns, errors, strict=False)):
             yield {
                 "hidden": hidden,
@@ -251,10 +251,14 @@ def _error_columns(errors: dict[str, torch.Tensor]) -> dict[str, float]:
     }
 
 
+def _sample_errors(tickets: list[Merged], x: torch.Tensor, exact: torch.Tensor, number: int) -> torch.Tensor:
+    return output_errors(exact, tickets[number], x)
+
+
 def _adversarial_errors(study: Study, tickets: list[Merged], merged: Merged) -> list[float]:
     errors = torch.empty(len(tickets), dtype=torch.float64)
     qk, vo = (torch.stack(matrices) for matrices in zip(*tickets, strict=True))
-    at_once = max(1, ATTACKED // (study.heads * study.d_in))
+    at_once = max(1, min(ATTACKED // (study.heads * study.d_in), math.ceil(len(tickets) / 2)))
     parts = [slice(i, i + at_once) for i in range(0, len(tickets), at_once)]  # fixed, whatever the threads
 
     def work(which: slice) -> None:

@@ -30,8 +30,8 @@ test-slow: $(DEV) ## run the full sizes that `test` leaves out: chaos, fuzzing, 
 
 test-oldest: ## run the tests with the oldest packages that pyproject.toml allows, installed into .venv-oldest
 	$(PYTHON) -m venv --clear $(VENV)-oldest
-	$(PYTHON) .ci/oldest.py > $(VENV)-oldest/constraints.txt
-	$(VENV)-oldest/bin/python -m pip install --disable-pip-version-check -c $(VENV)-oldest/constraints.txt -e '.[dev]'
+	$(VENV)-oldest/bin/python -m pip install --disable-pip-version-check uv
+	$(VENV)-oldest/bin/uv pip install --python $(VENV)-oldest --resolution lowest-direct -e '.[dev]'
 	$(VENV)-oldest/bin/pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: $(DEV) ## check the style

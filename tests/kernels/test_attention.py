@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from helpers import by_dtype
 
 from slth.kernels import BlockMask, attention, merged_attention, timing
 from slth.kernels.attention import bench as timed
@@ -19,8 +20,7 @@ SMALL = [case for case in CASES if not case.large]
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
+@pytest.mark.parametrize(("case", "dtype"), by_dtype(SMALL))
 def test_triton_is_the_reference(case, dtype):
     for name, difference in differences(case, dtype, CPU).items():
         assert difference <= TOLERANCE[dtype], name
@@ -90,14 +90,13 @@ def test_keys_that_nobody_sees_do_not_matter():
 def test_blocks_are_their_dense_mask():
     """Blocks smaller than tiles, and larger in one direction or in both, with and without the causal mask."""
     q, k, v = heads(queries=90, keys=100)
-    for size in (16, 32, 64, 128):
+    for size, causal in ((16, False), (32, True), (64, False), (128, True)):
         blocks = normal(f"test {size}", 4, -(-90 // size), -(-100 // size), device=CPU) > 0.5
         blocks[..., 0] = True
-        for causal in (False, True):
-            mask = BlockMask(blocks, size)
-            found = attention(q, k, v, mask=mask, causal=causal, impl="triton")
-            wanted = attention(q, k, v, mask=mask.dense(90, 100), causal=causal, impl="reference")
-            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+        mask = BlockMask(blocks, size)
+        found = attention(q, k, v, mask=mask, causal=causal, impl="triton")
+        wanted = attention(q, k, v, mask=mask.dense(90, 100), causal=causal, impl="reference")
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [16, 32, 64, 128, 256])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import by_dtype
 
 from slth.kernels import Cut, masked_linear, masked_weight, pack_mask, score_gradient, select_threshold, unpack_mask
 from slth.kernels.cases import TOLERANCE, differences, normal
@@ -30,8 +31,7 @@ def scored(rows, columns, k):
     return scores, select_threshold(scores, k, impl="reference")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
+@pytest.mark.parametrize(("case", "dtype"), by_dtype(SMALL))
 def test_cases(case, dtype):
     for output, difference in differences(case, dtype, CPU).items():
         assert difference <= (0.0 if case.exact else TOLERANCE[dtype]), output

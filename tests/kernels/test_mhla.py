@@ -5,6 +5,7 @@ import importlib
 import numpy as np
 import pytest
 import torch
+from helpers import by_dtype
 
 from slth import kernels
 from slth.kernels.cases import TOLERANCE, differences, normal
@@ -14,8 +15,7 @@ CPU = torch.device("cpu")
 SMALL = [case for case in cases.CASES if not case.large]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
+@pytest.mark.parametrize(("case", "dtype"), by_dtype(SMALL))
 def test_triton_agrees_with_the_reference(case, dtype):
     assert max(differences(case, dtype, CPU).values()) <= TOLERANCE[dtype]
 
@@ -60,8 +60,7 @@ def results(tensors, **options):
     return [out.detach(), *torch.autograd.grad(out.sin().sum(), leaves)]
 
 
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize(("causal", "normalise"), [(False, True), (True, False)])
 def test_all_that_is_allocated_is_written(monkeypatch, causal, normalise):
     expected = results(inputs(), causal=causal, normalise=normalise)
     module = importlib.import_module("slth.kernels.mhla.triton")

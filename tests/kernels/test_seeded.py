@@ -5,6 +5,7 @@ import importlib
 import numpy as np
 import pytest
 import torch
+from helpers import by_dtype, thinned
 
 from slth import kernels
 from slth.kernels.cases import TOLERANCE, differences, normal
@@ -27,8 +28,7 @@ def test_weights_are_those_of_inits_in_every_bit(case):
     assert set(differences(case, torch.float32, CPU).values()) == {0.0}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize("case", [case for case in SMALL if not case.exact], ids=lambda case: case.name)
+@pytest.mark.parametrize(("case", "dtype"), by_dtype([case for case in SMALL if not case.exact]))
 def test_triton_agrees_with_the_reference(case, dtype):
     assert max(differences(case, dtype, CPU).values()) <= TOLERANCE[dtype]
 
@@ -46,7 +46,7 @@ def test_scales_and_streams_of_all_sizes_in_every_bit(distribution, scale):
     assert torch.equal(found.view(torch.int32), wanted.view(torch.int32))
 
 
-@pytest.mark.parametrize("distribution", DRAW)
+@pytest.mark.parametrize("distribution", thinned(DRAW, len(DRAW)))
 def test_ten_million_weights_in_every_bit(monkeypatch, distribution):
     """By the kernel itself, in tiles as large as suit an interpreter."""
     module = importlib.import_module("slth.kernels.seeded.triton")
@@ -132,8 +132,7 @@ def product(distribution="uniform16", tokens=3, outward=9, dtype=torch.float32, 
     return [y.detach(), *torch.autograd.grad((y * y.detach().cos()).sum(), (x, bias))]
 
 
-@pytest.mark.parametrize("first", [False, True])
-@pytest.mark.parametrize(("tokens", "inward"), [(1, 256), (3, 256), (3, 250)])
+@pytest.mark.parametrize(("tokens", "inward", "first"), [(1, 256, False), (3, 256, True), (3, 250, False)])
 def test_all_that_is_allocated_is_written(monkeypatch, tokens, inward, first):
     expected = product(tokens=tokens, inward=inward, first=first)
     module = importlib.import_module("slth.kernels.seeded.triton")

@@ -42,7 +42,20 @@ def compiles(test):
 
 def thinned(cases, step):
     """Cases for parametrize: every step-th, and the others with -m slow."""
-    return [case if i % step == 0 else pytest.param(*case, marks=pytest.mark.slow) for i, case in enumerate(cases)]
+    return [
+        case if i % step == 0 else pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
+        for i, case in enumerate(cases)
+    ]
+
+
+def by_dtype(cases):
+    """(case, dtype) for parametrize: each case in float32, every third in float16 as well; all in both with -m slow."""
+    of = {torch.float32: 1, torch.float16: 3}
+    return [
+        pytest.param(case, dtype, id=f"{case.name}-{dtype}", marks=() if i % step == 0 else pytest.mark.slow)
+        for dtype, step in of.items()
+        for i, case in enumerate(cases)
+    ]
 
 
 def cats(lines):

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from slth import plots
 from slth.construct.factors import SIDES
@@ -217,8 +216,8 @@ ex.add_named_config("learnable", task="learnable")
 ex.add_named_config("paper_depth", depth=[1, 2, 3, 4], hidden=list(range(16, 73, 4)), target_norm=1.0)
 
 
-Outcome = tuple[pd.DataFrame, dict[str, Any], dict[str, Figure], Ticket]
-"""Table, summary, figures, and a ticket in the first of the widest sources."""
+Outcome = tuple[pd.DataFrame, dict[str, Any], Ticket]
+"""Table, summary, and a ticket in the first of the widest sources."""
 
 
 @ex.main
@@ -229,9 +228,9 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
     if isinstance(config.hidden, int | None) and len(study.hidden) > 1:
         widths, end = ", ".join(map(str, study.hidden)), study.hidden[-1]
         print(f"widths of the curve up to hidden={end}: {widths}; hidden=[{end}] measures this one alone")
-    table, summary, figures, ticket = transformers(study) if isinstance(study, deep.Study) else attention(study)
+    table, summary, ticket = transformers(study) if isinstance(study, deep.Study) else attention(study)
     summary |= {"alpha": study.alpha, "seconds": time.perf_counter() - started}
-    lab.save(run, table, summary, figures, {"ticket.safetensors": ticket.to_bytes()})
+    lab.save(run, table, summary, plots.figures(table, summary), {"ticket.safetensors": ticket.to_bytes()})
     return summary
 
 
@@ -240,19 +239,13 @@ def attention(study: approximation.Study) -> Outcome:
     target, report = approximation.make_target(study)
     table, ticket = approximation.measure(study, target)
     summary = approximation.summarise(table) | {"target_learned": report and asdict(report)}
-    figures = {}
-    if len(study.hidden) > 1 or len(study.lengths) == 1:
-        figures["error_vs_width"] = plots.error_against_width(table, fits=summary["fits"])
-    if len(study.lengths) > 1:
-        figures["error_vs_length"] = plots.error_against_length(table)
-    return table, summary, figures, ticket
+    return table, summary, ticket
 
 
 def transformers(study: deep.Study) -> Outcome:
     """Transformers of several depths in many sources."""
     table, ticket = deep.measure(study, deep.make_target(study))
-    summary = deep.summarise(table)
-    return table, summary, {"error_vs_depth": plots.error_against_depth(table, fits=summary["fits"])}, ticket
+    return table, deep.summarise(table), ticket
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
     started = time.perf_counter()
     table = measure(config.study())
     summary = {**summarise(table), "seconds": time.perf_counter() - started}
-    lab.save(run, table, summary, {"constant": plots.constant(table)})
+    lab.save(run, table, summary, plots.figures(table, summary))
     return summary
 
 

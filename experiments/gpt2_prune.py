@@ -140,9 +140,6 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
     print(f"grid of both sides, {study.pilot_steps} steps each, then every init in full at its best: {points}")
     table, found, ticket = measure(study)
     summary = summarise(study, found) | {"seconds": time.perf_counter() - started}
-    figures = {"loss": plots.loss_against_steps(table, summary)}
-    if len(found) > 1:
-        figures["loss_vs_parameters"] = plots.loss_against_parameters(table, summary)
     for one in found:
         gained = f"{one['recovered']:.1%} of dense training's gain over unigrams"
         print(
@@ -151,7 +148,7 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
             f"shuffled {one['val_loss_shuffled_mask']:.4f}; {one['ticket_bytes']:,} bytes for "
             f"{one['state_dict_bytes']:,}"
         )
-    lab.save(run, table, summary, figures, {"ticket.safetensors": ticket})
+    lab.save(run, table, summary, plots.figures(table, summary), {"ticket.safetensors": ticket})
     return summary
 
 

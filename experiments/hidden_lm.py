@@ -111,13 +111,10 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
         target, learned = train_target(study)
         table, texts, ticket = hide(study, target)
     summary = summarise(study, table, learned) | {"texts": texts}
-    figures = {"error_vs_block": plots.error_against_block(table)}
-    if len(study.candidates) > 1:
-        figures["gap_vs_candidates"] = plots.gap_against_candidates(table)
     for name, content in texts.items():
         print(f"--- {name}\n{content}")
     summary["seconds"] = time.perf_counter() - started
-    lab.save(run, table, summary, figures, {"ticket.safetensors": ticket.to_bytes()})
+    lab.save(run, table, summary, plots.figures(table, summary), {"ticket.safetensors": ticket.to_bytes()})
     return summary
 
 

@@ -82,7 +82,7 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
         summary = summarise(study, table) | {"seconds": time.perf_counter() - started}
     for line in summary.get("verdicts", ()):
         print(line)
-    lab.save(run, table, summary, plots.mixing_figures(table))
+    lab.save(run, table, summary, plots.figures(table, summary))
     return summary
 
 

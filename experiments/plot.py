@@ -2,6 +2,8 @@
 
 with runs=runs/3 draws one run's figures again; runs=[runs/3,runs/5] draws those of both, and both on the same axes:
 runs that differ in their seed alone as one line, their mean with its 95 % interval, and others as lines of their own.
+title=, xlabel=, ylabel=, log=xy and center=median change how runs are drawn together; x=hidden y=error_mean by=side
+draws any columns that all tables have, of one experiment or of several. width=column or width=page is that of a paper.
 A number, or another id, stands for a run in the folder runs: runs=3, runs=[3,5]. Where runs were stored with -F DIR,
 the same -F DIR here, or folder=DIR, finds them. A sweep's folder stands for all its finished runs. A run in a database
 is URL#ID, as sqlite:///runs.db#0, and a URL alone stands for all its finished runs.
@@ -12,7 +14,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,8 @@ from matplotlib.figure import Figure
 from slth import plots
 from slth.disk import write_all
 from slth.experiments import lab
-from slth.experiments.lab import BadConfig, stores
-from slth.experiments.lab.options import as_list
+from slth.experiments.lab import BadConfig, Refused, stores
+from slth.experiments.lab.options import as_list, several, where
 from slth.experiments.lab.storage import RUNS
 from slth.experiments.lab.values import require_text, unbracketed
 
@@ -32,6 +34,8 @@ Place = Path | str
 """Where a run is stored: its folder, or URL#ID."""
 Stored = tuple[pandas.DataFrame, dict[str, Any], dict[str, Any]]
 """A run's results, summary and config."""
+
+A_COLUMN = where(lambda value: isinstance(value, str) and value != "", "a column")
 
 named_folder: list[str] = []  # with -F
 
@@ -53,10 +57,62 @@ class Config(lab.Options):
         "a folder",
         help="where the figures go; None: into the run's own folder, or a folder of FOLDER/plots",
     )
+    width: str = lab.choice(
+        "screen", lambda: plots.SIZES, help="of the figures: a paper's column is 3.25, its page 6.75 in"
+    )
+    title: str | None = lab.text(
+        None, "text", help="of the figures; where there are several runs, of those that join them"
+    )
+    xlabel: str | None = lab.text(None, "text", help="of their horizontal axes")
+    ylabel: str | None = lab.text(None, "text", help="of their vertical axes")
+    log: str | None = lab.choice(
+        None, ("x", "y", "xy", "none"), help="logarithmic axes where runs are drawn together; None: as is usual there"
+    )
+    center: str = lab.choice(
+        "mean", ("mean", "median"), help="of seeds: with the 95 % interval of the mean, or the middle half of the seeds"
+    )
+    x: str | None = lab.text(None, "a column", help="drawn against y in place of the usual figures of several runs")
+    y: str | None = lab.text(None, "a column", help="aggregated over seeds and whatever is neither x nor in by")
+    by: list[str] | None = lab.key(None, several(A_COLUMN), help="columns whose values are series of their own")
 
     def check(self) -> None:
-        """Read the runs."""
-        _ = self.stored
+        """Read the runs, and look for the columns in their tables."""
+        stored = self.stored
+        together = {"log": self.log, "by": self.by, "center": None if self.center == "mean" else self.center}
+        for key, value in together.items():
+            if value is not None and len(stored) == 1 and self.x is None:
+                raise BadConfig(
+                    key, value, "left out for a single run without x and y: its figures have axes of their own"
+                )
+        for key, other in (("x", "y"), ("y", "x"), ("by", "x")):
+            if getattr(self, key) is not None and getattr(self, other) is None:
+                raise BadConfig(other, None, f"a column, as {key} is given")
+        for key, columns in (("x", [self.x]), ("y", [self.y]), ("by", self.by or [])):
+            for column in filter(None, columns):
+                self._require_column(key, column, number=key != "by")
+
+    def _require_column(self, key: str, column: str, *, number: bool) -> None:
+        for table, _, _ in self.stored.values():
+            if column not in table or (number and not pandas.api.types.is_numeric_dtype(table[column])):
+                known = [name for name in table if all(name in other for other, _, _ in self.stored.values())]
+                known = [name for name in known if not number or pandas.api.types.is_numeric_dtype(table[name])]
+                what = f"a column{' of numbers' * number} in every run's table"
+                raise BadConfig(key, column, f"{what}: {', '.join(map(str, known)) or 'there is none'}")
+
+    @property
+    def curves(self) -> list[plots.Curve]:
+        """What may be drawn of several runs."""
+        usual = list(plots.CURVES)
+        if self.x is not None and self.y is not None:
+            by = tuple(self.by or ())
+            columns = frozenset({self.x, self.y, *by})
+            usual = [plots.Curve(f"{self.y}_vs_{self.x}", columns, self.x, self.y, (self.x, self.y), by)]
+        return usual if self.log is None else [replace(curve, log=self.log.replace("none", "")) for curve in usual]
+
+    @property
+    def layout(self) -> plots.Layout:
+        """Of figures that join runs, or of those of a single run."""
+        return plots.Layout(self.width, self.title, self.xlabel, self.ylabel)
 
     @cached_property
     def stored(self) -> dict[Place, Stored]:
@@ -135,25 +191,35 @@ def finished(folder: Path) -> list[Path]:
 def plot(config: Config, run: lab.Run) -> None:
     """Draw the figures of the runs, and for several runs their overlays as well."""
     runs, out = config.stored, config.target
-    lab.require_writable(out, "out", "choose another with out=DIR")
-    figures = overlays(runs)
+    figures = overlays(config) if len(runs) > 1 or config.x else {}
     if len(runs) > 1 and not figures:
         print(f"no overlay: no two of the {len(runs)} runs have tables that there is one figure for")
-    for name, (table, summary, _) in zip(prefixes(list(runs)), runs.values(), strict=True):
-        drawn = plots.figures(table, summary.get("fits"), summary)
+    own = config.layout if len(runs) == 1 else plots.Layout(config.width)
+    for name, (table, summary, _) in zip(prefixes(list(runs)), runs.values(), strict=True) if not config.x else ():
+        drawn = plots.figures(table, summary, layout=own)
         figures |= {name + figure: one for figure, one in drawn.items()}
     if not figures:
         raise BadConfig("runs", config.runs, "runs with a table that there is a figure for")
+    lab.require_writable(out, "out", "choose another with out=DIR")
     write_all(out, lab.render(figures))
     for figure in figures:
         print(f"figure: {out / figure}.png")
 
 
-def overlays(runs: Mapping[Place, Stored]) -> dict[str, Figure]:
+def overlays(config: Config) -> dict[str, Figure]:
     """The runs over each other, seeds aggregated; nothing where no two of them have tables of one kind."""
-    tables = [table for table, _, _ in runs.values()]
-    configs = told_apart({run: config for run, (_, _, config) in runs.items()})
-    drawn = plots.across_runs(list(zip(configs, tables, strict=True)))
+    tables = [table for table, _, _ in config.stored.values()]
+    configs = told_apart(with_experiments({run: of_run for run, (_, _, of_run) in config.stored.items()}))
+    together = list(zip(configs, tables, strict=True))
+    try:
+        if config.x:
+            (curve,) = config.curves
+            axes = plots.overlay(together, curve, center=config.center, layout=config.layout)
+            drawn = {curve.name: plots.figure_of(axes)}
+        else:
+            drawn = plots.across_runs(together, config.curves, center=config.center, layout=config.layout)
+    except ValueError as error:
+        raise Refused(str(error)) from error
     return {f"overlay_{name}": figure for name, figure in drawn.items()}
 
 
@@ -165,6 +231,19 @@ def told_apart(configs: Mapping[Place, dict[str, Any]]) -> list[dict[str, Any]]:
         config if texts.count(text) == 1 else config | {"runs": name}
         for config, text, name in zip(configs.values(), texts, names, strict=True)
     ]
+
+
+def with_experiments(configs: Mapping[Place, dict[str, Any]]) -> dict[Place, dict[str, Any]]:
+    """The configs; with the name of its experiment each, where there are several experiments."""
+    named = {run: {"experiment": experiment_of(run)} for run in configs}
+    several = len({name["experiment"] for name in named.values()}) > 1
+    return {run: named[run] | config if several else config for run, config in configs.items()}
+
+
+def experiment_of(run: Place) -> str:
+    """The name of a run's experiment; "" where it is not stored."""
+    text = (run / "run.json").read_bytes() if isinstance(run, Path) else stores.files(run)["run.json"]
+    return str(json.loads(text).get("experiment", {}).get("name", ""))
 
 
 def folder_of(runs: Sequence[Place], folder: Path = RUNS) -> Path:

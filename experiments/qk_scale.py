@@ -130,7 +130,7 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
     summary = summarise(study, table) | {"seconds": time.perf_counter() - started}
     for line in summary["verdicts"]:
         print(line)
-    lab.save(run, table, summary, {"loss_vs_qk_scale": plots.loss_against_qk_scale(table)})
+    lab.save(run, table, summary, plots.figures(table, summary))
     return summary
 
 

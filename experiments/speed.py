@@ -180,7 +180,7 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
     table = table_of([row for case in lab.progress(config.cases, "speed") for row in case()])
     summary = summarise(table) | {"seconds": time.perf_counter() - started}
     print(table[["what", "size", "ours_s", "peer", "peer_s", "ratio"]].to_string(index=False))
-    lab.save(run, table, summary, {"speed": plots.speed(table)})
+    lab.save(run, table, summary, plots.figures(table, summary))
     return summary
 
 

@@ -31,7 +31,7 @@ def save(
     """Store what a run found, and say where.
 
     results.csv: one row per measurement, no index; the text of a float is exact, the same float gives the same text.
-    summary.json: `plain(summary)`. Each figure: NAME.png and NAME.svg. Others: whole files by name.
+    summary.json: `plain(summary)`. Each figure: NAME.png, NAME.svg and NAME.pdf. Others: whole files by name.
 
     Everything is rendered before the first file is written, and a file appears under its name only when it is whole.
     In a run folder of Sacred's the files lie beside run.json; other observers store them as artifacts. Call it as the

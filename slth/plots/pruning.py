@@ -1,14 +1,17 @@
 """Figures of tickets in language models: loss on the way, and against the parameters that are left."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from slth.plots.aggregate import Curve
-from slth.plots.style import GREY, MEAN, MEDIAN, assign_looks, draw_line, legend_key, make_panels, require, styled
+from slth.plots.curves import Curve
+from slth.plots.looks import FORMULA, MEAN, MEDIAN, Look, key, looks_of
+from slth.plots.marks import draw_line, note
+from slth.plots.page import Page, panels, single
+from slth.plots.tables import require
+from slth.plots.theme import SCREEN, Layout
 
 PRUNING_COLUMNS = frozenset({"size", "run", "qk_scale", "nonzero", "stage", "step", "val_loss"})
 NAMES = {"dense": "dense training", "ticket": "ticket", "sparse": "weights trained under a random mask"}
@@ -41,7 +44,7 @@ PRUNING_CURVES = (
         labels=("steps", LABEL),
         by=("size", "qk_scale"),
         panel="run",
-        titles=NAMES,
+        titles=lambda tables: NAMES,
         rows=_measured,
     ),
     Curve(
@@ -52,7 +55,7 @@ PRUNING_CURVES = (
         labels=("parameters that are not zero", LABEL),
         by=("qk_scale",),
         panel="run",
-        titles=NAMES,
+        titles=lambda tables: NAMES,
         rows=_at_the_end,
         log="x",
         least=2,
@@ -60,67 +63,94 @@ PRUNING_CURVES = (
 )
 
 
-@styled
-def loss_against_steps(table: pd.DataFrame, summary: Mapping[str, Any] | None = None) -> Figure:
-    """Validation loss (nat a token) over steps, a panel for each size; the simple models of the summary as lines."""
+def loss_against_steps(
+    table: pd.DataFrame,
+    summary: Mapping[str, Any] | None = None,
+    *,
+    axes: Sequence[Axes] | None = None,
+    layout: Layout = SCREEN,
+) -> list[Axes]:
+    """Validation loss (nat a token) over steps, a panel for each size; the simple models of the summary as lines.
+
+    Args:
+        table: one row per (size, run, qk_scale, stage, step), with PRUNING_COLUMNS; shown is the stage "full".
+        summary: losses by the names of LEVELS; None, or a name that is missing: no line.
+        axes: to draw in, one for each size; None: a figure of its own.
+        layout: of a figure of its own.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: if the table has no rows or lacks a column, or there are more or fewer axes than sizes.
+    """
     require(table, PRUNING_COLUMNS)
     full = _measured(table)
-    figure, panels = make_panels(full["size"].nunique())
-    looks = assign_looks(NAMES)
-    for axes, (size, rows) in zip(panels, full.groupby("size", sort=False), strict=True):
-        series = dict(list(rows.groupby(["run", "qk_scale"], sort=False)))
-        several = rows.loc[rows["run"] == "ticket", "qk_scale"].nunique() > 1
-        for (run, scale), part in series.items():
-            name = NAMES[str(run)] + (f", query and key x {scale}" if several and run != "dense" else "")
-            kind = MEAN if str(scale) == "theory" else MEDIAN
-            draw_line(axes, part.set_index("step")["val_loss"], looks[run], kind, name)
-        _draw_levels(axes, summary or {}, top=rows["val_loss"].max())
-        axes.set(xlabel="steps", title=f"GPT-2 {size}")
-        axes.legend(loc="upper right")
-    panels[0].set_ylabel(LABEL)
-    return figure
+    of_run = looks_of(NAMES)
+    with panels(full["size"].nunique(), axes, layout, share_y=True) as page:
+        for panel, (size, rows) in zip(page.axes, full.groupby("size", sort=False), strict=True):
+            several = rows.loc[rows["run"] == "ticket", "qk_scale"].nunique() > 1
+            for (run, scale), part in rows.groupby(["run", "qk_scale"], sort=False):
+                name = NAMES[str(run)] + (f", query and key x {scale}" if several and run != "dense" else "")
+                kind = MEAN if str(scale) == "theory" else MEDIAN
+                line = part.set_index("step")["val_loss"]
+                draw_line(panel, line, of_run[run], kind)
+                page.name(panel, name, of_run[run], line, kind)
+            _draw_levels(page, panel, summary or {}, top=full["val_loss"].max())
+            panel.set(xlabel="steps", ylabel="", title=f"GPT-2 {size}")
+        page.axes[0].set_ylabel(LABEL)
+    return page.axes
 
 
-@styled
-def loss_against_parameters(table: pd.DataFrame, summary: Mapping[str, Any] | None = None) -> Figure:
-    """Validation loss at the end over the parameters that are not 0: dense networks and tickets by size."""
+def loss_against_parameters(
+    table: pd.DataFrame,
+    summary: Mapping[str, Any] | None = None,
+    *,
+    ax: Axes | None = None,
+    layout: Layout = SCREEN,
+) -> Axes:
+    """Validation loss at the end over the parameters that are not 0: dense networks and tickets by size.
+
+    Args:
+        table: as `loss_against_steps` takes it.
+        summary: losses by the names of LEVELS, of which the n-gram models are shown.
+        ax: to draw in; None: a figure of its own.
+        layout: of a figure of its own.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: if the table has no rows or lacks a column.
+    """
     require(table, PRUNING_COLUMNS)
     last = _at_the_end(table)
     last = last[last["run"].isin(["dense", "ticket"])]
-    figure, (axes,) = make_panels(1)
-    axes.set_xscale("log")
-    keys = []
     series = list(last.groupby(["run", "qk_scale"], sort=False))
-    looks = assign_looks(name for name, _ in series)
-    for (run, scale), rows in series:
-        name = NAMES[str(run)] + (f", query and key x {scale}" if run == "ticket" else "")
-        draw_line(axes, rows.sort_values("nonzero").set_index("nonzero")["val_loss"], looks[run, scale], MEDIAN)
-        keys.append(legend_key(name, looks[run, scale]))
-        for row in rows.itertuples():
-            if run == "dense":
-                axes.annotate(
-                    str(row.size), (row.nonzero, row.val_loss), textcoords="offset points", xytext=(4, 5), fontsize=8
-                )
-    _draw_levels(axes, {k: v for k, v in (summary or {}).items() if "gram" in k}, top=last["val_loss"].max())
-    axes.set(xlabel="parameters that are not zero", ylabel=LABEL)
-    axes.legend(handles=keys)
-    return figure
+    of_series = looks_of(name for name, _ in series)
+    with panels(1, single(ax), layout) as page:
+        (axes,) = page.axes
+        axes.set_xscale("log")
+        for (run, scale), rows in series:
+            name = NAMES[str(run)] + (f", query and key x {scale}" if run == "ticket" else "")
+            line = rows.sort_values("nonzero").set_index("nonzero")["val_loss"]
+            draw_line(axes, line, of_series[run, scale], MEDIAN)
+            page.name(axes, name, of_series[run, scale], line)
+        dense = last[last["run"] == "dense"].drop_duplicates("size")
+        for size, at, loss in dense[["size", "nonzero", "val_loss"]].to_numpy():
+            side = "right" if at > last["nonzero"].median() else "left"
+            note(axes, str(size), (at, loss), "data", va="bottom", ha=side)
+        grams = {name: loss for name, loss in (summary or {}).items() if "gram" in name}
+        _draw_levels(page, axes, grams, top=last["val_loss"].max())
+        axes.set(xlabel="parameters that are not zero", ylabel=LABEL)
+    return axes
 
 
-def _draw_levels(axes: Axes, summary: Mapping[str, Any], top: float) -> None:
-    """Losses that do not depend on steps, as labelled lines; those far above all else as words at the top."""
-    top *= 1.1
-    high = []
-    for key, name in LEVELS.items():
-        value = summary.get(key)
-        if value is None:
-            continue
-        if value > top:
-            high.append(f"{name} {value:.2f}")
-            continue
-        axes.axhline(value, color=GREY, linewidth=0.8, linestyle=(0, (1, 1.5)))
-        place = axes.get_yaxis_transform()
-        axes.annotate(name, (0.01, value), xycoords=place, xytext=(0, 2), textcoords="offset points", fontsize=8)
-    if high:
-        words = "above the axis:\n" + "\n".join(high)
-        axes.annotate(words, (0.01, 0.01), xycoords="axes fraction", fontsize=8, color=GREY, va="bottom")
+def _draw_levels(page: Page, axes: Axes, summary: Mapping[str, Any], top: float) -> None:
+    """Losses that do not depend on steps, as labelled lines; those far above all else as words at the end."""
+    levels = {name: summary[loss] for loss, name in LEVELS.items() if summary.get(loss) is not None}
+    for name, value in levels.items():
+        if value <= 1.1 * top:
+            page.level(axes, name, value, FORMULA)
+    if high := [f"{name} {value:.2f}" for name, value in levels.items() if value > 1.1 * top]:
+        page.legend([key("above the axis: " + ", ".join(high), Look("none", ""))])

@@ -256,7 +256,7 @@ def test_a_run(tmp_path):
     assert len(summary["learned"]) == 2 * 4
     assert config["method"] == "edge_popup"
     assert {path.name for path in folder.glob("*.png")} == {"error_vs_width.png", "error_vs_length.png"}
-    figures = plots.figures(results, summary["fits"])
+    figures = plots.figures(results, summary)
     assert [axes.get_title().partition(",")[0] for axes in figures["error_vs_length"].axes] == [
         "side=input",
         "side=output",

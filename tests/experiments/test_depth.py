@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from command_lines import launched
+from figure_tables import legend_of
 from helpers import EXPERIMENTS
 from hypothesis import given
 from hypothesis import strategies as st
@@ -235,22 +236,22 @@ def test_summary_and_figure_without_a_fit(hidden):
     table = table_of(hidden)
     summary = study.summarise(table)
     assert summary["fits"] is summary["fits_median"] is summary["delta"] is summary["r2_least"] is None
-    lab.render({"figure": plots.error_against_depth(table, summary["fits"])})
+    lab.render(plots.figures(table, summary))
 
 
 def test_the_figure():
     table = table_of()
     fits = json.loads(json.dumps(storage.plain(study.summarise(table)["fits"])))  # as a stored run has them
-    assert list(plots.figures(table, fits)) == ["error_vs_depth"]
-    left, right = plots.error_against_depth(table, fits).axes
-    labels = [text.get_text() for text in left.get_legend().get_texts()]
+    assert list(plots.figures(table, {"fits": fits})) == ["error_vs_depth"]
+    left, right = plots.error_against_depth(table, fits)
+    texts = legend_of(plots.figure_of(left))
+    labels = [text for text in texts if " block" in text[:9]]
     assert [label[:8] for label in labels] == ["1 block:", "2 blocks"]
     assert all("$R^2$ = 1.000" in label and "e^{-0.06" in label for label in labels)
     shown = table[(table["length"] == 4) & (table["depth"] == 2)].groupby("hidden")["error_mean"].mean()
-    points = [line.get_ydata() for line in left.lines if line.get_marker() == plots.LOOKS[1].marker]
+    points = [line.get_ydata() for line in left.lines if line.get_marker() == "s"]
     assert np.allclose(points[0], shown)
     assert left.get_yscale() == right.get_yscale() == "log"
-    texts = [text.get_text() for text in left.texts]
     assert any("over 40 candidates" in text and "100 to 225" in text for text in texts)
     start = left.patches[0].get_x() if left.patches else None
     assert start == pytest.approx(80)
@@ -276,8 +277,10 @@ def test_a_run(tmp_path):
     assert summary["fits"]["2"]["r2"] <= 1
     assert {"delta", "delta_low", "delta_high", "r2_least", "seconds", "alpha"} <= summary.keys()
     assert config["depth"] == [1, 2]
-    assert {path.name for path in folder.glob("error_*")} == {"error_vs_depth.png", "error_vs_depth.svg"}
-    assert list(plots.figures(table, summary["fits"])) == ["error_vs_depth"]
+    assert {path.name for path in folder.glob("error_*")} == {
+        f"error_vs_depth.{kind}" for kind in ("pdf", "png", "svg")
+    }
+    assert list(plots.figures(table, summary)) == ["error_vs_depth"]
 
 
 def test_the_program_checks_what_it_is_asked_for():

@@ -106,7 +106,11 @@ def test_a_good_run_is_quiet_and_says_where_its_figure_lies(stored):
 def test_a_good_run_holds_its_files_and_no_others(stored):
     run = stored[0] / "runs" / "1"
     sacred = {"config.json", "cout.txt", "metrics.json", "run.json"}
-    assert {path.name for path in run.iterdir()} - sacred == {"results.csv", "summary.json", "errors.png", "errors.svg"}
+    assert {path.name for path in run.iterdir()} - sacred == {
+        "results.csv",
+        "summary.json",
+        *(f"errors.{kind}" for kind in ("pdf", "png", "svg")),
+    }
     assert (run / "results.csv").read_bytes() == f"hidden,error\n4,{0.1 / 4}\n12,{0.1 / 12}\n".encode()
     assert (run / "errors.png").read_bytes().startswith(b"\x89PNG")
     assert (run / "cout.txt").read_text() == stored[1].stdout
@@ -592,7 +596,7 @@ def test_a_figure_gives_the_same_bytes_twice():
 
     first, second = lab.render({"a": draw()}), lab.render({"a": draw()})
     assert first == second
-    assert set(first) == {"a.png", "a.svg"}
+    assert set(first) == {"a.png", "a.svg", "a.pdf"}
 
 
 def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from figure_tables import lines_of, words
 from helpers import cats
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -388,9 +389,7 @@ def test_conclusions_need_seeds_and_training(seeds, below, wanted):
     table = make_table(seeds, below)
     assert verdicts.conclusive(table, seeds) is wanted
     for draw in (plots.loss_by_variant, plots.difference_to_mha):
-        figure = draw(table)
-        words = [axes.get_title() for axes in figure.axes] + [figure.get_suptitle()]
-        assert any(SHORT in text for text in words) is not wanted
+        assert (SHORT in words(plots.figure_of(draw(table))).replace("\n", " ")) is not wanted
 
 
 # ---------------------------------------------------------------- spikes and matrices
@@ -532,7 +531,7 @@ def test_a_training_that_diverges_is_a_row(config):
     assert table.loc[table["what"] == "spikes", "diverged"].all()
     summary = storage.plain(summarise(study, table))
     assert summary["variants"]["mea"]["dense"]["verdict"] == "cannot tell"
-    lab.render(plots.mixing_figures(table))
+    lab.render(plots.figures(table, summary))
 
 
 def test_the_best_rate_is_taken(config, monkeypatch):
@@ -611,30 +610,24 @@ def test_the_configs_can_be_run(name, text):
 def test_the_figures_show_the_table():
     table = make_table()
     losses = table[table["what"] == "loss"]
-    (axes,) = plots.loss_by_variant(table).axes
+    axes = plots.loss_by_variant(table)
     for name in ATTENTIONS:
         own = losses[losses["variant"] == name]
         wanted = own.groupby("keep")["val_loss"].mean().to_numpy()
-        assert any(np.array_equal(line.get_ydata(), wanted) for line in axes.get_lines())
-    panels = plots.difference_to_mha(table).axes
+        assert any(np.array_equal(line.get_ydata(), wanted) for line in lines_of(axes))
+    panels = plots.difference_to_mha(table)
     assert [axes.get_title() for axes in panels] == ["keep 0.3", "keep 0.5"]
     assert [label.get_text() for label in panels[0].get_yticklabels()] == list(ATTENTIONS)[1:]
     bars = [line.get_xdata() for line in panels[0].get_lines() if len(line.get_xdata()) == 2][1:]
     at = losses[losses["keep"] == 0.3].groupby("variant", sort=False)[["difference_low", "difference_high"]].first()
     assert np.allclose(bars, at.to_numpy()[1:])
-    panels = plots.error_by_variant(table).axes
+    panels = plots.error_by_variant(table)
     assert [axes.get_title() for axes in panels] == ["learned, $T$ = 16", "learned, $T$ = 64", "constructed, $T$ = 16"]
-    assert [len(axes.get_lines()) for axes in panels] == [len(ATTENTIONS), len(ATTENTIONS), len(ATTENTIONS) - 1]
+    assert [len(lines_of(axes)) for axes in panels] == [len(ATTENTIONS), len(ATTENTIONS), len(ATTENTIONS) - 1]
     errors = table[(table["what"] == "error") & (table["length"] == 64)]
     medians = errors[errors["variant"] == "gta"].groupby("hidden")["error"].median()
-    assert any(
-        np.array_equal(line.get_ydata(), medians) for line in panels[1].get_lines() if len(line.get_xdata()) == 3
-    )
-
-
-def test_series_can_be_told_apart_in_grey():
-    looks = plots.mixing.looks_of(ATTENTIONS)
-    assert len({(look.marker, str(kind)) for look, kind in looks.values()}) == len(ATTENTIONS)
+    drawn = [line.get_ydata() for line in lines_of(panels[1]) if len(line.get_xdata()) == 3]
+    assert any(np.allclose(y, medians, rtol=1e-12) for y in drawn)
 
 
 @pytest.mark.parametrize("draw", [plots.loss_by_variant, plots.difference_to_mha, plots.error_by_variant])

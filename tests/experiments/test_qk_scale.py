@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from figure_tables import ends_of, legend_of
 from helpers import cats
 from hypothesis import given
 from hypothesis import strategies as st
@@ -295,7 +296,7 @@ def test_checkpoints_are_kept_by_point(tmp_path, config, monkeypatch):
 
 def test_both_panels_show_means_over_seeds():
     table = make_table(runs=("ticket", "dense"))
-    left, right = plots.loss_against_qk_scale(table).axes
+    left, right = plots.loss_against_qk_scale(table)
     rows = table[(table["run"] == "ticket") & (table["base_std"] == 0.02)].groupby("qk_scale")
     losses = rows["val_loss"].mean()
     for axes, x, wanted in (
@@ -315,12 +316,12 @@ def test_both_panels_show_means_over_seeds():
     assert any(np.allclose(line.get_xdata(), THEORY) for line in left.get_lines())
 
 
-def test_the_legend_names_what_is_drawn():
-    def legend(table):
-        return [text.get_text() for text in plots.loss_against_qk_scale(table).legends[0].get_texts()]
-
-    assert legend(make_table()) == ["base std 0.02", "base std 0.1", "scale $n^{1/4}$"]
-    assert legend(make_table(runs=("ticket", "dense")))[3:] == ["ticket", "dense training"]
+def test_what_is_drawn_is_named():
+    for axes in plots.loss_against_qk_scale(make_table()):
+        assert ends_of(axes) == ["base std 0.02", "base std 0.1"]
+        assert legend_of(plots.figure_of(axes)) == ["scale $n^{1/4}$"]
+    both = plots.figure_of(plots.loss_against_qk_scale(make_table(runs=("ticket", "dense"))))
+    assert legend_of(both) == ["scale $n^{1/4}$", "ticket", "dense training"]
 
 
 @pytest.mark.parametrize("column", sorted(plots.QK_SCALE_COLUMNS))

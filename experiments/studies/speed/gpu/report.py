@@ -100,7 +100,7 @@ def _told(row: Row) -> Row:
 def figures(timed: Times) -> dict[str, Figure]:
     """The times as a figure, by its name, where there are any."""
     told = timed.table[timed.table["ratio"].notna()]
-    return {"speed": plots.speed(told)} if len(told) else {}
+    return plots.figures(told) if len(told) else {}
 
 
 def summarise(checked: pd.DataFrame, timed: Times, device: torch.device) -> dict[str, Any]:

@@ -1,0 +1,173 @@
+"""What is drawn of several runs: seeds alone are aggregated, whatever else varies is a series.
+
+A kind of table says by its `Curve` what of it is drawn against what; everything else is the same for all: a series
+for each combination of values that vary, and of each the seeds at every x. No line joins two series, and every point of
+a line is aggregated over the same seeds: seeds that were measured at other x are a series of their own.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from slth.plots.tables import require
+
+Run = tuple[Mapping[str, Any], pd.DataFrame]
+"""Of one run: its config, and its table of measurements."""
+
+NOT_SHOWN = ("seed", "seeds", "checkpoints")  # config keys over which runs are aggregated
+OF_COLUMN = {"lengths": "length", "variants": "variant"}  # config keys, by the columns that hold their values
+NAMED = 8  # values of a list in a label; of a longer one the first and the last
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a figure of several runs shows of their tables.
+
+    Attributes:
+        name: of the figure.
+        columns: that a table must have for it.
+        x: the column on the horizontal axis; None where there is nothing to go along.
+        y: the column that is aggregated.
+        labels: of the two axes.
+        by: columns whose values are series of their own, where they vary.
+        panel: the column whose values are panels; None: one panel.
+        titles: from all runs' tables, the titles of the panels, by the value.
+        rows: from a run's table, the rows that are shown, with columns x and y.
+        log: the axes that are logarithmic, "", "x", "y" or "xy".
+        least: values of x that one series must have at least, or there is no figure.
+    """
+
+    name: str
+    columns: frozenset[str]
+    x: str | None
+    y: str
+    labels: tuple[str, str]
+    by: tuple[str, ...] = ()
+    panel: str | None = None
+    titles: Callable[[Sequence[pd.DataFrame]], Mapping[str, str]] = lambda tables: {}
+    rows: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table
+    log: str = ""
+    least: int = 1
+
+
+def varying(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys that are not the same in all configs, in their order; a key that is missing counts as None.
+
+    Of configs with different values of `experiment`, only keys that all of them have.
+    """
+    keys = dict.fromkeys(key for config in configs for key in config)
+    if len({config.get("experiment") for config in configs}) > 1:
+        keys = {key: None for key in keys if all(key in config for config in configs)}
+    return [key for key in keys if len({_json(config.get(key)) for config in configs}) > 1]
+
+
+def over_seeds(runs: Sequence[Run], curve: Curve) -> pd.DataFrame:
+    """One row per (panel, series, x, seed), with columns of these names and y: the mean over all else.
+
+    A series is named by the values, as key=value, of the config keys and of the columns `by` that vary among the runs;
+    seeds are the table's own where it has such a column. Rows without a y are left out. Where the seeds of a series
+    were not measured at the same x, those that were are a series each, named by their seeds and x as well.
+    attrs["same"] names the values of `by` that do not vary, attrs["titles"] the panels.
+
+    Args:
+        runs: with tables that have the curve's columns.
+        curve: what is shown of them.
+
+    Raises:
+        ValueError: if a table has no rows or lacks a column.
+    """
+    parts = []
+    for config, table in runs:
+        require(table, curve.columns)
+        rows = curve.rows(_with_method(table, config))
+        parts.append(rows.assign(**{} if "seed" in table else {"seed": config.get("seed", 0)}))
+    own = [name for name in (curve.x, curve.panel, *curve.by) if name and all(name in part for part in parts)]
+    keys = [
+        key
+        for key in varying([config for config, _ in runs])
+        if key not in NOT_SHOWN and OF_COLUMN.get(key, key) not in own
+    ]
+    parts = [
+        part.assign(**{f"config.{key}": text_of(config.get(key)) for key in keys})
+        for part, (config, _) in zip(parts, runs, strict=True)
+    ]
+    table = pd.concat(parts, ignore_index=True).dropna(subset=curve.y)
+    series = {name: name for name in curve.by if name in own and table[name].nunique() > 1}
+    series |= {f"config.{key}": key for key in keys}
+    named = [table[column].map(text_of).radd(f"{key}=") for column, key in series.items()]
+    frame = pd.DataFrame(
+        {
+            "panel": table[curve.panel] if curve.panel else "",
+            "series": _joined(named) if named else "",
+            "x": table[curve.x] if curve.x else 0,
+            "seed": table["seed"],
+            "y": table[curve.y].astype(float),
+        }
+    )
+    means = frame.groupby(["panel", "series", "x", "seed"], sort=False)["y"].mean().reset_index()
+    if curve.x:
+        means["series"] = _split_by_grid(means, curve.x)
+    same = [name for name in curve.by if name in own and name not in series and len(table)]
+    means.attrs["titles"] = dict(curve.titles(parts))
+    means.attrs["same"] = [f"{name}={text_of(table[name].iloc[0])}" for name in same]
+    return means
+
+
+def _with_method(table: pd.DataFrame, config: Mapping[str, Any]) -> pd.DataFrame:
+    """The table with the search method of its config, where it has no such column of its own."""
+    method = config.get("method")
+    method = method.get("name") if isinstance(method, Mapping) else method
+    return table.assign(method=method) if isinstance(method, str) and "method" not in table else table
+
+
+def _split_by_grid(means: pd.DataFrame, x: str) -> "pd.Series[str]":
+    """The series of each row, such that in no panel two seeds of a series have values of x that are not the same."""
+    names = means["series"].astype(str)
+    for series, rows in means.groupby("series", sort=False):
+        groups = _of_one_grid(rows)
+        for seeds in groups if len(groups) > 1 else []:
+            own = rows[rows["seed"].isin(seeds)]
+            parts = [str(series), f"seed={_listed(seeds)}", f"{x}=[{_listed(sorted(own['x'].unique()))}]"]
+            names[own.index] = ", ".join(filter(None, parts))
+    return names
+
+
+def _of_one_grid(rows: pd.DataFrame) -> list[list[Any]]:
+    """The seeds of one series, in groups that have the same x wherever they share a panel."""
+    groups: list[tuple[dict[Any, frozenset[Any]], list[Any]]] = []
+    for seed, own in rows.groupby("seed"):
+        grids = {panel: frozenset(values) for panel, values in own.groupby("panel")["x"]}
+        for known, seeds in groups:
+            if all(known.get(panel, grid) == grid for panel, grid in grids.items()):
+                known |= grids
+                seeds.append(seed)
+                break
+        else:
+            groups.append((grids, [seed]))
+    return [seeds for _, seeds in groups]
+
+
+def _listed(values: Sequence[Any]) -> str:
+    texts = [text_of(value) for value in values]
+    return ",".join(texts if len(texts) <= NAMED else [*texts[:2], "...", texts[-1]])
+
+
+def _joined(named: Sequence["pd.Series[str]"]) -> list[str]:
+    return [", ".join(parts) for parts in zip(*named, strict=True)]
+
+
+def text_of(value: Any) -> str:
+    """A value in a label."""
+    if isinstance(value, float | np.floating):
+        return f"{value:g}"
+    if isinstance(value, list | tuple | dict):
+        return _json(value)
+    return str(value)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)

@@ -1,0 +1,59 @@
+"""What `slth.plots` offers. Importing this module imports seaborn, matplotlib and pandas."""
+
+from slth.plots.across import overlay
+from slth.plots.curves import Curve, Run
+from slth.plots.depth import DEPTH_COLUMNS, error_against_depth
+from slth.plots.errors import ERROR_COLUMNS, SIDES, error_against_length, error_against_width
+from slth.plots.hidden import HIDDEN_COLUMNS, error_against_block, gap_against_candidates
+from slth.plots.lemma import CONSTANT_COLUMNS, TARGETS, constant
+from slth.plots.looks import CERTIFICATE, MEAN, MEDIAN, Look, looks_of
+from slth.plots.marks import ZERO
+from slth.plots.mixing import MIXING_COLUMNS, difference_to_mha, error_by_variant, loss_by_variant
+from slth.plots.pruning import PRUNING_COLUMNS, loss_against_parameters, loss_against_steps
+from slth.plots.qk_scale import QK_SCALE_COLUMNS, loss_against_qk_scale
+from slth.plots.registry import CURVES, ENTRIES, Entry, across_runs, figure_of, figures
+from slth.plots.theme import SIZES, Layout
+from slth.plots.timing import SPEED_COLUMNS, speed
+
+__all__ = [
+    "CERTIFICATE",
+    "CONSTANT_COLUMNS",
+    "CURVES",
+    "DEPTH_COLUMNS",
+    "ENTRIES",
+    "ERROR_COLUMNS",
+    "HIDDEN_COLUMNS",
+    "MEAN",
+    "MEDIAN",
+    "MIXING_COLUMNS",
+    "PRUNING_COLUMNS",
+    "QK_SCALE_COLUMNS",
+    "SIDES",
+    "SIZES",
+    "SPEED_COLUMNS",
+    "TARGETS",
+    "ZERO",
+    "Curve",
+    "Entry",
+    "Layout",
+    "Look",
+    "Run",
+    "across_runs",
+    "constant",
+    "difference_to_mha",
+    "error_against_block",
+    "error_against_depth",
+    "error_against_length",
+    "error_against_width",
+    "error_by_variant",
+    "figure_of",
+    "figures",
+    "gap_against_candidates",
+    "looks_of",
+    "loss_against_parameters",
+    "loss_against_qk_scale",
+    "loss_against_steps",
+    "loss_by_variant",
+    "overlay",
+    "speed",
+]

@@ -1,0 +1,63 @@
+"""How wide texts are, where they are folded, and how labels are spread so that none lies on another."""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
+from scipy.optimize import isotonic_regression
+
+LINE = 1.3  # height of a line of text, in sizes of its font
+WORD = re.compile(r"(?:\$[^$]*\$|[^\s$])+")  # a formula is one word
+
+
+@lru_cache(maxsize=4096)
+def width_of(text: str, points: float) -> float:
+    """The width of a text in points of length, formulas included: that of its longest line."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    font = FontProperties(family="DejaVu Sans")
+    paths = [TextPath((0, 0), line, size=points, prop=font) for line in lines]
+    return max((float(path.get_extents().width) for path in paths), default=0.0)
+
+
+def fold(text: str, width: float, points: float) -> str:
+    """The text in lines that are no wider than so many points; longer words are cut, lines that it has stay."""
+    return "\n".join(line for part in text.splitlines() for line in _lines(part, width, points))
+
+
+def _lines(text: str, width: float, points: float) -> list[str]:
+    lines = [""]
+    for word in WORD.findall(text):
+        for piece in _pieces(word, width, points):
+            joined = f"{lines[-1]} {piece}".strip()
+            if width_of(joined, points) <= width or not lines[-1]:
+                lines[-1] = joined
+            else:
+                lines.append(piece)
+    return lines
+
+
+def _pieces(word: str, width: float, points: float) -> list[str]:
+    """A word, cut where it is wider than a line; formulas are not."""
+    if "$" in word or width_of(word, points) <= width:
+        return [word]
+    letters = max(1, int(len(word) * width / width_of(word, points)))
+    while letters > 1 and width_of(word[:letters], points) > width:
+        letters -= 1
+    return [word[:letters], *_pieces(word[letters:], width, points)]
+
+
+def spread(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
+    """Centres in [0, 1] of labels of such heights, as near to the wanted ones as can be, none on another.
+
+    Labels that are together higher than 1 stand beyond the upper end.
+    """
+    order = np.argsort(wanted, kind="stable")
+    high = np.asarray(heights, dtype=float)[order]
+    steps = np.cumsum(high) - high / 2  # the centres of labels that stand on each other
+    free = isotonic_regression(np.asarray(wanted, dtype=float)[order] - steps).x
+    centres = np.empty(len(order))
+    centres[order] = np.clip(free, 0.0, max(0.0, 1.0 - high.sum())) + steps
+    return [float(centre) for centre in centres]

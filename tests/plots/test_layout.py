@@ -1,0 +1,262 @@
+"""Every figure can be read: no text is cut off or lies on another, and series differ without colour."""
+
+import subprocess
+import sys
+from itertools import pairwise
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from figure_tables import (
+    FITS,
+    make_constant,
+    make_depth,
+    make_hidden,
+    make_losses,
+    make_pruning,
+    make_qk_scale,
+    make_table,
+    make_times,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from slth import plots
+from slth.experiments import lab
+from slth.plots.looks import COLORS
+from slth.plots.texts import fold, spread, width_of
+
+LONG = "weights whose name is so long that it needs more than one line"
+EIGHT = [f"variant_{n}" for n in range(8)]
+
+
+def pruning_sizes():
+    """Tickets of two scales in networks of two sizes."""
+    parts = [
+        make_pruning(level).assign(size=size, qk_scale=scale, nonzero=nonzero)
+        for level, (size, nonzero) in enumerate((("tiny", 1000), ("small*0.25", 9000)))
+        for scale in (1.0, "theory")
+    ]
+    return pd.concat(parts)
+
+
+def several(count, key="keep", **table):
+    return [({"seed": 0, key: n}, make_table(factor=1 + n, sources=3, **table)) for n in range(count)]
+
+
+def overlay(runs, name="error_vs_width", layout=None):
+    return plots.across_runs(runs, layout=layout)[name]
+
+
+def all_axes(function, *arguments):
+    return lambda layout: plots.figure_of(function(*arguments, layout=layout))
+
+
+LEVELS = {
+    "val_loss_unigram": 3.0,
+    "val_loss_bigram": 2.99,
+    "val_loss_random_mask": 99.0,
+    "val_loss_shuffled_mask": 88.0,
+}
+FIGURES = {
+    "width": all_axes(plots.error_against_width, make_table(sides=plots.SIDES), FITS),
+    "one width": all_axes(plots.error_against_width, make_table(widths=(1024,), d_in=64, sources=3)),
+    "length": all_axes(plots.error_against_length, make_table(widths=(8, 20), lengths=(8, 64, 512))),
+    "eight widths": all_axes(plots.error_against_length, make_table(widths=range(2, 18, 2), lengths=(8, 64, 512))),
+    "depth": all_axes(plots.error_against_depth, make_depth(), {"1": FITS["input"] | {"r2": 0.9}}),
+    "eight depths": all_axes(plots.error_against_depth, make_depth(range(1, 9))),
+    "block": all_axes(plots.error_against_block, make_hidden()),
+    "eight candidates": all_axes(plots.error_against_block, make_hidden(range(8, 24, 2))),
+    "one block": all_axes(plots.error_against_block, make_hidden((24,), blocks=1).assign(error=0.0)),
+    "gap": all_axes(plots.gap_against_candidates, make_hidden()),
+    "no gap": all_axes(plots.gap_against_candidates, make_hidden((20, 24)).assign(val_loss_ticket=1.5, agreement=1.0)),
+    "steps": all_axes(plots.loss_against_steps, make_pruning(1.0), LEVELS),
+    "sizes over steps": all_axes(plots.loss_against_steps, pruning_sizes(), LEVELS),
+    "parameters": all_axes(plots.loss_against_parameters, pruning_sizes(), LEVELS),
+    "scale": all_axes(plots.loss_against_qk_scale, make_qk_scale(0)),
+    "constant": all_axes(plots.constant, pd.concat([make_constant(10).assign(d=d) for d in range(2, 10)])),
+    "speed": all_axes(plots.speed, make_times(["scipy.milp", "torch.sort"])),
+    "eight peers": all_axes(plots.speed, make_times([f"library.function_{n}" for n in range(8)], sizes=(1,))),
+    "losses": all_axes(plots.loss_by_variant, make_losses(["mha", "mea"]).assign(conclusive=False)),
+    "eight losses": all_axes(plots.loss_by_variant, make_losses(EIGHT)),
+    "differences": all_axes(plots.difference_to_mha, make_losses(["mha", *EIGHT], keeps=(0.3, 0.5, 0.9))),
+    "errors": all_axes(plots.error_by_variant, make_losses(EIGHT)),
+    "long variants": all_axes(plots.error_by_variant, make_losses([LONG, "mha"])),
+    "two runs": lambda layout: overlay(several(2), layout=layout),
+    "sixteen runs": lambda layout: overlay(several(16), layout=layout),
+    "long names": lambda layout: overlay(several(3, "target_" * 30), layout=layout),
+    "points": lambda layout: overlay(several(8, widths=(8,)), layout=layout),
+    "long points": lambda layout: overlay(several(3, LONG, widths=(8,)), layout=layout),
+    "lengths": lambda layout: overlay(several(8, lengths=(8, 64)), "error_vs_length", layout),
+    "titled": lambda layout: overlay(
+        several(2), layout=plots.Layout(layout.width, title=LONG * 3, xlabel=LONG * 2, ylabel=LONG * 2)
+    ),
+}
+
+
+def texts_of(figure):
+    """Every text that is shown, with its box in pixels."""
+    outside = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+            outside |= {
+                tick.label1 for tick in ticks if not low <= tick.get_loc() <= high or not tick.label1.get_visible()
+            }
+            outside |= {tick.label2 for tick in ticks}
+    shown = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    boxes = {text: Text.get_window_extent(text) for text in shown if text not in outside}
+    return {text: box for text, box in boxes.items() if box.width > 0}
+
+
+@pytest.mark.parametrize("width", ["screen", "column", pytest.param("page", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", FIGURES)
+def test_no_text_is_cut_off_or_lies_on_another(name, width):
+    figure = FIGURES[name](plots.Layout(width))
+    figure.draw_without_rendering()
+    boxes, page = texts_of(figure), figure.bbox
+    assert len(boxes) > 4
+    for text, box in boxes.items():
+        assert min(box.x0 - page.x0, box.y0 - page.y0, page.x1 - box.x1, page.y1 - box.y1) > -1, text.get_text()
+    shown = list(boxes.items())
+    for n, (text, box) in enumerate(shown):
+        for other, beside in shown[n + 1 :]:
+            wide = min(box.x1, beside.x1) - max(box.x0, beside.x0)
+            high = min(box.y1, beside.y1) - max(box.y0, beside.y0)
+            assert wide <= 1 or high <= 1, (text.get_text(), other.get_text())
+    inches = {"column": 3.25, "page": 6.75}.get(width)
+    assert inches is None or figure.get_size_inches()[0] == inches
+    assert figure.axes[-1].get_xlabel()
+    assert all(axes.get_window_extent().height > 0.8 * figure.dpi for axes in figure.axes if "point" not in name)
+
+
+# ---------------------------------------------------------------- a caller's axes
+
+
+ONE_PANEL = {"block", "parameters", "losses"}
+MAKERS = {
+    "width": (plots.error_against_width, make_table()),
+    "length": (plots.error_against_length, make_table(lengths=(8, 64))),
+    "depth": (plots.error_against_depth, make_depth()),
+    "block": (plots.error_against_block, make_hidden()),
+    "gap": (plots.gap_against_candidates, make_hidden()),
+    "steps": (plots.loss_against_steps, pruning_sizes()),
+    "parameters": (plots.loss_against_parameters, pruning_sizes()),
+    "scale": (plots.loss_against_qk_scale, make_qk_scale(0)),
+    "constant": (plots.constant, make_constant(10)),
+    "speed": (plots.speed, make_times(["scipy.milp"])),
+    "losses": (plots.loss_by_variant, make_losses(["mha", "mea"])),
+    "differences": (plots.difference_to_mha, make_losses(["mha", "mea"])),
+    "errors": (plots.error_by_variant, make_losses(["mha", "mea"])),
+    "overlay": (lambda runs, **given: plots.overlay(runs, plots.CURVES[0], **given), several(2)),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_figure_is_drawn_in_the_callers_axes_which_it_returns(name):
+    draw, table = MAKERS[name]
+    own = draw(table)
+    count = 1 if name in ONE_PANEL else len(own)
+    figure = Figure(figsize=(4 * count + 1, 4))
+    grid = list(figure.subplots(1, count + 1, squeeze=False)[0])
+    if name in ONE_PANEL:
+        assert draw(table, ax=grid[0]) is grid[0]
+    else:
+        assert draw(table, axes=grid[:count]) == grid[:count]
+        with pytest.raises(ValueError, match=f"axes: {count + 1} of them: must be {count}, one for each panel"):
+            draw(table, axes=grid)
+    assert tuple(figure.get_size_inches()) == (4 * count + 1, 4)
+    assert all(axes.has_data() for axes in grid[:count])
+    assert not grid[count].has_data()
+
+
+def test_a_width_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match="width='wide': must be one of screen, page, column"):
+        plots.Layout("wide")
+
+
+# ---------------------------------------------------------------- looks
+
+
+@pytest.mark.parametrize("count", [2, 6, 8, 12, 84])
+def test_no_two_series_share_a_look_in_grey(count):
+    looks = plots.looks_of(range(count)).values()
+    assert len({(look.marker, str(look.dashes)) for look in looks}) == count
+    assert len({look.color for look in looks}) == count
+
+
+def test_neighbours_differ_in_lightness():
+    grey = [np.dot(to_rgb(color), (0.299, 0.587, 0.114)) for color in COLORS]
+    assert min(abs(np.diff(grey))) > 0.15
+
+
+# ---------------------------------------------------------------- texts
+
+
+LETTERS = st.text(st.characters(codec="ascii", exclude_characters="$\\_^{}", exclude_categories=["C"]), max_size=60)
+
+
+@given(LETTERS, st.floats(20, 200))
+def test_folded_lines_are_no_wider_than_asked_and_lose_no_letter(text, width):
+    folded = fold(text, width, 8)
+    assert width_of(folded, 8) <= max(width, 9.0)
+    assert "".join(folded.split()) == "".join(text.split())
+
+
+def test_a_formula_is_not_folded():
+    assert fold("many $n = 4 x$ words", 26, 8).splitlines() == ["many", "$n = 4 x$", "words"]
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.01, 0.2)), min_size=1, max_size=12))
+def test_spread_labels_are_apart_in_order_and_within_the_axes_where_they_fit(labels):
+    wanted, heights = zip(*labels, strict=True)
+    places = spread(wanted, heights)
+    order = sorted(range(len(labels)), key=lambda i: places[i])
+    for below, above in pairwise(order):
+        assert places[above] - places[below] >= (heights[below] + heights[above]) / 2 - 1e-9
+        assert wanted[below] <= wanted[above]
+    assert places[order[0]] >= heights[order[0]] / 2 - 1e-9
+    if sum(heights) <= 1:
+        assert places[order[-1]] <= 1 - heights[order[-1]] / 2 + 1e-9
+
+
+def test_labels_that_are_apart_stay_where_they_belong():
+    assert spread([0.9, 0.2, 0.5], [0.1, 0.1, 0.1]) == pytest.approx([0.9, 0.2, 0.5])
+
+
+# ---------------------------------------------------------------- the caller's settings
+
+
+def test_the_settings_of_the_caller_stay():
+    before = dict(matplotlib.rcParams)
+    plots.error_against_block(make_hidden())
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_the_libraries_are_imported_when_a_figure_is_drawn_and_torch_never():
+    code = """
+import sys
+from slth import plots
+heavy = {"torch", "seaborn", "matplotlib", "pandas"}
+print(sorted(heavy & {*sys.modules}))
+plots.figures
+print(sorted(heavy & {*sys.modules}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "['matplotlib', 'pandas', 'seaborn']"]
+
+
+def test_files_of_a_figure_are_the_same_every_time_and_small():
+    first, second = (lab.render({"a": plots.figure_of(plots.error_against_block(make_hidden()))}) for _ in range(2))
+    assert first == second
+    assert {name: content[:4] for name, content in first.items()} == {
+        "a.png": b"\x89PNG",
+        "a.svg": b"<?xm",
+        "a.pdf": b"%PDF",
+    }
+    assert max(map(len, first.values())) < 150_000

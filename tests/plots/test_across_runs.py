@@ -113,6 +113,29 @@ def test_the_interval_is_students_over_seeds():
     assert said_of(figure) == "mean of 3 seeds\nband: 95 % interval (Student)"
 
 
+def test_the_median_comes_with_the_middle_half_of_the_seeds():
+    runs = [({"seed": seed}, make_pruning(level)) for seed, level in enumerate((1.0, 2.0, 6.0))]
+    figure = plots.across_runs(runs, center="median")["loss"]
+    (line,) = series_of(figure.axes[0]).values()
+    (band,) = figure.axes[0].collections
+    y = band.get_paths()[0].vertices[band.get_paths()[0].vertices[:, 0] == 10, 1]
+    assert line.get_ydata().tolist() == [3.0, 4.0]
+    assert (y.min(), y.max()) == (2.5, 5.0)
+    assert said_of(figure) == "median of 3 seeds\nband: middle half of the seeds"
+    with pytest.raises(ValueError, match="center='mode': must be one of mean, median"):
+        plots.across_runs(runs, center="mode")
+
+
+def test_learned_masks_are_called_by_the_method_of_the_runs():
+    tables = [make_table(sides=("free",)) for _ in range(2)]
+    for methods, title in ((("biprop", "biprop"), "biprop"), (("biprop", "iterand"), "learned masks")):
+        runs = [
+            ({"seed": 0, "keep": n, "method": {"name": m}}, t)
+            for n, (m, t) in enumerate(zip(methods, tables, strict=True))
+        ]
+        assert plots.across_runs(runs)["error_vs_width"].axes[0].get_title() == title
+
+
 def test_how_many_seeds_there_are_is_said():
     runs = [({"seed": s, "keep": k}, make_pruning(1.0 + s)) for k, seeds in ((0.3, 3), (0.5, 1)) for s in range(seeds)]
     said = "keep=0.3 (mean of 3 seeds)\nkeep=0.5 (1 seed)\nband: 95 % interval (Student)"

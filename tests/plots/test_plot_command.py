@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from figure_tables import FITS, make_pruning, make_table
+from figure_tables import FITS, lines_of, make_pruning, make_table
 from helpers import EXPERIMENTS
 
 from slth import plots
@@ -79,6 +79,52 @@ def test_what_cannot_be_drawn_is_refused(config, line):
     with pytest.raises(lab.Refused) as error:
         plot.plot(plot.Config(**config), None)
     assert str(error.value).startswith(line)
+
+
+@pytest.mark.usefixtures("no_rendering")
+def test_runs_of_several_experiments_are_drawn_together_by_columns_that_both_have(monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(lab, "render", lambda figures: drawn.update(figures) or {})
+    for number, (name, seed) in enumerate((("first", 0), ("first", 1), ("second", 0)), 1):
+        folder = store(Path(f"runs/{number}"), make_pruning(1.0 + seed), seed=seed, **{name: 1})
+        (folder / "run.json").write_text(json.dumps({"status": "COMPLETED", "experiment": {"name": name}}))
+    asked = {"x": "step", "y": "val_loss", "by": "stage", "center": "median", "log": "y"}
+    plot.plot(plot.Config(runs=[1, 2, 3], title="all", xlabel="steps of a search", width="column", **asked), None)
+    (figure,) = drawn.values()
+    (axes,) = figure.axes
+    assert list(drawn) == ["overlay_val_loss_vs_step"]
+    labels = {line.get_label(): line.get_ydata().tolist() for line in lines_of(axes) if line.get_label()[0] != "_"}
+    assert labels["stage=full, experiment=first (median of 2 seeds)"] == [2.5, 3.5]
+    assert labels["stage=full, experiment=second (1 seed)"] == [2.0, 3.0]
+    assert (figure.get_suptitle(), axes.get_xlabel(), axes.get_yscale()) == ("all", "steps of a search", "log")
+    assert figure.get_size_inches()[0] == 3.25
+
+
+@pytest.mark.usefixtures("no_rendering")
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        ({"x": "steps", "y": "val_loss"}, "x='steps': must be a column of numbers in every run's table: step, "),
+        ({"x": "step", "y": "run"}, "y='run': must be a column of numbers in every run's table: step, "),
+        (
+            {"x": "step", "y": "val_loss", "by": ["a"]},
+            "by='a': must be a column in every run's table: run, stage, step",
+        ),
+        ({"x": "step"}, "y=None: must be a column, as x is given"),
+        ({"by": ["run"]}, "by=['run']: must be left out for a single run without x and y"),
+        ({"log": "x"}, "log='x': must be left out for a single run without x and y"),
+        ({"center": "median"}, "center='median': must be left out for a single run without x and y"),
+        ({"width": "wide"}, "width='wide': must be one of screen, page, column"),
+        ({"title": 3}, "title=3: must be text"),
+        ({"x": "below", "y": "val_loss", "log": "x"}, "log='x': must be an axis with positive values"),
+    ],
+)
+def test_what_the_table_cannot_show_is_refused_before_any_file(config, line):
+    store(Path("runs/1"), make_pruning(1.0).assign(below=-1.0))
+    with pytest.raises(lab.Refused) as error:
+        plot.plot(plot.Config(runs=1, out="out", **config), None)
+    assert str(error.value).startswith(line)
+    assert not Path("out").exists()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ Both are captured in a CUDA graph: what Python needs to launch them is in neithe
 
 import torch
 
+from slth.weights.recipes import Draw
+
 from ..bits import pack_mask
 from ..cases import normal
 from ..finished import captured
@@ -42,17 +44,17 @@ def _compared(
 ) -> Row:
     tokens, inward, outward = size
     x = normal(f"seeded/{seed}", tokens, inward, device=device).to(dtype)
-    drawn = {"scale": inward**-0.5, "stream": 0}
-    half = seeded_weight((outward, inward), seed, "mask", "uniform16", scale=1.0, device=device)
+    draw = Draw(distribution, inward**-0.5, seed, "weight")
+    half = seeded_weight((outward, inward), Draw("uniform16", 1.0, seed, "mask"), device=device)
     bits = pack_mask(half > 0)
     del half
-    weight = seeded_weight((outward, inward), seed, "weight", distribution, bits=bits, device=device, **drawn)
+    weight = seeded_weight((outward, inward), draw, bits=bits, device=device)
     dense = weight.to(dtype)
     exact = (x.float() @ dense.float().mT).double()
     impl = "triton" if device.type == "cuda" else "auto"
 
     calls = {
-        "ours": lambda: seeded_linear(x, seed, "weight", bits, distribution, impl=impl, **drawn),
+        "ours": lambda: seeded_linear(x, draw, bits, impl=impl),
         "dense": lambda: x @ dense.mT,
     }
     runs = {name: captured(call, device) for name, call in calls.items()}

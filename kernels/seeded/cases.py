@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from slth.weights.recipes import Draw
+
 from .. import offline
 from ..bits import pack_mask
 from ..cases import Case, Tensors, normal, with_gradients
@@ -28,11 +30,8 @@ def _weight(name: str, distribution: str, shape: tuple[int, int], *, masked: boo
 
     def call(tensors: Tensors, impl: str) -> Tensors:
         bits = tensors["bits"]
-        weight = seeded_weight(
-            shape, 7, "cases", distribution, scale=0.3, stream=1 << 31, bits=bits if masked else None,
-            device=bits.device, impl=impl,
-        )  # fmt: skip
-        return {"out": weight}
+        draw = Draw(distribution, 0.3, 7, "cases", stream=1 << 31)
+        return {"out": seeded_weight(shape, draw, bits=bits if masked else None, device=bits.device, impl=impl)}
 
     what = f"weight {name}, {distribution}"
     return Case(what, "seeded_weight", inputs, call, large=large, exact=True, dtypes=(torch.float32,))
@@ -55,10 +54,8 @@ def _linear(name: str, distribution: str, tokens: tuple[int, ...], inward: int, 
             if options.get("turned"):
                 x = torch.cat((x, x), -1)[..., ::2] if x.dim() == 1 else x.mT.contiguous().mT
                 bits = torch.cat((bits, bits), 1)[:, : bits.shape[1]]
-            return seeded_linear(
-                x, 7, "cases", bits, distribution, scale=0.25, columns=shape[1] if first else None,
-                bias=given.get("bias"), impl=impl,
-            )  # fmt: skip
+            draw, columns = Draw(distribution, 0.25, 7, "cases"), shape[1] if first else None
+            return seeded_linear(x, draw, bits, columns=columns, bias=given.get("bias"), impl=impl)
 
         return with_gradients(tensors, wanted, run)
 

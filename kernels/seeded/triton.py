@@ -7,8 +7,7 @@ a tiled product with more, on tensor cores, whose tiles of 16 tokens serve few a
 instructions to make, and one more for each token that is added outside of tensor cores.
 
 A weight matrix (rows, columns) is contracted over its columns (that of nn.Linear, forward) or its rows (inputs first,
-forward). The gradient to the input contracts over the other axis. Where a row is a whole number of Philox blocks, each
-block is made once and all its words are used; where it is not, one is made for every element.
+forward). The gradient to the input contracts over the other axis.
 """
 
 from __future__ import annotations
@@ -21,137 +20,14 @@ import triton.language as tl
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from slth.weights import inits
 from slth.weights.philox import stream_key
+from slth.weights.recipes import Draw
 
 from ..bits import in_words
-from .philox import PER_BLOCK, block_words, element, factor, sign, signed, uniform, uniform16
+from .philox import PER_BLOCK, block_words, factor, signed, uniform, uniform16
+from .tiles import block_numbers, weight_tile
 
 SCALARS = ["key0", "key1", "stream_id"]  # numbers without a meaning: no kernel is compiled for some of them
-
-# ---------------------------------------------------------------- a tile of the weight
-
-
-@triton.jit
-def _interleaved(w0, w1, w2, w3):
-    """Four (R, B) -> (R, 4 B): the four of each column side by side."""
-    four = tl.join(tl.join(w0, w2), tl.join(w1, w3))
-    return tl.reshape(four, (w0.shape[0], 4 * w0.shape[1]))
-
-
-@triton.jit
-def _block_numbers(r, b, blocks, WIDE: tl.constexpr):
-    """Of the blocks b (B,) of rows r (R,): (R, B), in 64 bits where WIDE."""
-    if WIDE:
-        number = r.to(tl.int64)[:, None] * blocks + b[None, :]
-    else:
-        number = r.to(tl.uint32)[:, None] * blocks + b.to(tl.uint32)[None, :]
-    return number
-
-
-@triton.jit
-def _tile_any(
-    bits, r, c, rows, columns, stride_bits, stream_id, key0, key1, scale,
-    DISTRIBUTION: tl.constexpr, MASKED: tl.constexpr,
-):  # fmt: skip
-    """Element by element."""
-    live = (r < rows)[:, None] & (c < columns)[None, :]
-    if MASKED:
-        byte = tl.load(bits + r.to(tl.int64)[:, None] * stride_bits + (c // 8)[None, :], mask=live, other=0)
-        live = live & (((byte.to(tl.int32) >> (c % 8)[None, :]) & 1) != 0)
-    index = r.to(tl.int64)[:, None] * columns + c[None, :]
-    return tl.where(live, element(index, stream_id, key0, key1, scale, DISTRIBUTION), 0.0)
-
-
-@triton.jit
-def _tile_uniform(bits, r, column, rows, columns, stride_bits, stream_id, key0, key1, scale, C: tl.constexpr,
-                  WIDE: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
-    """Four a block, whose bits are half a byte."""
-    b = column // 4 + tl.arange(0, C // 4)
-    live = (r < rows)[:, None] & (b < columns // 4)[None, :]
-    w0, w1, w2, w3 = block_words(_block_numbers(r, b, columns // 4, WIDE), stream_id, key0, key1, WIDE)
-    kept = live.to(tl.int32) * 0xF
-    if MASKED:
-        byte = tl.load(bits + r.to(tl.int64)[:, None] * stride_bits + (b // 2)[None, :], mask=live, other=0)
-        kept = byte.to(tl.int32) >> ((b % 2) * 4)[None, :]
-    return _interleaved(
-        tl.where((kept & 1) != 0, uniform(w0, scale), 0.0),
-        tl.where((kept & 2) != 0, uniform(w1, scale), 0.0),
-        tl.where((kept & 4) != 0, uniform(w2, scale), 0.0),
-        tl.where((kept & 8) != 0, uniform(w3, scale), 0.0),
-    )
-
-
-@triton.jit
-def _tile_uniform16(bits, r, column, rows, columns, stride_bits, stream_id, key0, key1, scale, C: tl.constexpr,
-                    WIDE: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
-    """Eight a block, whose bits are a byte."""
-    b = column // 8 + tl.arange(0, C // 8)
-    live = (r < rows)[:, None] & (b < columns // 8)[None, :]
-    w0, w1, w2, w3 = block_words(_block_numbers(r, b, columns // 8, WIDE), stream_id, key0, key1, WIDE)
-    kept = live.to(tl.int32) * 0xFF
-    if MASKED:
-        byte = tl.load(bits + r.to(tl.int64)[:, None] * stride_bits + b[None, :], mask=live, other=0)
-        kept = byte.to(tl.int32)
-    low = _interleaved(
-        tl.where((kept & 1) != 0, uniform16(w0 & 0xFFFF, scale), 0.0),
-        tl.where((kept & 4) != 0, uniform16(w1 & 0xFFFF, scale), 0.0),
-        tl.where((kept & 16) != 0, uniform16(w2 & 0xFFFF, scale), 0.0),
-        tl.where((kept & 64) != 0, uniform16(w3 & 0xFFFF, scale), 0.0),
-    )
-    high = _interleaved(
-        tl.where((kept & 2) != 0, uniform16(w0 >> 16, scale), 0.0),
-        tl.where((kept & 8) != 0, uniform16(w1 >> 16, scale), 0.0),
-        tl.where((kept & 32) != 0, uniform16(w2 >> 16, scale), 0.0),
-        tl.where((kept & 128) != 0, uniform16(w3 >> 16, scale), 0.0),
-    )
-    return tl.reshape(tl.join(low, high), (w0.shape[0], C))
-
-
-@triton.jit
-def _tile_sign(bits, r, column, rows, columns, stride_bits, stream_id, key0, key1, scale, C: tl.constexpr,
-               WIDE: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
-    """128 a block, whose bits are as many words as its signs."""
-    b = column // 128 + tl.arange(0, C // 128)
-    w0, w1, w2, w3 = block_words(_block_numbers(r, b, columns // 128, WIDE), stream_id, key0, key1, WIDE)
-    word = column // 32 + tl.arange(0, C // 32)
-    live = (r < rows)[:, None] & (word < columns // 32)[None, :]
-    kept = 0 - live.to(tl.int32)
-    if MASKED:
-        kept = tl.load(bits + r.to(tl.int64)[:, None] * stride_bits + word[None, :], mask=live, other=0)
-    k = tl.arange(0, 32)[None, None, :]
-    minus = (_interleaved(w0, w1, w2, w3)[:, :, None] >> k.to(tl.uint32)) & 1
-    weight = tl.where(((kept[:, :, None] >> k) & 1) != 0, sign(minus, scale), 0.0)
-    return tl.reshape(weight, (w0.shape[0], C))
-
-
-@triton.jit
-def _tile(
-    bits, row, column, rows, columns, stride_bits, stream_id, key0, key1, scale,
-    DISTRIBUTION: tl.constexpr, R: tl.constexpr, C: tl.constexpr, WHOLE: tl.constexpr, WIDE: tl.constexpr,
-    MASKED: tl.constexpr,
-):  # fmt: skip
-    """The masked weights (R, C) from (row, column) on, float32; 0 beyond the matrix."""
-    r = row + tl.arange(0, R)
-    if not WHOLE:
-        weight = _tile_any(
-            bits, r, column + tl.arange(0, C), rows, columns, stride_bits, stream_id, key0, key1, scale,
-            DISTRIBUTION, MASKED,
-        )  # fmt: skip
-    elif DISTRIBUTION == "uniform":
-        weight = _tile_uniform(
-            bits, r, column, rows, columns, stride_bits, stream_id, key0, key1, scale, C, WIDE, MASKED
-        )  # fmt: skip
-    elif DISTRIBUTION == "uniform16":
-        weight = _tile_uniform16(
-            bits, r, column, rows, columns, stride_bits, stream_id, key0, key1, scale, C, WIDE, MASKED
-        )  # fmt: skip
-    else:
-        weight = _tile_sign(
-            bits, r, column, rows, columns, stride_bits, stream_id, key0, key1, scale, C, WIDE, MASKED
-        )  # fmt: skip
-    return weight
-
 
 # ---------------------------------------------------------------- the weight written down
 
@@ -166,7 +42,7 @@ def _write(
     across = tl.cdiv(columns, C)
     row = (tl.program_id(0) // across) * R
     column = (tl.program_id(0) % across) * C
-    weight = _tile(
+    weight = weight_tile(
         bits, row, column, rows, columns, stride_bits, stream_id, key0, key1, scale,
         DISTRIBUTION, R, C, WHOLE, WIDE, MASKED,
     )  # fmt: skip
@@ -244,7 +120,7 @@ def _one_token(
     for start in range(0, blocks, B):
         b = start + tl.arange(0, B)
         live = (r < rows)[:, None] & (b < blocks)[None, :]
-        w0, w1, w2, w3 = block_words(_block_numbers(r, b, blocks, WIDE), stream_id, key0, key1, WIDE)
+        w0, w1, w2, w3 = block_words(block_numbers(r, b, blocks, WIDE), stream_id, key0, key1, WIDE)
         if DISTRIBUTION == "sign":
             words = lines + 4 * b[None, :]
             acc = _added_signs(acc, w0, tl.load(words, mask=live, other=0), x, B)
@@ -300,12 +176,12 @@ def _product(
             x + i.to(tl.int64)[:, None] * stride_xi, mask=(i < inputs)[:, None] & (t < tokens)[None, :], other=0.0
         )  # (K, M)
         if OVER_COLUMNS:
-            weight = _tile(
+            weight = weight_tile(
                 bits, o, start, rows, columns, stride_bits, stream_id, key0, key1, scale,
                 DISTRIBUTION, N, K, WHOLE, WIDE, True,
             )  # fmt: skip
         else:
-            weight = tl.trans(_tile(
+            weight = tl.trans(weight_tile(
                 bits, start, o, rows, columns, stride_bits, stream_id, key0, key1, scale,
                 DISTRIBUTION, K, N, WHOLE, WIDE, True,
             ))  # fmt: skip
@@ -358,18 +234,13 @@ def _write_tile() -> dict[str, int]:
     return {"R": 16, "C": 128, "num_warps": 4}
 
 
-def _drawn(seed: int, name: str, distribution: str, scale: float, stream: int) -> dict[str, Any]:
-    """What the kernels are given of a weight's draw. Raises as `slth.weights.inits` does for a scale or stream that is
-    none.
-    """
-    # a draw of nothing, for its checks
-    {"uniform": inits.uniform, "uniform16": inits.uniform16, "sign": inits.sign}[distribution](
-        (0,), scale, seed=seed, name=name, stream=stream
-    )
-    key0, key1 = (signed(word) for word in stream_key(seed, name))
+def _stream(draw: Draw) -> dict[str, Any]:
+    """A draw as arguments of the kernels. Raises as `slth.weights.inits` does for a scale or stream that is none."""
+    draw.tensor((0,))  # for its checks
+    key0, key1 = (signed(word) for word in stream_key(draw.seed, draw.name))
     return {
-        "stream_id": signed(stream), "key0": key0, "key1": key1, "scale": factor(distribution, scale),
-        "DISTRIBUTION": distribution,
+        "stream_id": signed(draw.stream), "key0": key0, "key1": key1, "scale": factor(draw.distribution, draw.scale),
+        "DISTRIBUTION": draw.distribution,
     }  # fmt: skip
 
 
@@ -388,43 +259,29 @@ def _lines(bits: torch.Tensor, words: bool) -> torch.Tensor:
     return (bits if in_words(bits) else bits.clone(memory_format=torch.contiguous_format)).view(torch.int32)
 
 
-def seeded_weight(
-    shape: tuple[int, int],
-    seed: int,
-    name: str,
-    distribution: str,
-    scale: float,
-    stream: int,
-    bits: torch.Tensor | None,
-    device: torch.device,
-) -> torch.Tensor:
+def seeded_weight(shape: tuple[int, int], draw: Draw, bits: torch.Tensor | None, device: torch.device) -> torch.Tensor:
     """The masked weight, float32."""
     rows, columns = shape
-    drawn, whole = _drawn(seed, name, distribution, scale, stream), _whole(distribution, (rows, columns))
+    stream, whole = _stream(draw), _whole(draw.distribution, (rows, columns))
     out = torch.empty(rows, columns, dtype=torch.float32, device=device)
-    lines = out if bits is None else _lines(bits, whole["WHOLE"] and distribution == "sign")
+    lines = out if bits is None else _lines(bits, whole["WHOLE"] and draw.distribution == "sign")
     tile = _write_tile()
     grid = (triton.cdiv(rows, tile["R"]) * triton.cdiv(columns, tile["C"]),)
     with torch.cuda.device_of(out):
-        _write[grid](out, lines, rows, columns, lines.stride(0), **drawn, **whole, **tile, MASKED=bits is not None)
+        _write[grid](out, lines, rows, columns, lines.stride(0), **stream, **whole, **tile, MASKED=bits is not None)
     return out
 
 
 def seeded_linear(
     x: torch.Tensor,
     shape: tuple[int, int],
-    seed: int,
-    name: str,
+    draw: Draw,
     bits: torch.Tensor,
-    distribution: str,
-    scale: float,
-    stream: int,
     inputs_first: bool,
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
     """X (..., in) times the weight -> (..., out)."""
-    drawn = _drawn(seed, name, distribution, scale, stream)
-    out: torch.Tensor = _Linear.apply(x, bias, bits, drawn, tuple(shape), not inputs_first)
+    out: torch.Tensor = _Linear.apply(x, bias, bits, _stream(draw), tuple(shape), not inputs_first)
     return out
 
 
@@ -437,13 +294,13 @@ class _Linear(Function):
         x: torch.Tensor,
         bias: torch.Tensor | None,
         bits: torch.Tensor,
-        drawn: dict[str, Any],
+        stream: dict[str, Any],
         shape: tuple[int, int],
         over_columns: bool,
     ) -> torch.Tensor:
         ctx.save_for_backward(bits)
-        ctx.drawn, ctx.shape, ctx.over_columns = drawn, shape, over_columns
-        y = _times(x.reshape(-1, x.shape[-1]), bits, bias, drawn, shape, over_columns)
+        ctx.stream, ctx.shape, ctx.over_columns = stream, shape, over_columns
+        y = _times(x.reshape(-1, x.shape[-1]), bits, bias, stream, shape, over_columns)
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
@@ -453,7 +310,7 @@ class _Linear(Function):
         flat = grad.reshape(-1, grad.shape[-1])
         dx = dbias = None
         if ctx.needs_input_grad[0]:
-            dx = _times(flat, bits, None, ctx.drawn, ctx.shape, not ctx.over_columns)
+            dx = _times(flat, bits, None, ctx.stream, ctx.shape, not ctx.over_columns)
             dx = dx.reshape(*grad.shape[:-1], dx.shape[-1])
         if ctx.needs_input_grad[1]:
             dbias = flat.sum(0, dtype=torch.float32).to(grad.dtype)
@@ -464,19 +321,19 @@ def _times(
     x: torch.Tensor,
     bits: torch.Tensor,
     bias: torch.Tensor | None,
-    drawn: dict[str, Any],
+    stream: dict[str, Any],
     shape: tuple[int, int],
     over_columns: bool,
 ) -> torch.Tensor:
     """X (tokens, inputs) with the weight (rows, columns) over its columns or rows -> (tokens, outputs)."""
     rows, columns = shape
-    distribution = drawn["DISTRIBUTION"]
+    distribution = stream["DISTRIBUTION"]
     whole = _whole(distribution, shape)
     lines = _lines(bits, whole["WHOLE"] and distribution == "sign")
     if len(x) == 0:
         return x.new_zeros(0, rows if over_columns else columns)
     if len(x) == 1 and over_columns and whole["WHOLE"]:
-        return _times_one(x, lines, bias, drawn, shape, whole["WIDE"])
+        return _times_one(x, lines, bias, stream, shape, whole["WIDE"])
     tile = _product_tile(distribution, over_columns, len(x), x.dtype, whole=whole["WHOLE"])
     outputs, inputs = (rows, columns) if over_columns else (columns, rows)
     tiles = triton.cdiv(len(x), tile["M"]) * triton.cdiv(outputs, tile["N"])
@@ -488,7 +345,7 @@ def _times(
     with torch.cuda.device_of(x):
         _product[tiles, shares](
             x, lines, y if bias is None else bias.contiguous(), y, len(x), rows, columns, share, *x.stride(),
-            lines.stride(0), **drawn, OVER_COLUMNS=over_columns, **whole, **tile,
+            lines.stride(0), **stream, OVER_COLUMNS=over_columns, **whole, **tile,
             BIASED=bias is not None and shares == 1, PRECISION="ieee" if x.dtype == torch.float32 else "tf32",
         )  # fmt: skip
     if shares == 1:
@@ -501,13 +358,13 @@ def _times_one(
     x: torch.Tensor,
     lines: torch.Tensor,
     bias: torch.Tensor | None,
-    drawn: dict[str, Any],
+    stream: dict[str, Any],
     shape: tuple[int, int],
     wide: bool,
 ) -> torch.Tensor:
     """X (1, columns) -> (1, rows)."""
     rows, columns = shape
-    per = PER_BLOCK[drawn["DISTRIBUTION"]]
+    per = PER_BLOCK[stream["DISTRIBUTION"]]
     tile = _one_token_tile(rows)
     step = per * tile["B"]
     missing = -columns % step
@@ -517,7 +374,7 @@ def _times_one(
     y = torch.empty(1, rows, dtype=x.dtype, device=x.device)
     with torch.cuda.device_of(x):
         _one_token[(triton.cdiv(rows, tile["R"]),)](
-            places, lines, y if bias is None else bias.contiguous(), y, rows, columns // per, lines.stride(0), **drawn,
+            places, lines, y if bias is None else bias.contiguous(), y, rows, columns // per, lines.stride(0), **stream,
             PER=per, WIDE=wide, BIASED=bias is not None, **tile,
         )  # fmt: skip
     return y

@@ -32,14 +32,7 @@ class SeededWeight(nn.Module):
     def forward(self, bits: torch.Tensor) -> torch.Tensor:
         """The weight, on the device of its bits."""
         weight = kernels.seeded_weight(
-            (math.prod(self.shape[:-1]), self.shape[-1]),
-            self.draw.seed,
-            self.draw.name,
-            self.draw.distribution,
-            scale=self.draw.scale,
-            stream=self.draw.stream,
-            bits=bits,
-            device=bits.device,
+            (math.prod(self.shape[:-1]), self.shape[-1]), self.draw, bits=bits, device=bits.device
         )
         return weight.reshape(self.shape).to(self.dtype)
 

@@ -54,7 +54,7 @@ class SeededLinear(nn.Module):
         """
         super().__init__()
         self.draws, self.inputs_first = tuple(draws), inputs_first
-        if odd := sorted({draw.distribution for draw in self.draws} - SEEDED.keys()):
+        if odd := sorted({draw.distribution for draw in self.draws}.difference(SEEDED)):
             raise ValueError(f"draws by {odd[0]!r}: must be by {', '.join(SEEDED)}")
         dim = self._dim
         self.out_features, self.in_features = mask.shape[dim], mask.shape[1 - dim]
@@ -72,15 +72,7 @@ class SeededLinear(nn.Module):
         biases = [None] * parts if self.bias is None else self.bias.to(x.dtype).chunk(parts)
         made = [
             kernels.seeded_linear(
-                x,
-                draw.seed,
-                draw.name,
-                bits,
-                draw.distribution,
-                scale=draw.scale,
-                stream=draw.stream,
-                columns=self.out_features // parts if self.inputs_first else None,
-                bias=bias,
+                x, draw, bits, columns=self.out_features // parts if self.inputs_first else None, bias=bias
             )
             for draw, bits, bias in zip(self.draws, self.bits, biases, strict=True)
         ]
@@ -91,16 +83,7 @@ class SeededLinear(nn.Module):
         """The dense weight, float32, (out, in) or (in, out): made whenever it is read."""
         columns = self.out_features // len(self.draws) if self.inputs_first else self.in_features
         made = [
-            kernels.seeded_weight(
-                (len(bits), columns),
-                draw.seed,
-                draw.name,
-                draw.distribution,
-                scale=draw.scale,
-                stream=draw.stream,
-                bits=bits,
-                device=bits.device,
-            )
+            kernels.seeded_weight((len(bits), columns), draw, bits=bits, device=bits.device)
             for draw, bits in zip(self.draws, self.bits, strict=True)
         ]
         return torch.cat(made, dim=self._dim)
@@ -195,7 +178,7 @@ def _obstacle(weight: Weight, layers: dict[str, nn.Module], tied: set[str]) -> s
     if altered := [trait.altered for trait in weight.traits if trait.altered]:
         return f"was {' and '.join(altered)} by its search"
     draws = weight.recipe.draws
-    if odd := sorted({draw.distribution for draw in draws} - SEEDED.keys()):
+    if odd := sorted({draw.distribution for draw in draws}.difference(SEEDED)):
         return f"is drawn by {odd[0]!r}, must be by {', '.join(SEEDED)}"
     if len(draws) > 1 and (layer is None or of_slth or weight.recipe.dim != int(is_conv1d(layer))):
         return "has parts along its inputs, must have them along its outputs"

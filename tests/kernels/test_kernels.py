@@ -12,6 +12,7 @@ from slth import kernels
 from slth.kernels import Cut, cut, dispatch
 from slth.kernels.attention.masks import attended, check_attended
 from slth.weights import inits
+from slth.weights.recipes import Draw
 
 attention, masked_linear = (import_module(f"slth.kernels.{name}") for name in ("attention", "masked_linear"))
 
@@ -154,7 +155,7 @@ FLOATS = {
         numbers("x", 9, 4), *(numbers(n, 2, 4, 6) for n in "qkv"), numbers("o", 2, 6, 5), **o
     ),
     "seeded_linear": lambda **o: kernels.seeded_linear(
-        numbers("x", 3, 10), 0, "w", bits(5, 10), "sign", scale=1.0, **o
+        numbers("x", 3, 10), Draw("sign", 1.0, 0, "w"), bits(5, 10), **o
     ),
 }
 
@@ -264,14 +265,14 @@ def test_gradients_within_autocast():
         ),
         (lambda **o: kernels.mhla(*qkv(1, 9, 4), torch.ones(9, 9), block=0, **o), "block=0"),
         (
-            lambda **o: kernels.seeded_linear(numbers("x", 3, 10), 0, "w", bits(5, 17), "sign", scale=1.0, **o),
+            lambda **o: kernels.seeded_linear(numbers("x", 3, 10), Draw("sign", 1.0, 0, "w"), bits(5, 17), **o),
             r"uint8 \(\.\.\., 2\) for 10 columns",
         ),
         (
-            lambda **o: kernels.seeded_linear(numbers("x", 3, 10), 0, "w", bits(5, 10), "normal", scale=1.0, **o),
+            lambda **o: kernels.seeded_linear(numbers("x", 3, 10), Draw("normal", 1.0, 0, "w"), bits(5, 10), **o),
             "distribution='normal': must be one of uniform, uniform16, sign",
         ),
-        (lambda **o: kernels.seeded_weight((0, 4), 0, "w", "sign", scale=1.0, **o), r"shape=\(0, 4\)"),
+        (lambda **o: kernels.seeded_weight((0, 4), Draw("sign", 1.0, 0, "w"), **o), r"shape=\(0, 4\)"),
     ],
 )
 def test_what_does_not_fit_is_refused_alike(call, message, impl):

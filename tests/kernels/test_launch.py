@@ -22,6 +22,7 @@ from slth.kernels import Cut, Selector, cases, finished, offline, pruned_weight
 from slth.kernels.arguments import placed
 from slth.kernels.seeded import bench as seeded
 from slth.kernels.select.nan import NaNWatch
+from slth.weights.recipes import Draw
 
 HERE = Path(__file__).parents[1] / "support"
 
@@ -59,7 +60,7 @@ def test_a_device_without_an_index_is_the_current_one():
 @pytest.mark.parametrize("impl", ["reference", "triton"])
 def test_bits_on_a_gpu_make_a_weight_there(device, impl):
     mask = torch.arange(12 * 16).reshape(12, 16) % 3 == 0
-    made = partial(kernels.seeded_weight, (12, 16), 1, "w", "uniform", scale=0.5, impl=impl)
+    made = partial(kernels.seeded_weight, (12, 16), Draw("uniform", 0.5, 1, "w"), impl=impl)
     wanted = made(bits=kernels.pack_mask(mask))
     with posing():
         found = made(bits=kernels.pack_mask(mask), device=device)

@@ -12,6 +12,7 @@ from slth.kernels.cases import TOLERANCE, differences, normal
 from slth.kernels.seeded import cases
 from slth.weights import inits, philox
 from slth.weights.distributions import SIGN, UNIFORM, UNIFORM16
+from slth.weights.recipes import Draw
 
 triton_philox = pytest.importorskip("slth.kernels.seeded.philox")
 triton = pytest.importorskip("triton")
@@ -34,7 +35,7 @@ def test_triton_agrees_with_the_reference(case, dtype):
 
 
 def made(distribution, shape, scale=0.1, stream=0, bits=None, **options):
-    return kernels.seeded_weight(shape, 5, "many", distribution, scale=scale, stream=stream, bits=bits, **options)
+    return kernels.seeded_weight(shape, Draw(distribution, scale, 5, "many", stream), bits=bits, **options)
 
 
 @pytest.mark.parametrize("distribution", DRAW)
@@ -128,7 +129,7 @@ def product(distribution="uniform16", tokens=3, outward=9, dtype=torch.float32, 
     x = normal("x", tokens, inward, device=CPU).to(dtype).requires_grad_()
     bias = normal("bias", outward, device=CPU).to(dtype).requires_grad_()
     columns = outward if first else None
-    y = kernels.seeded_linear(x, 5, "many", bits, distribution, scale=0.1, columns=columns, bias=bias, impl=impl)
+    y = kernels.seeded_linear(x, Draw(distribution, 0.1, 5, "many"), bits, columns=columns, bias=bias, impl=impl)
     return [y.detach(), *torch.autograd.grad((y * y.detach().cos()).sum(), (x, bias))]
 
 
@@ -153,7 +154,7 @@ def test_inputs_shared_between_programs_add_up(first):
 def test_half_precision_uses_the_rounded_weight():
     """One input at a time: y is the float16 weight itself."""
     bits = torch.full((6, 32), 255, dtype=torch.uint8)
-    y = kernels.seeded_linear(torch.eye(256).half(), 5, "many", bits, "uniform", scale=0.1, impl="triton")
+    y = kernels.seeded_linear(torch.eye(256).half(), Draw("uniform", 0.1, 5, "many"), bits, impl="triton")
     assert torch.equal(y.T, made("uniform", (6, 256)).half())
 
 
@@ -162,7 +163,7 @@ def test_one_token_uses_the_rounded_weight(distribution):
     bits = torch.full((6, 32), 255, dtype=torch.uint8)
     for place in (0, 1, 129, 255):
         x = torch.eye(256)[place].half()
-        y = kernels.seeded_linear(x, 5, "many", bits, distribution, scale=0.1, impl="triton")
+        y = kernels.seeded_linear(x, Draw(distribution, 0.1, 5, "many"), bits, impl="triton")
         assert torch.equal(y, made(distribution, (6, 256))[:, place].half())
 
 
@@ -175,7 +176,7 @@ def test_words_begin_where_memory_does():
     assert triton_seeded._lines(bits, True).data_ptr() % 4 == 0
     x = normal("words", 3, 256, device=CPU)
     found, wanted = (
-        kernels.seeded_linear(x, 5, "many", bits, "sign", scale=0.1, impl=impl) for impl in ("triton", "reference")
+        kernels.seeded_linear(x, Draw("sign", 0.1, 5, "many"), bits, impl=impl) for impl in ("triton", "reference")
     )
     torch.testing.assert_close(found, wanted)
 

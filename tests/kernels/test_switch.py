@@ -17,6 +17,7 @@ from slth.kernels.select.nan import NaNWatch
 from slth.masking import parameters
 from slth.models import gpt2, gpt2_kernels
 from slth.weights import inits
+from slth.weights.recipes import Draw
 
 
 @pytest.fixture
@@ -347,7 +348,7 @@ def test_kernels_are_launched_on_the_device_of_their_tensors(monkeypatch):
     kernels.mhla(*leaves, torch.ones(2, 2), block=8, impl="triton").sum().backward()
     assert len(launched) == 3 + 8
     bits = torch.full((16, 2), 255, dtype=torch.uint8)
-    kernels.seeded_weight((16, 16), 0, "w", "uniform", scale=1.0, impl="triton")
+    kernels.seeded_weight((16, 16), Draw("uniform", 1.0, 0, "w"), impl="triton")
     for rows in (1, 3):
-        kernels.seeded_linear(tokens(rows, 16), 0, "w", bits, "uniform", scale=1.0, impl="triton")
+        kernels.seeded_linear(tokens(rows, 16), Draw("uniform", 1.0, 0, "w"), bits, impl="triton")
     assert len(launched) == 3 + 8 + 3

@@ -1,5 +1,6 @@
 """Settings for all tests."""
 
+import gc
 import importlib.util
 import os
 import sys
@@ -21,6 +22,12 @@ SPEC = importlib.util.spec_from_file_location(
     "proofs_check", Path(__file__).parents[1] / "proofs_check" / "__init__.py"
 )
 sys.modules["proofs_check"] = importlib.util.module_from_spec(SPEC)
+
+
+def pytest_collection_finish():
+    """Put what has been imported beyond the garbage collector, which some refusals ask for all modules there are."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,11 +1,12 @@
 """Compilers, exports and transforms follow a wrapped model, masks and all, or one sentence says to unwrap it first."""
 
 import copy
+import itertools
 
 import pytest
 import torch
 from cases import CASES, Case
-from helpers import compiles
+from helpers import compiles, thinned
 from torch import nn
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, stack_module_state, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -33,12 +34,7 @@ def x():
 
 OWN = Case("own", Own, lambda: (x(),))
 SEQUENCE = Case("sequence", lambda: nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)), lambda: (x(),))
-KINDS = [
-    pytest.param(case, policy, id=f"{case.name}, {policy}")
-    for case in (OWN, SEQUENCE, CASE["torch attention, packed"])
-    for policy in ("layer", "global")
-]
-every_kind = pytest.mark.parametrize(("case", "policy"), KINDS)
+KINDS = [*itertools.product((OWN, SEQUENCE, CASE["torch attention, packed"]), ("layer", "global"))]
 
 
 def wrapped(case, policy, seed=0):
@@ -55,7 +51,7 @@ def unwrapped(model):
 
 
 @compiles
-@every_kind
+@pytest.mark.parametrize(("case", "policy"), KINDS)
 def test_one_graph_follows_the_scores(case, policy):
     model = wrapped(case, policy)
     torch._dynamo.reset()
@@ -70,9 +66,10 @@ def test_one_graph_follows_the_scores(case, policy):
 
 
 @compiles
-@pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("gradients", [False, True])
-@every_kind
+@pytest.mark.parametrize(
+    ("case", "policy", "strict", "gradients"),
+    thinned([(*kind, *flags) for kind in KINDS for flags in itertools.product([False, True], repeat=2)], 3),
+)
 def test_an_exported_graph_is_right(case, policy, strict, gradients):
     model = wrapped(case, policy)
     with torch.set_grad_enabled(gradients):

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import pickle
+import re
 
 import pytest
 import torch
@@ -295,6 +296,9 @@ def softened(masked, weight):
     return masked.pruned(weight).tanh()
 
 
+OWN = re.escape(f"{softened.__module__}.softened")
+
+
 def test_a_gate_of_ones_own_is_asked_for_by_name():
     def own(model):
         for masked in handle(model).weights.values():
@@ -302,11 +306,11 @@ def test_a_gate_of_ones_own_is_asked_for_by_name():
         return model
 
     model = own(wrapped())
-    refused(wrapped(net(1)), model.state_dict(), r"0\.weight: has the gate test_state\.softened, which is not slth's")
+    refused(wrapped(net(1)), model.state_dict(), rf"0\.weight: has the gate {OWN}, which is not slth's")
     other = own(wrapped(net(1)))
     other.load_state_dict(written(model))
     assert torch.equal(other(X), model(X))
-    refused(other, wrapped().state_dict(), r"is of edge-popup, the model of test_state\.softened")
+    refused(other, wrapped().state_dict(), rf"is of edge-popup, the model of {OWN}")
 
 
 # ---------------------------------------------------------------- other ways of saving

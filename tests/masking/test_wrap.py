@@ -8,10 +8,10 @@ from collections import Counter
 from contextlib import nullcontext
 from weakref import ref
 
+import data_parallel
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from cases import CASES, WIDTH, Case, every_case
 from helpers import compiles
 from hypothesis import given, settings
@@ -615,32 +615,8 @@ def test_inductor_makes_the_same_gradients():
 # ---------------------------------------------------------------- several processes
 
 
-def data_parallel(rank, folder):
-    """Two steps of one of two processes that start from other weights and see other data."""
-    case = CASE["tied"]
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    model = wrap(case.build(seed=rank), KEEP, seed=rank)
-    handle(model).masks()
-    parallel = nn.parallel.DistributedDataParallel(model)
-    assert handle(parallel) is handle(model)
-    optimiser = torch.optim.SGD(handle(model).scores(), lr=0.1)
-    steps = []
-    for _ in range(2):
-        alone = copy.deepcopy(model)
-        optimiser.zero_grad()
-        for module in (parallel, alone):
-            loss = (1.0 + rank) * case.loss(module)
-            loss.backward()
-        gradients, own = ([s.grad.clone() for s in handle(m).scores()] for m in (model, alone))
-        steps.append({"masks": handle(model).masks(), "gradients": gradients, "own": own, "loss": loss.detach()})
-        optimiser.step()
-    torch.save(steps, f"{folder}/{rank}.pt")
-    del parallel  # which would take the processes' group down under Python's lock, see slth.search.parallel.talking
-    dist.destroy_process_group()
-
-
 def test_data_parallel_processes_share_masks_and_gradients(tmp_path):
-    torch.multiprocessing.spawn(data_parallel, (str(tmp_path),), nprocs=2)
+    torch.multiprocessing.spawn(data_parallel.train, (str(tmp_path),), nprocs=2)
     case = CASE["tied"]
     first = wrap(case.build(), KEEP)
     for one, other in zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)), strict=True):

@@ -100,8 +100,8 @@ class Kernel(Generic[P, R]):
         """The implementation that a call takes, whose tensors have the device and dtype of `at`.
 
         unfit says why Triton cannot do this call, if so; followed, that "auto" must be followed by autograd, as it is
-        by transforms. Raises ValueError for an unknown impl, and for one that is
-        named and cannot do the call; RuntimeError for "triton" where Triton is not installed.
+        by transforms. Raises ValueError for an unknown impl, and for one that is named and cannot do the call;
+        RuntimeError for "triton" where Triton is not installed.
         """
         asked = _auto if impl == "auto" else impl
         if asked == "auto":

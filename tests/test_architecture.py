@@ -2,6 +2,8 @@
 
 import ast
 import os
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from itertools import chain
 from pathlib import Path
@@ -117,3 +119,10 @@ def test_every_folder_is_a_package():
 def test_modules_know_each_other_by_one_name():
     tops = set(chain.from_iterable(imports(name) for name in MODULES))
     assert not tops & {"kernels", "experiments", "lab", "tests"}
+
+
+def test_wrapping_brings_neither_torchs_compiler_nor_its_algebra():
+    """Two seconds of imports, which only torch.compile needs."""
+    code = "import sys, slth.wrapping; print(*sorted({'torch._dynamo', 'sympy'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"

@@ -218,10 +218,10 @@ def _compiled(
     q, k = (torch.empty(1, length, heads, d, dtype=kind, device="meta").transpose(1, 2)
             for length, heads in ((queries, 8), (4096, 1 if shared else 8)))  # fmt: skip
     v = None if shared else k
-    masked = t._Mask.of(mask, torch.Size([1]))
-    out, logs = t._forward_launch(q, k, v, masked, causal, 1.0, record)
-    _, deltas = t._backward_queries_launch(out, q, k, v, out, logs, masked, causal, 1.0, record)
-    t._backward_keys_launch(out, q, k, v, logs, deltas, masked, causal, 1.0, record)
+    call = t._Call(t._Mask.of(mask, torch.Size([1])), causal, 1.0, record)
+    out, logs = t._forward_launch(q, k, v, call)
+    _, deltas = t._backward_queries_launch(out, q, k, v, out, logs, call)
+    t._backward_keys_launch(out, q, k, v, logs, deltas, call)
     return found
 
 

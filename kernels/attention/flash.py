@@ -5,7 +5,7 @@ After FlashAttention-2 (Dao 2023): forward keeps each query's maximum and sum wh
 and saves the logarithm of the sum; backward makes the weights again from that, once by tiles of queries for dq and once
 by tiles of keys for dk and dv, so that nothing is added up in an order that changes from run to run.
 
-What all are told: a tensor as its pointer and its strides by batch, head, token and entry (0: broadcast); N and M, the
+What all take: a tensor as its pointer and its strides by batch, head, token and entry (0: broadcast); N and M, the
 widths of keys and values, and WIDE_N and WIDE_M, to what powers of two they are padded; T queries, the last of S keys;
 ROWS queries and COLUMNS keys a tile; SHARED: the values are the keys, and one tile serves as both, loaded once;
 ELEMENTS: a mask is read entry by entry, of blocks of SIZE; LISTED: visit only the tiles that `lists` names, how many

@@ -71,35 +71,35 @@ def _near(tensor: torch.Tensor) -> torch.Tensor:
 class _Mask(NamedTuple):
     """A mask as kernels read it: bool (batch, heads, T, S) in blocks of a size (1: entries), broadcast from 1."""
 
-    given: torch.Tensor | None
+    tensor: torch.Tensor | None
     size: int
 
     @classmethod
     def of(cls, mask: torch.Tensor | BlockMask | None, batch: torch.Size) -> _Mask:
         if mask is None:
             return cls(None, 1)
-        given, size = mask if isinstance(mask, BlockMask) else (mask, 1)
-        given = given[(None,) * (len(batch) + 3 - given.dim())]
-        if any(length > 1 for length in given.shape[:-3]):
-            given = given.expand(*batch, *given.shape[-3:])
-        return cls(_near(given.reshape(-1, *given.shape[-3:])), size)
+        tensor, size = mask if isinstance(mask, BlockMask) else (mask, 1)
+        tensor = tensor[(None,) * (len(batch) + 3 - tensor.dim())]
+        if any(length > 1 for length in tensor.shape[:-3]):
+            tensor = tensor.expand(*batch, *tensor.shape[-3:])
+        return cls(_near(tensor.reshape(-1, *tensor.shape[-3:])), size)
 
     def arguments(self, tiles: Tiles, queries: int, keys: int, causal: bool, by_keys: bool, unused: Any) -> Any:
-        """What a kernel is told about the mask; unused: any tensor, for pointers that it does not follow."""
-        blocks = self.given is not None and self.size > 1
-        elements = self.given is not None and self.size < max(tiles.rows, tiles.columns)
+        """The mask as arguments of a kernel; unused: any tensor, for pointers that it does not follow."""
+        blocks = self.tensor is not None and self.size > 1
+        elements = self.tensor if self.size < max(tiles.rows, tiles.columns) else None
         lists = self.lists(tiles, queries, keys, causal, by_keys) if blocks else None
         return {
-            **_pointer("mask", self.given.view(torch.uint8) if elements and self.given is not None else unused, "bhts"),
+            **_pointer("mask", unused if elements is None else elements.view(torch.uint8), "bhts"),
             **_pointer("lists", unused if lists is None else lists, "bht"),
-            "LISTED": blocks, "ELEMENTS": elements, "SIZE": self.size, "CAUSAL": causal,
+            "LISTED": blocks, "ELEMENTS": elements is not None, "SIZE": self.size, "CAUSAL": causal,
         }  # fmt: skip
 
     def lists(self, tiles: Tiles, queries: int, keys: int, causal: bool, by_keys: bool) -> torch.Tensor:
         """For each tile of queries (by_keys: of keys) how many of the others are not empty, and then which: int32."""
-        assert self.given is not None
-        wanted = (-(-queries // self.size), -(-keys // self.size))
-        blocks = self.given.expand(*self.given.shape[:2], *wanted)
+        assert self.tensor is not None
+        sizes = (-(-queries // self.size), -(-keys // self.size))
+        blocks = self.tensor.expand(*self.tensor.shape[:2], *sizes)
         full = _by_tile(_by_tile(blocks, self.size, tiles.columns, keys).mT, self.size, tiles.rows, queries).mT
         if causal:
             ends = (torch.arange(full.shape[-2], device=full.device) + 1) * tiles.rows + (keys - queries)
@@ -152,8 +152,17 @@ def _laid_out(like: torch.Tensor, width: int) -> torch.Tensor:
     return made.permute(*(order.index(axis) for axis in range(3)), 3)
 
 
+class _Call(NamedTuple):
+    """What all of a call's launches share."""
+
+    mask: _Mask
+    causal: bool
+    scale: float
+    launch: Launch = _launch
+
+
 def _forward_launch(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, mask: _Mask, causal: bool, scale: float, launch: Launch
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, call: _Call
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(out (batch, heads, T, m), logs (batch, heads, T))."""
     batch, heads, queries, _ = q.shape
@@ -161,29 +170,29 @@ def _forward_launch(
     tiles = _tiles("forward", q.element_size(), max(q.shape[-1], width), queries)
     out = _laid_out(q, width)
     logs = torch.empty(batch, heads, queries, dtype=torch.float32, device=q.device)
-    arguments = _common(q, k, v, tiles, scale) | _pointer("out", out, "bhtn") | {"logs": logs}
-    arguments |= mask.arguments(tiles, queries, k.shape[2], causal, False, q)
-    launch(forward, triton.cdiv(queries, tiles.rows) * batch * heads, arguments)
+    arguments = _common(q, k, v, tiles, call.scale) | _pointer("out", out, "bhtn") | {"logs": logs}
+    arguments |= call.mask.arguments(tiles, queries, k.shape[2], call.causal, False, q)
+    call.launch(forward, triton.cdiv(queries, tiles.rows) * batch * heads, arguments)
     return out, logs
 
 
 def _backward_queries_launch(
     grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, out: torch.Tensor, logs: torch.Tensor,
-    mask: _Mask, causal: bool, scale: float, launch: Launch,
+    call: _Call,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """(dq, deltas (batch, heads, T))."""
     tiles = _tiles("queries", q.element_size(), max(q.shape[-1], out.shape[-1]), q.shape[2])
     dq, deltas = _laid_out(q, q.shape[-1]), torch.empty_like(logs)
-    arguments = _common(q, k, v, tiles, scale) | {"logs": logs, "deltas": deltas, "scale_dq": scale}
+    arguments = _common(q, k, v, tiles, call.scale) | {"logs": logs, "deltas": deltas, "scale_dq": call.scale}
     arguments |= _pointer("out", out, "bhtn") | _pointer("dout", grad, "bhtn") | _pointer("dq", dq, "bhtn")
-    arguments |= mask.arguments(tiles, q.shape[2], k.shape[2], causal, False, q)
-    launch(backward_queries, triton.cdiv(q.shape[2], tiles.rows) * q.shape[0] * q.shape[1], arguments)
+    arguments |= call.mask.arguments(tiles, q.shape[2], k.shape[2], call.causal, False, q)
+    call.launch(backward_queries, triton.cdiv(q.shape[2], tiles.rows) * q.shape[0] * q.shape[1], arguments)
     return dq, deltas
 
 
 def _backward_keys_launch(
     grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, logs: torch.Tensor,
-    deltas: torch.Tensor, mask: _Mask, causal: bool, scale: float, launch: Launch,
+    deltas: torch.Tensor, call: _Call,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
     """(dk, dv); where the values are the keys, (the sum of both, None)."""
     batch, groups, length, _ = k.shape
@@ -193,11 +202,12 @@ def _backward_keys_launch(
     count = triton.cdiv(length, tiles.columns) * batch
     parts = groups * _split(q.shape[1] // groups, count * groups)
     dk, dv = _parted(k, parts), None if v is None else _parted(v, parts)
-    arguments = _common(q, k, v, tiles, scale) | {"logs": logs, "deltas": deltas, "scale_dk": scale, "parts": parts}
+    arguments = _common(q, k, v, tiles, call.scale) | {"logs": logs, "deltas": deltas}
+    arguments |= {"scale_dk": call.scale, "parts": parts}
     arguments |= _pointer("dout", grad, "bhtn") | _pointer("dk", dk, "bhtn")
     arguments |= _pointer("dv", dk if dv is None else dv, "bhtn")
-    arguments |= mask.arguments(tiles, q.shape[2], length, causal, True, q)
-    launch(backward_keys, count * parts, arguments)
+    arguments |= call.mask.arguments(tiles, q.shape[2], length, call.causal, True, q)
+    call.launch(backward_keys, count * parts, arguments)
     return _joined(dk, k), None if dv is None or v is None else _joined(dv, v)
 
 
@@ -228,22 +238,22 @@ class _Attention(Function):
     def forward(
         ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, mask: _Mask, causal: bool, scale: float
     ) -> torch.Tensor:
-        out, logs = _forward_launch(q, k, v, mask, causal, scale, _launch)
-        ctx.save_for_backward(q, k, v, out, logs, mask.given)
+        out, logs = _forward_launch(q, k, v, _Call(mask, causal, scale))
+        ctx.save_for_backward(q, k, v, out, logs, mask.tensor)
         ctx.rest = mask.size, causal, scale
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        q, k, v, out, logs, given = ctx.saved_tensors
+        q, k, v, out, logs, mask = ctx.saved_tensors
         size, causal, scale = ctx.rest
         grad = _near(grad)
-        mask = _Mask(given, size)
-        dq, deltas = _backward_queries_launch(grad, q, k, v, out, logs, mask, causal, scale, _launch)
+        call = _Call(_Mask(mask, size), causal, scale)
+        dq, deltas = _backward_queries_launch(grad, q, k, v, out, logs, call)
         dk = dv = None
         if any(ctx.needs_input_grad[1:3]):
-            dk, dv = _backward_keys_launch(grad, q, k, v, logs, deltas, mask, causal, scale, _launch)
+            dk, dv = _backward_keys_launch(grad, q, k, v, logs, deltas, call)
         return dq, dk, dv, None, None, None
 
 
@@ -277,6 +287,6 @@ def merged_attention(
     tokens = _near(x.reshape(-1, length, d))
     queries = tokens @ qk.transpose(0, 1).reshape(d, heads * d)  # (batch, T, heads * d)
     queries = queries.unflatten(-1, (heads, d)).transpose(1, 2)  # (batch, heads, T, d)
-    found = _Attention.apply(queries, tokens.unsqueeze(1), None, _Mask.of(mask, batch), causal, 1.0)  # type: ignore[no-untyped-call]
-    out: torch.Tensor = found.transpose(1, 2).flatten(2) @ vo.reshape(heads * d, -1)  # (batch, T, d_out)
+    heads_out = _Attention.apply(queries, tokens.unsqueeze(1), None, _Mask.of(mask, batch), causal, 1.0)  # type: ignore[no-untyped-call]
+    out: torch.Tensor = heads_out.transpose(1, 2).flatten(2) @ vo.reshape(heads * d, -1)  # (batch, T, d_out)
     return out.reshape(*batch, length, -1)

@@ -88,7 +88,7 @@ def offline_cases() -> list[offline.Case]:
     causal = ("out", "grad_q", "grad_k", "grad_v")
     again = (*causal, "out_again")
     found = [
-        _offline_told(dtype, torch_type, width, block, way)
+        _offline_attend(dtype, torch_type, width, block, way)
         for dtype, torch_type, width, block, ways in (
             ("bf16", torch.bfloat16, 64, 64, causal[:2]),
             ("bf16", torch.bfloat16, 128, 128, tuple(_WAYS)),
@@ -136,7 +136,7 @@ def _offline(
 
 
 _POINTERS = {
-    "a", "b", "c", "scale", "slope", "seen", "z", "mixing", "out", "out_z", "inverse", "dots", "partner", "grad"
+    "a", "b", "c", "scale", "slope", "states", "z", "mixing", "out", "out_z", "inverse", "dots", "partner", "grad"
 }  # fmt: skip
 
 
@@ -149,21 +149,21 @@ def _offline_summaries(dtype: str, torch_type: torch.dtype, width: int, block: i
     return _offline(name, t._summaries, dtype, {"a", "b"}, constants, tile, 0)
 
 
-def _offline_told(dtype: str, torch_type: torch.dtype, width: int, block: int, way: str) -> offline.Case:
+def _offline_attend(dtype: str, torch_type: torch.dtype, width: int, block: int, way: str) -> offline.Case:
     from . import triton as t
 
     scaled, slope, transposed, later, normalise, dots = _WAYS[way]
     constants = {
-        "a_w": 1, "b_w": 1, "c_w": 1, "p_w": 1, "seen_a" if transposed else "seen_c": 1,
+        "a_w": 1, "b_w": 1, "c_w": 1, "p_w": 1, "states_a" if transposed else "states_c": 1,
         "OWN": way != "bidirectional", "LATER": later, "SCALED_A": "a" in scaled, "SCALED_B": "b" in scaled,
         "SCALED_C": "c" in scaled, "SLOPE": slope, "NORMALISE": normalise, "DOTS": dots,
         "PRECISION": t._precision(torch_type, way == "out_again"),
         "OWN_PRECISION": t._precision(torch_type, way == "out_again" or dots),
     }  # fmt: skip
-    tile = t._told_tile(block, width, width, torch_type)
+    tile = t._attend_tile(block, width, width, torch_type)
     typed = {"a", "b", "c", "partner"} | (set() if way == "out_again" else {"out"})
     return _offline(
-        f"{way} {width} block {block}", t._told, dtype, typed, constants, tile, _SPILLS.get((way, dtype, width), 0)
+        f"{way} {width} block {block}", t._attend, dtype, typed, constants, tile, _SPILLS.get((way, dtype, width), 0)
     )
 
 

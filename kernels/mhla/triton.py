@@ -6,7 +6,7 @@ blocks mixes these, one product for all heads that torch does: row i is what the
 the rest, forward and backward:
 
     summaries   of any two sets of rows:    sum_t a_t (g_t b_t)^T  and  sum_t g'_t a_t
-    told        what a row is told:         M^T a_t + w_t z  +  m_ii sum_j (a_t . b_j + w_t w'_j) c_j,  j of its block
+    attend      what a row gets:            M^T a_t + w_t z  +  m_ii sum_j (a_t . b_j + w_t w'_j) c_j,  j of its block
 
 for the normaliser is one more column of the values: w = 1 forward, and backward its gradient, "slope". So forward is
 (a, b, c) = (q, k, v), the gradient to q (g, v, k), to k (v, g, q) and to v (k, q, g), with g the gradient to the sums.
@@ -88,19 +88,19 @@ def _summaries(
 
 
 @triton.jit
-def _told(
-    a, b, c, scale, slope, seen, z, mixing, out, inverse, dots, partner,
+def _attend(
+    a, b, c, scale, slope, states, z, mixing, out, inverse, dots, partner,
     heads, length, block, width_a, width_c, row, mixing_i,
-    a_o, a_h, a_t, a_w, b_o, b_h, b_t, b_w, c_o, c_h, c_t, c_w, seen_a, seen_c, p_o, p_h, p_t, p_w,
+    a_o, a_h, a_t, a_w, b_o, b_h, b_t, b_w, c_o, c_h, c_t, c_w, states_a, states_c, p_o, p_h, p_t, p_w,
     OWN: tl.constexpr, LATER: tl.constexpr, SCALED_A: tl.constexpr, SCALED_B: tl.constexpr, SCALED_C: tl.constexpr,
     SLOPE: tl.constexpr, NORMALISE: tl.constexpr, DOTS: tl.constexpr,
     T: tl.constexpr, A: tl.constexpr, C: tl.constexpr, PRECISION: tl.constexpr, OWN_PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Out (outer * heads, T, width_c): what each row is told by the summaries and, where OWN, by rows of its own block.
+    """Out (outer * heads, T, width_c): what each row gets from the summaries and, where OWN, by rows of its own block.
 
     Those are the ones up to itself, or from itself on where LATER. SLOPE: "" or whose factor of z is `slope`, "a" or
     "b"; the other's is 1. NORMALISE: divide by the same sums of 1 instead of c, and store the inverse of these, 0
-    for one that is 0, by which nothing is divided. DOTS: store the product of what a block's rows were told by their
+    for one that is 0, by which nothing is divided. DOTS: store the product of what a block's rows got from their
     own, before mixing, with `partner`'s.
     """
     tiles = tl.cdiv(width_c, C)
@@ -112,13 +112,13 @@ def _told(
     outer = head // heads
     inner = head % heads
     a += outer * a_o + inner * a_h
-    seen += i.to(tl.int64) * row + head * width_a * width_c
+    states += i.to(tl.int64) * row + head * width_a * width_c
     scale += head * length
     local = tl.arange(0, T)
     t = i * block + local
     live = (local < block) & (t < length)
     w = tile * C + tl.arange(0, C)
-    told = tl.zeros((T, C), tl.float32)
+    rows_out = tl.zeros((T, C), tl.float32)
     if OWN:
         b += outer * b_o + inner * b_h
         c += outer * c_o + inner * c_h
@@ -130,11 +130,11 @@ def _told(
         u = start + tl.arange(0, A)
         rows_a = _rows(a, a_t, a_w, t, live, width_a, start, scale, A, SCALED_A)
         matrix = tl.load(
-            seen + u[:, None] * seen_a + w[None, :] * seen_c,
+            states + u[:, None] * states_a + w[None, :] * states_c,
             mask=(u < width_a)[:, None] & (w < width_c)[None, :],
             other=0.0,
         )
-        told = tl.dot(rows_a.to(tl.float32), matrix, told, input_precision=PRECISION)
+        rows_out = tl.dot(rows_a.to(tl.float32), matrix, rows_out, input_precision=PRECISION)
         if NORMALISE:
             weights = tl.load(z + u, mask=u < width_a, other=0.0)
             total += tl.sum(rows_a.to(tl.float32) * weights[None, :], axis=1)
@@ -151,9 +151,9 @@ def _told(
         slopes = tl.load(slope + head * length + t, mask=live, other=0.0)
         here = tl.load(z + i.to(tl.int64) * row + head * width_c + w, mask=w < width_c, other=0.0)
         if SLOPE == "a":
-            told += slopes[:, None] * here[None, :]
+            rows_out += slopes[:, None] * here[None, :]
         else:
-            told += here[None, :]
+            rows_out += here[None, :]
     if OWN:
         if SCALED_A and OWN_PRECISION != "ieee":
             met *= tl.load(scale + t, mask=live, other=0.0)[:, None]
@@ -169,22 +169,22 @@ def _told(
         rows_c = _rows(c, c_t, c_w, t, live, width_c, tile * C, scale, C, SCALED_C).to(tl.float32)
         if DOTS:
             own = tl.dot(met, rows_c, input_precision=OWN_PRECISION)
-            told += own * share
+            rows_out += own * share
             partner += outer * p_o + inner * p_h
             rows_p = _rows(partner, p_t, p_w, t, live, width_c, tile * C, scale, C, False).to(tl.float32)
             tl.store(dots + program, tl.sum(tl.sum(own * rows_p, axis=1), axis=0))
         else:
-            told = tl.dot(met * share, rows_c, told, input_precision=OWN_PRECISION)
+            rows_out = tl.dot(met * share, rows_c, rows_out, input_precision=OWN_PRECISION)
         if NORMALISE:
             total += tl.sum(met, axis=1) * share
     if NORMALISE:
         upside = 1.0 / tl.where(total == 0.0, 1.0, total)
-        told *= upside[:, None]
+        rows_out *= upside[:, None]
         if tile == 0:
             tl.store(inverse + head * length + t, tl.where(total == 0.0, 0.0, upside), mask=live)
     tl.store(
         out + (head * length + t)[:, None] * width_c + w[None, :],
-        told.to(out.dtype.element_ty),
+        rows_out.to(out.dtype.element_ty),
         mask=live[:, None] & (w < width_c)[None, :],
     )
 
@@ -216,7 +216,7 @@ def _summaries_tile(block: int, n: int, m: int, dtype: torch.dtype) -> dict[str,
     return {"T": rows, "A": min(most, _power(n)), "B": min(most, _power(m)), "num_warps": 8 if rows > 64 else 4}
 
 
-def _told_tile(block: int, width_a: int, width_c: int, dtype: torch.dtype) -> dict[str, int]:
+def _attend_tile(block: int, width_a: int, width_c: int, dtype: torch.dtype) -> dict[str, int]:
     """T rows by C columns, in steps of A: beside T x T, as few as tensor cores take well; less in float32, as above."""
     rows = _power(block)
     if dtype == torch.float32:
@@ -270,28 +270,28 @@ class _Blocks:
     scale: torch.Tensor | None = None  # of the rows of grad, where normalised
     slope: torch.Tensor | None = None
 
-    def told(
-        self, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, seen: torch.Tensor, out: torch.Tensor, *,
+    def attend(
+        self, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, states: torch.Tensor, out: torch.Tensor, *,
         transposed: bool = False, later: bool = False, scaled: str = "", slope: str = "",
         inverse: torch.Tensor | None = None, partner: torch.Tensor | None = None,
     ) -> torch.Tensor:  # fmt: skip
-        """Fill out (outer, heads, T, width of c); seen are summaries, transposed where they lead from m to n.
+        """Fill out (outer, heads, T, width of c); states are summaries, transposed where they lead from m to n.
 
         scaled: which of "abc" is grad. Returns the dots with partner, (outer * heads, blocks, tiles).
         """
         outer, heads, length, width_a = a.shape
         width_c, blocks = c.shape[-1], triton.cdiv(length, self.block)
-        tile = _told_tile(self.block, width_a, width_c, a.dtype)
+        tile = _attend_tile(self.block, width_a, width_c, a.dtype)
         tiles = triton.cdiv(width_c, tile["C"])
         shape = (outer * heads, blocks, tiles if partner is not None else 0)
         dots = torch.empty(shape, dtype=torch.float32, device=a.device)
         some = out if inverse is None else inverse
         with torch.cuda.device_of(a):
-            _told[(tiles * blocks * outer * heads,)](
+            _attend[(tiles * blocks * outer * heads,)](
                 a, b, c, some if self.scale is None else self.scale, some if self.slope is None else self.slope,
-                seen, _z(seen, outer * heads * width_a * width_c, bool(slope) or inverse is not None), self.mixing, out,
-                some, dots, a if partner is None else partner,
-                heads, length, self.block, width_a, width_c, seen.stride(0), sum(self.mixing.stride()),
+                states, _z(states, outer * heads * width_a * width_c, bool(slope) or inverse is not None), self.mixing,
+                out, some, dots, a if partner is None else partner,
+                heads, length, self.block, width_a, width_c, states.stride(0), sum(self.mixing.stride()),
                 *a.stride(), *b.stride(), *c.stride(), *((1, width_a) if transposed else (width_c, 1)),
                 *(a if partner is None else partner).stride(),
                 OWN=self.causal, LATER=later, SCALED_A="a" in scaled, SCALED_B="b" in scaled, SCALED_C="c" in scaled,
@@ -340,7 +340,7 @@ class _Mhla(Function):
         sums = _summed(k, v, block, normalise, None, None)
         out = torch.empty(v.shape, dtype=v.dtype, device=v.device)
         inverse = torch.empty(v.shape[:-1], dtype=torch.float32, device=v.device) if normalise else None
-        shared.told(q, k, v, shared.mixed(len(sums)) @ sums, out, inverse=inverse)
+        shared.attend(q, k, v, shared.mixed(len(sums)) @ sums, out, inverse=inverse)
         ctx.save_for_backward(q, k, v, mixing, sums, inverse)
         ctx.block, ctx.causal = block, causal
         return out
@@ -353,26 +353,26 @@ class _Mhla(Function):
         block, causal, normalise = ctx.block, ctx.causal, inverse is not None
         shared = _Blocks(mixing, block, causal)
         mixed = shared.mixed(len(sums))
-        seen = mixed @ sums
+        states = mixed @ sums
         scale = slope = None
         if normalise:
             out = torch.empty(v.shape, dtype=torch.float32, device=v.device)
-            shared.told(q, k, v, seen, out, inverse=inverse)
+            shared.attend(q, k, v, states, out, inverse=inverse)
             scale, slope = _slopes_of(out, grad, inverse)
             del out
         shared = _Blocks(mixing, block, causal, scale, slope)
-        of_seen = _summed(q, grad, block, normalise, scale, slope)  # the gradient to what blocks see
+        of_states = _summed(q, grad, block, normalise, scale, slope)  # the gradient to what blocks see
         dq, dk, dv = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (q, k, v))
         rows, columns = ("a", "b") if normalise else ("", "")
-        dots = shared.told(
-            grad, v, k, seen, dq, transposed=True, scaled=rows, slope=rows, partner=q if causal else None
+        dots = shared.attend(
+            grad, v, k, states, dq, transposed=True, scaled=rows, slope=rows, partner=q if causal else None
         )
-        of_sums = mixed.T @ of_seen
-        shared.told(v, grad, q, of_sums, dk, transposed=True, later=True, scaled=columns, slope=columns)
-        shared.told(k, q, grad, of_sums, dv, later=True, scaled="c" if normalise else "")
+        of_sums = mixed.T @ of_states
+        shared.attend(v, grad, q, of_sums, dk, transposed=True, later=True, scaled=columns, slope=columns)
+        shared.attend(k, q, grad, of_sums, dv, later=True, scaled="c" if normalise else "")
         dmixing = None
         if ctx.needs_input_grad[3]:
-            found = of_seen @ sums.T
+            found = of_states @ sums.T
             if causal:
                 found = found.tril(-1) + dots.sum((0, 2)).diag()
             dmixing = torch.zeros_like(mixing)

@@ -337,7 +337,7 @@ def test_kernels_are_launched_on_the_device_of_their_tensors(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_of", guard)
     for module, names in (
         (triton_attention, ("forward", "backward_queries", "backward_keys")),
-        (triton_mhla, ("_summaries", "_told", "_slopes")),
+        (triton_mhla, ("_summaries", "_attend", "_slopes")),
         (triton_seeded, ("_write", "_product", "_one_token")),
     ):
         for name in names:

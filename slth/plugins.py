@@ -23,6 +23,7 @@ T = TypeVar("T")
 _PACKAGE = "slth.plugins"  # as whose parts files are imported, so that they hide no module of the same name
 _WITH_OPTIONS = re.compile(r"(.*\w)\((.*)\)", re.DOTALL)  # the last bracket after a word: folders may have some, too
 _places: dict[type, str] = {}  # by class, as it was asked for first
+_classes: dict[str, type] = {}  # by place, as it was asked for last and with the whole path of its file
 
 
 def split(text: str) -> tuple[str, dict[str, Any]]:
@@ -76,7 +77,7 @@ def load(key: str, place: str, base: type[T]) -> type[T]:
     """The class at a place, which derives from `base`; its module is executed.
 
     Args:
-        key: what the place was given as, for errors: "method" begins them as `method=my_file.py:Momentum: `.
+        key: the config key, for error messages: "method" begins them as `method=my_file.py:Momentum: `.
         place: a path ending in .py, or the name of an importable module, then a colon and the name of the class.
         base: what the class must derive from.
 
@@ -95,6 +96,7 @@ def load(key: str, place: str, base: type[T]) -> type[T]:
     if not issubclass(found, base) or found is base:
         raise ValueError(f"{refused}must derive from {wanted}; classes there that do: {_listed(classes)}")
     _places.setdefault(found, place)
+    _classes[place] = _classes[_whole(place)] = found
     return found
 
 
@@ -103,9 +105,20 @@ def place_of(kind: type) -> str | None:
     return _places.get(kind)
 
 
-def is_loaded(place: str) -> bool:
-    """Whether a class was loaded from a place, so that what a file says can be followed without executing anything."""
-    return place in _places.values()
+def loaded(place: str, base: type[T]) -> type[T] | None:
+    """The class, derived from `base`, that was loaded from a place before; None if there is none. Executes nothing.
+
+    The class of the file that the place means in the working folder comes before one that was loaded by the same text
+    from another folder.
+    """
+    found = _classes.get(_whole(place), _classes.get(place))
+    return found if found is not None and issubclass(found, base) else None
+
+
+def _whole(place: str) -> str:
+    """The place with the whole path of its file."""
+    where, _, name = place.rpartition(":")
+    return f"{Path(where).resolve()}:{name}" if where.endswith(".py") else place
 
 
 def _listed(names: list[str]) -> str:

@@ -25,6 +25,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "own.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plugins, "_classes", {})
     yield tmp_path
     for name in [name for name in sys.modules if name.startswith("slth.plugins.")]:
         del sys.modules[name]
@@ -39,6 +40,18 @@ def test_a_file_is_loaded_once_whatever_it_is_called(folder):
     assert own.__module__.startswith("slth.plugins.own")
     assert type(pickle.loads(pickle.dumps(own()))) is own
     assert plugins.load("kind", "there/own.py:Own", Base) not in (own, None)
+
+
+def test_what_was_loaded_is_found_by_its_text_and_by_its_file(folder, monkeypatch):
+    first = plugins.load("kind", "own.py:Own", Base)
+    assert plugins.loaded("there/own.py:Own", Base) is None
+    monkeypatch.chdir(folder / "there")
+    assert plugins.loaded("own.py:Own", Base) is plugins.loaded("../own.py:Own", Base) is first  # executes nothing
+    assert plugins.loaded("own.py:Own", Path) is None
+    second = plugins.load("kind", "own.py:Own", Base)
+    assert plugins.loaded("own.py:Own", Base) is second is not first
+    monkeypatch.chdir(folder)
+    assert plugins.loaded("own.py:Own", Base) is first
 
 
 def test_a_module_that_python_finds_is_imported():

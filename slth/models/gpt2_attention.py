@@ -103,12 +103,27 @@ def with_attention(
     if not isinstance(model, GPT2LMHeadModel):
         raise ValueError(f"model of type {type(model).__name__}: must be a GPT2LMHeadModel, as slth.models.gpt2.build")
     kind = find(attention)
+    described = {"attention": plugins.place_of(kind) or attention, "hidden": hidden, "options": options or {}}
+    return _put(model, kind, described, init=init, base_std=base_std, qk_scale=qk_scale, seed=seed)
+
+
+def _put(
+    model: GPT2LMHeadModel,
+    kind: type[Attention],
+    described: Mapping[str, Any],
+    *,
+    init: str = "gpt2",
+    base_std: float = 0.02,
+    qk_scale: float | str = 1.0,
+    seed: int = 0,
+) -> GPT2LMHeadModel:
+    """As :func:`with_attention`, for a class; described: its name or place, hidden and options, for the config."""
     if init not in INITS:
         raise ValueError(f"init={init!r}: must be one of {', '.join(INITS)}")
     base_std = as_float("base_std", base_std, "(0, inf)")
     config = model.config
-    width = config.n_embd // config.n_head if hidden is None else hidden
-    given = {name: plain(value) for name, value in (options or {}).items()}
+    width = config.n_embd // config.n_head if described["hidden"] is None else described["hidden"]
+    given = {name: plain(value) for name, value in described["options"].items()}
     if "length" in options_of(kind):
         given.setdefault("length", config.n_positions)
     theory = math.sqrt(math.sqrt(width))
@@ -132,7 +147,7 @@ def with_attention(
     for block, inner in zip(model.transformer.h, made, strict=True):
         block.attn = InGPT2(inner)
     config.use_cache = False  # which the attentions keep themselves, each in its own way
-    config.slth_attention = {"attention": plugins.place_of(kind) or attention, "hidden": width, "options": given}
+    config.slth_attention = {"attention": described["attention"], "hidden": width, "options": given}
     return model
 
 
@@ -147,11 +162,11 @@ class GPT2WithAttention(GPT2LMHeadModel):  # type: ignore[no-untyped-call]
         said = getattr(config, "slth_attention", None)
         if said is None:
             raise ValueError("config without slth_attention: must be of a model that with_attention has made")
-        _check_loaded(said["attention"])
+        kind = _known(str(said["attention"]))
         super().__init__(config, *inputs, **options)
         given = {name: _torch_dtype(one) if name == "dtype" else one for name, one in said["options"].items()}
         with torch.device("cpu"), usual():  # from_pretrained makes models without values, which cannot be drawn
-            with_attention(self, said["attention"], hidden=said["hidden"], options=given)
+            _put(self, kind, said | {"options": given})
         saved = self.state_dict().keys()
         self._made = {
             name: one.clone()
@@ -172,13 +187,15 @@ class GPT2WithAttention(GPT2LMHeadModel):  # type: ignore[no-untyped-call]
         return found
 
 
-def _check_loaded(attention: str) -> None:
-    """Raise ValueError unless an attention is one of ATTENTIONS, or a class that was loaded before."""
-    if attention not in ATTENTIONS and not plugins.is_loaded(attention):
+def _known(attention: str) -> type[Attention]:
+    """The class of a name of ATTENTIONS, or one that was loaded from a place before. Raises ValueError for others."""
+    kind = ATTENTIONS[attention] if attention in ATTENTIONS else plugins.loaded(attention, Attention)
+    if kind is None:
         raise ValueError(
             f"attention={attention}: must be loaded first, by slth.attention.find({attention!r}) where you trust its "
             "code, or be one of " + ", ".join(ATTENTIONS)
         )
+    return kind
 
 
 def _torch_dtype(given: torch.dtype | str) -> torch.dtype:

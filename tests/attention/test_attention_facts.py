@@ -150,9 +150,19 @@ def test_it_stands_in_a_gpt2_and_is_loaded_where_its_code_was(own, tmp_path, mon
     assert torch.equal(
         GPT2WithAttention.from_pretrained(tmp_path / "saved").eval()(tokens).logits, model(tokens).logits
     )
-    monkeypatch.setattr(plugins, "_places", {})  # as in another process
+    monkeypatch.setattr(plugins, "_classes", {})  # as in another process
     with pytest.raises(ValueError, match=r"attention=own.py:Tempered: must be loaded first, by slth.attention.find\("):
         GPT2WithAttention.from_pretrained(tmp_path / "saved")
+
+
+def test_a_config_executes_no_file_of_the_same_name_in_another_folder(own, tmp_path, monkeypatch):
+    model = with_attention(gpt2.build(gpt2.config("tiny", width=0.25, vocabulary=11, length=7)), own)
+    (tmp_path / "there").mkdir()
+    model.save_pretrained(tmp_path / "there" / "model")
+    (tmp_path / "there" / "own.py").write_text("raise SystemExit('executed')\n")
+    monkeypatch.chdir(tmp_path / "there")
+    again = GPT2WithAttention.from_pretrained("model")
+    assert type(again.transformer.h[0].attn.inner) is type(model.transformer.h[0].attn.inner)
 
 
 def test_a_tied_projection_is_scaled_as_a_key():

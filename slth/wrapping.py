@@ -21,8 +21,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from slth import storage
-from slth.masking import Group, Masked, Wrapped, huggingface, masks, passes, pickling, saving, writing
-from slth.masking.parameters import MaskedParameter, find, first_match
+from slth.masking import Group, Masked, Wrapped, choices, huggingface, passes, pickling, saving, writing
+from slth.masking.parameters import MaskedParameter, find
 from slth.masking.places import check, check_there, freeze, place, settle, take_off, unmasked
 from slth.modules import check_module
 from slth.numbers import as_int
@@ -91,7 +91,7 @@ def wrap(
         if parameters is not None:
             raise ValueError(f"targets={targets!r}: must be left out, it is the former name of parameters")
         parameters = targets
-    _check_kinds(keep, policy, parameters, weights)
+    choices.check_kinds(keep, policy, parameters, weights)
     if not isinstance(scores, str) or scores not in SCORES:
         raise ValueError(f"scores={scores!r}: must be one of {', '.join(SCORES)}")
     seed = as_int("seed", seed)
@@ -108,24 +108,28 @@ def _wrapped(
     scores: str,
     seed: int,
 ) -> nn.Module:
-    found = _find(module, parameters)
-    keeps = _keeps(found, keep)
-    members = _grouped(found, keeps, policy)
-    drawn = _recipes(found, keeps, weights, seed)
-    for param in found:
+    params = _find(module, parameters)
+    keeps = choices.keeps_of(params, keep)
+    members = choices.groups_of(params, keeps, policy)
+    drawn = choices.recipes_of(params, keeps, weights, seed)
+    for param in params:
         if param.path not in drawn and param.tensor.isnan().any():
             raise ValueError(f"{param.path} holds NaN: weights must be numbers, or be drawn anew by weights=...")
-    storage.check(module, [param.path for param in found])
+    storage.check(module, [param.path for param in params])
 
     recipes.fill(module, drawn)
-    weights_of = {param.path: Masked(_scores(param, scores, seed), param.parts, param.path) for param in found}
+    weights_of = {param.path: Masked(_scores(param, scores, seed), param.parts, param.path) for param in params}
     groups = [Group(name, share, [(weights_of[p], i) for p, i in parts]) for name, share, parts in members]
     for group in groups:
         group.set_keep(group.keep)
-    wrapped = Wrapped(found, weights_of, groups)
+    wrapped = Wrapped(params, weights_of, groups)
     wrapped.check()
-    _attach(module, found, wrapped)
+    _attach(module, params, wrapped)
     return module
+
+
+def _find(module: nn.Module, patterns: str | Sequence[str] | None) -> list[MaskedParameter]:
+    return find(module, [patterns] if isinstance(patterns, str) else patterns)
 
 
 def _scores(param: MaskedParameter, scores: str, seed: int) -> torch.Tensor:
@@ -192,8 +196,8 @@ def handle(module: nn.Module) -> Wrapped:
     wrapped = root(module).__dict__.get(_HANDLE)
     if wrapped is None:
         nearby = wrapped_nearby(module, "must be given instead")
-        told = f" but {nearby}" if nearby else ": must come from slth.wrap"
-        raise ValueError(f"{_name(module)} is not wrapped{told}")
+        hint = f" but {nearby}" if nearby else ": must come from slth.wrap"
+        raise ValueError(f"{_name(module)} is not wrapped{hint}")
     assert isinstance(wrapped, Wrapped)
     return wrapped
 
@@ -283,114 +287,12 @@ def effective(module: nn.Module) -> dict[str, torch.Tensor]:
     return values
 
 
-# ---------------------------------------------------------------- what wrap is asked for
-
-
-def _check_kinds(keep: object, policy: object, parameters: object, weights: object) -> None:
-    """Raise ValueError unless each of these is words, or words by name, as :func:`wrap` says."""
-    if not (parameters is None or _are_words(parameters)):
-        raise ValueError(
-            f"parameters={parameters!r}: must be shell patterns of parameter names, as 'fc.*', no layers' classes"
-        )
-    if isinstance(keep, Mapping) and not _are_words(list(keep)):
-        raise ValueError(f"keep={keep!r}: must be a number in (0, 1], or such numbers by shell pattern")
-    if not (isinstance(policy, str) or (isinstance(policy, Mapping) and all(map(_are_words, policy.values())))):
-        raise ValueError(f'policy={policy!r}: must be "layer", "global" or patterns by group name')
-    if not (
-        weights is None
-        or isinstance(weights, str)
-        or (isinstance(weights, Mapping) and _are_words([*weights, *weights.values()]))
-    ):
-        raise ValueError(f"weights={weights!r}: must be a name of slth.weights.inits.INITS, names by pattern, or None")
-
-
-def _are_words(given: object) -> bool:
-    """Whether it is a pattern or a sequence of patterns."""
-    return isinstance(given, str) or (isinstance(given, Sequence) and all(isinstance(each, str) for each in given))
-
-
-def _find(module: nn.Module, patterns: str | Sequence[str] | None) -> list[MaskedParameter]:
-    return find(module, [patterns] if isinstance(patterns, str) else patterns)
-
-
-def _keeps(found: Sequence[MaskedParameter], keep: float | Mapping[str, float]) -> dict[str, float]:
-    if not isinstance(keep, Mapping):
-        everywhere = masks.as_keep(keep)
-        return {param.path: everywhere for param in found}
-    keep = {pattern: masks.as_keep(value) for pattern, value in keep.items()}
-    _all_used("keep", keep, found)
-    matched = {param.path: first_match(keep, param.paths) for param in found}
-    for path, share in matched.items():
-        if share is None:
-            raise ValueError(f"keep: no pattern of {', '.join(keep)} matches {path}; one must")
-    return {path: share for path, share in matched.items() if share is not None}
-
-
-def _grouped(
-    found: Sequence[MaskedParameter], keeps: Mapping[str, float], policy: str | Mapping[str, str | Sequence[str]]
-) -> list[tuple[str, float, list[tuple[str, int]]]]:
-    """(name, keep, [(parameter name, index of its part)]) of each group."""
-    if isinstance(policy, str) and policy not in ("layer", "global"):
-        raise ValueError(f'policy={policy!r}: must be "layer", "global" or patterns by group name')
-    named = {} if isinstance(policy, str) else _patterns(policy)
-    _all_used("policy", named, found)
-    groups: dict[str, list[tuple[str, int]]] = {}
-    for param in found:
-        group = first_match(named, param.paths)
-        for part in param.parts:
-            alone = param.path + (f"[{part.role or part.index}]" if part.count > 1 else "")
-            groups.setdefault("all weights" if policy == "global" else group or alone, []).append(
-                (param.path, part.index)
-            )
-    result = []
-    for name, parts in groups.items():
-        shares = {keeps[path] for path, _ in parts}
-        if len(shares) > 1:
-            raise ValueError(f"keep={sorted(shares)} within the group {name!r}: must be one share for a group")
-        result.append((name, shares.pop(), parts))
-    return result
-
-
-def _patterns(policy: Mapping[str, str | Sequence[str]]) -> dict[str, str]:
-    """Pattern -> name of its group."""
-    return {p: name for name, given in policy.items() for p in ([given] if isinstance(given, str) else given)}
-
-
-def _recipes(
-    found: Sequence[MaskedParameter], keeps: Mapping[str, float], weights: str | Mapping[str, str] | None, seed: int
-) -> dict[str, recipes.Recipe]:
-    if weights is None:
-        return {}
-    table = {"*": weights} if isinstance(weights, str) else dict(weights)
-    _all_used("weights", table, found)
-    drawn = {}
-    for param in found:
-        init = first_match(table, param.paths)
-        if init is not None:
-            drawn[param.path] = _recipe(param, init, keeps[param.path], seed)
-    return drawn
-
-
-def _recipe(param: MaskedParameter, init: str, keep: float, seed: int) -> recipes.Recipe:
-    draws = []
-    for part in param.parts:
-        name = param.path + (f".{part.role or part.index}" if part.count > 1 else "")
-        draws.append(recipes.draw(init, param.fan(part, keep), seed=seed, name=name))
-    return recipes.Recipe(tuple(draws), param.parts[0].dim, param.padding_rows)
-
-
-def _all_used(what: str, table: Mapping[str, object], found: Sequence[MaskedParameter]) -> None:
-    for pattern in table:
-        if not any(first_match({pattern: True}, param.paths) for param in found):
-            raise ValueError(f"{what}: the pattern {pattern!r} matches no weight that is masked")
-
-
 # ---------------------------------------------------------------- what wrap changes
 
 
-def _attach(module: nn.Module, found: Sequence[MaskedParameter], wrapped: Wrapped) -> None:
+def _attach(module: nn.Module, params: Sequence[MaskedParameter], wrapped: Wrapped) -> None:
     freeze(module)
-    for param in found:
+    for param in params:
         masked = wrapped.weights[param.path]
         masked.train(module.training)
         for owner, name in param.places:

@@ -44,9 +44,9 @@ def locality(blocks: int, *, causal: bool = False, floor: float = 0.0) -> torch.
     """
     index = torch.arange(blocks, device="cpu")
     distance = (index[:, None] - index).abs().double()
-    seen = torch.ones_like(distance).tril() if causal else torch.ones_like(distance)
-    farthest = (distance * seen).amax(dim=1, keepdim=True).clamp_min(1.0)  # 1 for a block that sees itself alone
-    near = (1.0 - distance / farthest + floor) * seen
+    visible = torch.ones_like(distance).tril() if causal else torch.ones_like(distance)
+    farthest = (distance * visible).amax(dim=1, keepdim=True).clamp_min(1.0)  # 1 for a block that sees itself alone
+    near = (1.0 - distance / farthest + floor) * visible
     return near / near.sum(dim=1, keepdim=True)
 
 

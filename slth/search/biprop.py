@@ -70,11 +70,11 @@ class Levels(Trait):
         return self.levels
 
     @classmethod
-    def from_json(cls, told: Any) -> Self:
+    def from_json(cls, levels: Any) -> Self:
         """The levels that a ticket tells. Raises TypeError for what are no numbers."""
-        if odd := [level for level in told if not isinstance(level, int | float)]:
+        if odd := [level for level in levels if not isinstance(level, int | float)]:
             raise TypeError(f"level {odd[0]!r}: must be a number")
-        return cls(tuple(told))
+        return cls(tuple(levels))
 
     def check(self, parts: Sequence[Part]) -> None:
         """Raise ValueError unless there is a level for each part."""

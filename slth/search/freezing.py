@@ -70,15 +70,15 @@ class Freezing(Trait):
 
     def places(self, shape: torch.Size, parts: Sequence[Part], path: str) -> tuple[torch.Tensor, torch.Tensor]:
         """(pruned, locked) of a weight: bool masks of its shape, in each part the same exact shares."""
-        dice = inits.uniform(shape, 1.0, seed=self.seed, name=f"freezing/{path}").abs()
+        draws = inits.uniform(shape, 1.0, seed=self.seed, name=f"freezing/{path}").abs()
         pruned, locked = (torch.zeros(shape, dtype=torch.bool, device="cpu") for _ in range(2))
         for part in parts:
             if self.pruned:
-                part.of(pruned).copy_(~_top(part.of(dice), self.open))
+                part.of(pruned).copy_(~_top(part.of(draws), self.open))
             if self.locked:
-                part.of(locked).copy_(_top(part.of(dice), self.locked))
+                part.of(locked).copy_(_top(part.of(draws), self.locked))
         return pruned, locked & ~pruned
 
 
-def _top(dice: torch.Tensor, share: float) -> torch.Tensor:
-    return Selector().cut([dice], masks.count_kept(dice.numel(), share)).mask(dice)
+def _top(draws: torch.Tensor, share: float) -> torch.Tensor:
+    return Selector().cut([draws], masks.count_kept(draws.numel(), share)).mask(draws)

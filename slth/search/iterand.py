@@ -113,9 +113,9 @@ class Redrawn(Trait):
         return True
 
     @classmethod
-    def from_json(cls, told: Any) -> Self | None:
+    def from_json(cls, entry: Any) -> Self | None:
         """Where a ticket says so."""
-        return cls() if told else None
+        return cls() if entry else None
 
     def drawn(self, recipe: recipes.Recipe, buffer: torch.Tensor) -> torch.Tensor:
         """Each entry from its stream."""

@@ -98,7 +98,7 @@ def fit(
         checkpoint: a file to save to after every `save_every` steps (0: ten times a run) and at the end; a relative
             path is one from the folder that is current when fit is called. Where the file exists the run goes on from
             it, bit for bit, and says so; the model must then be as it was before the first step.
-        seed: of torch's own dice (dropout, shuffling), an int.
+        seed: of torch's own generator (dropout, shuffling), an int.
         progress: show a bar, where standard error is a terminal and tqdm installed; name: its label. That a run goes on
             from a checkpoint is logged to "slth.search.loop", as a warning with progress, which Python shows by itself,
             else as info.
@@ -145,7 +145,7 @@ def fit(
     if path or parallel.size() > 1:
         settings: dict[str, Any] = {"steps": steps, "warmup": warmup, "clip": clip, "seed": seed}
         if parallel.size() > 1:
-            settings["processes"] = parallel.size()  # whose dropout has dice of its own in each
+            settings["processes"] = parallel.size()  # each of which has a generator of its own for dropout
         identity = checkpoints.Identity.of(root(model), settings | _described(model, search, built))
         parallel.check_same(identity.digest)
     if path:
@@ -174,7 +174,7 @@ def fit(
     with bar, torch.random.fork_rng(devices=_devices(parameters)):
         for step in range(result.resumed_at, steps):
             batch = feed.at(step)
-            torch.manual_seed(_dice(seed, f"step/{parallel.rank()}" if parallel.rank() else "step", step))
+            torch.manual_seed(_generator_seed(seed, f"step/{parallel.rank()}" if parallel.rank() else "step", step))
             for group, rate in zip(built.param_groups, highest, strict=True):
                 group["lr"] = rate * _factor(step, steps, warmup)
             if search:
@@ -286,7 +286,7 @@ class _Feed:
         return self._draw()
 
     def _draw(self) -> Any:
-        torch.manual_seed(_dice(self.seed, "batch", self.next))
+        torch.manual_seed(_generator_seed(self.seed, "batch", self.next))
         for _ in range(2):
             if self.items is None:
                 self.items = iter(self.iterable)  # type: ignore[arg-type]
@@ -297,7 +297,7 @@ class _Feed:
         raise ValueError("batches: must give at least one batch, and again whenever they are begun anew")
 
 
-def _dice(seed: int, what: str, number: int) -> int:
+def _generator_seed(seed: int, what: str, number: int) -> int:
     low, high = stream_key(seed, f"fit/{what}/{number}")
     return (high << 32 | low) & (1 << 63) - 1
 

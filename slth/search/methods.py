@@ -30,8 +30,8 @@ def method(name: str, **given: Any) -> Search:
     Options may also stand in the text: method("iterand(rate=0.2)"). Raises ValueError for an unknown name, what is no
     search (as `slth.plugins.load` does), an unknown option, and a value that an option does not take.
     """
-    name, told = plugins.split(name)
-    kind, values = kind_of(name), told | given
+    name, in_name = plugins.split(name)
+    kind, values = kind_of(name), in_name | given
     allowed = [each.name for each in fields(kind) if each.init]
     for key, value in values.items():
         if key not in allowed:

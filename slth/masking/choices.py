@@ -1,0 +1,108 @@
+"""What `slth.wrap` is asked for: keep, policy and weights, one for all parameters or one by shell pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from slth.masking import masks
+from slth.masking.parameters import MaskedParameter, first_match
+from slth.weights import recipes
+
+
+def check_kinds(keep: object, policy: object, parameters: object, weights: object) -> None:
+    """Raise ValueError unless each of these is words, or words by name, as `slth.wrap` says."""
+    if not (parameters is None or _are_words(parameters)):
+        raise ValueError(
+            f"parameters={parameters!r}: must be shell patterns of parameter names, as 'fc.*', no layers' classes"
+        )
+    if isinstance(keep, Mapping) and not _are_words(list(keep)):
+        raise ValueError(f"keep={keep!r}: must be a number in (0, 1], or such numbers by shell pattern")
+    if not (isinstance(policy, str) or (isinstance(policy, Mapping) and all(map(_are_words, policy.values())))):
+        raise ValueError(f'policy={policy!r}: must be "layer", "global" or patterns by group name')
+    if not (
+        weights is None
+        or isinstance(weights, str)
+        or (isinstance(weights, Mapping) and _are_words([*weights, *weights.values()]))
+    ):
+        raise ValueError(f"weights={weights!r}: must be a name of slth.weights.inits.INITS, names by pattern, or None")
+
+
+def _are_words(value: object) -> bool:
+    """Whether it is a pattern or a sequence of patterns."""
+    return isinstance(value, str) or (isinstance(value, Sequence) and all(isinstance(each, str) for each in value))
+
+
+def keeps_of(params: Sequence[MaskedParameter], keep: float | Mapping[str, float]) -> dict[str, float]:
+    """Parameter name -> keep. Raises ValueError for a pattern that matches nothing, a name that none matches."""
+    if not isinstance(keep, Mapping):
+        everywhere = masks.as_keep(keep)
+        return {param.path: everywhere for param in params}
+    keep = {pattern: masks.as_keep(value) for pattern, value in keep.items()}
+    _all_used("keep", keep, params)
+    matched = {param.path: first_match(keep, param.paths) for param in params}
+    for path, share in matched.items():
+        if share is None:
+            raise ValueError(f"keep: no pattern of {', '.join(keep)} matches {path}; one must")
+    return {path: share for path, share in matched.items() if share is not None}
+
+
+def groups_of(
+    params: Sequence[MaskedParameter], keeps: Mapping[str, float], policy: str | Mapping[str, str | Sequence[str]]
+) -> list[tuple[str, float, list[tuple[str, int]]]]:
+    """(name, keep, [(parameter name, index of its part)]) of each group. Raises ValueError for another policy."""
+    if isinstance(policy, str) and policy not in ("layer", "global"):
+        raise ValueError(f'policy={policy!r}: must be "layer", "global" or patterns by group name')
+    named = {} if isinstance(policy, str) else _patterns(policy)
+    _all_used("policy", named, params)
+    groups: dict[str, list[tuple[str, int]]] = {}
+    for param in params:
+        group = first_match(named, param.paths)
+        for part in param.parts:
+            alone = param.path + (f"[{part.role or part.index}]" if part.count > 1 else "")
+            groups.setdefault("all weights" if policy == "global" else group or alone, []).append(
+                (param.path, part.index)
+            )
+    result = []
+    for name, parts in groups.items():
+        shares = {keeps[path] for path, _ in parts}
+        if len(shares) > 1:
+            raise ValueError(f"keep={sorted(shares)} within the group {name!r}: must be one share for a group")
+        result.append((name, shares.pop(), parts))
+    return result
+
+
+def _patterns(policy: Mapping[str, str | Sequence[str]]) -> dict[str, str]:
+    """Pattern -> name of its group."""
+    return {
+        p: name for name, patterns in policy.items() for p in ([patterns] if isinstance(patterns, str) else patterns)
+    }
+
+
+def recipes_of(
+    params: Sequence[MaskedParameter], keeps: Mapping[str, float], weights: str | Mapping[str, str] | None, seed: int
+) -> dict[str, recipes.Recipe]:
+    """Parameter name -> recipe of the weights that are drawn anew. Raises ValueError as :func:`keeps_of`."""
+    if weights is None:
+        return {}
+    table = {"*": weights} if isinstance(weights, str) else dict(weights)
+    _all_used("weights", table, params)
+    result = {}
+    for param in params:
+        init = first_match(table, param.paths)
+        if init is not None:
+            result[param.path] = _recipe(param, init, keeps[param.path], seed)
+    return result
+
+
+def _recipe(param: MaskedParameter, init: str, keep: float, seed: int) -> recipes.Recipe:
+    draws = []
+    for part in param.parts:
+        name = param.path + (f".{part.role or part.index}" if part.count > 1 else "")
+        draws.append(recipes.draw(init, param.fan(part, keep), seed=seed, name=name))
+    return recipes.Recipe(tuple(draws), param.parts[0].dim, param.padding_rows)
+
+
+def _all_used(what: str, table: Mapping[str, object], params: Sequence[MaskedParameter]) -> None:
+    for pattern in table:
+        if not any(first_match({pattern: True}, param.paths) for param in params):
+            raise ValueError(f"{what}: the pattern {pattern!r} matches no weight that is masked")

@@ -33,7 +33,7 @@ def built_of(module: nn.Module, **arguments: Any) -> dict[str, Any]:
 
     Args:
         module: "class" is the path of its class. A Hugging Face model adds its "config"; a module of slth the
-            "arguments" that it was made with.
+            "arguments" that it was made with; one of another dtype than float32 its "dtype" as it is now.
         arguments: of its class, where the module does not know them itself.
     """
     kind = type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
@@ -41,8 +41,17 @@ def built_of(module: nn.Module, **arguments: Any) -> dict[str, Any]:
     config = getattr(module, "config", None)
     if config is not None and hasattr(config, "to_dict"):
         built["config"] = _json(config.to_dict())
-    known = module.__dict__.get(_ARGUMENTS, {}) | _json(arguments)
-    return built | {"arguments": known} if known else built
+    if known := module.__dict__.get(_ARGUMENTS, {}) | _json(arguments):
+        built["arguments"] = known
+    if (dtypes := _dtypes(module)) not in ("", "float32"):
+        built["dtype"] = dtypes
+    return built
+
+
+def _dtypes(module: nn.Module) -> str:
+    """The floating dtypes of a module's parameters; "" where it has none."""
+    dtypes = {p.dtype for p in module.parameters() if p.is_floating_point()}
+    return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
 
 
 def _recording(init: Any) -> Any:

@@ -73,6 +73,16 @@ def file_of(text: str) -> Path | None:
     return Path(where) if colon and where.endswith(".py") and Path(where).is_file() else None
 
 
+def module_of(text: str) -> str | None:
+    """The module whose class a text chooses, by its full name; None for a name, a file, and text that chooses nothing.
+
+    The module need not be there: it is not looked for.
+    """
+    where, _, name = split(text)[0].rpartition(":") if text.isprintable() else ("", "", "")
+    is_module = name.isidentifier() and all(part.isidentifier() for part in where.split("."))
+    return where if is_module and not where.endswith(".py") else None
+
+
 def load(key: str, place: str, base: type[T]) -> type[T]:
     """The class at a place, which derives from `base`; its module is executed.
 

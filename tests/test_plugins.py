@@ -91,3 +91,31 @@ def test_another_file_of_the_users_is_another_version_of_a_run(folder):
     (folder / "own.py").write_text(OWN + "# changed\n")
     assert version() != before
     assert code.version_of({"method": "iterand", "data": "path:own.py", "at": "a(b"}, "v") == "v"
+
+
+@pytest.mark.parametrize(
+    ("place", "changed"),
+    [
+        ("own_package.method:Own", "own_package/method.py"),
+        ("own_package.method:Own(rate=1)", "own_package/deep/part.py"),
+        ("own_package.method:Own", "helper_of_own.py"),
+        ("imports.py:Own", "helper_of_own.py"),
+        ("imports.py:Own", "own_package/__init__.py"),
+    ],
+)
+def test_what_a_class_of_the_users_imports_is_part_of_the_version_of_a_run(folder, monkeypatch, place, changed):
+    """By file or by module, and nothing of it is executed: each file would raise."""
+    monkeypatch.syspath_prepend(folder)
+    (folder / "own_package" / "deep").mkdir(parents=True)
+    names = ("own_package/__init__.py", "own_package/deep/__init__.py", "own_package/deep/part.py", "helper_of_own.py")
+    for name in (*names, "stranger.py"):
+        (folder / name).write_text("1 / 0\n")
+    (folder / "own_package" / "method.py").write_text("1 / 0\ndef f():\n    import helper_of_own\n")
+    (folder / "imports.py").write_text("1 / 0\nimport own_package.method\n")
+    config, before = {"method": {"name": place}}, ""
+    for name, other in (("stranger.py", False), (changed, True)):
+        before = code.version_of(config, "v")
+        (folder / name).write_text("2 / 0\n")
+        assert (code.version_of(config, "v") != before) is other
+    assert re.fullmatch(r"v\+[0-9a-f]{16}", before)
+    assert code.version_of({"at": ["json:Own", "no_such_module:Own", "slth.search:Search"]}, "v") == "v"

@@ -35,12 +35,16 @@ def version(script: Path, imported: Iterable[str] = ()) -> str:
 
 
 def version_of(config: Mapping[str, Any], version: str) -> str:
-    """The version, with 16 hex digits over the files of the user's own classes where a config chooses any."""
-    files = {file: file.read_bytes() for text in _texts(config) if (file := _file_of(text))}
-    if not files:
+    """The version, with 16 hex digits over the user's own classes where a config chooses any.
+
+    Over the files of their modules, and of what these import from outside the standard library and the installed
+    packages. No module is executed.
+    """
+    contents = {(name, path.read_bytes()) for text in _texts(config) for name, path in _of_class(text).items()}
+    if not contents:
         return version
-    digest = hashlib.sha256(b"".join(hashlib.sha256(files[file]).digest() for file in sorted(files)))
-    return f"{version}+{digest.hexdigest()[:16]}"
+    digests = sorted(f"{name}\0{hashlib.sha256(content).hexdigest()}" for name, content in contents)
+    return f"{version}+{hashlib.sha256(chr(10).join(digests).encode()).hexdigest()[:16]}"
 
 
 def _texts(value: object) -> Iterator[str]:
@@ -53,11 +57,13 @@ def _texts(value: object) -> Iterator[str]:
         yield value
 
 
-def _file_of(text: str) -> Path | None:
+def _of_class(text: str) -> dict[str, Path]:
+    """The files, by name, of the class of the user's own that a text chooses, and of what they import."""
     try:
-        return plugins.file_of(text)
+        file, module = plugins.file_of(text), plugins.module_of(text)
     except (ValueError, OSError):  # a text of something else
-        return None
+        return {}
+    return ({file.name: file} if file else {}) | _local([file] if file else [], [module] if module else [])
 
 
 def _sources(script: Path, imported: Iterable[str]) -> Iterator[tuple[str, Path]]:
@@ -65,17 +71,18 @@ def _sources(script: Path, imported: Iterable[str]) -> Iterator[tuple[str, Path]
         if not name.startswith(IDLE):
             yield f"slth/{name}", path
     yield "script", script
-    yield from ((f"module {name}", path) for name, path in _local(script, imported).items())
+    modules = _local([script], imported)
+    yield from ((f"module {name}", path) for name, path in modules.items() if not path.samefile(script))
 
 
-def _local(script: Path, imported: Iterable[str]) -> dict[str, Path]:
-    """The files, by name, of the modules that the script needs and that neither this project nor an installer brought.
+def _local(files: Iterable[Path], modules: Iterable[str]) -> dict[str, Path]:
+    """The files, by name, of modules and of all that these and files need, but of this project and what is installed.
 
     An import is followed wherever it stands, in a function too. Where a file imports by a name that only it knows, all
     files beside it may be meant.
     """
     found: dict[str, Path] = {}
-    names, files = {name.partition(".")[0] for name in imported}, [script]
+    names, files = {name.partition(".")[0] for name in modules}, [*files]
     known: set[str] = set()
     while names or files:
         for name in names - known:
@@ -90,7 +97,7 @@ def _local(script: Path, imported: Iterable[str]) -> dict[str, Path]:
             names, dynamic = _imports(file)
             if dynamic:
                 names |= {path.stem for path in file.parent.glob("*.py")}
-    return {name: path for name, path in found.items() if not path.samefile(script)}
+    return found
 
 
 def _files_of(name: str) -> dict[str, Path]:

@@ -1,8 +1,7 @@
 """What every function of `slth.construct` returns: masks of a source, and what they achieve.
 
-A construction solves for the weights of one random source. Under its masks another source, of the same shapes, computes
-nothing in particular; so a construction keeps a digest of each weight that it has a mask for, of what this keeps. It is
-taken of float32, and does not tell a float64 copy from its original, nor a source that was pruned already.
+The masks fit one source only, so a construction stores a hash of each kept weight and of each tensor without a mask.
+The hash is of float32: a float64 copy has the same one, and so has a source that was pruned already.
 """
 
 from __future__ import annotations
@@ -113,10 +112,16 @@ class Construction:
 
 
 def digests_of(source: nn.Module, masks: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """SHA-256 by name of what masks keep of a source's weights, and of its buffers (recorded scales), in float32."""
-    parameters = dict(source.named_parameters())
-    kept = ((name, parameters[name].detach()[mask.to(parameters[name].device)]) for name, mask in masks.items())
-    return {name: _digest(tensor) for name, tensor in itertools.chain(kept, source.named_buffers())}
+    """SHA-256 by name of a source's parameters, of what masks keep of them, and of its buffers, in float32.
+
+    A tensor that has several names is hashed once.
+    """
+    tensors = itertools.chain(source.named_parameters(), source.named_buffers())
+    return {name: _digest(_kept(tensor.detach(), masks.get(name))) for name, tensor in tensors}
+
+
+def _kept(tensor: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    return tensor if mask is None else tensor[mask.to(tensor.device)]
 
 
 def _digest(tensor: torch.Tensor) -> str:

@@ -7,6 +7,7 @@ masks than any machine holds.
 
 from __future__ import annotations
 
+import json
 import reprlib
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -163,9 +164,20 @@ def records_of(manifest: Mapping[str, Any]) -> Records:
     if not DIGEST.fullmatch(digest):
         raise TicketError("no ticket: its digest is none")
     built = manifest.get("built")
-    if built is not None and not isinstance(built, dict):
-        raise TypeError(f"built={reprlib.repr(built)}: must be an object")
+    check_built(built)
     return Records(weights, plain, digest, built)
+
+
+def check_built(built: object) -> None:
+    """Raise ValueError for what is neither None nor an object of JSON."""
+    if built is None:
+        return
+    if not isinstance(built, Mapping):
+        raise ValueError(f"built={reprlib.repr(built)}: must be an object of JSON")
+    try:
+        json.dumps(dict(built), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"built={reprlib.repr(built)}: must be an object of JSON ({error})") from error
 
 
 def _weight_to_json(weight: Weight) -> dict[str, Any]:

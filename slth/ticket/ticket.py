@@ -42,6 +42,8 @@ class Ticket:
         tensors: as in the file (`slth.ticket.packing`).
         digest: of the whole network.
         built: how its module was built, as information, never executed (`slth.building`); None where nobody said so.
+
+    Raises ValueError where built is no JSON object.
     """
 
     weights: tuple[Weight, ...]
@@ -49,6 +51,9 @@ class Ticket:
     tensors: Mapping[str, torch.Tensor]
     digest: str
     built: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        packing.check_built(self.built)
 
     @classmethod
     def of(cls, model: nn.Module, *, built: Mapping[str, Any] | None = None) -> Ticket:
@@ -87,7 +92,8 @@ class Ticket:
         """The ticket of a plain module, not changed here, under masks of its parameters: bool by name, True = kept.
 
         Weights and built: as in :meth:`of`; a weight that no seed makes and of which all is kept is stored as it is.
-        Raises ValueError for masks that do not fit the module, TicketError for tensors that a ticket cannot hold.
+        Raises ValueError for masks that do not fit the module and where built is no JSON object, TicketError for
+        tensors that a ticket cannot hold.
         """
         check_module(module)
         own = tensors_of(module)

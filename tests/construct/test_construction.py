@@ -157,6 +157,36 @@ def test_a_small_ticket_is_small_and_says_how_its_source_is_built():
     assert "seeds: 7" in ticket.describe().splitlines()
 
 
+def test_what_is_built_says_the_dtype_that_a_fresh_source_needs():
+    ticket = attention(one_target(), MultiHeadAttention(2, 2, 1, 16, seed=1).double()).ticket()
+    assert ticket.built["dtype"] == "float64"
+    fresh = MultiHeadAttention(**ticket.built["arguments"])
+    with pytest.raises(slth.ticket.TicketError, match=r"is float32.*must be float64"):
+        ticket.apply(fresh)
+    ticket.apply(fresh.to(getattr(torch, ticket.built["dtype"])))
+    assert "dtype" not in attention(one_target(), MultiHeadAttention(2, 2, 1, 16)).ticket().built
+
+
+def test_a_source_with_other_shared_tables_is_another():
+    """No mask covers a Table, and yet a construction, and its ticket, are for one source."""
+
+    def source():
+        whole = model(1)
+        for name in ("embedding", "positions", "head"):
+            setattr(whole, name, getattr(model(9, 4, Table), name))
+        return whole
+
+    construction, other = language_model(model(9, 4, Table), source()), source()
+    with torch.no_grad():
+        other.embedding.weight.mul_(3.0)
+        construction.prune(source())  # the same
+        with pytest.raises(ValueError, match=r"source 'embedding\.weight' is not that of this construction's source"):
+            construction.prune(other)
+        construction.source.embedding.weight.mul_(3.0)
+    with pytest.raises(ValueError, match=r"source 'embedding\.weight' is not that of this construction's source"):
+        construction.ticket()
+
+
 def test_arrays_have_a_ticket_over_themselves():
     rng = np.random.default_rng(0)
     target, first, second = rng.normal(size=(3, 2)), rng.normal(size=(3, 24)), rng.normal(size=(24, 2))

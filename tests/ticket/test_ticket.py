@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import zlib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -416,8 +417,16 @@ def test_how_a_model_is_built_is_said_and_never_executed():
     )
     assert "built as: os.system\\n\\x1b[31m" in ticket.describe()
     assert built_of(odd, depth=2) == {"class": "torch.nn.modules.container.Sequential", "arguments": {"depth": 2}}
-    with pytest.raises(ValueError, match="manifest: must be JSON"):
-        Ticket.of(odd, built={"class": object()}).to_bytes()
+
+
+@pytest.mark.parametrize("built", [[1, 2], "text", {"class": object()}, {"scale": math.inf}])
+def test_built_must_be_an_object_of_json(built):
+    module = wrapped()
+    masks = handle(module).masks()
+    plain = slth.unwrap(wrapped())
+    for make in (partial(Ticket.of, module), partial(Ticket.of_masks, plain, masks)):
+        with pytest.raises(ValueError, match=r"built=.*: must be an object of JSON"):
+            make(built=built)
 
 
 def test_a_gate_of_another_kind_has_no_ticket():

@@ -24,9 +24,10 @@ PAPER = [
 KNOWN = command.statements()
 
 
+@pytest.mark.parametrize("share", [0.2, pytest.param(1.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", KNOWN)
-def test_statement_holds_and_its_controls_fail(name):
-    statement = KNOWN[name](share=0.2)
+def test_statement_holds_and_its_controls_fail(name, share):
+    statement = KNOWN[name](share)
     assert statement.holds, "\n".join(command.rows(statement, 0.0))
     assert len(statement.checks) >= 2
     assert len(statement.controls) >= 4

@@ -242,7 +242,15 @@ def test_the_summary_fits_constructions_alone_and_compares(table):
 
 
 def test_a_run(tmp_path):
-    arguments = ["smoke", "method=edge_popup", "lengths=[4,6]", "-F", str(tmp_path / "runs")]
+    arguments = [
+        "smoke",
+        "method=edge_popup",
+        "lengths=[4,6]",
+        "hidden=[4,8,12]",
+        "sources=2",
+        "-F",
+        str(tmp_path / "runs"),
+    ]
     done = launched("approx_error", tmp_path, "with", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     folder = tmp_path / "runs" / "1"
@@ -253,7 +261,7 @@ def test_a_run(tmp_path):
         ("construction", "output"),
         ("edge_popup", "free"),
     }
-    assert len(summary["learned"]) == 2 * 4
+    assert len(summary["learned"]) == 2 * 3
     assert config["method"] == "edge_popup"
     assert {path.name for path in folder.glob("*.png")} == {"error_vs_width.png", "error_vs_length.png"}
     figures = plots.figures(results, summary)

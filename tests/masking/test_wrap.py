@@ -597,6 +597,7 @@ def test_what_a_compiled_optimiser_does_is_seen(optimiser):
         assert MLP.run(model).equal(MLP.run(by_hand(MLP, sorted_masks(model))))
 
 
+@pytest.mark.slow  # gcc takes ten seconds or more; what masks are for a compiler is tested above
 @compiles
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch's compiler needs one of C++")
 def test_inductor_makes_the_same_gradients():

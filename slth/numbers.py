@@ -7,8 +7,10 @@ and everything behind that sees plain numbers alone.
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from functools import lru_cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -58,6 +60,16 @@ def plainly(function: Callable[P, T]) -> Callable[P, T]:
         return function(*map(plain, args), **{name: plain(value) for name, value in options.items()})
 
     return call
+
+
+def require_dataclass(kind: type) -> None:
+    """Raise ValueError if a class or a base of it annotates fields and lacks @dataclass, so that they would be lost."""
+    for each in kind.__mro__:
+        own = [one for one in inspect.get_annotations(each).values() if "ClassVar" not in str(one)]
+        if own and is_dataclass(each) and "__dataclass_fields__" not in vars(each):
+            raise ValueError(
+                f"{each.__name__}: must be a frozen dataclass, as its base is, for it has fields of its own"
+            )
 
 
 def as_int(name: str, value: Any, least: int | None = None, most: int | None = None, meaning: str = "") -> int:

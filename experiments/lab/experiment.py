@@ -13,6 +13,7 @@ from slth.experiments.lab.border import ConfigDict, ConfigSummary, Run, sacred
 from slth.experiments.lab.options import MOST_SEED, Options, an_integer
 from slth.experiments.lab.refusals import Refused, brief
 from slth.experiments.lab.values import require_text
+from slth.numbers import require_dataclass
 
 USAGE = "[COMMAND] [with key=value ...] [options]"
 
@@ -29,7 +30,11 @@ class Experiment(sacred.Experiment, Generic[C]):  # type: ignore[misc]  # Sacred
     """The config of the run that is being made or goes on."""
 
     def declare(self, config: type[C]) -> None:
-        """Make the class's fields the experiment's keys: whatever sets up a run checks them before anything else."""
+        """Make the class's fields the experiment's keys: whatever sets up a run checks them before anything else.
+
+        Raises ValueError for a class that is no dataclass.
+        """
+        require_dataclass(config)
         self.Config = config
         self.configurations.append(_Declared(config))
         self.config_hook(_check_of(self))

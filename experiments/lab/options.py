@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Self, TypeVar
 
 from slth.experiments.lab.refusals import BadConfig
+from slth.numbers import require_dataclass
 
 T = TypeVar("T")
 Names = Collection[str] | Callable[[], Collection[str]]
@@ -51,6 +52,7 @@ class Options:
     """Base of all configs: see the module's text."""
 
     def __post_init__(self) -> None:
+        require_dataclass(type(self))
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         object.__setattr__(self, "_given", given)
         for field in dataclasses.fields(self):

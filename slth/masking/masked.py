@@ -15,6 +15,7 @@ from slth.kernels import Cut
 from slth.masking import masks, passes, state, traits, writing
 from slth.masking.cutting import traced_cut
 from slth.masking.parameters import Part
+from slth.numbers import require_dataclass
 from slth.watched import followed, traced, watched
 from slth.weights.recipes import Recipe
 
@@ -105,7 +106,7 @@ class Masked(nn.Module):
         return passes.running(self) or passes.recomputed(self, self._own_pass)
 
     def _own_pass(self) -> passes.Pass:
-        """What a read outside all passes is; those of one backward pass, which recompute layers, share their cuts."""
+        """Make a pass for a read outside any pass. Recomputations in one backward pass share their cuts."""
         if self.wrapped is None:
             return passes.Pass({self.path: self})
         weights = self.wrapped.weights
@@ -143,8 +144,22 @@ class Masked(nn.Module):
         return self._buffers.get(name)
 
     def add(self, trait: traits.Trait) -> None:
-        """Note what a ticket must know of the weight."""
+        """Note what a ticket must know of the weight. Raises ValueError for a trait whose class is no dataclass."""
+        require_dataclass(type(trait))
         self.traits = self.traits | {trait.key: trait}
+
+    def clear(self) -> None:
+        """Remove what a search has added, for another one to begin: gate, traits and buffers.
+
+        How the random weight was drawn stays: traits with a tensor of a ticket, and their buffers.
+        """
+        lasting = [trait for trait in traits.known().values() if trait.tensor]
+        for trait in traits.known().values():
+            trait.leave(self)
+        self.gate = straight_through
+        self.traits = {trait.key: self.traits[trait.key] for trait in lasting if trait.key in self.traits}
+        for name in set(self._added) - {trait.buffer for trait in lasting}:
+            self._buffers[name] = None
 
     @property
     def _added(self) -> list[str]:
@@ -181,7 +196,7 @@ class Masked(nn.Module):
         """Take on what :meth:`get_extra_state` told. Raises ValueError where it cannot be read."""
         entry = state.decode(told)
         self.gate = state.revive(entry["gate"], self.gate)
-        self.traits = traits.told(entry, _OF_AN_ENTRY)
+        self.traits = traits.from_entry(entry, _OF_AN_ENTRY)
         self.recipe = entry["recipe"] and Recipe.of(entry["recipe"])
         self._keep(entry["current"])
 
@@ -201,7 +216,7 @@ class Masked(nn.Module):
                 raise ValueError(f"competes {there}, here {here}: wrap this model with the policy of the saved one")
             if self.kind not in (state.PLAIN, entry["kind"]):
                 raise ValueError(f"is of {entry['kind']}, the model of {self.kind}: load it into a freshly wrapped one")
-            traits.told(entry, _OF_AN_ENTRY)
+            traits.from_entry(entry, _OF_AN_ENTRY)
             state.revive(entry["gate"], self.gate)
             for name in entry.get("buffers", ()):
                 self._check_name(name)

@@ -61,8 +61,9 @@ class Trait:
 
     @classmethod
     def seen(cls, value: torch.Tensor, drawn: torch.Tensor, parts: Sequence[Part]) -> Self | None:
-        """The trait by which the drawn weight may be shown as this value under a mask, None for traits that change
-        nothing; whether it is so is compared.
+        """The trait by which the drawn weight may be shown as this value under a mask.
+
+        None if the trait changes no weight. The caller compares the result.
         """
         return None
 
@@ -74,6 +75,10 @@ class Trait:
     @classmethod
     def reset(cls, masked: Masked) -> None:
         """Follow suit where a whole weight has been drawn anew, from another seed."""
+
+    @classmethod
+    def leave(cls, masked: Masked) -> None:
+        """Undo in the scores what another search could not go on from; the trait and its buffer go after it."""
 
     # of a ticket
 
@@ -131,12 +136,12 @@ def kind_of(buffer: str) -> str:
     return next((trait.kind for trait in known().values() if trait.buffer == buffer), buffer)
 
 
-def told(entry: Mapping[str, Any], others: Set[str]) -> dict[str, Trait]:
-    """The traits in an entry of a ticket or state_dict, by key; `others`: the keys of what else it says.
+def from_entry(entry: Mapping[str, Any], other_keys: Set[str]) -> dict[str, Trait]:
+    """The traits in an entry of a ticket or state_dict, by key; `other_keys`: the keys of what else it says.
 
     Raises ValueError for a key that nothing knows, and as :meth:`Trait.from_json` does.
     """
-    if odd := sorted(entry.keys() - others - known().keys()):
+    if odd := sorted(entry.keys() - other_keys - known().keys()):
         raise ValueError(f"has {odd[0]!r}, which no search that is loaded knows: load it first, {how_to_load(entry)}")
     stored = {key: trait.from_json(entry[key]) for key, trait in known().items() if entry.get(key) is not None}
     return {key: trait for key, trait in stored.items() if trait is not None}

@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from slth.masking import Gate, Masked, masks, straight_through
+from slth.numbers import require_dataclass
 from slth.search import options
 from slth.wrapping import handle
 
@@ -49,6 +50,7 @@ class Search:
     redraws: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        require_dataclass(type(self))
         options.check(self)
 
     def for_steps(self, steps: int) -> Self:
@@ -65,9 +67,11 @@ class Search:
     def prepare(self, model: nn.Module) -> None:
         """Make a wrapped model ready, once before training and again on resuming. Raises ValueError.
 
-        Where it or what follows raises, masks become again what they were.
+        What an earlier search added to the masks is removed (:meth:`Masked.clear`), so a subclass calls this before it
+        adds its own. If this or a later step raises, the masks are restored.
         """
         for masked in handle(model).weights.values():
+            masked.clear()
             masked.gate = self.gate(masked)
 
     def restore(self, model: nn.Module, step: int) -> None:

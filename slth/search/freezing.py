@@ -20,6 +20,8 @@ from slth.masking.traits import Trait
 from slth.numbers import as_float, as_int, put
 from slth.weights import inits
 
+LOCKED = torch.finfo(torch.float32).max  # the score of a locked weight: finite, so that averages of it are itself
+
 
 @dataclass(frozen=True)
 class Freezing(Trait):
@@ -62,6 +64,14 @@ class Freezing(Trait):
     def entry(cls, masked: Masked) -> dict[str, Any]:
         """As the base has it; None where nothing is frozen, as entries have always said."""
         return {cls.key: None} | super().entry(masked)
+
+    @classmethod
+    @torch.no_grad()
+    def leave(cls, masked: Masked) -> None:
+        """Give locked weights the largest score that is free: no step of training moves the one that they have."""
+        if masked.free is not None:
+            locked = masked.scores == LOCKED
+            masked.scores[locked] = masked.scores[~locked].abs().max()
 
     @property
     def open(self) -> float:

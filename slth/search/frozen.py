@@ -10,10 +10,8 @@ from torch import nn
 from slth.masking import Group, masks
 from slth.search import options
 from slth.search.base import Search
-from slth.search.freezing import Freezing
+from slth.search.freezing import LOCKED, Freezing
 from slth.wrapping import handle
-
-_MOST = torch.finfo(torch.float32).max  # the score of a locked weight: finite, so that averages of it are itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +51,7 @@ class Frozen(Search):
             masked = wrapped.weights[path]
             device = masked.scores.device
             with torch.no_grad():
-                masked.scores.masked_fill_(pruned.to(device), 0.0).masked_fill_(locked.to(device), _MOST)
+                masked.scores.masked_fill_(pruned.to(device), 0.0).masked_fill_(locked.to(device), LOCKED)
             masked.free = ~(pruned | locked).to(device)
             masked.add(freezing)
 

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +30,7 @@ from slth.search import arguments, parallel
 from slth.search import checkpoint as checkpoints
 from slth.search.base import Search
 from slth.search.edge_popup import EdgePopup
+from slth.search.methods import identity_of
 from slth.search.origin import note_origin
 from slth.weights.philox import stream_key
 from slth.wrapping import check_there_still, handle, root, trained_densely, wrapped_nearby
@@ -163,8 +164,8 @@ def fit(
             result.resumed_at, result.rows = rest["step"], rest["rows"]
         elif path:  # what cannot be written is better known now
             parallel.from_first(partial(save, _held_by(0, [], origin)))
-    if held and search:
-        search.restore(model, result.resumed_at)
+        if held and search:
+            search.restore(model, result.resumed_at)
     if held and first:
         message = "%s: goes on at step %d of %d, from checkpoint %s"
         _LOG.log(logging.WARNING if progress else logging.INFO, message, name, result.resumed_at, steps, path)
@@ -205,7 +206,10 @@ def _held_by(step: int, rows: list[dict[str, float]], origin: str | None) -> dic
 
 @contextmanager
 def _undone_by_errors(model: nn.Module) -> Iterator[None]:
-    """Where the block raises, masks become again what they were before a search prepared them."""
+    """If the block raises, restore the masks: their scores, buffers, gates and traits.
+
+    Not restored: random weights, and what is trained beside the scores, once a checkpoint has been read into them.
+    """
     masks = [masked for group in _groups(model) for masked, _ in group.members]
     before = [(m, m.__dict__ | {"_buffers": dict(m._buffers)}, m.scores.detach().clone()) for m in masks]
     try:
@@ -330,7 +334,7 @@ def _described(model: nn.Module, search: Search | None, optimiser: torch.optim.O
     """Search, optimiser and groups, as JSON that differs where they do."""
     options = [{k: repr(v) for k, v in group.items() if k != "params"} for group in optimiser.param_groups]
     return {
-        "method": [type(search).__name__, asdict(search)] if search else None,
+        "method": list(identity_of(search)) if search else None,
         "optimiser": [type(optimiser).__name__, options],
         "groups": [[group.name, group.keep] for group in _groups(model)],
     }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import json
+from dataclasses import asdict, fields
 from typing import Any
 
 from slth import plugins
+from slth.numbers import require_dataclass
 from slth.search import options
 from slth.search.base import Search
 from slth.search.bernoulli import Bernoulli
@@ -46,7 +48,12 @@ def method(name: str, **given: Any) -> Search:
 def kind_of(name: str) -> type[Search]:
     """The class of a name of METHODS or of a place. Raises ValueError where there is none."""
     if plugins.is_place(name):
-        return plugins.load("method", name, Search)
+        kind = plugins.load("method", name, Search)
+        try:
+            require_dataclass(kind)
+        except ValueError as error:
+            raise ValueError(f"method={name}: {error}") from error
+        return kind
     if name not in METHODS:
         raise ValueError(f"method={name}: must be one of {', '.join(METHODS)}, or a class of yours as my_file.py:Name")
     return METHODS[name]
@@ -55,3 +62,19 @@ def kind_of(name: str) -> type[Search]:
 def help_of(name: str) -> dict[str, str]:
     """The options of a search, by its name or place, each with its help. Raises ValueError as :func:`kind_of` does."""
     return options.help_of(kind_of(name))
+
+
+def identity_of(search: Search) -> tuple[str, dict[str, Any]]:
+    """What a checkpoint knows a search by, as JSON: its class (slth's own by its bare name) and its options.
+
+    Raises ValueError for an option that JSON cannot hold.
+    """
+    kind = type(search)
+    values = asdict(search)
+    for key, value in values.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            text = "must be numbers, text, lists of them or None, for checkpoints and several processes"
+            raise ValueError(f"method.{key} of type {type(value).__name__}: {text}") from error
+    return kind.__name__ if kind in METHODS.values() else f"{kind.__module__}.{kind.__qualname__}", values

@@ -205,7 +205,7 @@ def _weight_from_json(entry: dict[str, Any]) -> Weight:
         kept=_whole_number(entry["kept"]),
         recipe=_recipe_from_json(entry) if "recipe" in entry or "base" not in entry else None,
         parts=parts,
-        traits=tuple(traits.told(entry, _OF_WEIGHTS).values()),
+        traits=tuple(traits.from_entry(entry, _OF_WEIGHTS).values()),
         base=_text(entry["base"]) if "base" in entry else None,
     )
 

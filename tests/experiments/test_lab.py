@@ -682,3 +682,12 @@ def test_progress_is_quiet_without_a_terminal(capsys):
     with lab.progress(None, "count", total=2) as bar:
         bar.update()
     assert capsys.readouterr().err == ""
+
+
+def test_a_config_that_is_no_dataclass_is_refused():
+    class Lost(lab.Options):
+        n: int = lab.integer(3, help="x")
+
+    for make in (Lost, lambda: lab.experiment("lost", Lost)):
+        with pytest.raises(ValueError, match="Lost: must be a frozen dataclass"):
+            make()

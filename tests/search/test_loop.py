@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from dataclasses import replace
+from dataclasses import make_dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import slth
 from slth import Ticket, files
-from slth.search import Bernoulli, Biprop, CheckpointError, EdgePopup, Frozen, IteRand, controls
+from slth.search import Bernoulli, Biprop, CheckpointError, EdgePopup, Frozen, IteRand, Search, controls
 from slth.threads import one_torch_thread
 from slth.wrapping import handle
 
@@ -541,6 +541,36 @@ def test_another_run_is_told_what_differs(tmp_path, name):
 def test_settings_that_are_equal_as_numbers_are_the_same_search(tmp_path):
     interrupted(wrapped(keep=1), tmp_path / "c", clip=1, method=Biprop(arrival=1))
     assert fit(wrapped(keep=1.0), checkpoint=tmp_path / "c", clip=1.0, method=Biprop(arrival=1.0)).resumed_at == 10
+
+
+def named(name, restore=None, **fields):
+    """A search of another class under a name, made anew."""
+    hooks = {"restore": restore} if restore else {}
+    return make_dataclass(name, fields.items(), bases=(Search,), namespace=hooks, frozen=True, kw_only=True)
+
+
+def test_a_class_of_the_same_name_is_another_search(tmp_path):
+    interrupted(wrapped(), tmp_path / "c")
+    with pytest.raises(CheckpointError, match=r"another search \(method EdgePopup != [\w.]+\.EdgePopup"):
+        fit(wrapped(), until(0), checkpoint=tmp_path / "c", method=named("EdgePopup")())
+
+
+def test_what_json_cannot_hold_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match=r"method\.what of type Tensor: must be numbers, text"):
+        fit(wrapped(), until(0), checkpoint=tmp_path / "c", method=named("Own", what=object)(what=torch.zeros(2)))
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_restore_that_fails_leaves_the_masks_as_they_were(tmp_path):
+    def failing(self, model, step):
+        raise ValueError("cannot restore")
+
+    interrupted(wrapped(), tmp_path / "c", method=named("Own")())
+    model = wrapped()
+    before = state(model)
+    with pytest.raises(ValueError, match="cannot restore"):
+        fit(model, until(0), checkpoint=tmp_path / "c", method=named("Own", failing)())
+    assert_same(state(model), before)
 
 
 #: Of files that slth 0.1.0 wrote before checkpoints held settings: what their searches were known by.

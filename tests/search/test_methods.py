@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -13,10 +14,11 @@ from regression import INPUTS, assert_same, batches, fit, loss, net, state, wrap
 import slth
 from slth import files, plugins
 from slth.masking import traits
-from slth.search import METHODS, Search, method, options
+from slth.search import METHODS, Search, controls, method, options
+from slth.search.freezing import LOCKED
 from slth.search.methods import help_of
 from slth.ticket import Ticket, TicketError
-from slth.wrapping import handle
+from slth.wrapping import handle, random_weight
 
 TOY = str(Path(__file__).parents[1] / "support" / "toy_search.py")
 OWN = [f"{TOY}:Momentum", f"{TOY}:Scaled"]
@@ -77,6 +79,68 @@ def test_its_ticket_is_the_network(name):
     ticket = Ticket.from_bytes(Ticket.of(model).to_bytes())
     assert ticket.apply(net())(INPUTS).equal(model(INPUTS))
     assert_same(state(slth.unwrap(model)), state(ticket.apply(net())))
+
+
+def random(model):
+    """New scores for all weights, so that nothing of what was found is left in them."""
+    controls.random_mask(model, seed=3)
+    return model
+
+
+@pytest.mark.parametrize("first", [*METHODS, *OWN, "frozen(seed=4)"], ids=lambda name: name.rpartition("/")[2])
+@every_method
+def test_it_searches_after_another_as_from_the_start(first, name):
+    model, fresh = random(searched(first)), random(wrapped())
+    for path, masked in handle(fresh).weights.items():  # weights that were drawn anew stay so
+        random_weight(fresh, path).data.copy_(random_weight(model, path))
+        if (generation := handle(model).weights[path].buffer("generation")) is not None:
+            masked.put("generation", generation.clone())
+    fit(model, method(name), STEPS)
+    fit(fresh, method(name), STEPS)
+    assert_same(state(model), state(fresh))
+    assert Ticket.of(model).apply(net())(INPUTS).equal(model(INPUTS))
+
+
+def test_no_score_is_stuck_after_frozen_ones():
+    model = searched("frozen")
+    locked = {path: masked.scores == LOCKED for path, masked in handle(model).weights.items()}
+    fit(model, method("edge_popup"), STEPS)
+    for path, masked in handle(model).weights.items():
+        assert masked.kind == "edge-popup"
+        assert masked.scores.max() < 1
+        assert len(masked.scores[locked[path]].unique()) > 0.3 * locked[path].sum()
+
+
+def test_a_class_that_is_no_dataclass_is_refused(tmp_path):
+    text = (
+        "from slth.search import Search, options\nclass M(Search):\n    decay: float = options.number(0.9, help='x')\n"
+    )
+    (tmp_path / "own.py").write_text(text)
+    place = f"{tmp_path / 'own.py'}:M"
+    for ask in (method, help_of, lambda name: method(name, decay=0.5)):
+        with pytest.raises(ValueError, match=re.escape(f"method={place}: M: must be a frozen dataclass")):
+            ask(place)
+
+    class Lost(Search):
+        decay: float = options.number(0.9, help="x")
+
+    class Constant(Search):
+        redraws: ClassVar[bool] = False
+
+    with pytest.raises(ValueError, match="Lost: must be a frozen dataclass"):
+        Lost()
+    assert Constant().arrival == 0.75
+
+
+def test_a_trait_that_is_no_dataclass_is_refused(monkeypatch):
+    monkeypatch.setattr(traits, "_BY_KEY", dict(traits.known()))
+
+    class Lost(traits.Trait):
+        key: ClassVar[str] = "lost"
+        factor: float = 0.5
+
+    with pytest.raises(ValueError, match="Lost: must be a frozen dataclass"):
+        handle(wrapped()).weights["0.weight"].add(Lost())
 
 
 @every_method

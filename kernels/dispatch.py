@@ -6,7 +6,8 @@
     "auto"       the default: Triton where it can do the call, else "cpu" where the kernel has it, else the reference
 
 A call names what it wants by `impl=`; :func:`use` says what "auto" stands for. An implementation that is named and
-cannot do the call is an error. What "auto" takes is logged under "slth.kernels", once, and again where it changes.
+cannot do the call is an error. What "auto" takes is logged under "slth.kernels", once, and again where it changes; so
+is what a call takes in place of the one that :func:`use` says.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ _counts: Counter[tuple[str, str]] | None = None
 class use:
     """Say what impl="auto" stands for, from now on, or within a with block: "auto", "reference", "cpu" or "triton".
 
+    A kernel that has no "cpu" takes the reference then; said in a call, that is an error.
     While torch.compile, a transform of `torch.func` or a dispatch mode follows torch's operations, "triton" that is
     said here gives way to torch's operations; said in a call, it does not. Raises ValueError for another name.
     """
@@ -99,35 +101,33 @@ class Kernel(Generic[P, R]):
     def choose(self, impl: str, at: torch.Tensor, unfit: str = "", followed: bool = False) -> Callable[P, R]:
         """The implementation that a call takes, whose tensors have the device and dtype of `at`.
 
-        unfit says why Triton cannot do this call, if so; followed, that "auto" must be followed by autograd, as it is
-        by transforms. Raises ValueError for an unknown impl, and for one that is named and cannot do the call;
+        unfit says why Triton cannot do this call, if so; followed: whether autograd must be able to differentiate what
+        "auto" takes. Raises ValueError for an unknown impl, and for one that is named and cannot do the call;
         RuntimeError for "triton" where Triton is not installed.
         """
         asked = _auto if impl == "auto" else impl
         if asked == "auto":
             taken = self._torch if at.is_cpu or followed else self._automatic(at, unfit)
-        elif asked == "reference":
-            taken = asked
+        elif impl == "auto" and (asked == "cpu" or (asked == "triton" and (followed or watched()))):
+            taken = self._torch
         else:
-            taken = self._named(asked, impl == "auto" and (followed or watched()), at, unfit)
+            taken = self._named(asked, at, unfit)
         if not torch.compiler.is_compiling():
             if _counts is not None:
                 _counts[self.name, taken] += 1
-            if asked == "auto" and taken not in self._logged:
-                self._tell(taken, at, unfit)
+            if impl == "auto" and taken != asked and taken not in self._logged:
+                self._tell(taken, self._reason(asked, at, unfit))
         return self._known.get(taken) or self._loaded(taken)
 
     def _automatic(self, at: torch.Tensor, unfit: str) -> str:
         return self._torch if watched() or unfit or _misfit(at.device) or _obstacle(at) else "triton"
 
-    def _named(self, asked: str, followed: bool, at: torch.Tensor, unfit: str) -> str:
+    def _named(self, asked: str, at: torch.Tensor, unfit: str) -> str:
         check_impl(asked)
-        if asked == "cpu":
-            if self._torch != "cpu":
-                raise ValueError(f'{self.name} with impl="cpu": it has none, must be auto, reference or triton')
+        if asked == "cpu" and self._torch != "cpu":
+            raise ValueError(f'{self.name} with impl="cpu": it has none, must be auto, reference or triton')
+        if asked != "triton":
             return asked
-        if followed:
-            return self._torch
         if obstacle := unfit or _obstacle(at):
             kind = RuntimeError if obstacle.startswith("triton") else ValueError
             raise kind(f'{self.name} with impl="triton": {obstacle}')
@@ -137,10 +137,17 @@ class Kernel(Generic[P, R]):
         function: Callable[P, R] = getattr(importlib.import_module(f"{self._package}.{taken}"), self._function)
         return self._known.setdefault(taken, function)
 
-    def _tell(self, taken: str, at: torch.Tensor, unfit: str) -> None:
+    def _reason(self, asked: str, at: torch.Tensor, unfit: str) -> str:
+        """Why a call with impl="auto" does not take what was asked of it, for "auto" itself Triton."""
+        if asked == "cpu":
+            return "it has no cpu form"
+        obstacle = (unfit or _misfit(at.device) or _obstacle(at)) if asked == "auto" else ""
+        return obstacle or "torch follows the call"
+
+    def _tell(self, taken: str, reason: str) -> None:
         """Log what "auto" took, and why it is not Triton."""
         self._logged = {taken}
-        reason = "" if taken == "triton" else unfit or _misfit(at.device) or _obstacle(at) or "torch follows the call"
+        reason = "" if taken == "triton" else reason
         _log.info('%s with impl="auto" takes %s%s', self.name, taken, reason and f": {reason}")
 
 

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from slth import former
+from slth import former, plugins
 
 if TYPE_CHECKING:
     from slth.search import fit
@@ -41,6 +41,7 @@ _ROOMS = (
 )
 
 former.follow()
+plugins.define("slth.search")  # its traits and gates, which what is stored names
 
 
 def __getattr__(name: str) -> Any:

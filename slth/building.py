@@ -1,7 +1,7 @@
 """How a module was built: its class and its arguments, as information for people.
 
 A ticket holds weights and no code. It may also say which class its network is of and what that was called with, so that
-who finds the file knows what to build. Nothing ever imports or calls what is written there.
+a reader of the file knows which network to build. Nothing ever imports or calls what is written there.
 """
 
 from __future__ import annotations

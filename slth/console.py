@@ -67,7 +67,7 @@ def _nowhere() -> TextIO:
 
 
 class NoBar:
-    """What stands for a bar of tqdm where none is to be seen."""
+    """A progress bar that shows nothing."""
 
     def __enter__(self) -> NoBar:
         return self

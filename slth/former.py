@@ -26,16 +26,19 @@ MOVED = {
 
 
 class _Former(MetaPathFinder, Loader):
+    def __init__(self) -> None:
+        self._own: dict[str, ModuleSpec | None] = {}  # by the name now, as it was before the import system replaced it
+
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         return ModuleSpec(name, self) if name in MOVED else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = import_module(MOVED[spec.name])
-        self._own = module.__spec__
+        self._own.setdefault(module.__name__, module.__spec__)
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._own  # which the import system has just replaced
+        module.__spec__ = self._own[module.__name__]
 
 
 def follow() -> None:

@@ -23,7 +23,19 @@ T = TypeVar("T")
 _PACKAGE = "slth.plugins"  # as whose parts files are imported, so that they hide no module of the same name
 _WITH_OPTIONS = re.compile(r"(.*\w)\((.*)\)", re.DOTALL)  # the last bracket after a word: folders may have some, too
 _places: dict[type, str] = {}  # by class, as it was asked for first
+_defining: list[str] = []  # modules that register classes in rooms below their own
 _classes: dict[str, type] = {}  # by place, as it was asked for last and with the whole path of its file
+
+
+def define(room: str) -> None:
+    """Have :func:`import_defining` import a module of this package, which registers classes as it is imported."""
+    _defining.append(room)
+
+
+def import_defining() -> None:
+    """Import the modules that :func:`define` named, for whoever looks one of their classes up."""
+    for room in _defining:
+        import_module(room)
 
 
 def split(text: str) -> tuple[str, dict[str, Any]]:

@@ -45,10 +45,10 @@ class Identity(Protocol):
         """The whole, as a file stores it."""
 
     def differences(self, other: Any) -> list[str]:
-        """Say in what the identity of a file, as it was stored, differs from this one: empty where in nothing.
+        """Say in what the identity of a file, as it was stored, differs from this one: empty if they are equal.
 
-        other: what `to_json` gave, or None of a file that holds a digest alone. Whatever error an ill-formed one leads
-        to may be raised.
+        other: what `to_json` gave, or None of a file that holds a digest alone. May raise any error if `other` is
+        malformed.
         """
 
 

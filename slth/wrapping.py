@@ -72,7 +72,7 @@ def wrap(
             bias); one that matches none takes what it names ("*.bias").
         weights: None leaves the weights as they are. A name of `slth.weights.inits.INITS`, or names by pattern, draws
             them anew from `slth.weights.inits` by seed and parameter name, fan-scaled inits for the kept share of the
-            fan; only such weights (and those of our own models) can be told by a seed in a ticket.
+            fan; a ticket can store only these weights, and those of slth's models, as a seed.
         scores: how scores start, a key of SCORES.
         seed: of scores and weights, an int.
         targets: the former name of `parameters`.
@@ -203,7 +203,7 @@ def handle(module: nn.Module) -> Wrapped:
 
 
 def wrapped_nearby(module: nn.Module, must: str) -> str:
-    """What is wrapped in place of a module that is not: a part of it, or a whole that it is a part of; else empty.
+    """Describe the wrapped part or parent of an unwrapped module, or return ''.
 
     The end of a sentence that begins with the module; `must`: what must be done with the other one. A module with masks
     of neither must be unwrapped.

@@ -66,6 +66,8 @@ def imports(name, everywhere=True):
         elif isinstance(node, ast.ImportFrom):
             module = _absolute(name, node)
             names = [each if (each := f"{module}.{alias.name}") in MODULES else module for alias in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            names = [each.value for each in node.args[:1] if isinstance(each, ast.Constant)]
         else:
             continue
         yield from (each if each.split(".")[0] == "slth" else each.split(".")[0] for each in names)

@@ -21,8 +21,11 @@ import numpy.typing as npt
 import torch
 from numba import carray, njit  # type: ignore[attr-defined]
 
+from slth.watched import watched
+
 from ..cut import Cut
 from ..rows import INFINITY, MAGNITUDE, Rows, int32_at, rows_of, shared
+from . import reference
 from .nan import refuse_nan
 
 LAST_INDEX = 0xFFFFFFFF  # of a score in its group
@@ -36,6 +39,8 @@ Keys = npt.NDArray[np.int64]
 
 def select_threshold(scores: torch.Tensor, k: int, near: Cut | None) -> Cut:
     """Where to cut for exactly k scores to be kept, as tensors; value lies below the k-th where all its equals stay."""
+    if watched():  # numba reads memory, which is not followed, and fake tensors have none
+        return reference.select_threshold(scores, k, near)
     return Cut(*Selection().cut([scores.detach()], k).tensors(scores.device))
 
 

@@ -198,11 +198,6 @@ class Wrapped:
         """Weights that the masks keep now, over all groups."""
         return sum(masks.count_kept(group.size, group.current) for group in self.groups)
 
-    @staticmethod
-    def size(group: Group) -> int:
-        """Weights of a group, kept or not."""
-        return group.size
-
     def standing(self, masked: Masked) -> list[tuple[Group, int]]:
         """The group of each part of a weight, and the part's first index there."""
         return [(group, group.offsets[masked.path, i]) for i, group in sorted(masked.groups.items())]

@@ -126,7 +126,7 @@ def enter(span: Pass, module: nn.Module, frame: FrameType) -> None:
 
 
 def join(span: Pass, module: nn.Module, frame: FrameType) -> None:
-    """Begin a part of a pass that :func:`running` has just told of, which has dropped what is no longer open."""
+    """Enter a pass that :func:`running` returned. Closed passes are already removed."""
     _thread.open.append(_Entry(span, module, frame))
 
 

@@ -10,12 +10,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
-from importlib import import_module
 from typing import Any, TypeVar
 
 import torch
 
 from slth.numbers import plain
+from slth.plugins import import_defining
 
 KEY = "_extra_state"
 PLAIN = "edge-popup"  # the kind of a mask to which no search has added anything
@@ -103,7 +103,7 @@ def revive(told: Mapping[str, Any], present: Callable[..., Any]) -> Callable[...
     if "own" in told:
         raise ValueError(f"has the gate {told['own']}, which is not slth's: give it to this mask before loading")
     if told["name"] not in _GATES:
-        import_module("slth.search")  # where gates are named
+        import_defining()
     if told["name"] not in _GATES:
         raise ValueError(f"has the gate {told['name']!r}: must be one of {', '.join(_GATES)}")
     gate, numbers = _GATES[told["name"]], {key: value for key, value in told.items() if key != "name"}

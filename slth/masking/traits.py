@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 
 from slth.masking.parameters import Part
+from slth.plugins import import_defining
 from slth.weights.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Trait:
 
 def known() -> dict[str, type[Trait]]:
     """All traits by key, those of slth's own searches first."""
-    import_module("slth.search")  # where they are defined
+    import_defining()
     return _BY_KEY
 
 

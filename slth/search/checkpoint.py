@@ -56,7 +56,7 @@ class Identity:
         return asdict(self)
 
     def differences(self, other: Any) -> list[str]:
-        """In what another identity, as a checkpoint holds it, differs from this one: empty where in nothing.
+        """In what another identity, as a checkpoint holds it, differs from this one: empty if they are equal.
 
         Checkpoints of before identities were stored hold a digest alone: other is None.
         """

@@ -1,4 +1,4 @@
-"""Where a search of the user's own comes from, as information in what was made with it; nothing is loaded by it."""
+"""Records where a user's search class was loaded from. Nothing is loaded from this record."""
 
 from __future__ import annotations
 

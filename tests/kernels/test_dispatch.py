@@ -1,10 +1,14 @@
 """Which implementation calls take: under use("reference") the oracle and nothing else, in whole models and backward."""
 
+import logging
 from collections import Counter
+from importlib import import_module
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import vmap
 
 import slth
 from slth import kernels
@@ -14,6 +18,8 @@ from slth.kernels.attention import cpu as attention_cpu
 from slth.kernels.masked_weight import cpu as weight_cpu
 from slth.kernels.mhla import cpu as mhla_cpu
 from slth.kernels.select import cpu as select_cpu
+
+masked_weight, seeded = (import_module(f"slth.kernels.{name}") for name in ("masked_weight", "seeded"))
 
 
 def tiny_gpt2():
@@ -77,6 +83,36 @@ def test_a_ticket_served_takes_the_reference():
     with kernels.use("reference"), kernels.counted() as counts:
         served(torch.ones(3, 8))
     assert counts == {("seeded_linear", "reference"): 1}
+
+
+def test_a_ticket_served_takes_the_reference_where_there_is_no_cpu_form(caplog, monkeypatch):
+    monkeypatch.setattr(seeded._SEEDED_LINEAR, "_logged", set())
+    ticket = slth.Ticket.of(slth.wrap(nn.Sequential(nn.Linear(8, 4)), keep=0.5, weights="signed_constant", seed=1))
+    served = slth.serve(ticket, nn.Sequential(nn.Linear(8, 4)))
+    with caplog.at_level(logging.INFO, logger="slth.kernels"), kernels.use("cpu"), kernels.counted() as counts:
+        served(torch.ones(3, 8))
+        served(torch.ones(3, 8))
+    assert counts == {("seeded_linear", "reference"): 2}
+    assert [record.getMessage() for record in caplog.records] == [
+        'seeded_linear with impl="auto" takes reference: it has no cpu form'
+    ]
+
+
+def test_use_triton_says_where_a_transform_is_followed(caplog, monkeypatch):
+    monkeypatch.setattr(masked_weight._MASKED_WEIGHT, "_logged", set())
+    with caplog.at_level(logging.INFO, logger="slth.kernels"), kernels.use("triton"):
+        for _ in range(2):
+            vmap(lambda row: kernels.pruned_weight(row, (torch.ones(8), 0.5)))(torch.randn(3, 8))
+    assert [record.getMessage() for record in caplog.records] == [
+        'masked_weight with impl="auto" takes cpu: torch follows the call'
+    ]
+
+
+@pytest.mark.parametrize("impl", ["auto", "cpu"])
+def test_fake_scores_have_a_fake_cut(impl):
+    with FakeTensorMode():
+        cut = kernels.select_threshold(torch.empty(8, 8), 3, impl=impl)
+    assert (cut.value.dtype, cut.last_tie.dtype) == (torch.float32, torch.int64)
 
 
 def test_counting_ends_with_its_block():

@@ -8,7 +8,7 @@ LIBRARIES = {
     "seaborn": {"plots", "experiments"},
     "matplotlib": {"plots", "experiments"},
     "pandas": {"plots", "experiments"},
-    "triton": {"kernels"},
+    "triton": {"kernels", "experiments"},  # where reports tell its version
     "transformers": {"models", "experiments"},
 }
 

@@ -33,6 +33,7 @@ from slth.ticket import Ticket
 WIDTH = 64  # where a curve ends if the config does not say
 POINTS = 9  # widths on the curve that one width asks for
 SOURCES, LEARNED_SOURCES = 100, 10  # that are measured where the config does not say
+OF_A_SEARCH = ("keep", "steps", "lr", "batch")  # keys that a construction does not look at
 # what a depth allows
 DEEP = {"method": (approximation.CONSTRUCTION,), "target": ("random",), "side": ("input", "auto")}
 
@@ -106,7 +107,9 @@ class Config(lab.Options):
     seed: int = lab.seed()
 
     def check(self) -> None:
-        """See that the study can be made."""
+        """See that the study can be made, and that every key is of use."""
+        if self.method.name == approximation.CONSTRUCTION:
+            self.require_defaults(OF_A_SEARCH, "with method=construction, which learns nothing")
         _ = self.study
 
     @cached_property
@@ -140,7 +143,7 @@ class Config(lab.Options):
         sources = SOURCES if constructed else LEARNED_SOURCES
         return approximation.Study(
             method=str(self.method),
-            search=learning.Search(self.keep, self.steps, self.lr, self.batch, method),
+            search=learning.Learning(self.keep, self.steps, self.lr, self.batch, method),
             hidden=self._widths(units * max(d_in, d_out if side in ("both", "output") else d_in), units),
             lengths=self.lengths,
             sources=self._per_length("sources", sources if self.sources is None else self.sources),
@@ -184,7 +187,7 @@ class Config(lab.Options):
 
 
 ex = lab.experiment("approx_error", Config)
-ex.add_named_config("smoke", hidden=[4, 8, 12, 16], sources=5, samples=8, steps=20, lr=0.3)
+ex.add_named_config("smoke", hidden=[4, 8, 12, 16], sources=5, samples=8)
 ex.add_named_config("paper_width", hidden=[2, 4, 6, 8, 12, 16, 20, 30, 40, 60, 80, 100], lengths=4)
 ex.add_named_config(
     "paper_length",

@@ -4,8 +4,9 @@ For each variant, at as many parameters as MHA has (or as much computing), four 
 
 errors    how far its tickets are from a random MHA, learned by edge-popup and, where it can be done, constructed;
 losses    the validation loss of its tickets in a small GPT-2, over keep and seeds, beside dense training;
-spikes    how often the training loss of MHA, KHA and MEA jumps, over learning rates (mixtures/spikes.py says when);
-matrices  rank and entropy of the attention matrices of MHLA, beside plain linear and softmax attention.
+spikes    how often the training loss jumps, over learning rates (studies/mixing/spikes.py says when);
+matrices  rank and entropy of the attention matrices, of variants whose facts state one; MHLA beside plain linear
+          attention.
 
 In results.csv `what` says which of them a row is of; `hidden` is the width of the heads of an MHA that is as large,
 `width` the variant's own; parameters are the attention's (errors, matrices) or the whole network's. A loss's
@@ -24,6 +25,7 @@ from slth.experiments import lab
 from slth.experiments.studies.mixing.config import Config
 from slth.experiments.studies.mixing.jobs import measure
 from slth.experiments.studies.mixing.tables import summarise, table_of
+from slth.experiments.studies.mixing.variants import has_matrix
 from slth.threads import one_torch_thread
 
 ex = lab.experiment("mixing", Config)  # whose keys are declared beside the study: its processes read them, too
@@ -80,6 +82,8 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
     with one_torch_thread():  # such small matrices are no faster on two, and sums come in one order
         table = table_of(study, measure(study))
         summary = summarise(study, table) | {"seconds": time.perf_counter() - started}
+    if config.matrices and (without := [name for name in config.variants if not has_matrix(name)]):
+        print(f"matrices: none of {', '.join(without)}, whose facts state no attention matrix")
     for line in summary.get("verdicts", ()):
         print(line)
     lab.save(run, table, summary, plots.figures(table, summary))

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from slth import plots
 from slth.disk import write_all
 from slth.experiments import lab
-from slth.experiments.lab import BadConfig, Refused, stores
+from slth.experiments.lab import BadConfig, Refused, scripts, stores
 from slth.experiments.lab.options import as_list, several, where
 from slth.experiments.lab.storage import RUNS
 from slth.experiments.lab.values import require_text, unbracketed
@@ -190,37 +190,44 @@ def finished(folder: Path) -> list[Path]:
 @ex.unstored
 def plot(config: Config, run: lab.Run) -> None:
     """Draw the figures of the runs, and for several runs their overlays as well."""
-    runs, out = config.stored, config.target
+    with lab.writable(config.target, "out", "choose another with out=DIR") as out:
+        figures = drawn(config)
+        write_all(out, lab.render(figures))
+    for figure in figures:
+        print(f"figure: {out / figure}.png")
+
+
+def drawn(config: Config) -> dict[str, Figure]:
+    """The figures by name. Raises BadConfig where there is none."""
+    runs = config.stored
     figures = overlays(config) if len(runs) > 1 or config.x else {}
     if len(runs) > 1 and not figures:
         print(f"no overlay: no two of the {len(runs)} runs have tables that there is one figure for")
     own = config.layout if len(runs) == 1 else plots.Layout(config.width)
     for name, (table, summary, _) in zip(prefixes(list(runs)), runs.values(), strict=True) if not config.x else ():
-        drawn = plots.figures(table, summary, layout=own)
-        figures |= {name + figure: one for figure, one in drawn.items()}
+        of_run = plots.figures(table, summary, layout=own)
+        figures |= {name + figure: one for figure, one in of_run.items()}
     if not figures:
         raise BadConfig("runs", config.runs, "runs with a table that there is a figure for")
-    lab.require_writable(out, "out", "choose another with out=DIR")
-    write_all(out, lab.render(figures))
-    for figure in figures:
-        print(f"figure: {out / figure}.png")
+    return figures
 
 
 def overlays(config: Config) -> dict[str, Figure]:
     """The runs over each other, seeds aggregated; nothing where no two of them have tables of one kind."""
     tables = [table for table, _, _ in config.stored.values()]
-    configs = told_apart(with_experiments({run: of_run for run, (_, _, of_run) in config.stored.items()}))
+    shown = without_free_keys({run: of_run for run, (_, _, of_run) in config.stored.items()})
+    configs = told_apart(with_experiments(shown))
     together = list(zip(configs, tables, strict=True))
     try:
         if config.x:
             (curve,) = config.curves
             axes = plots.overlay(together, curve, center=config.center, layout=config.layout)
-            drawn = {curve.name: plots.figure_of(axes)}
+            figures = {curve.name: plots.figure_of(axes)}
         else:
-            drawn = plots.across_runs(together, config.curves, center=config.center, layout=config.layout)
+            figures = plots.across_runs(together, config.curves, center=config.center, layout=config.layout)
     except ValueError as error:
         raise Refused(str(error)) from error
-    return {f"overlay_{name}": figure for name, figure in drawn.items()}
+    return {f"overlay_{name}": figure for name, figure in figures.items()}
 
 
 def told_apart(configs: Mapping[Place, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -231,6 +238,15 @@ def told_apart(configs: Mapping[Place, dict[str, Any]]) -> list[dict[str, Any]]:
         config if texts.count(text) == 1 else config | {"runs": name}
         for config, text, name in zip(configs.values(), texts, names, strict=True)
     ]
+
+
+def without_free_keys(configs: Mapping[Place, dict[str, Any]]) -> dict[Place, dict[str, Any]]:
+    """The configs; without the keys that their experiments, where they are of this project, declare free."""
+    free = {name: scripts.free_keys(name) for name in {experiment_of(run) for run in configs} & {*scripts.names()}}
+    return {
+        run: {key: value for key, value in config.items() if key not in free.get(experiment_of(run), ())}
+        for run, config in configs.items()
+    }
 
 
 def with_experiments(configs: Mapping[Place, dict[str, Any]]) -> dict[Place, dict[str, Any]]:

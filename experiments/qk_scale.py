@@ -53,8 +53,9 @@ class Config(keys.GPT2Options):
     seed: int = lab.seed()
 
     def check_keys(self) -> None:
-        """Seeds, size and scales."""
+        """Seeds, size and scales; pilots where there are learning rates to choose from."""
         lab.seeds_from(self.seed, self.seeds)
+        self.require_pilots(self.lr)
         _ = self.scales
 
     @property

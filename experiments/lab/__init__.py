@@ -35,6 +35,7 @@ from slth.experiments.lab.options import (
     choice,
     choices,
     flag,
+    free,
     integer,
     integers,
     key,
@@ -47,7 +48,7 @@ from slth.experiments.lab.options import (
 )
 from slth.experiments.lab.refusals import BadConfig, Refused, one_line
 from slth.experiments.lab.resuming import Resumable
-from slth.experiments.lab.storage import load_run, require_writable, save
+from slth.experiments.lab.storage import load_run, require_writable, save, writable
 
 __all__ = [
     "BadConfig",
@@ -61,6 +62,7 @@ __all__ = [
     "choices",
     "experiment",
     "flag",
+    "free",
     "integer",
     "integers",
     "key",
@@ -77,4 +79,5 @@ __all__ = [
     "seeds",
     "seeds_from",
     "text",
+    "writable",
 ]

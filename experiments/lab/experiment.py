@@ -58,7 +58,7 @@ class Experiment(sacred.Experiment, Generic[C]):  # type: ignore[misc]  # Sacred
         return function
 
     def before_storing(self, require: Callable[[], None]) -> None:
-        """Have this called where a run's config has been checked and nothing is stored yet; it may raise Refused."""
+        """Call `require` after the config is checked and before anything is stored."""
 
         def hook(config, command_name, logger):  # type: ignore[no-untyped-def]  # Sacred wants these three names
             require()

@@ -20,8 +20,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Generic, Self, TypeVar
 
 from slth.experiments.lab.refusals import BadConfig
@@ -62,6 +63,13 @@ class Options:
     def check(self) -> None:
         """Raise BadConfig for values that do not fit together. Called with each value checked by itself."""
 
+    def require_defaults(self, keys: Iterable[str], where: str) -> None:
+        """Raise BadConfig for a key that is not at its default where it would change nothing; `where` says where."""
+        values, defaults = self.values(), self.defaults()
+        for key in keys:
+            if values[key] != defaults[key]:
+                raise BadConfig(key, values[key], f"left out, or {defaults[key]!r}, {where}")
+
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
         """The checked config of these values, other keys left out. Raises BadConfig."""
@@ -75,6 +83,11 @@ class Options:
     def kinds(cls) -> dict[str, Kind[Any]]:
         """Every key with what it takes, in their order."""
         return {field.name: field.metadata["kind"] for field in dataclasses.fields(cls)}
+
+    @classmethod
+    def free_keys(cls) -> list[str]:
+        """The keys that are declared :func:`free`."""
+        return [field.name for field in dataclasses.fields(cls) if field.metadata.get("free")]
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
@@ -96,6 +109,15 @@ def key(default: Any, kind: Kind[Any], *, help: str) -> Any:
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def free(key: Any) -> Any:
+    """The same key, as one on which no result depends beyond rounding: how many processes work, on which device.
+
+    Plots do not tell runs apart by it.
+    """
+    key.metadata = MappingProxyType({**key.metadata, "free": True})
+    return key
 
 
 def integer(default: int | None, *, least: int = 0, most: float = math.inf, help: str) -> Any:

@@ -44,8 +44,8 @@ class Settings:
 class Resumable:
     """A folder of parts, JSON objects by name, each a sealed file; None: nothing is read or stored.
 
-    Checkpoints of searches (`slth.fit`), sealed files too, may lie beside them. Folders of before, whose parts are
-    plain JSON, are read too.
+    Checkpoints of searches (`slth.fit`), sealed files too, may lie beside them. Folders written by older versions,
+    whose parts are plain JSON, are read too.
     """
 
     def __init__(self, folder: Path | None, settings: Mapping[str, Any], free: Collection[str] = ()) -> None:
@@ -69,7 +69,7 @@ class Resumable:
         require_writable(self.folder, KEY, "choose another")
 
     def begin(self) -> None:
-        """Store what the folder is of."""
+        """Store the folder's settings."""
         self.write(SETTINGS, {})
 
     def read(self, name: str) -> dict[str, Any] | None:
@@ -105,7 +105,7 @@ class Resumable:
 
 
 def _former(path: Path) -> dict[str, Any] | None:
-    """What a plain file of before holds, None where there is none. Raises BadConfig."""
+    """What a plain file of an older version holds, None where there is none. Raises BadConfig."""
     try:
         return json_object(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):

@@ -23,6 +23,12 @@ def names() -> list[str]:
     return sorted(path.stem for path in EXPERIMENTS.glob("*.py") if path.stem != "__init__")
 
 
+def free_keys(name: str) -> list[str]:
+    """The config keys of an experiment of this folder that are declared free (`options.free`)."""
+    keys: list[str] = load(EXPERIMENTS / f"{name}.py").Config.free_keys()
+    return keys
+
+
 class _Loader(SourceFileLoader):
     """Leaves no __pycache__ beside a script, as Python leaves none of what it runs."""
 

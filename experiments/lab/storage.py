@@ -5,7 +5,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -145,13 +145,28 @@ def places_of(run: Run) -> list[str]:
 
 def require_writable(folder: Path, key: str, remedy: str) -> None:
     """Make the folder and try to write in it; where that fails, remove what was made and raise Refused."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    with writable(folder, key, remedy):
+        pass
+
+
+@contextlib.contextmanager
+def writable(folder: Path, key: str, remedy: str) -> Iterator[Path]:
+    """The folder, made and writable; Refused where it is not. Folders that were made go where the block raises."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        _try_writing(folder, key, remedy)
+        yield folder
+    except BaseException:
+        for path in missing:
+            with contextlib.suppress(OSError):  # not there, or no longer empty
+                path.rmdir()
+        raise
+
+
+def _try_writing(folder: Path, key: str, remedy: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        for path in made:
-            with contextlib.suppress(OSError):
-                path.rmdir()
         raise Refused(f"{key}={folder}: cannot write there ({error.strerror}); {remedy}") from error

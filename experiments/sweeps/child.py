@@ -37,7 +37,7 @@ def full_disk(error: BaseException | None) -> OSError | None:
 
 
 def require_place(place: Path) -> None:
-    """Refused where the sweep's folder for a run is gone: nobody waits for it any more, and it is not made anew."""
+    """Raise Refused if the sweep has removed the run's folder."""
     if not place.is_dir():
         raise lab.Refused(f"{place}: gone, and with it the sweep that made it")
 

@@ -36,6 +36,8 @@ def check_facts(kind: type[nn.Module]) -> None:
         raise TypeError(f"{kind.__name__}: takes mixing_init, so facts.mixing_inits must say of which values")
     if facts.constructible is True and not hasattr(kind, "factors"):
         raise TypeError(f"{kind.__name__}: facts.constructible=True needs factors, as slth.attention.SoftmaxAttention")
+    if facts.matrix and not hasattr(kind, "effective_matrix"):
+        raise TypeError(f"{kind.__name__}: facts.matrix=True needs effective_matrix, as GroupedQueryAttention has it")
 
 
 def check_known(module: nn.Module, unknown: Mapping[str, object], hint: str = "") -> None:

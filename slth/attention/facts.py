@@ -41,6 +41,7 @@ class Facts:
         norm: the option, and attribute, that switches the norm of each head's output; "" where there is no such norm.
         grouped: whether sharing keys and values among heads is what it is about, so that comparisons set `kv_heads`.
         mixing_inits: values of its option `mixing_init`; () where it has none.
+        matrix: whether `effective_matrix` has what tokens attend with, and the mixing study measures it.
 
     Raises ValueError for a role that is none, or that is not among STRUCTURED where constructible is True.
     """
@@ -56,6 +57,7 @@ class Facts:
     norm: str = ""
     grouped: bool = False
     mixing_inits: tuple[str, ...] = ()
+    matrix: bool = False
 
     def __post_init__(self) -> None:
         for name, role in self.roles.items():

@@ -17,7 +17,7 @@ from torch import nn
 from slth.attention.arguments import check_groups
 from slth.attention.base import Options
 from slth.attention.facts import MULTI_HEAD, Facts
-from slth.attention.functional import softmax_head
+from slth.attention.functional import repeat_heads, softmax_head
 from slth.attention.softmax import SoftmaxAttention
 
 
@@ -75,7 +75,7 @@ class GroupedQueryAttention(GroupedAttention):
 
     key: nn.Parameter
     value: nn.Parameter
-    facts = Facts(roles=MULTI_HEAD, constructible=True, grouped=True)
+    facts = Facts(roles=MULTI_HEAD, constructible=True, grouped=True, matrix=True)
 
     def _draw(self, widths: Mapping[str, int]) -> None:
         for role, count in (("query", self.heads), ("key", self.kv_heads), ("value", self.kv_heads)):
@@ -85,6 +85,19 @@ class GroupedQueryAttention(GroupedAttention):
     def _stored(self, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, ...]:
         key = self._rotated(self._normed(self._project(x, "key")), positions)
         return key, self._project(x, "value")  # (..., kv_heads, T, hidden) both
+
+    def effective_matrix(self, x: torch.Tensor) -> torch.Tensor:
+        """What tokens attend with: X (..., T, d_in) -> A (..., heads, T, T), rows that sum to 1. O(T^2).
+
+        Raises ValueError as forward does, and for a subclass whose facts state no matrix.
+        """
+        if not self.facts.matrix:
+            raise ValueError(f"{type(self).__name__}.effective_matrix: its facts must have matrix=True")
+        self._check(x)
+        mask, x, positions = self._mask(x, None), x.unsqueeze(-3), torch.arange(x.shape[-2], device=x.device)
+        q, k = (self._rotated(self._normed(self._project(x, role)), positions) for role in ("query", "key"))
+        logits = q @ repeat_heads(k, self.heads).mT / math.sqrt(self.hidden)
+        return (logits if mask is None else logits.masked_fill(~mask, -math.inf)).softmax(-1)
 
     def reference(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """What forward computes, head by head as the formula has it."""

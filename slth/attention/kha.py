@@ -100,6 +100,7 @@ class LinearKnockingHeads(_Linear, GroupedQueryAttention):
         roles=GroupedQueryAttention.facts.roles | dict.fromkeys(("mix_query", "mix_key", "mix_value"), "features"),
         grouped=False,
         mixing_inits=MIXING_INITS,
+        matrix=False,
     )
 
 
@@ -179,6 +180,7 @@ class MLPKnockingHeads(_MLP, GroupedQueryAttention):
         constructible=_NOT_LINEAR,
         grouped=False,
         mixing_inits=MIXING_INITS,
+        matrix=False,
     )
 
 

@@ -108,6 +108,7 @@ class MultiHeadLinearAttention(Attention):
         mask=False,
         qk_norm=False,
         mixing_inits=STARTS,
+        matrix=True,
     )
 
     def __init__(

@@ -18,7 +18,7 @@ from slth.plots.tables import require
 Run = tuple[Mapping[str, Any], pd.DataFrame]
 """Of one run: its config, and its table of measurements."""
 
-NOT_SHOWN = ("seed", "seeds", "checkpoints")  # config keys over which runs are aggregated
+NOT_SHOWN = ("seed", "seeds")  # config keys over which runs are aggregated
 OF_COLUMN = {"lengths": "length", "variants": "variant"}  # config keys, by the columns that hold their values
 NAMED = 8  # values of a list in a label; of a longer one the first and the last
 

@@ -17,16 +17,16 @@ class Look(NamedTuple):
     """What tells one series from another. A kind of line may replace the dashes."""
 
     color: str
-    marker: str
+    marker: Any
     dashes: Any = "-"
 
 
 COLORS = ("#004488", "#D98E04", "#B03A5B", "#40B5A6", "#111111", "#8C8C8C")  # neighbours differ in lightness
-MARKERS = "os^DvP<X>*pd"
+MARKERS: tuple[Any, ...] = (*"os^DvP<X>*pdh", (4, 1, 0), (6, 1, 0), (3, 1, 0), (4, 1, 45), (8, 1, 0))  # stars last
 DASHES: tuple[Any, ...] = (
     *("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 2, 1, 2))),
     *((0, (8, 3)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 2))),
-)  # with twelve markers, 84 looks before one is there again
+)  # with 18 markers, 126 looks before one is there again
 
 GREY = "0.3"  # of formulas, and of what stands for a kind of line in a legend
 
@@ -45,7 +45,7 @@ FIT: Kind = {"linestyle": "--", "marker": ""}
 def looks_of(series: Iterable[Hashable]) -> dict[Any, Look]:
     """A look for each series, in their order; beyond six series, colours go from dark to light.
 
-    No two of 84 series have the same marker and dashes.
+    No two of 18 series have the same marker, so that a kind of line may replace dashes; no two of 126 have both alike.
     """
     series = list(series)
     return {

@@ -24,7 +24,7 @@ from slth.search import Biprop, EdgePopup, Frozen, IteRand
 from slth.search.controls import random_mask
 
 SCRIPT = EXPERIMENTS / "approx_error.py"
-SMALL = {"hidden": [5, 12], "lengths": [4, 9], "sources": [3, 2], "samples": 4, "steps": 12, "target": "random"}
+SMALL = {"hidden": [5, 12], "lengths": [4, 9], "sources": [3, 2], "samples": 4, "target": "random"}
 
 
 def study_of(**changed):
@@ -38,7 +38,7 @@ def measured(**changed):
 
 @pytest.fixture(scope="module")
 def table():
-    return measured(method="edge_popup")
+    return measured(method="edge_popup", steps=12)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,11 @@ def lesson():
         ({"lr": math.inf}, "lr=inf: must be a finite number > 0"),
         ({"batch": -1}, "batch=-1: must be an int >= 1"),
         ({"batch": True}, "batch=True: must be an int >= 1"),
+        *(
+            ({key: value, **more}, f"{key}={value}: must be left out, or .*, with method=construction")
+            for key, value in {"keep": 0.3, "steps": 20, "lr": 0.1, "batch": 8}.items()
+            for more in ({}, {"depth": 2})
+        ),
     ],
 )
 def test_bad_values_are_named(changed, message):
@@ -103,7 +108,7 @@ def test_a_learned_mask_beats_random_ones_on_the_same_source(lesson, number):
 def test_every_factor_keeps_its_share_and_kept_weights_their_bits(lesson, keep):
     of, train, validation = lesson
     random, source = (approximation.make_source(of, 5, 0) for _ in range(2))
-    error = learning.learn(source, train, validation, learning.Search(keep, 12, 0.03, 8))
+    error = learning.learn(source, train, validation, learning.Learning(keep, 12, 0.03, 8))
     for role in PROJECTIONS:  # an output for d_out=1 is a vector, and masked all the same
         before, after = getattr(random, role), getattr(source, role)
         kept = after != 0
@@ -117,7 +122,7 @@ def test_every_factor_keeps_its_share_and_kept_weights_their_bits(lesson, keep):
 def test_every_search_leaves_the_network_that_did_best(lesson, method):
     of, train, validation = lesson
     source = approximation.make_source(of, 5, 0)
-    error = learning.learn(source, train, validation, learning.Search(0.4, 20, 0.03, 8, method))
+    error = learning.learn(source, train, validation, learning.Learning(0.4, 20, 0.03, 8, method))
     assert float(learning.relative_error(source, validation).detach()) == pytest.approx(error, rel=1e-6)
     for role in PROJECTIONS:
         assert (getattr(source, role) != 0).sum() == count_kept(getattr(source, role).numel(), 0.4)
@@ -248,6 +253,8 @@ def test_a_run(tmp_path):
         "lengths=[4,6]",
         "hidden=[4,8,12]",
         "sources=2",
+        "steps=20",
+        "lr=0.3",
         "-F",
         str(tmp_path / "runs"),
     ]

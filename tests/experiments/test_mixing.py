@@ -18,6 +18,7 @@ from scipy import stats
 import slth
 from slth import plots
 from slth.attention import ATTENTIONS
+from slth.attention.functional import repeat_heads
 from slth.experiments import lab, mixing
 from slth.experiments.lab import storage
 from slth.experiments.studies.approximation import learning
@@ -35,9 +36,9 @@ from slth.experiments.studies.mixing.networks import (
     width_of,
 )
 from slth.experiments.studies.mixing.spikes import count_spikes
-from slth.experiments.studies.mixing.study import MATRICES, Job
+from slth.experiments.studies.mixing.study import Job
 from slth.experiments.studies.mixing.tables import summarise, table_of
-from slth.experiments.studies.mixing.variants import LINEAR, attention_of
+from slth.experiments.studies.mixing.variants import LINEAR, attention_of, has_matrix
 from slth.models import gpt2
 from slth.models.gpt2_attention import with_attention
 from slth.plots.mixing import SHORT
@@ -122,7 +123,7 @@ def test_files_and_rows(stored):
         assert np.isfinite(rows[[*measured, "parameters"]]).all(axis=None)
     matrices = results[results["what"] == "matrix"].groupby(["where", "variant"])["rank"].count()
     assert matrices.unstack().loc[:, ["mha", "mhla", "linear"]].to_numpy().tolist() == [[2, 2, 2], [2, 2, 2]]
-    assert set(results.loc[results["what"] == "spikes", "variant"]) == {"mha", "kha_linear"}
+    assert set(results.loc[results["what"] == "spikes", "variant"]) == set(variants)
     assert summary["variants"].keys() == set(variants)
 
 
@@ -420,14 +421,25 @@ def test_rank_and_entropy():
     assert statistics(faint)["rank"] == 2
 
 
-@pytest.mark.parametrize("variant", MATRICES)
+@pytest.mark.parametrize("variant", [LINEAR, *(name for name in ATTENTIONS if has_matrix(name))])
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_matrix_is_what_tokens_attend_with(study, variant, causal):
     options = options_of(study, variant, 16, "natural")
     module = attention_of(variant)(6, 6, 2, 3, causal=causal, dtype=torch.float64, **options)
     x = slth.weights.inits.normal((3, 16, 6), 1.0, seed=0, name="x").double()
-    heads = matrix_of(module, x) @ (x.unsqueeze(-3) @ module.value) @ module.output
+    heads = matrix_of(module, x) @ repeat_heads(x.unsqueeze(-3) @ module.value, 2) @ module.output
     assert torch.allclose(heads.sum(-3), module(x), atol=1e-12)
+
+
+def test_spikes_and_matrices_are_of_what_was_asked_for(config, tmp_path, monkeypatch):
+    """Of a class of the user's own, too, which states a matrix or does not."""
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    variants = ["gqa", "kha_linear", "own.py:Even"]
+    start = dict.fromkeys(("mixing_init", "dense_mixing_init"), "random")
+    jobs = mixing.Config(**config(variants=variants, seeds=1, **start)).study.jobs
+    assert {job.variant for job in jobs if job.what == "spikes"} == {"mha", *variants}
+    assert {job.variant for job in jobs if job.what == "matrix"} == {"mha", "gqa", "own.py:Even"}
 
 
 def test_linear_attention_stays_linear_and_mhla_positive(study):
@@ -564,6 +576,7 @@ def test_the_best_rate_is_taken(config, monkeypatch):
         ({"equal": "time"}, "equal"),
         ({"errors": False, "losses": False, "matrices": False, "spikes": False}, "errors"),
         ({"spikes": "yes"}, "spikes"),
+        ({"pilot_steps": 7}, "pilot_steps"),
         ({"mixing_init": "zeros"}, "mixing_init"),
         ({"mixing_init": "theory"}, "mixing_init"),  # which MHLA cannot have
         ({"dense_init": "foo"}, "dense_init"),

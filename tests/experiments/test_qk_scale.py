@@ -243,6 +243,7 @@ def test_theory_is_the_fourth_root_of_a_heads_width(config):
         ({"steps": 0}, "steps"),
         ({"steps": "many"}, "steps"),
         ({"pilot_steps": 0}, "pilot_steps"),
+        ({"pilot_steps": 7, "lr": 0.01}, "pilot_steps"),
         ({"keep": 0}, "keep"),
         ({"init": "foo"}, "init"),
         ({"embedding_std": 0}, "embedding_std"),

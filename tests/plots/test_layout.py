@@ -27,7 +27,7 @@ from matplotlib.text import Text
 
 from slth import plots
 from slth.experiments import lab
-from slth.plots.looks import COLORS
+from slth.plots.looks import CERTIFICATE, COLORS, MEAN, MEDIAN, POINTS, properties
 from slth.plots.texts import fold, spread, width_of
 
 LONG = "weights whose name is so long that it needs more than one line"
@@ -188,6 +188,12 @@ def test_no_two_series_share_a_look_in_grey(count):
     looks = plots.looks_of(range(count)).values()
     assert len({(look.marker, str(look.dashes)) for look in looks}) == count
     assert len({look.color for look in looks}) == count
+
+
+@pytest.mark.parametrize("kind", [MEDIAN, MEAN, CERTIFICATE, POINTS])
+def test_series_of_one_kind_of_line_are_told_apart_in_grey(kind):
+    lines = [properties(look, kind) for look in plots.looks_of(range(18)).values()]
+    assert len({(str(line["marker"]), str(line["linestyle"])) for line in lines}) == 18
 
 
 def test_neighbours_differ_in_lightness():

@@ -13,7 +13,7 @@ from helpers import EXPERIMENTS
 from slth import plots
 from slth.disk import write_all
 from slth.experiments import lab, plot
-from slth.experiments.lab import storage
+from slth.experiments.lab import scripts, storage
 
 
 def store(folder: Path, table: pd.DataFrame, **config) -> Path:
@@ -164,6 +164,35 @@ def test_runs_of_one_config_are_told_apart_by_their_place():
     first, second, third = Path("runs/3"), Path("runs/5"), Path("runs/6")
     configs = {first: {"seed": 0}, second: {"seed": 0}, third: {"seed": 1}}
     assert plot.told_apart(configs) == [{"seed": 0, "runs": "runs/3"}, {"seed": 0, "runs": "runs/5"}, {"seed": 1}]
+
+
+@pytest.mark.usefixtures("no_rendering")
+def test_runs_that_differ_in_a_free_key_are_one_series(monkeypatch):
+    """Three seeds of the mixing study on so many processes, one on another device: one line, with its interval."""
+    drawn = {}
+    monkeypatch.setattr(lab, "render", lambda figures: drawn.update(figures) or {})
+    devices = ["cpu", "auto", "auto"]
+    for seed, device in enumerate(devices):
+        config = {"seed": seed, "processes": seed + 1, "device": device, "checkpoints": f"kept/{seed}"}
+        folder = store(Path(f"runs/{seed}"), make_pruning(1.0 + seed), **config)
+        (folder / "run.json").write_text(json.dumps({"status": "COMPLETED", "experiment": {"name": "mixing"}}))
+    plot.plot(plot.Config(runs=[0, 1, 2], x="step", y="val_loss"), None)
+    (figure,) = drawn.values()
+    labels = [line.get_label() for line in lines_of(figure.axes[0]) if line.get_label()[0] != "_"]
+    assert labels == ["mean of 3 seeds"]
+    assert scripts.free_keys("speed") == []  # which measures what threads and devices make of it
+
+
+@pytest.mark.usefixtures("no_rendering")
+def test_what_is_refused_is_not_drawn_and_leaves_no_folder(monkeypatch):
+    store(Path("runs/3"), make_table())
+    store(Path("runs/4"), pd.DataFrame({"a": [1]}))
+    with pytest.raises(lab.Refused, match="runs=4: must be runs with a table"):
+        plot.plot(plot.Config(runs=4, out="new/deep"), None)
+    assert not Path("new").exists()
+    monkeypatch.setattr(plots, "figures", None)  # would raise if called
+    with pytest.raises(lab.Refused, match=r"out=runs/3/results\.csv: cannot write there"):
+        plot.plot(plot.Config(runs=3, out="runs/3/results.csv"), None)
 
 
 def test_figures_of_other_runs_go_to_another_folder():

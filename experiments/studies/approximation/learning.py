@@ -38,7 +38,7 @@ EVERY = 5  # steps from one look at the validation inputs to the next
 
 
 @dataclass(frozen=True)
-class Search:
+class Learning:
     """How a mask is learned: the share of each factor's weights that is kept, and the training of the scores.
 
     method: None for edge-popup.
@@ -69,7 +69,7 @@ def relative_error(model: nn.Module, examples: Examples) -> torch.Tensor:
     return (outputs - examples.outputs).square().sum() / examples.outputs.square().sum()
 
 
-def learn(source: MultiHeadAttention, train: Examples, validation: Examples, search: Search) -> float:
+def learn(source: MultiHeadAttention, train: Examples, validation: Examples, search: Learning) -> float:
     """Prune a float32 source, in place, by the mask that a search finds; returns its relative_error on validation.
 
     Pruned weights are exactly 0, the others keep every bit, but for what the method makes of them. Source: Ramanujan
@@ -80,7 +80,7 @@ def learn(source: MultiHeadAttention, train: Examples, validation: Examples, sea
     return prune_wrapped(source, train, validation, search, every=EVERY)
 
 
-def prune_wrapped(source: nn.Module, train: Examples, validation: Examples, search: Search, *, every: int) -> float:
+def prune_wrapped(source: nn.Module, train: Examples, validation: Examples, search: Learning, *, every: int) -> float:
     """Train a wrapped source's scores, and leave it pruned by the mask that did best of those looked at; its error."""
     best = Best(validation)
     slth.fit(

@@ -44,7 +44,7 @@ class Study:
     """What is measured: one target, several widths, many random sources at each, several input lengths."""
 
     method: str
-    search: learning.Search
+    search: learning.Learning
     hidden: list[int]
     lengths: list[int]
     sources: list[int]  # one per length

@@ -17,7 +17,7 @@ from slth.experiments import lab
 from slth.experiments.lab import BadConfig, methods
 from slth.experiments.lab.options import Kind, a_number, as_list, where
 from slth.experiments.studies.gpt2.data import Data, read
-from slth.experiments.studies.gpt2.training import Search, Training
+from slth.experiments.studies.gpt2.training import Pruning, Training
 from slth.masking import masks
 from slth.models import gpt2
 from slth.wrapping import SCORES
@@ -172,12 +172,13 @@ def windows() -> Any:
 
 def checkpoints(what: str = "of this config alone") -> Any:
     """Where a run that was cut goes on."""
-    return lab.text(None, "a folder, or None", help=f"a folder, from which a run that was cut goes on; {what}")
+    help = f"a folder, from which a run that was cut goes on; {what}"
+    return lab.free(lab.text(None, "a folder, or None", help=help))
 
 
 def device() -> Any:
     """Where models are trained."""
-    return lab.choice("auto", ("auto", "cpu", "cuda"), help="auto: cuda where there is one")
+    return lab.free(lab.choice("auto", ("auto", "cpu", "cuda"), help="auto: cuda where there is one"))
 
 
 # ---------------------------------------------------------------- what they mean
@@ -222,6 +223,11 @@ class GPT2Options(lab.Options):
     def check_keys(self) -> None:
         """Raise BadConfig for values that do not fit together, as far as that is known before a text is read."""
 
+    def require_pilots(self, *rates: Sequence[float]) -> None:
+        """BadConfig for pilot_steps where no learning rate is chosen of several."""
+        if all(len(lrs) == 1 for lrs in rates):
+            self.require_defaults(["pilot_steps"], "where there is one learning rate, which needs no pilot")
+
     @property
     @abstractmethod
     def study(self) -> object:
@@ -256,10 +262,10 @@ class GPT2Options(lab.Options):
         """The steps of each kind of training in which scores are searched."""
         return [self.pilot_steps, self.steps] if len(self.lr) > 1 else [self.steps]
 
-    def search(self, keep: float) -> Search:
+    def search(self, keep: float) -> Pruning:
         """How tickets are looked for."""
         method = self.method.search(schedule=self.schedule)
-        return Search(method, keep, self.policy, self.masked, self.scores, self.seed)
+        return Pruning(method, keep, self.policy, self.masked, self.scores, self.seed)
 
     def models(self, size: object, vocabulary: int) -> dict[str, GPT2Config]:
         """The models by size, or BadConfig."""

@@ -11,7 +11,7 @@ from transformers import GPT2Config
 import slth
 from slth.experiments.studies.gpt2.data import Data
 from slth.experiments.studies.gpt2.training import (
-    Search,
+    Pruning,
     Source,
     Trained,
     Training,
@@ -33,7 +33,7 @@ class Study:
     dense_init: str
     qk_scales: list[float | str]
     embedding_std: float
-    search: Search
+    search: Pruning
     how: Training
     stds: list[tuple[float, float]]  # of blocks and positions
     lrs: list[float]

@@ -12,7 +12,7 @@ from transformers import GPT2Config
 
 from slth.experiments import lab
 from slth.experiments.studies.gpt2.data import Data
-from slth.experiments.studies.gpt2.training import Search, Source, Training, best_of
+from slth.experiments.studies.gpt2.training import Pruning, Source, Training, best_of
 from slth.models import gpt2
 
 AT = ["run", "base_std", "qk_scale", "seed"]  # what names a measurement
@@ -33,7 +33,7 @@ class Study:
     runs: list[str]  # ticket, and dense where it is asked for
     lrs: list[float]
     pilot_steps: int
-    search: Search
+    search: Pruning
     how: Training
     data: Data
 

@@ -72,7 +72,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Search:
+class Pruning:
     """How a ticket is looked for."""
 
     method: Method
@@ -152,7 +152,13 @@ def train(
 
 
 def trained(
-    source: Source, search: Search | None, data: Data, how: Training, point: tuple[float, float], steps: int, label: str
+    source: Source,
+    search: Pruning | None,
+    data: Data,
+    how: Training,
+    point: tuple[float, float],
+    steps: int,
+    label: str,
 ) -> Trained:
     """A model of the source at a point (lr, base_std) of the grid: its ticket, or without a search trained densely."""
     lr, base_std = point
@@ -169,7 +175,7 @@ def trained(
 
 def best_of(
     source: Source,
-    search: Search | None,
+    search: Pruning | None,
     data: Data,
     how: Training,
     grid: Sequence[tuple[float, float]],
@@ -204,7 +210,7 @@ def best_of(
 
 def best_of_stds(
     source: Source,
-    search: Search | None,
+    search: Pruning | None,
     data: Data,
     how: Training,
     stds: Sequence[tuple[float, float]],
@@ -239,7 +245,7 @@ def best_of_stds(
 
 
 def sparse_training(
-    source: Source, search: Search, data: Data, how: Training, dense: Trained, label: str
+    source: Source, search: Pruning, data: Data, how: Training, dense: Trained, label: str
 ) -> tuple[nn.Module, Fit]:
     """Weights trained under a random mask of the ticket's keep: the dense network's, at its point of the grid."""
     model = search.wrap(source.build(dense.base_std))

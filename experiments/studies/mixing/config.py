@@ -11,7 +11,7 @@ from slth.experiments import lab
 from slth.experiments.lab import BadConfig
 from slth.experiments.lab.methods import Method
 from slth.experiments.lab.options import Kind
-from slth.experiments.studies.approximation.learning import Search as Learning
+from slth.experiments.studies.approximation.learning import Learning
 from slth.experiments.studies.gpt2 import options as keys
 from slth.experiments.studies.mixing import variants as mixing
 from slth.experiments.studies.mixing.networks import require_drawn
@@ -46,8 +46,8 @@ class Config(keys.GPT2Options):
     equal: str = lab.choice("parameters", EQUAL, help="what is the same for all, MHA's at its own width")
     errors: bool = lab.flag(True, help="measure errors")
     losses: bool = lab.flag(True, help="measure losses")
-    spikes: bool = lab.flag(False, help="measure spikes")
-    matrices: bool = lab.flag(True, help="measure matrices")
+    spikes: bool = lab.flag(False, help="measure spikes, of all variants")
+    matrices: bool = lab.flag(True, help="measure matrices, of the variants whose facts state one")
     seeds: int = lab.seeds(3, help="each has its own target, weights, scores and batches, the same for all variants")
     heads: int = lab.integer(4, least=1, help="of all attentions")
     kv_heads: int | None = lab.integer(
@@ -100,7 +100,7 @@ class Config(keys.GPT2Options):
     windows: int = keys.windows()
     spike_lrs: list[float] = keys.rates([0.003, 0.01, 0.03, 0.1], "spikes: at each of them")
     spike_steps: int = lab.integer(300, least=1, help="spikes: of each training")
-    processes: int = lab.integer(1, least=1, help="that work side by side, each on one core")
+    processes: int = lab.free(lab.integer(1, least=1, help="that work side by side, each on one core"))
     checkpoints: str | None = keys.checkpoints("or a larger one")
     device: str = keys.device()
     seed: int = lab.seed()
@@ -117,6 +117,7 @@ class Config(keys.GPT2Options):
             raise BadConfig("kv_heads", self._kv_heads, f"a divisor of heads={self.heads}")
         mixing.require_start(self.variants, "mixing_init", self.mixing_init)
         mixing.require_start(self.variants, "dense_mixing_init", self.dense_mixing_init)
+        self.require_pilots(self.lr, self.dense_lr)
         self._network(256)
 
     @property

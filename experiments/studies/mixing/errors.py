@@ -9,8 +9,7 @@ import torch
 import slth
 from slth.attention import Attention, MultiHeadAttention
 from slth.construct import variants as construct
-from slth.experiments.studies.approximation.learning import Examples, prune_wrapped, relative_error
-from slth.experiments.studies.approximation.learning import Search as Learning
+from slth.experiments.studies.approximation.learning import Examples, Learning, prune_wrapped, relative_error
 from slth.experiments.studies.mixing.networks import options_of, parameters, width_of
 from slth.experiments.studies.mixing.study import Job, Study
 from slth.experiments.studies.mixing.variants import attention_of

@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from slth.experiments.studies.gpt2.training import Search, train
+from slth.experiments.studies.gpt2.training import Pruning, train
 from slth.experiments.studies.mixing.matrices import trained_matrices
 from slth.experiments.studies.mixing.networks import network, parameters
-from slth.experiments.studies.mixing.study import MATRICES, Job, Study
+from slth.experiments.studies.mixing.study import Job, Study
+from slth.experiments.studies.mixing.variants import has_matrix
 
 
 def measure_ticket(study: Study, job: Job) -> dict[str, Any]:
@@ -31,13 +32,13 @@ def measure_dense(study: Study, job: Job) -> dict[str, Any]:
     size = {"width": width, "parameters": parameters(model)}
     model, found = trained(study, job, lambda: network(study, job.variant, job.seed, ticket=False)[0], None)
     found |= size
-    if study.config.matrices and job.variant in MATRICES:
+    if study.config.matrices and has_matrix(job.variant):
         found["matrix"] = trained_matrices(model, study.data.validation[:4])
     return found
 
 
 def trained(
-    study: Study, job: Job, make: Callable[[], nn.Module], search: Search | None
+    study: Study, job: Job, make: Callable[[], nn.Module], search: Pruning | None
 ) -> tuple[nn.Module, dict[str, Any]]:
     """A model at the learning rate whose pilot does best, and its loss: infinite where training diverges."""
     how = replace(study.how, seed=job.seed)

@@ -1,13 +1,12 @@
 """Rank and entropy of attention matrices: of random attentions, and of trained networks."""
 
-import math
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from slth.attention import Attention, MultiHeadLinearAttention
+from slth.attention import Attention
 from slth.experiments.studies.mixing.networks import attentions, options_of, parameters, width_of
 from slth.experiments.studies.mixing.study import Job, Study
 from slth.experiments.studies.mixing.variants import attention_of
@@ -45,16 +44,9 @@ def trained_matrices(model: nn.Module, tokens: torch.Tensor) -> dict[str, float]
 
 @torch.no_grad()
 def matrix_of(module: Attention, x: torch.Tensor) -> torch.Tensor:
-    """What tokens (..., T, d) attend with: (..., heads, T, T)."""
-    if isinstance(module, MultiHeadLinearAttention):
-        return module.effective_matrix(x)
-    x = x.unsqueeze(-3)
-    query, key = module.get_parameter("query"), module.get_parameter("key")
-    logits = (x @ query) @ (x @ key).mT / math.sqrt(module.hidden)
-    if module.causal:
-        ahead = torch.ones(logits.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
-        logits = logits.masked_fill(ahead, -math.inf)
-    return logits.softmax(-1)
+    """What tokens (..., T, d) attend with: (..., heads, T, T); of an attention whose facts say that it has a matrix."""
+    matrix: torch.Tensor = module.effective_matrix(x)
+    return matrix
 
 
 def statistics(matrix: torch.Tensor) -> dict[str, float]:

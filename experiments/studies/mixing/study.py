@@ -8,17 +8,13 @@ from urllib.parse import quote
 
 from transformers import GPT2Config
 
-from slth.experiments.studies.approximation.learning import Search as Learning
+from slth.experiments.studies.approximation.learning import Learning
 from slth.experiments.studies.gpt2.data import Data
-from slth.experiments.studies.gpt2.training import Search, Training
-from slth.experiments.studies.mixing.variants import LINEAR
-from slth.experiments.studies.mixing.verdicts import BASE
+from slth.experiments.studies.gpt2.training import Pruning, Training
+from slth.experiments.studies.mixing.variants import LINEAR, has_matrix
 
 if TYPE_CHECKING:
     from slth.experiments.studies.mixing.config import Config
-
-SPIKES = (BASE, "kha_linear", "kha_mlp", "mea")
-MATRICES = (BASE, "mhla", LINEAR)
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ class Study:
     kv_heads: int
     learning: Learning
     model: GPT2Config
-    search: Search
+    search: Pruning
     how: Training
     data: Data
     lrs: dict[str, list[float]]  # of tickets and of dense training
@@ -84,8 +80,8 @@ class Study:
             for keep, variant in itertools.product(self.keeps, self.variants):
                 yield Job("ticket", variant, seed, keep=keep)
         if config.spikes:
-            for lr, variant in itertools.product(self.spike_lrs, (v for v in SPIKES if v in self.variants)):
+            for lr, variant in itertools.product(self.spike_lrs, self.variants):
                 yield Job("spikes", variant, seed, lr=lr)
         if config.matrices:
-            for length, variant in itertools.product(self.lengths, (v for v in MATRICES if v in trained)):
+            for length, variant in itertools.product(self.lengths, filter(has_matrix, trained)):
                 yield Job("matrix", variant, seed, hidden=self.hidden[0], length=length)

@@ -25,6 +25,11 @@ def attention_of(variant: str) -> type[Attention]:
     return find("mhla" if variant == LINEAR else variant, "variants")
 
 
+def has_matrix(variant: str) -> bool:
+    """Whether a variant states that it has an attention matrix."""
+    return attention_of(variant).facts.matrix
+
+
 def read(key: str, value: Any) -> tuple[str, ...]:
     """The variants in the order of ATTENTIONS, then the user's own; BASE is always among them. Raises Refused."""
     names = list(ATTENTIONS) if value == "all" else as_list(value)

@@ -6,16 +6,19 @@ from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
+from legible import require_legible
 from regression import fit, wrapped
 
 import slth
-from slth import kernels
+from slth import kernels, plots
 from slth.attention import find
 from slth.experiments import studies
 from slth.experiments.lab import scripts
 from slth.kernels.cases import TOLERANCE, differences
+from slth.plots import registry
 from slth.search import method
 
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
@@ -64,6 +67,23 @@ def test_an_experiment(recipe, monkeypatch):
     assert changed == {"candidates": [4, 8], "problems": 50}
     assert config == changed | {"seed": 0}
     assert 0 < sums.median_error(12, 50, seed=0) < sums.median_error(4, 50, seed=0)
+
+
+def test_a_figure(recipe, monkeypatch):
+    """One file, found by listing, is all that it takes to be drawn of one run and of several."""
+    path = recipe("slth/plots/sums.py")
+    monkeypatch.setitem(sys.modules, "slth.plots.sums", imported(path, "slth.plots.sums"))
+    monkeypatch.setattr(registry, "__file__", str(path))
+    entries, curves = (tuple(registry._listed(name)) for name in ("FIGURES", "CURVES"))
+    monkeypatch.setattr(registry, "ENTRIES", entries)
+    table = pd.DataFrame({"candidates": [4, 8, 12], "error_median": [0.1, 0.01, 0.001]})
+    for size in plots.SIZES:
+        figures = plots.figures(table, layout=plots.Layout(size))
+        assert list(figures) == ["error_vs_candidates"]
+        require_legible(figures["error_vs_candidates"])
+    (line,) = figures["error_vs_candidates"].axes[0].lines
+    assert line.get_ydata() == pytest.approx([0.1, 0.01, 0.001])
+    assert list(plots.across_runs([({"seed": seed}, table) for seed in (0, 1)], curves)) == ["error_vs_candidates"]
 
 
 def test_a_kernel(recipe, tmp_path, monkeypatch):

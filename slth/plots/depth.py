@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from slth.plots.curves import Curve
+from slth.plots.entries import Entry, with_fits
 from slth.plots.errors import ERROR_LABEL, MEAN_ERROR_LABEL, X_LABELS, Fit, finite_fit
 from slth.plots.looks import BOUND, CERTIFICATE, FIT, MEDIAN, POINTS, key, looks_of, patch
 from slth.plots.marks import draw_formula, draw_line, mark_float64
@@ -18,7 +19,7 @@ DEPTH_COLUMNS = frozenset(
     {"hidden", "depth", "length", "source", "error_mean", "error_max", "candidates_attention"}
     | {"certificate", "certificate_recursion"}
 )
-DEPTH_CURVES = (
+CURVES = (
     Curve(
         name="error_vs_depth",
         columns=DEPTH_COLUMNS,
@@ -117,3 +118,6 @@ def _mark_unresolved(page: Page, table: pd.DataFrame) -> None:
     if per_candidate == 2:
         text += " (the paper: $n$ = 100 to 225)"
     page.legend([patch(text, "0.9")])
+
+
+FIGURES = (Entry("error_vs_depth", DEPTH_COLUMNS, with_fits(error_against_depth)),)

@@ -8,6 +8,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 from slth.plots.curves import Curve
+from slth.plots.entries import Entry, plain, with_fits
 from slth.plots.looks import (
     CERTIFICATE,
     FIT,
@@ -176,7 +177,7 @@ def _of_lengths(table: pd.DataFrame) -> pd.DataFrame:
     return widest
 
 
-ERROR_CURVES = (
+CURVES = (
     Curve(
         name="error_vs_width",
         columns=ERROR_COLUMNS,
@@ -246,3 +247,14 @@ def _require_errors(table: pd.DataFrame) -> None:
     unknown = set(table["side"]) - set(SIDES)
     if unknown:
         raise ValueError(f"side={unknown.pop()!r}: must be one of {', '.join(SIDES)}")
+
+
+FIGURES = (
+    Entry(
+        "error_vs_width",
+        ERROR_COLUMNS,
+        with_fits(error_against_width),
+        lambda table: bool(table["hidden"].nunique() > 1 or table["length"].nunique() == 1),
+    ),
+    Entry("error_vs_length", ERROR_COLUMNS, plain(error_against_length), lambda table: table["length"].nunique() > 1),
+)

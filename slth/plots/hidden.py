@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from slth.plots.curves import Curve
+from slth.plots.entries import Entry, plain
 from slth.plots.looks import CERTIFICATE, FORMULA, GREY, MEDIAN, POINTS, Look, key, looks_of
 from slth.plots.marks import draw_line, mark_float64
 from slth.plots.page import panels, single
@@ -31,7 +32,7 @@ def _gaps(table: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(gap=gap, disagreement=1.0 - rows["agreement"])
 
 
-HIDDEN_CURVES = (
+CURVES = (
     Curve(
         name="error_vs_block",
         columns=HIDDEN_COLUMNS,
@@ -136,3 +137,14 @@ def _gap(axes: Axes, values: "pd.Series[float]", look: Look) -> None:
         axes.set_ylim(-0.05, 1)
     axes.set_xlabel("candidates per entry")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+FIGURES = (
+    Entry("error_vs_block", HIDDEN_COLUMNS, plain(error_against_block)),
+    Entry(
+        "gap_vs_candidates",
+        HIDDEN_COLUMNS,
+        plain(gap_against_candidates),
+        lambda table: table["candidates"].nunique() > 1,
+    ),
+)

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from slth.plots.curves import Curve
+from slth.plots.entries import Entry, plain
 from slth.plots.looks import FILLED, FIT, FORMULA, GREY, MEDIAN, POINTS, Look, key, looks_of
 from slth.plots.marks import draw_formula, draw_line, draw_ranges
 from slth.plots.page import panels
@@ -27,7 +28,7 @@ def _sufficing(table: pd.DataFrame) -> pd.DataFrame:
     return least.assign(log=np.log(least["d"] ** 2 / least["epsilon"]))
 
 
-CONSTANT_CURVES = (
+CURVES = (
     Curve(
         name="constant",
         columns=CONSTANT_COLUMNS,
@@ -106,3 +107,6 @@ def _lines(axes: Axes, suffices: "pd.Series[float]", where: str) -> list[Artist]
         keys.append(key(label, Look(GREY, ""), FIT))
     draw_formula(axes, lambda x: x / np.log(2))
     return keys
+
+
+FIGURES = (Entry("constant", CONSTANT_COLUMNS, plain(constant)),)

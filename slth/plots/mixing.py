@@ -1,6 +1,6 @@
 """Attentions side by side: their tickets' losses, the differences to multi-head attention, and errors over width."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from slth.plots.curves import Curve
+from slth.plots.entries import Entry, plain
 from slth.plots.looks import COLORS, FORMULA, GREY, PLAIN, Look, looks_of
 from slth.plots.marks import draw_line, draw_points
 from slth.plots.page import panels, single
@@ -22,7 +23,7 @@ BASE = "mha"
 SHORT = "too short or too few runs for conclusions"
 DECIDED = COLORS[0]
 DENSE = "dense"  # stands at the end of the axis of keep
-MIXING_CURVES = (
+CURVES = (
     Curve(
         name="loss_vs_keep",
         columns=LOSS_COLUMNS,
@@ -197,3 +198,14 @@ def _rows(table: pd.DataFrame, what: str, columns: frozenset[str]) -> pd.DataFra
 
 def _title(text: str, rows: pd.DataFrame) -> str:
     return text if rows["conclusive"].astype(bool).all() else f"{text}: {SHORT}"
+
+
+def _has(what: str) -> Callable[[pd.DataFrame], bool]:
+    return lambda table: bool((table["what"] == what).any())
+
+
+FIGURES = (
+    Entry("loss_vs_keep", LOSS_COLUMNS, plain(loss_by_variant), _has("loss")),
+    Entry("difference_to_mha", DIFFERENCE_COLUMNS, plain(difference_to_mha), _has("loss")),
+    Entry("error_vs_width_by_variant", MIXING_ERROR_COLUMNS, plain(error_by_variant), _has("error")),
+)

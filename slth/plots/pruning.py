@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from slth.plots.curves import Curve
+from slth.plots.entries import Entry, with_summary
 from slth.plots.looks import FORMULA, MEAN, MEDIAN, Look, key, looks_of
 from slth.plots.marks import draw_line, note
 from slth.plots.page import Page, panels, single
@@ -35,7 +36,7 @@ def _at_the_end(table: pd.DataFrame) -> pd.DataFrame:
     return last
 
 
-PRUNING_CURVES = (
+CURVES = (
     Curve(
         name="loss",
         columns=PRUNING_COLUMNS,
@@ -154,3 +155,14 @@ def _draw_levels(page: Page, axes: Axes, summary: Mapping[str, Any], top: float)
             page.level(axes, name, value, FORMULA)
     if high := [f"{name} {value:.2f}" for name, value in levels.items() if value > 1.1 * top]:
         page.legend([key("above the axis: " + ", ".join(high), Look("none", ""))])
+
+
+FIGURES = (
+    Entry("loss", PRUNING_COLUMNS, with_summary(loss_against_steps)),
+    Entry(
+        "loss_vs_parameters",
+        PRUNING_COLUMNS,
+        with_summary(loss_against_parameters),
+        lambda table: len(table.loc[table["run"] == "ticket", ["size", "qk_scale"]].drop_duplicates()) > 1,
+    ),
+)

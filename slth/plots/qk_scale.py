@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from slth.plots.curves import Curve
+from slth.plots.entries import Entry, plain
 from slth.plots.looks import FORMULA, GREY, MEAN, MEDIAN, Kind, Look, key, looks_of
 from slth.plots.marks import draw_line, draw_points, note
 from slth.plots.page import panels
@@ -15,7 +16,7 @@ from slth.plots.theme import SCREEN, Layout
 QK_SCALE_COLUMNS = frozenset({"run", "base_std", "qk_scale", "seed", "val_loss", "logit_std_at_init", "theory_scale"})
 KINDS: dict[str, Kind] = {"ticket": MEDIAN, "dense": MEAN}
 NAMES = {"ticket": "ticket", "dense": "dense training"}
-QK_SCALE_CURVES = (
+CURVES = (
     Curve(
         name="loss_vs_qk_scale",
         columns=QK_SCALE_COLUMNS,
@@ -83,3 +84,6 @@ def _draw_means(axes: Axes, rows: pd.DataFrame, x: str, y: str, look: Look, kind
     of_theory = rows.loc[rows["qk_scale"] == rows["theory_scale"], "qk_scale"]
     draw_line(axes, line[means.index.isin(of_theory)], look, THEORY)
     return line
+
+
+FIGURES = (Entry("loss_vs_qk_scale", QK_SCALE_COLUMNS, plain(loss_against_qk_scale)),)

@@ -1,86 +1,32 @@
-"""The figures that there are, and which of them a table has the columns and rows for."""
+"""The figures that there are, found by listing, and which of them a table has the columns and rows for."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from slth.plots import across, depth, errors, hidden, lemma, mixing, pruning, qk_scale, timing
+from slth.plots import across
 from slth.plots.curves import Curve, Run
+from slth.plots.entries import Entry, Summary
 from slth.plots.theme import SCREEN, Layout
 
-Summary = Mapping[str, Any]
-Draw = Callable[[pd.DataFrame, Summary, Layout], Axes | list[Axes]]
+
+def _listed(name: str) -> Iterator[Any]:
+    """What the files of this folder have under a name, file by file."""
+    files = sorted(path.stem for path in Path(__file__).parent.glob("*.py"))
+    for file in files:
+        if file not in ("__init__", "public", "registry"):
+            yield from getattr(import_module(f"slth.plots.{file}"), name, ())
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A figure of one run: its file's name, the columns it needs, how it is drawn, and what else a table must have."""
-
-    name: str
-    columns: frozenset[str]
-    draw: Draw
-    suits: Callable[[pd.DataFrame], bool] = lambda table: True
-
-
-def _plain(function: Callable[..., Axes | list[Axes]]) -> Draw:
-    return lambda table, summary, layout: function(table, layout=layout)
-
-
-def _with_fits(function: Callable[..., Axes | list[Axes]]) -> Draw:
-    return lambda table, summary, layout: function(table, summary.get("fits"), layout=layout)
-
-
-def _with_summary(function: Callable[..., Axes | list[Axes]]) -> Draw:
-    return lambda table, summary, layout: function(table, summary, layout=layout)
-
-
-def _has_widths(table: pd.DataFrame) -> bool:
-    return bool(table["hidden"].nunique() > 1 or table["length"].nunique() == 1)
-
-
-def _has_sizes(table: pd.DataFrame) -> bool:
-    return len(table.loc[table["run"] == "ticket", ["size", "qk_scale"]].drop_duplicates()) > 1
-
-
-def _has(what: str) -> Callable[[pd.DataFrame], bool]:
-    return lambda table: bool((table["what"] == what).any())
-
-
-ENTRIES = (
-    Entry("error_vs_width", errors.ERROR_COLUMNS, _with_fits(errors.error_against_width), _has_widths),
-    Entry(
-        "error_vs_length",
-        errors.ERROR_COLUMNS,
-        _plain(errors.error_against_length),
-        lambda table: table["length"].nunique() > 1,
-    ),
-    Entry("error_vs_depth", depth.DEPTH_COLUMNS, _with_fits(depth.error_against_depth)),
-    Entry("speed", timing.SPEED_COLUMNS, _plain(timing.speed)),
-    Entry("error_vs_block", hidden.HIDDEN_COLUMNS, _plain(hidden.error_against_block)),
-    Entry(
-        "gap_vs_candidates",
-        hidden.HIDDEN_COLUMNS,
-        _plain(hidden.gap_against_candidates),
-        lambda table: table["candidates"].nunique() > 1,
-    ),
-    Entry("loss", pruning.PRUNING_COLUMNS, _with_summary(pruning.loss_against_steps)),
-    Entry("loss_vs_parameters", pruning.PRUNING_COLUMNS, _with_summary(pruning.loss_against_parameters), _has_sizes),
-    Entry("loss_vs_qk_scale", qk_scale.QK_SCALE_COLUMNS, _plain(qk_scale.loss_against_qk_scale)),
-    Entry("constant", lemma.CONSTANT_COLUMNS, _plain(lemma.constant)),
-    Entry("loss_vs_keep", mixing.LOSS_COLUMNS, _plain(mixing.loss_by_variant), _has("loss")),
-    Entry("difference_to_mha", mixing.DIFFERENCE_COLUMNS, _plain(mixing.difference_to_mha), _has("loss")),
-    Entry("error_vs_width_by_variant", mixing.MIXING_ERROR_COLUMNS, _plain(mixing.error_by_variant), _has("error")),
-)
+ENTRIES: tuple[Entry, ...] = tuple(_listed("FIGURES"))
 """Every figure of one run."""
 
-CURVES = (
-    *(*errors.ERROR_CURVES, *depth.DEPTH_CURVES, *hidden.HIDDEN_CURVES, *pruning.PRUNING_CURVES),
-    *(*qk_scale.QK_SCALE_CURVES, *lemma.CONSTANT_CURVES, *mixing.MIXING_CURVES, *timing.SPEED_CURVES),
-)
+CURVES: tuple[Curve, ...] = tuple(_listed("CURVES"))
 """What is drawn of several runs."""
 
 

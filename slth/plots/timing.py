@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from slth.plots.curves import Curve
+from slth.plots.entries import Entry, plain
 from slth.plots.looks import COLORS, GREY, PLAIN, Kind, Look, key, looks_of, patch
 from slth.plots.marks import decimal_ticks, draw_line, draw_ranges
 from slth.plots.page import Page, panels
@@ -17,7 +18,7 @@ from slth.plots.theme import SCREEN, Layout
 
 SPEED_TIMES = {f"{who}_s{bound}" for who in ("ours", "peer") for bound in ("", "_low", "_high")}
 SPEED_COLUMNS = frozenset({"what", "size", "peer", "ratio"} | SPEED_TIMES)
-SPEED_CURVES = (
+CURVES = (
     Curve(
         name="speed",
         columns=SPEED_COLUMNS,
@@ -119,3 +120,6 @@ def _draw_ratios(page: Page, axes: Axes, rows: pd.DataFrame) -> None:
 
 def _times(ratio: float) -> str:
     return f"{ratio:,.0f}×" if ratio >= 100 else f"{ratio:.3g}×"
+
+
+FIGURES = (Entry("speed", SPEED_COLUMNS, plain(speed)),)

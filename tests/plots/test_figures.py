@@ -152,6 +152,20 @@ def test_a_loss_below_the_targets_is_a_gap_too():
     assert left.get_lines()[0].get_ydata() == pytest.approx([0.25] * 3)
 
 
+def test_every_figure_and_curve_is_listed_once_under_its_name():
+    """Those that there are; a file more in `slth/plots` is found with no other change."""
+    names = {
+        *("error_vs_width", "error_vs_length", "error_vs_depth", "speed", "error_vs_block", "gap_vs_candidates"),
+        *("loss", "loss_vs_parameters", "loss_vs_qk_scale", "constant", "loss_vs_keep", "difference_to_mha"),
+        "error_vs_width_by_variant",
+    }
+    listed = [entry.name for entry in plots.ENTRIES]
+    assert len(listed) == len(set(listed))
+    assert names <= set(listed)
+    curves = [curve.name for curve in plots.CURVES]
+    assert len(curves) == len(set(curves)) >= 8
+
+
 def test_a_table_gets_the_figures_it_has_columns_and_rows_for():
     assert set(plots.figures(make_table())) == {"error_vs_width"}
     assert set(plots.figures(make_table(lengths=(4, 8)))) == {"error_vs_width", "error_vs_length"}

@@ -1,6 +1,6 @@
 """Rank and entropy of attention matrices: of random attentions, and of trained networks."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ def trained_matrices(model: nn.Module, tokens: torch.Tensor) -> dict[str, float]
 @torch.no_grad()
 def matrix_of(module: Attention, x: torch.Tensor) -> torch.Tensor:
     """What tokens (..., T, d) attend with: (..., heads, T, T); of an attention whose facts say that it has a matrix."""
-    matrix: torch.Tensor = module.effective_matrix(x)
+    matrix: torch.Tensor = cast("Any", module).effective_matrix(x)
     return matrix
 
 

@@ -1,7 +1,9 @@
-"""What the tests of sweeps share."""
+"""What the tests of experiments share."""
 
 import pytest
 from sweeping import two_nodes
+
+from slth.experiments.lab import storage
 
 
 @pytest.fixture(scope="session")
@@ -9,3 +11,12 @@ def nodes(tmp_path_factory):
     """One cluster of two nodes for all."""
     with two_nodes(tmp_path_factory.mktemp("nodes") / "log") as nodes:
         yield nodes
+
+
+@pytest.fixture(scope="module")
+def blank_figures():
+    """Runs store empty files for figures: three formats take seconds, and test_lab.py looks at them."""
+    with pytest.MonkeyPatch.context() as patch:
+        kinds = ("png", "svg", "pdf")
+        patch.setattr(storage, "render", lambda figures: {f"{name}.{k}": b"" for name in figures for k in kinds})
+        yield

@@ -23,6 +23,8 @@ from slth.masking.masks import count_kept
 from slth.search import Biprop, EdgePopup, Frozen, IteRand
 from slth.search.controls import random_mask
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 SCRIPT = EXPERIMENTS / "approx_error.py"
 SMALL = {"hidden": [5, 12], "lengths": [4, 9], "sources": [3, 2], "samples": 4, "target": "random"}
 

@@ -20,6 +20,8 @@ from slth.experiments.lab import storage
 from slth.experiments.studies.approximation import depth as study
 from slth.experiments.studies.approximation import measure as approximation
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 SCRIPT = EXPERIMENTS / "approx_error.py"
 CONFIG = {"hidden": [8, 12, 16], "depth": [1, 3], "sources": 3, "samples": 5}
 

@@ -24,7 +24,7 @@ from slth.models import gpt2
 from slth.search import controls
 from slth.wrapping import effective, handle
 
-pytestmark = pytest.mark.xdist_group("gpt2_prune")  # one stored run
+pytestmark = [pytest.mark.xdist_group("gpt2_prune"), pytest.mark.usefixtures("blank_figures")]  # one stored run
 
 TOY = Path(__file__).parents[1] / "support" / "toy_search.py"
 SCRIPT = EXPERIMENTS / "gpt2_prune.py"

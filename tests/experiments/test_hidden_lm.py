@@ -18,6 +18,8 @@ from slth.experiments.lab import storage
 from slth.experiments.studies.hidden import measure as hiding
 from slth.threads import one_torch_thread
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 SCRIPT = EXPERIMENTS / "hidden_lm.py"
 TEXT = cats(150)
 SMALL = {

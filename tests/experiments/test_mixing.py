@@ -43,7 +43,7 @@ from slth.models import gpt2
 from slth.models.gpt2_attention import with_attention
 from slth.plots.mixing import SHORT
 
-pytestmark = pytest.mark.xdist_group("mixing")  # one stored run
+pytestmark = [pytest.mark.xdist_group("mixing"), pytest.mark.usefixtures("blank_figures")]  # one stored run
 
 TEXT = cats(400)
 OWN = """

@@ -20,6 +20,8 @@ from slth.experiments.studies.gpt2 import scales
 from slth.experiments.studies.gpt2 import training as pruning
 from slth.models import gpt2
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 TEXT = cats(150)
 SMALL = {"size": "tiny*0.25", "length": 16, "steps": 8, "batch": 4, "windows": 8, "qk_scale": [5, 1, "theory"]}
 SMALL |= {"base_std": [0.1, 0.02], "seeds": 2}

@@ -30,6 +30,8 @@ from slth.experiments.studies.speed import (
 )
 from slth.kernels import Selector, timing
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 COLUMNS = ["what", "size", "ours_s", "peer", "peer_s", "ratio", "error_ours", "error_peer"]  # others rely on these
 CONFIG = {
     "what": ["subset_sums", "attention_routes", "selection"],

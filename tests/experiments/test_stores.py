@@ -16,7 +16,10 @@ from slth.experiments.lab import storage, stores
 
 sqlalchemy = pytest.importorskip("sqlalchemy", reason="sqlalchemy is not installed: pip install 'slth[sql]'")
 
-pytestmark = pytest.mark.xdist_group("stores")  # one server, one run in a database and in a folder
+pytestmark = [  # one server, one run in a database and in a folder
+    pytest.mark.xdist_group("stores"),
+    pytest.mark.usefixtures("blank_figures"),
+]
 
 CONFIG = ["hidden=[3,4]", "d_in=2", "heads=1", "lengths=[4]", "sources=2", "target_hidden=2"]
 
@@ -159,6 +162,7 @@ def test_runs_of_the_same_name_in_two_databases_are_told_apart():
     assert plot.told_apart({run: {} for run in runs}) == [{"runs": "1 runs.db#0"}, {"runs": "2 runs.db#0"}]
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_plot_takes_a_url_from_the_command_line(sqlite, tmp_path):
     url, _ = sqlite
     done = launched("plot", tmp_path, "with", f"runs={url}#0")

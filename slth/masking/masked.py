@@ -61,6 +61,7 @@ class Masked(nn.Module):
     scores: nn.Parameter
     keep: torch.Tensor
     free: torch.Tensor | None
+    search = ""  # the class of the search that was last begun here, which no state_dict tells
 
     def __init__(self, scores: torch.Tensor, parts: Sequence[Part], path: str) -> None:
         super().__init__()
@@ -148,18 +149,22 @@ class Masked(nn.Module):
         require_dataclass(type(trait))
         self.traits = self.traits | {trait.key: trait}
 
-    def clear(self) -> None:
-        """Remove what a search has added, for another one to begin: gate, traits and buffers.
+    def begin(self, search: str) -> None:
+        """Remove what an earlier search has added, for the one of this class to begin: gate, traits and buffers.
 
-        How the random weight was drawn stays: traits with a tensor of a ticket, and their buffers.
+        How the random weight was drawn stays: traits with a tensor of a ticket, and their buffers. So do the buffers of
+        a search of the same class; and where that is not known, those that belong to no trait.
         """
-        lasting = [trait for trait in traits.known().values() if trait.tensor]
-        for trait in traits.known().values():
+        known = traits.known().values()
+        for trait in known:
             trait.leave(self)
-        self.gate = straight_through
+        lasting = [trait for trait in known if trait.tensor]
+        if search != self.search:
+            unknown = [] if self.search else traits.unclaimed(self._added)
+            for name in set(self._added) - {trait.buffer for trait in lasting} - set(unknown):
+                self._buffers[name] = None
         self.traits = {trait.key: self.traits[trait.key] for trait in lasting if trait.key in self.traits}
-        for name in set(self._added) - {trait.buffer for trait in lasting}:
-            self._buffers[name] = None
+        self.gate, self.search = straight_through, search
 
     @property
     def _added(self) -> list[str]:

@@ -67,11 +67,11 @@ class Search:
     def prepare(self, model: nn.Module) -> None:
         """Make a wrapped model ready, once before training and again on resuming. Raises ValueError.
 
-        What an earlier search added to the masks is removed (:meth:`Masked.clear`), so a subclass calls this before it
+        What an earlier search added to the masks is removed (:meth:`Masked.begin`), so a subclass calls this before it
         adds its own. If this or a later step raises, the masks are restored.
         """
         for masked in handle(model).weights.values():
-            masked.clear()
+            masked.begin(f"{type(self).__module__}.{type(self).__qualname__}")
             masked.gate = self.gate(masked)
 
     def restore(self, model: nn.Module, step: int) -> None:

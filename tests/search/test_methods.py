@@ -111,6 +111,18 @@ def test_no_score_is_stuck_after_frozen_ones():
         assert len(masked.scores[locked[path]].unique()) > 0.3 * locked[path].sum()
 
 
+def test_a_buffer_stays_for_a_search_of_the_same_class():
+    masked = handle(wrapped()).weights["0.weight"]
+    masked.put("mean", torch.ones_like(masked.scores))  # as a state_dict brings it
+    for search in ("Own", "Own"):
+        masked.begin(search)
+        assert masked.buffer("mean").eq(1).all()
+    masked.begin("Other")
+    assert masked.buffer("mean") is None
+    assert masked.kind == "edge-popup"
+    assert list(masked.state_dict())[-2:] == ["keep", "_extra_state"]
+
+
 def test_a_class_that_is_no_dataclass_is_refused(tmp_path):
     text = (
         "from slth.search import Search, options\nclass M(Search):\n    decay: float = options.number(0.9, help='x')\n"

@@ -68,7 +68,7 @@ def counts(model):
     return [
         (
             sum(int(m.parts[i].of(masks[m.path]).sum()) for m, i in group.members),
-            math.floor(group.keep * handle(model).size(group) + 0.5),
+            math.floor(group.keep * group.size + 0.5),
         )
         for group in handle(model).groups
     ]

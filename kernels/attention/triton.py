@@ -273,7 +273,7 @@ def attention(
         return reference.attention(q, k, v, mask, causal, scale)
     batch = q.shape[:-3]
     q, k, v = (_near(t.reshape(-1, *t.shape[-3:])) for t in (q, k, v))
-    out: torch.Tensor = _Attention.apply(q, k, v, _Mask.of(mask, batch), causal, float(scale))  # type: ignore[no-untyped-call]
+    out: torch.Tensor = _Attention.apply(q, k, v, _Mask.of(mask, batch), causal, float(scale))
     return out.reshape(*batch, *out.shape[1:])
 
 
@@ -287,6 +287,6 @@ def merged_attention(
     tokens = _near(x.reshape(-1, length, d))
     queries = tokens @ qk.transpose(0, 1).reshape(d, heads * d)  # (batch, T, heads * d)
     queries = queries.unflatten(-1, (heads, d)).transpose(1, 2)  # (batch, heads, T, d)
-    heads_out = _Attention.apply(queries, tokens.unsqueeze(1), None, _Mask.of(mask, batch), causal, 1.0)  # type: ignore[no-untyped-call]
+    heads_out = _Attention.apply(queries, tokens.unsqueeze(1), None, _Mask.of(mask, batch), causal, 1.0)
     out: torch.Tensor = heads_out.transpose(1, 2).flatten(2) @ vo.reshape(heads * d, -1)  # (batch, T, d_out)
     return out.reshape(*batch, length, -1)

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, type-arg"
 """Products with a masked weight whose masked copy exists in registers alone.
 
 The product is made transposed, y^T = (W . M) x^T: tensor cores take their first operand from registers, where the mask

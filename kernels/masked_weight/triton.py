@@ -1,4 +1,3 @@
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, type-arg"
 """The masked weight and its gradient in one pass each.
 
 A mask is read as it lies: bits in words, each spread over its entries, of 32 bits where rows are whole ones, since what

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, misc"
 """Token-level multi-head linear attention in chunks (arXiv 2601.07832): O(T n m) for few blocks, all T x T never made.
 
 Tokens stand in blocks; a block b is summed up by S_b = sum_j k_j v_j^T (n x m) and z_b = sum_j k_j. The matrix over

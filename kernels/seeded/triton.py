@@ -1,4 +1,3 @@
-# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, misc"
 # ruff: noqa: SIM300
 """Linear layers whose weight is a seed and one bit an entry: made in registers, never in memory.
 

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, type-arg"
 """Where to cut scores for exactly k to be kept, found on their own device: nothing is copied to the host.
 
 Magnitudes of float32 compare like their bits read as integers, 31 of them, which are looked at in four digits from the

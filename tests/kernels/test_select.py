@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slth.kernels import Cut, Selector, select_threshold
-from slth.kernels.cases import differences, normal
-from slth.kernels.select import bench, cases
+from slth.kernels.cases import normal
+from slth.kernels.select import bench
 from slth.kernels.select import triton as triton_select
 from slth.kernels.timing import COLUMNS, SPREAD
 
@@ -15,7 +15,6 @@ pytest.importorskip("triton")
 
 
 CPU = torch.device("cpu")
-SMALL = [case for case in cases.CASES if not case.large]
 
 
 @pytest.fixture
@@ -37,11 +36,6 @@ def assert_same(one, other):
 
 def near_to(threshold, factor):
     return Cut(threshold.value * factor, threshold.last_tie)
-
-
-@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
-def test_cases(case):
-    assert set(differences(case, torch.float32, CPU).values()) == {0.0}
 
 
 @pytest.mark.usefixtures("many_stretches")

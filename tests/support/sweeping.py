@@ -16,7 +16,7 @@ import pytest
 from command_lines import launched
 from helpers import EXPERIMENTS
 
-from slth.experiments.sweeps import conduct
+from slth.experiments.sweeps import conduct, plan
 from slth.experiments.sweeps.client import execute
 
 on_ray = [
@@ -243,3 +243,9 @@ def run_folders(folder):
 def leftovers(folder):
     """What lies where runs are made."""
     return [path.name for path in (Path(folder) / ".work").iterdir()]
+
+
+def runs_of(**axes):
+    """Planned runs, by the keys of a grid."""
+    configs = plan.unfold({"method": "construction"}, [], axes)
+    return [plan.Run(f"{n:016x}", config, config, config) for n, config in enumerate(configs)]

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 from torch import nn
 
@@ -19,6 +20,8 @@ METHODS = {name: kind() for name, kind in search.METHODS.items()} | {
     "frozen_cubic": Frozen(pruned=0.3, locked=0.1, schedule="cubic"),
     "iterand": IteRand(every=10, rate=0.3),
 }
+
+every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 INPUTS = inits.normal((256, 16), 1.0, seed=0, name="inputs")
 OUTPUTS = INPUTS @ inits.normal((16, 4), 0.5, seed=0, name="task")

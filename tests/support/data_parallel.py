@@ -1,22 +1,21 @@
-"""What each of two processes does in tests/masking/test_wrap.py, which must be able to import it."""
+"""What each of two processes does in tests/masking/test_compiled.py, which must be able to import it."""
 
 import copy
 
 import torch
 import torch.distributed as dist
-from cases import CASES
+from masked_cases import CASE, KEEP
 from torch import nn
 
 from slth import handle, wrap
 
-KEEP = 0.3
-CASE = next(case for case in CASES if case.name == "tied")
+TIED = CASE["tied"]
 
 
 def train(rank, folder):
     """Two steps of one of two processes that start from other weights and see other data."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    model = wrap(CASE.build(seed=rank), KEEP, seed=rank)
+    model = wrap(TIED.build(seed=rank), KEEP, seed=rank)
     handle(model).masks()
     parallel = nn.parallel.DistributedDataParallel(model)
     assert handle(parallel) is handle(model)
@@ -26,7 +25,7 @@ def train(rank, folder):
         alone = copy.deepcopy(model)
         optimiser.zero_grad()
         for module in (parallel, alone):
-            loss = (1.0 + rank) * CASE.loss(module)
+            loss = (1.0 + rank) * TIED.loss(module)
             loss.backward()
         gradients, own = ([s.grad.clone() for s in handle(m).scores()] for m in (model, alone))
         steps.append({"masks": handle(model).masks(), "gradients": gradients, "own": own, "loss": loss.detach()})

@@ -16,6 +16,7 @@ from slth.experiments.lab.values import require_text
 from slth.numbers import require_dataclass
 
 USAGE = "[COMMAND] [with key=value ...] [options]"
+HELP = "help_config"  # the command that needs no whole config
 
 C = TypeVar("C", bound=Options)
 Main = Callable[[C, Run], object]
@@ -137,7 +138,8 @@ def _check_of(ex: Experiment[C]) -> Callable[[dict[str, Any], str, Any], dict[st
 
     def check(config, command_name, logger):  # type: ignore[no-untyped-def]  # Sacred wants these three names
         require_keys(ex, config, command_name)
-        ex.checked = ex.Config.of(config)
+        if command_name != HELP:
+            ex.checked = ex.Config.of(config)
         return {}
 
     return check

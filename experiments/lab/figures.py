@@ -1,6 +1,7 @@
 """Figures as the bytes of files."""
 
 import io
+import logging
 from collections.abc import Mapping
 
 import matplotlib
@@ -11,6 +12,7 @@ from PIL import Image
 def render(figures: Mapping[str, Figure]) -> dict[str, bytes]:
     """Each figure as NAME.png (150 dots an inch), NAME.svg and NAME.pdf: the same figure gives the same bytes."""
     files: dict[str, bytes] = {}
+    logging.getLogger("fontTools").setLevel(logging.ERROR)  # it warns of the date in matplotlib's own fonts
     with matplotlib.rc_context({"svg.hashsalt": "slth", "pdf.fonttype": 42}):  # TrueType, as journals ask for
         for name, figure in figures.items():
             png, svg, pdf = io.BytesIO(), io.BytesIO(), io.BytesIO()

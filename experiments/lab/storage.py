@@ -97,9 +97,11 @@ def load_run(folder: str | os.PathLike[str]) -> tuple[pandas.DataFrame, dict[str
         BadConfig: (key `runs`) if a file is missing or cannot be read, or Sacred did not mark the run COMPLETED.
     """
     folder = Path(folder)
-    results, summary, config, run = (_load(folder, name, read) for name, read in _READERS.items())
+    run = _load(folder, "run.json", _read_dict)
     if run.get("status") != "COMPLETED":
-        raise BadConfig("runs", str(folder), f"a completed run; this one is {run.get('status')}")
+        lacks = "" if (folder / "results.csv").is_file() else " and has no results"
+        raise BadConfig("runs", str(folder), f"a completed run; this one is {run.get('status')}{lacks}")
+    results, summary, config = (_load(folder, name, read) for name, read in _READERS.items())
     config.pop("__doc__", None)
     return results, summary, config
 
@@ -128,7 +130,6 @@ _READERS: dict[str, Callable[[Path], Any]] = {
     "results.csv": pandas.read_csv,
     "summary.json": _read_dict,
     "config.json": _read_dict,
-    "run.json": _read_dict,
 }
 
 

@@ -11,7 +11,7 @@ from slth.plots.curves import Curve
 from slth.plots.entries import Entry, plain, with_fits
 from slth.plots.looks import (
     CERTIFICATE,
-    FIT,
+    FILLED,
     FORMULA,
     MEAN,
     MEDIAN,
@@ -39,13 +39,16 @@ MEAN_ERROR_LABEL = "approximation error\n(maximum over tokens, mean over samples
 X_LABELS = {"hidden": "hidden dimension $n$ per head", "length": "length $T$"}
 
 
-def error_keys() -> list[Artist]:
-    """What the kinds of lines of errors over sources mean."""
+FEWEST = 4  # widths that a fit is drawn for
+
+
+def error_keys(panel: str = "") -> list[Artist]:
+    """What the kinds of lines of errors over sources mean; `panel` says where, if not in all."""
     return [
-        key("median over sources", kind=MEDIAN),
-        key("mean over sources", kind=MEAN),
-        patch("10 to 90 % of the sources"),
-        key("certificate, median", kind=CERTIFICATE),
+        key(f"{panel}median over sources", kind=MEDIAN),
+        key(f"{panel}mean over sources", kind=MEAN),
+        patch(f"{panel}10 to 90 % of the sources"),
+        key(f"{panel}certificate, median", kind=CERTIFICATE),
     ]
 
 
@@ -65,7 +68,8 @@ def error_against_width(
     Args:
         table: one row per (hidden, length, source, side), with ERROR_COLUMNS; side "free" is that of learned masks.
         fits: for a side ("input", "output") its gamma, delta, and the 95 % interval delta_low, delta_high of delta.
-            A side that is missing, or has a value that is None or not finite, gets no curve.
+            A side that is missing gets no curve; nor does one with a value that is None or not finite, fewer than 4
+            widths, or an interval of delta that includes 0: the legend says "no fit".
         axes: two to draw in; None: a figure of its own.
         layout: of a figure of its own.
 
@@ -93,20 +97,16 @@ def error_against_width(
             panel.set(xlabel=X_LABELS["hidden"], ylabel="")
             panel.set_title(f"{scale} ({count_sources(table)}, $T$ = {length})")
         linear.set_ylabel(ERROR_LABEL)
-        page.legend([key(names[side], SIDES[side]) for side, _ in _by_side(table)])
+        page.legend([key(names[side], SIDES[side], FILLED) for side, _ in _by_side(table)])
         for side, fit in (fits or {}).items():
-            if complete := finite_fit(fit):
-                gamma, delta, low, high = complete
-                draw_formula(linear, lambda n, g=gamma, d=delta: g * np.exp(-d * n), FIT, SIDES[side].color)  # type: ignore[misc]
-                rate = rf"rate {low:.2g} to {high:.2g} (95 %)"
-                label = rf"{names[side]}: fit ${gamma:.2g}\,e^{{-{delta:.2g}\,n}}$, {rate}"
-                page.legend([key(label, SIDES[side], FIT)])
+            page.legend([_draw_fit(linear, names[side], side, fit, table)])
         if d_in == 2:
             draw_formula(linear, lambda n: 0.8 * np.exp(-0.06 * n))
             page.legend([key(r"linear: the paper's fit $0.8\,e^{-0.06\,n}$", kind=FORMULA)])
         draw_formula(log, lambda n: 2.0 ** (-n / d_in))
         mark_float64(log)
-        page.legend([key("linear: mean ± standard deviation", kind=POINTS), *error_keys()])
+        page.legend([key("linear: mean over sources", kind=POINTS), patch("linear: mean ± standard deviation")])
+        page.legend(error_keys("logarithmic: "))
         page.legend([key(f"logarithmic: $2^{{-n/{d_in}}}$", kind=FORMULA)])
     return page.axes
 
@@ -151,6 +151,18 @@ def error_against_length(
     return page.axes
 
 
+def _draw_fit(axes: Axes, name: str, side: str, fit: Fit, table: pd.DataFrame) -> Artist:
+    """Draw the fit of a side, dotted as every formula is, if it says something; returns the legend's entry."""
+    widths = table.loc[table["side"] == side, "hidden"].nunique()
+    complete = finite_fit(fit)
+    if complete is None or widths < FEWEST or complete[2] <= 0 <= complete[3]:
+        return key(f"{name}: no fit", kind={"linestyle": "", "marker": ""})
+    gamma, delta, low, high = complete
+    draw_formula(axes, lambda n: gamma * np.exp(-delta * n), FORMULA, SIDES[side].color)
+    label = rf"{name}: fit ${gamma:.2g}\,e^{{-{delta:.2g}\,n}}$, rate {low:.2g} to {high:.2g} (95 %)"
+    return key(label, SIDES[side], FORMULA)
+
+
 def finite_fit(fit: Fit) -> list[float] | None:
     """gamma, delta, delta_low and delta_high, if all are there."""
     values = [fit.get(part) for part in ("gamma", "delta", "delta_low", "delta_high")]
@@ -162,7 +174,12 @@ def side_names(tables: Sequence[pd.DataFrame]) -> dict[str, str]:
     learned = [table[table["side"] == "free"] for table in tables]
     of_rows = [rows["method"] if "method" in rows else pd.Series(ONE_METHOD, rows.index) for rows in learned]
     methods = {str(method) for column in of_rows for method in column.unique()}
-    return NAMES | ({"free": methods.pop().replace("_", "-")} if len(methods) == 1 else {})
+    return NAMES | ({"free": _spoken(methods.pop())} if len(methods) == 1 else {})
+
+
+def _spoken(method: str) -> str:
+    """A method of the house without underscores; a place FILE:Class as it is."""
+    return method if ":" in method else method.replace("_", "-")
 
 
 def _of_widths(table: pd.DataFrame) -> pd.DataFrame:

@@ -8,12 +8,13 @@ import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogFormatter, LogLocator, NullLocator
 
 from slth.plots.looks import FORMULA, GREY, MEDIAN, Kind, Look, properties
 
 ZERO = 2.0**-60  # where a logarithmic axis shows zeros: well below what float64 resolves next to 1
 FAINT: Any = {"alpha": 0.35, "linewidth": 0, "legend": False}
+SINGLE: Kind = {"linestyle": "", "alpha": 0.35, "markeredgewidth": 0, "markersize": 4}  # of draw_points, in a legend
 BAND: dict[str, Any] = {"err_style": "band", "err_kws": {"alpha": 0.18, "linewidth": 0}}
 BARS: dict[str, Any] = {"err_style": "bars", "err_kws": {"elinewidth": 1.0}}
 WIDE: dict[str, Any] = {"err_style": "bars", "err_kws": {"elinewidth": 6}, "alpha": 0.35}
@@ -70,6 +71,14 @@ def mark_float64(axes: Axes) -> None:
         axes.axhline(resolution, color=GREY, linewidth=0.8)
         text = "float64 resolution, zeros below" if bottom <= ZERO else "float64 resolution"
         note(axes, text, (0.01, resolution), axes.get_yaxis_transform(), va="bottom")
+
+
+class Decimal(LogFormatter):
+    """Labels of the same ticks as matplotlib's, without powers: 1.3 where it writes 1.3 x 10^0."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """The label; "" where there is none."""
+        return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def decimal_ticks(axis: Axis, text: Callable[[float], str]) -> None:

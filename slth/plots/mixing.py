@@ -20,7 +20,7 @@ LOSS_COLUMNS = MIXING_COLUMNS | {"val_loss", "val_loss_dense", "below_bigram", "
 DIFFERENCE_COLUMNS = MIXING_COLUMNS | {"difference", "difference_low", "difference_high", "conclusive"}
 MIXING_ERROR_COLUMNS = MIXING_COLUMNS | {"error"}
 BASE = "mha"
-SHORT = "too short or too few runs for conclusions"
+SHORT = "runs too short or too few"
 DECIDED = COLORS[0]
 DENSE = "dense"  # stands at the end of the axis of keep
 CURVES = (
@@ -116,7 +116,7 @@ def difference_to_mha(
     rows = _rows(table, "loss", DIFFERENCE_COLUMNS)
     names = [name for name in rows["variant"].unique() if name != BASE]
     keeps = sorted(rows["keep"].unique())
-    with panels(len(keeps), axes, layout, height=1.0) as page:
+    with panels(len(keeps), axes, layout, height=1.7) as page:
         for panel, keep in zip(page.axes, keeps, strict=True):
             panel.axvline(0.0, color=GREY, linewidth=1)
             for line, name in enumerate(names):
@@ -127,8 +127,8 @@ def difference_to_mha(
         for panel in page.axes:
             panel.set_xlim(limits[:, 0].min(), limits[:, 1].max())  # the same scale for all
         seeds = rows["seed"].nunique()
-        said = f"mean and 95 % interval, {seeds} paired seed{'s' * (seeds > 1)}; hollow: no conclusion"
-        page.heading = _title(said, rows)
+        said = f"mean and 95 % interval, {seeds} paired seeds" if seeds > 1 else "1 paired seed, no interval"
+        page.heading = _title(f"{said}; hollow: no conclusion", rows)
     return page.axes
 
 
@@ -197,7 +197,7 @@ def _rows(table: pd.DataFrame, what: str, columns: frozenset[str]) -> pd.DataFra
 
 
 def _title(text: str, rows: pd.DataFrame) -> str:
-    return text if rows["conclusive"].astype(bool).all() else f"{text}: {SHORT}"
+    return text if rows["conclusive"].astype(bool).all() else f"{text} ({SHORT})"
 
 
 def _has(what: str) -> Callable[[pd.DataFrame], bool]:

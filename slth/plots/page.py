@@ -25,10 +25,10 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogFormatterSciNotation, NullFormatter
 
 from slth.plots.looks import GREY, MEDIAN, Kind, Look, key, properties
-from slth.plots.marks import ZERO
+from slth.plots.marks import ZERO, Decimal
 from slth.plots.texts import LINE, fold, spread, width_of
 from slth.plots.theme import SCREEN, Layout, theme
 
@@ -162,12 +162,13 @@ def _fit(page: Page, layout: Layout) -> None:
                 axes.set(**{name: getattr(layout, name) or getattr(axes, f"get_{name}")()})
     width, height = (float(inches) for inches in figure.get_size_inches())
     if heading := layout.title if layout.title is not None else page.heading:
-        figure.suptitle(fold(heading, 0.95 * POINTS * width, size.points), fontsize=size.points)
+        title = figure.suptitle(fold(heading, 0.95 * POINTS * width, size.points), fontsize=size.points)
+        height += (title.get_text().count("\n") + 1) * size.points * LINE / POINTS
     left_over = _place_ends(page, [size.panel * POINTS * 0.8] * len(page.axes))
     legend = _place_legend(page, left_over)
     if legend is not None:
         height += legend.get_window_extent().height / figure.dpi + 0.1
-        figure.set_size_inches(width, height)
+    figure.set_size_inches(width, height)
     figure.draw_without_rendering()
     added: dict[int, float] = {}  # points, by the row of panels
     for axes in page.axes:
@@ -180,8 +181,9 @@ def _fit(page: Page, layout: Layout) -> None:
         figure.set_size_inches(width, height + points / POINTS)
         figure.draw_without_rendering()
     for axes in page.axes:
-        _thin(axes.xaxis)
-        _thin(axes.yaxis)
+        for axis in (axes.xaxis, axes.yaxis):
+            _without_powers(axis)
+            _thin(axis)
     _spread_ends(page)
 
 
@@ -301,6 +303,15 @@ def _label_points() -> float:
 
 
 # ---------------------------------------------------------------- ticks
+
+
+def _without_powers(axis: Axis) -> None:
+    """Plain numbers on a logarithmic axis that is shorter than from one power of ten to the next."""
+    low, high = sorted(axis.get_view_interval())
+    if getattr(axis.get_transform(), "base", None) == 10 and high < 10 * low:
+        for which in ("major", "minor"):
+            if isinstance(getattr(axis, f"get_{which}_formatter")(), LogFormatterSciNotation):
+                getattr(axis, f"set_{which}_formatter")(Decimal())
 
 
 def _thin(axis: Axis) -> None:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from slth.plots.curves import Curve
 from slth.plots.entries import Entry, plain
 from slth.plots.looks import FORMULA, GREY, MEAN, MEDIAN, Kind, Look, key, looks_of
-from slth.plots.marks import draw_line, draw_points, note
+from slth.plots.marks import SINGLE, draw_line, draw_points, note
 from slth.plots.page import panels
 from slth.plots.tables import require
 from slth.plots.theme import SCREEN, Layout
@@ -62,14 +62,18 @@ def loss_against_qk_scale(
             for panel, x, y in ((left, "qk_scale", "val_loss"), (right, "logit_std_at_init", "excess")):
                 line = _draw_means(panel, rows, x, y, of_std[base_std], KINDS[str(run)])
                 if run == table["run"].iloc[0]:
-                    page.name(panel, f"base std {base_std:g}", of_std[base_std], line)
+                    page.name(panel, f"base std of the weights {base_std:g}", of_std[base_std], line)
         for theory in table["theory_scale"].unique():
             left.axvline(theory, color=GREY, linewidth=1, linestyle=FORMULA["linestyle"])
             note(left, "$n^{1/4}$", (theory, 1.0), left.get_xaxis_transform(), va="bottom", ha="center")
         left.set(xlabel="scale of query and key weights", ylabel="validation loss (nat a token)")
         right.set(xlabel="standard deviation of the attention logits at init")
-        right.set_ylabel("validation loss above that of the best scale\nat the same base std (nat a token)")
+        right.set_ylabel(
+            "validation loss above that of the best scale\nat the same base std of the weights (nat a token)"
+        )
         page.legend([key("scale $n^{1/4}$", kind=THEORY)])
+        if table["seed"].nunique() > 1:
+            page.legend([key("single seeds", kind=SINGLE)])
         if table["run"].nunique() > 1:
             page.legend([key(NAMES[run], kind=KINDS[run]) for run in table["run"].unique()])
     return page.axes

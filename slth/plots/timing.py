@@ -115,7 +115,7 @@ def _draw_ratios(page: Page, axes: Axes, rows: pd.DataFrame) -> None:
     named = zip(rows["size"], rows["ratio"], rows["peer"], strict=True)
     page.rows(axes, [f"{size}\n{_times(ratio)} as fast as {peer}" for size, ratio, peer in named])
     decimal_ticks(axes.xaxis, _times)
-    axes.set(xlabel="times as fast as the peer", ylabel="")
+    axes.set(xlabel="slower ← times as fast as the peer → faster", ylabel="")
 
 
 def _times(ratio: float) -> str:

@@ -130,6 +130,13 @@ def test_a_run_that_cannot_be_read_is_named(tmp_path, name, content, complaint):
     assert "\n" not in str(error.value)
 
 
+def test_a_run_that_was_cut_is_called_so_before_its_missing_results(tmp_path):
+    run = store(tmp_path / "7", "run.json", b'{"status": "INTERRUPTED"}')
+    (run / "results.csv").unlink()
+    with pytest.raises(lab.BadConfig, match=r"a completed run; this one is INTERRUPTED and has no results$"):
+        lab.load_run(run)
+
+
 def test_a_whole_run_is_read(tmp_path):
     results, summary, config = lab.load_run(store(tmp_path / "7"))
     assert results.to_dict("list") == {"hidden": [4], "error": [0.5]}

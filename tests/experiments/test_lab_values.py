@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from small_experiment import SCRIPT, make_experiment
+from small_experiment import SCRIPT, Config, make_experiment
 
 from slth.experiments import lab
 from slth.experiments.lab import command_line, scripts
@@ -150,3 +150,14 @@ def test_a_script_is_imported_and_not_launched(tmp_path, monkeypatch):
 
 def test_a_long_value_is_shortened():
     assert len(str(lab.BadConfig("hidden", list(range(10**4)), "short"))) < 100
+
+
+def test_help_is_told_where_a_key_still_lacks_its_value(capsys, monkeypatch):
+    def incomplete(self):
+        raise lab.BadConfig("hidden", None, "given")
+
+    monkeypatch.setattr(Config, "check", incomplete)
+    monkeypatch.setattr(sys, "argv", ["small.py", "help_config"])
+    lab.launch(make_experiment())
+    told = capsys.readouterr()
+    assert (told.out.partition("\n")[0], told.err) == ("Config:", "")

@@ -321,10 +321,11 @@ def test_both_panels_show_means_over_seeds():
 
 def test_what_is_drawn_is_named():
     for axes in plots.loss_against_qk_scale(make_table()):
-        assert ends_of(axes) == ["base std 0.02", "base std 0.1"]
-        assert legend_of(plots.figure_of(axes)) == ["scale $n^{1/4}$"]
+        said = [text.replace("\n", " ") for text in ends_of(axes)]
+        assert said == [f"base std of the weights {std}" for std in (0.02, 0.1)]
+        assert legend_of(plots.figure_of(axes)) == ["scale $n^{1/4}$", "single seeds"]
     both = plots.figure_of(plots.loss_against_qk_scale(make_table(runs=("ticket", "dense"))))
-    assert legend_of(both) == ["scale $n^{1/4}$", "ticket", "dense training"]
+    assert legend_of(both) == ["scale $n^{1/4}$", "single seeds", "ticket", "dense training"]
 
 
 @pytest.mark.parametrize("column", sorted(plots.QK_SCALE_COLUMNS))

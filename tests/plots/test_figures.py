@@ -65,8 +65,16 @@ def test_fits_stand_in_the_legend_with_their_interval():
 @pytest.mark.parametrize("missing", [None, np.nan, np.inf])
 def test_a_fit_without_a_value_is_left_out(missing):
     text = width_legend(make_table(), {"input": FITS["input"] | {"delta_high": missing}})
-    assert "fit $0.39" not in text
+    assert "side=input: no fit" in text
     assert "mean ± standard deviation" in text
+
+
+@pytest.mark.parametrize(("table", "low"), [(make_table(), -0.24), (make_table((4, 8, 12)), 0.09)])
+def test_a_fit_that_says_nothing_is_not_drawn(table, low):
+    fits = {"input": {"gamma": 0.39, "delta": 0.11, "delta_low": low, "delta_high": 0.36}}
+    drawn = [lines_of(plots.error_against_width(table, given)[0]) for given in (None, fits)]
+    assert len(drawn[0]) == len(drawn[1])
+    assert "construction, side=input: no fit" in width_legend(table, fits)
 
 
 @pytest.mark.parametrize(("d_in", "of_the_paper"), [(2, True), (4, False)])
@@ -74,6 +82,11 @@ def test_the_curve_of_the_paper_stands_where_its_dimension_does(d_in, of_the_pap
     text = width_legend(make_table(d_in=d_in))
     assert ("the paper's fit" in text) is of_the_paper
     assert f"$2^{{-n/{d_in}}}$" in text
+
+
+def test_a_method_of_the_users_own_is_called_by_its_place():
+    table = make_table(sides=("free",)).assign(method="my_file.py:Momentum")
+    assert width_legend(table).splitlines()[0] == "my_file.py:Momentum"
 
 
 @pytest.mark.parametrize(("method", "name"), [(None, "edge-popup"), ("biprop", "biprop"), ("two", "learned masks")])

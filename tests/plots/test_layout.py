@@ -56,6 +56,12 @@ def all_axes(function, *arguments):
     return lambda layout: plots.figure_of(function(*arguments, layout=layout))
 
 
+def make_undecided():
+    """Differences at one keep of one seed, which have no interval."""
+    table = make_losses(["mha", "mea"], keeps=(0.5,)).query("seed == 0")
+    return table.assign(conclusive=False, difference_low=-np.inf, difference_high=np.inf)
+
+
 LEVELS = {
     "val_loss_unigram": 3.0,
     "val_loss_bigram": 2.99,
@@ -84,6 +90,7 @@ FIGURES = {
     "losses": all_axes(plots.loss_by_variant, make_losses(["mha", "mea"]).assign(conclusive=False)),
     "eight losses": all_axes(plots.loss_by_variant, make_losses(EIGHT)),
     "differences": all_axes(plots.difference_to_mha, make_losses(["mha", *EIGHT], keeps=(0.3, 0.5, 0.9))),
+    "one seed": all_axes(plots.difference_to_mha, make_undecided()),
     "errors": all_axes(plots.error_by_variant, make_losses(EIGHT)),
     "long variants": all_axes(plots.error_by_variant, make_losses([LONG, "mha"])),
     "two runs": lambda layout: overlay(several(2), layout=layout),
@@ -230,6 +237,11 @@ print(sorted(heavy & {*sys.modules}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["[]", "['matplotlib', 'pandas', 'seaborn']"]
+
+
+def test_no_file_of_a_figure_comes_with_a_warning(caplog):
+    lab.render({name: FIGURES[name](plots.Layout("column")) for name in ("one seed", "titled")})
+    assert caplog.records == []
 
 
 def test_files_of_a_figure_are_the_same_every_time_and_small():

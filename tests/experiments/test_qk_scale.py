@@ -20,7 +20,7 @@ from slth.experiments.studies.gpt2 import scales
 from slth.experiments.studies.gpt2 import training as pruning
 from slth.models import gpt2
 
-pytestmark = pytest.mark.usefixtures("blank_figures")
+pytestmark = [pytest.mark.xdist_group("qk_scale"), pytest.mark.usefixtures("blank_figures")]  # one stored run
 
 TEXT = cats(150)
 SMALL = {"size": "tiny*0.25", "length": 16, "steps": 8, "batch": 4, "windows": 8, "qk_scale": [5, 1, "theory"]}

@@ -19,7 +19,7 @@ from slth.wrapping import handle, wrap
 IN_PIECES = {"lstm", "lstm, bidirectional", "gru", "tied", "slth language model"}
 #: One for each way in which a compiler meets masks; all others are compiled in the slow tests.
 COMPILED = {
-    "gpt2", "torch encoder, training", "torch attention, packed", "lstm", "convolutions, training",
+    "gpt2", "torch attention, packed", "lstm", "convolutions, training",
     "mixture of experts", "weight_norm", "tied", "bfloat16", "slth attention",
 }  # fmt: skip
 

@@ -1,13 +1,17 @@
 """What the tests of sweeps share: a small experiment, the command line, and a cluster of Ray's beside the tests."""
 
+import atexit
 import contextlib
 import csv
+import functools
 import importlib.util
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from unittest.mock import patch
@@ -17,7 +21,7 @@ from command_lines import launched
 from helpers import EXPERIMENTS
 
 from slth.experiments.sweeps import conduct, plan
-from slth.experiments.sweeps.client import execute
+from slth.experiments.sweeps.client import Server, execute
 
 on_ray = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: slth[cluster]"),
@@ -188,10 +192,30 @@ def _here(address, server, *_):
     yield Here(server)
 
 
+@functools.cache
+def _toy_server():
+    """A folder with the small experiment, and a server of it that ends with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="toy"))
+    atexit.register(shutil.rmtree, folder)
+    script = folder / "toy.py"
+    script.write_text(TOY)
+    with patch.dict(os.environ, SETTINGS):
+        server = Server(f"toy{os.getpid()}", str(script), 1)
+        stay = server.connect()
+    stay.sendall(b'{"do": "stay"}\n')
+    atexit.register(stay.close)
+    return folder, server
+
+
 def sweep_here(folder, *arguments):
-    """A sweep that has ended, made without Ray and within this process: all but the cluster is what it always is."""
-    with patch.object(conduct, "cluster", _here), patch.dict(os.environ, SETTINGS):
-        return launched("sweep", folder, *of_toy(folder, *arguments))
+    """A sweep that has ended, made in this process, without Ray, and by one server for all sweeps here."""
+    toy, server = _toy_server()
+    with (
+        patch.object(conduct, "cluster", _here),
+        patch.object(conduct, "_server", lambda own: contextlib.nullcontext(server)),
+        patch.dict(os.environ, SETTINGS),
+    ):
+        return launched("sweep", folder, *of_toy(toy, *arguments))
 
 
 def start(folder, *arguments):

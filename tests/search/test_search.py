@@ -1,30 +1,20 @@
-"""Each search learns, moves scores alone, and keeps exactly what it is asked to; each control changes what it says."""
+"""Methods of search: what all have in common, and each alone."""
 
-import copy
 import math
-from dataclasses import replace
 
 import pytest
 import regression
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from regression import METHODS, STEPS, assert_same, batches, error, fit, loss, state, wrapped
+from regression import PATHS, assert_same, batches, error, every_method, fit, loss, state, weights_of, wrapped
 from torch import nn
 
 import slth
 from slth.masking import masks
 from slth.search import Bernoulli, Biprop, EdgePopup, Frozen, IteRand, controls
 from slth.weights import inits
-from slth.weights.recipes import recipe_of
 from slth.wrapping import effective, handle, random_weight, unwrap
-
-PATHS = ("0.weight", "3.weight")
-every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-
-
-def weights_of(model):
-    return {path: random_weight(model, path).detach().clone() for path in handle(model).weights}
 
 
 def linear(keep=0.5, shape=(12, 20), **options):
@@ -225,128 +215,6 @@ def test_keep_may_be_at_either_end(keep):
     assert all(kept == wanted for kept, wanted in regression.counts(model))
 
 
-# ---------------------------------------------------------------- iterand
-
-
-def redrawn_at(method, steps):
-    """After how many steps weights were drawn anew."""
-    model, found = wrapped(), []
-
-    def generations():
-        return sum(
-            int(m.generation.sum()) for m in handle(model).weights.values() if m.buffer("generation") is not None
-        )
-
-    def watched(step):
-        found.append(generations())
-        return batches(step)
-
-    slth.fit(model, watched, loss, steps, method=method, progress=False)
-    found.append(generations())
-    return [step for step in range(1, steps + 1) if found[step] > found[step - 1]]
-
-
-@pytest.mark.parametrize(
-    ("method", "steps", "expected"),
-    [
-        (IteRand(), 100, list(range(10, 91, 10))),
-        (IteRand(), 57, list(range(5, 51, 5))),
-        (IteRand(), 3, [1, 2]),
-        (IteRand(), 2, [1]),
-        (IteRand(every=9), 10, [9]),
-    ],
-)
-def test_iterand_redraws_in_a_search_of_any_length(method, steps, expected):
-    assert redrawn_at(replace(method, rate=1.0), steps) == expected
-
-
-@pytest.mark.parametrize(
-    ("method", "steps", "match"),
-    [
-        (IteRand(every=100), 100, "every=100 never redraws in 100 steps, must have every at most 90"),
-        (IteRand(every=10), 10, "every=10 never redraws in 10 steps, must have every at most 9"),
-        (IteRand(), 1, "every=1 never redraws in 1 steps, must have 2 steps or more"),
-    ],
-)
-def test_iterand_that_would_never_redraw_is_refused(method, steps, match):
-    model = wrapped()
-    before = state(model)
-    with pytest.raises(ValueError, match=f"method=IteRand: {match}"):
-        slth.fit(model, lambda step: pytest.fail("a batch was drawn"), loss, steps, method=method, progress=False)
-    assert_same(before, state(model))
-
-
-def of_streams(model, path):
-    """The weight that each entry's number of redraws gives, from the definition."""
-    masked = handle(model).weights[path]
-    draw = recipe_of(model, path).draws[0]
-    streams = [
-        inits.normal(masked.scores.shape, draw.scale, seed=draw.seed, name=draw.name, stream=stream)
-        for stream in range(int(masked.generation.max()) + 1)
-    ]
-    return torch.stack(streams).gather(0, masked.generation.long()[None])[0]
-
-
-def test_redraws_come_in_time_to_pruned_weights_alone():
-    method = IteRand(every=4, rate=0.5, seed=2)
-    model, steps = wrapped(), 20
-    method.prepare(model)
-    for step in range(steps):
-        before = {path: handle(model).weights[path].generation.clone() for path in PATHS}
-        with torch.no_grad():
-            for masked in handle(model).weights.values():
-                masked.scores.add_(inits.uniform(masked.scores.shape, 0.1, seed=0, name=masked.path, stream=step))
-        kept = handle(model).masks()
-        method.after_step(model, step, steps, None)
-        for path in PATHS:
-            more = handle(model).weights[path].generation - before[path]
-            assert not more[kept[path]].any()
-            assert more.max() == (step in (3, 7, 11, 15))
-            assert random_weight(model, path).equal(of_streams(model, path))
-            if step == 3:
-                assert 0.4 < more[~kept[path]].float().mean() < 0.6
-    assert all(masked.generation.max() > 1 for masked in handle(model).weights.values())
-
-
-@pytest.mark.parametrize(("steps", "last"), [(40, 36), (100, 88), (3, None)])
-def test_the_last_tenth_is_for_settling(steps, last):
-    model = wrapped()
-    method = IteRand(every=4, rate=1.0)
-    method.prepare(model)
-    redrawn = []
-    for step in range(steps):
-        before = handle(model).weights["0.weight"].generation.clone()
-        method.after_step(model, step, steps, None)
-        if not before.equal(handle(model).weights["0.weight"].generation):
-            redrawn.append(step + 1)
-    assert redrawn == list(range(4, (last or 0) + 1, 4))
-
-
-def test_redraws_stop_where_a_byte_ends():
-    model = wrapped()
-    method = IteRand(every=1, rate=1.0)
-    method.prepare(model)
-    for masked in handle(model).weights.values():
-        masked.generation.fill_(254)
-    for step in range(3):
-        method.after_step(model, step, 100, None)
-    for path, masked in handle(model).weights.items():
-        assert masked.generation[~masked.mask()].eq(255).all()
-        assert masked.generation[masked.mask()].eq(254).all()
-        assert random_weight(model, path).equal(of_streams(model, path))
-
-
-def test_weights_that_no_seed_gives_cannot_be_redrawn():
-    model = wrapped(weights={"3.*": "kaiming_normal"})
-    before = state(model)
-    with pytest.raises(ValueError, match=r"0\.weight: its weights did not come from slth\.weights\.inits"):
-        fit(model, IteRand())
-    assert_same(before, state(model))
-    with pytest.raises(ValueError, match=r"0\.weight: its weights did not come from slth\.weights\.inits"):
-        controls.redrawn_weights(model, seed=3)
-    assert_same(before, state(model))
-
-
 # ---------------------------------------------------------------- bernoulli
 
 
@@ -415,115 +283,3 @@ def test_gates_open_where_everything_is_kept():
     with torch.no_grad():
         handle(layer).weights["weight"].scores.zero_()
     assert layer(x).isfinite().all()
-
-
-# ---------------------------------------------------------------- controls
-
-
-@pytest.fixture(scope="module")
-def _found():
-    model = wrapped()
-    fit(model)
-    return model
-
-
-@pytest.fixture
-def found(_found):
-    return copy.deepcopy(_found)
-
-
-def shares(model):
-    return [(path, int(mask.sum())) for path, mask in handle(model).masks().items()]
-
-
-def test_a_random_mask_keeps_as_much_elsewhere(found):
-    before, error_before = handle(found).masks(), error(found)
-    controls.random_mask(found, seed=3)
-    after = handle(found).masks()
-    assert shares(found) == [(path, int(mask.sum())) for path, mask in before.items()]
-    for path in PATHS:  # two masks of keep 0.4 agree at 0.52 of all places
-        assert 0.42 < (before[path] == after[path]).float().mean() < 0.62
-    assert error(found) > 2 * error_before
-    other = copy.deepcopy(found)
-    controls.random_mask(other, seed=4)
-    assert not handle(other).masks()["0.weight"].equal(after["0.weight"])
-    controls.random_mask(other, seed=3)
-    assert handle(other).masks()["0.weight"].equal(after["0.weight"])
-
-
-def test_a_random_mask_is_of_the_final_keep():
-    model = wrapped()
-    handle(model).set_progress("cubic", 0.1)
-    controls.random_mask(model, seed=0)
-    assert all(kept == wanted for kept, wanted in regression.counts(model))
-
-
-def test_a_shuffled_mask_keeps_as_much_of_each_part():
-    module = slth.wrap(nn.MultiheadAttention(16, 2), keep=0.3, weights="kaiming_normal", policy="global")
-    masks = handle(module).masks()
-    before = masks["in_proj_weight"]
-    before[16:32], before[32:] = before[:16], ~before[:16]
-    handle(module).set_masks(masks)
-    controls.shuffled_mask(module, seed=1)
-    after = handle(module).masks()["in_proj_weight"]
-    for rows in (slice(0, 16), slice(16, 32), slice(32, 48)):
-        assert before[rows].sum() == after[rows].sum()
-        agree = (before[rows] == after[rows]).float().mean()
-        assert agree < 0.75
-    assert not after[16:32].equal(after[:16])  # each in an order of its own
-
-
-def test_a_shuffled_mask_forgets_what_was_learned(found):
-    before, kept = error(found), shares(found)
-    controls.shuffled_mask(found, seed=0)
-    assert shares(found) == kept
-    assert error(found) > 2 * before
-
-
-def test_redrawn_weights_are_others_under_the_same_mask(found):
-    before, weights, kept = error(found), weights_of(found), handle(found).masks()
-    controls.redrawn_weights(found, seed=9)
-    again = wrapped(seed=9)
-    for path in PATHS:
-        assert random_weight(found, path).equal(random_weight(again, path))
-        assert (random_weight(found, path) != weights[path]).all()
-        assert handle(found).masks()[path].equal(kept[path])
-    assert error(found) > 2 * before
-
-
-def test_redrawn_weights_have_been_drawn_once():
-    model = wrapped()
-    fit(model, IteRand(every=2, rate=1.0), steps=10)
-    assert handle(model).weights["0.weight"].generation.any()
-    controls.redrawn_weights(model, seed=9)
-    assert not handle(model).weights["0.weight"].generation.any()
-    assert random_weight(model, "0.weight").equal(random_weight(wrapped(seed=9), "0.weight"))
-
-
-@every_method
-def test_weights_are_trained_under_a_mask_that_stays(method):
-    model = wrapped()
-    fit(model, method, steps=12)
-    controls.train_weights(model)
-    weights, kept, before = weights_of(model), handle(model).masks(), error(model)
-    scores = {path: masked.scores.detach().clone() for path, masked in handle(model).weights.items()}
-    fit(model, steps=40)
-    assert error(model) < 0.5 * before
-    for path in PATHS:
-        moved = random_weight(model, path) != weights[path]
-        assert not moved[~kept[path]].any()
-        assert moved[kept[path]].float().mean() > 0.8  # all but those of units that are never active
-        assert (effective(model)[path] != 0).equal(kept[path])
-    for path, masked in handle(model).weights.items():
-        assert masked.scores.equal(scores[path])
-        assert masked.scores.grad is None
-    unwrap(model)
-    assert all((model.get_parameter(path) != 0).equal(kept[path]) for path in PATHS)
-
-
-def test_a_plain_module_is_trained_densely():
-    model = regression.net()
-    before, start = state(model), error(model)
-    result = fit(model, steps=STEPS, evaluate=regression.evaluate)
-    assert result.last["error"] == error(model) < 0.1 * start
-    assert all(not tensor.equal(before[name]) for name, tensor in model.state_dict().items())

@@ -10,7 +10,7 @@ import slth
 from slth import search
 from slth.search import EdgePopup, Frozen, IteRand
 from slth.weights import inits
-from slth.wrapping import handle
+from slth.wrapping import handle, random_weight
 
 STEPS = 150
 METHODS = {name: kind() for name, kind in search.METHODS.items()} | {
@@ -38,6 +38,14 @@ def net(dropout=0.0, dtype=torch.float32):
 
 def wrapped(keep=0.4, weights="kaiming_normal", seed=1, dropout=0.0, **options):
     return slth.wrap(net(dropout), keep=keep, weights=weights, seed=seed, **options)
+
+
+PATHS = ("0.weight", "3.weight")  # of the weights
+
+
+def weights_of(model):
+    """Copies of the random weights under the masks."""
+    return {path: random_weight(model, path).detach().clone() for path in handle(model).weights}
 
 
 def batches(step):

@@ -31,10 +31,11 @@ def nobody():
 )
 def test_lines_that_cannot_be_printed_fail_no_run(tmp_path, store, options):
     (tmp_path / "small.py").write_text(SCRIPT)
-    done = subprocess.run([sys.executable, "small.py", "-F", store], cwd=tmp_path, check=False, **options())
+    command = [sys.executable, "small.py", "-F", store, "with", "end=no figure"]
+    done = subprocess.run(command, cwd=tmp_path, check=False, **options())
     run = tmp_path / store / "1"
     assert (done.returncode, read(run / "run.json")["status"]) == (0, "COMPLETED")
-    assert (run / "cout.txt").read_text() == f"results: {store}/1/results.csv\nfigure: {store}/1/errors.png\n"
+    assert (run / "cout.txt").read_text() == f"results: {store}/1/results.csv\n"
 
 
 def test_what_outlives_a_run_still_prints(capsys):

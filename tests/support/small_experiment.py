@@ -49,7 +49,7 @@ def main(config, run):
     figure.subplots().plot(config.hidden)
     results = pandas.DataFrame({"hidden": config.hidden, "error": [0.1 / n for n in config.hidden]})
     summary = {"gamma": float("nan"), "widths": config.hidden, "seconds": 0.5}
-    lab.save(run, results, summary, {"errors": figure})
+    lab.save(run, results, summary, {} if config.end == "no figure" else {"errors": figure})
     return summary
 
 

@@ -7,10 +7,8 @@ and everything behind that sees plain numbers alone.
 
 from __future__ import annotations
 
-import inspect
 import operator
 from collections.abc import Callable
-from dataclasses import is_dataclass
 from functools import lru_cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -60,22 +58,6 @@ def plainly(function: Callable[P, T]) -> Callable[P, T]:
         return function(*map(plain, args), **{name: plain(value) for name, value in options.items()})
 
     return call
-
-
-def require_dataclass(kind: type) -> None:
-    """Raise ValueError if a class or a base of it annotates fields and lacks @dataclass, so that they would be lost.
-
-    What a class that derives from it declares again, as a dataclass, is not lost.
-    """
-    declared: set[str] = set()
-    for each in kind.__mro__:
-        own = {name for name, one in inspect.get_annotations(each).items() if "ClassVar" not in str(one)}
-        if "__dataclass_fields__" in vars(each):
-            declared |= own
-        elif is_dataclass(each) and own - declared:
-            raise ValueError(
-                f"{each.__name__}: must be a frozen dataclass, as its base is, for it has fields of its own"
-            )
 
 
 def as_int(name: str, value: Any, least: int | None = None, most: int | None = None, meaning: str = "") -> int:

@@ -18,7 +18,7 @@ from libraries import LIBRARIES
 FLOORS = [
     "disk",
     # one idea each, none knows a room
-    "former numbers threads watched console defaults modules storage files plugins extras building",
+    "former fields numbers threads watched console defaults modules storage files plugins extras building",
     "resuming",
     "weights",
     "kernels",

@@ -13,7 +13,7 @@ from slth.experiments.lab.border import ConfigDict, ConfigSummary, Run, sacred
 from slth.experiments.lab.options import MOST_SEED, Options, an_integer
 from slth.experiments.lab.refusals import Refused, brief
 from slth.experiments.lab.values import require_text
-from slth.numbers import require_dataclass
+from slth.fields import require_dataclass
 
 USAGE = "[COMMAND] [with key=value ...] [options]"
 HELP = "help_config"  # the command that needs no whole config

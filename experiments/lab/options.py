@@ -26,7 +26,7 @@ from types import MappingProxyType
 from typing import Any, Generic, Self, TypeVar
 
 from slth.experiments.lab.refusals import BadConfig
-from slth.numbers import require_dataclass
+from slth.fields import require_dataclass
 
 T = TypeVar("T")
 Names = Collection[str] | Callable[[], Collection[str]]

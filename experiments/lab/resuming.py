@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slth import resuming
 from slth.experiments.lab.refusals import BadConfig
 from slth.experiments.lab.storage import json_object, require_writable
 
@@ -82,10 +81,14 @@ class Resumable:
     def write(self, name: str, content: Mapping[str, Any]) -> None:
         """Store a part, what JSON holds, NaN and infinities too."""
         if self.folder is not None:
+            from slth import resuming  # with torch, which many a command does without
+
             text = json.dumps(content)  # text, in which numbers need not be finite
             resuming.save(self._path(name), _KIND, _VERSION, self.settings, {}, {"content": text})
 
     def _stored(self, name: str) -> dict[str, Any] | None:
+        from slth import resuming
+
         path = self._path(name)
         try:
             _, manifest = resuming.read(path, _KIND, _VERSION, self.settings)

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from slth import kernels
+from slth.fields import require_dataclass
 from slth.kernels import Cut
 from slth.masking import masks, passes, state, traits, writing
 from slth.masking.cutting import traced_cut
 from slth.masking.parameters import Part
-from slth.numbers import require_dataclass
 from slth.watched import followed, traced, watched
 from slth.weights.recipes import Recipe
 

@@ -25,8 +25,8 @@ from typing import ClassVar, Self
 import torch
 from torch import nn
 
+from slth.fields import require_dataclass
 from slth.masking import Gate, Masked, masks, straight_through
-from slth.numbers import require_dataclass
 from slth.search import options
 from slth.wrapping import handle
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from slth import plugins
-from slth.numbers import require_dataclass
+from slth.fields import require_dataclass
 from slth.search import options
 from slth.search.base import Search
 from slth.search.bernoulli import Bernoulli

@@ -29,6 +29,7 @@ from slth.experiments.lab import BadConfig, Refused, scripts, stores
 from slth.experiments.lab.options import as_list, several, where
 from slth.experiments.lab.storage import RUNS
 from slth.experiments.lab.values import require_text, unbracketed
+from slth.plots.layout import SIZES
 
 Place = Path | str
 """Where a run is stored: its folder, or URL#ID."""
@@ -57,9 +58,7 @@ class Config(lab.Options):
         "a folder",
         help="where the figures go; None: into the run's own folder, or a folder of FOLDER/plots",
     )
-    width: str = lab.choice(
-        "screen", lambda: plots.SIZES, help="of the figures: a paper's column is 3.25, its page 6.75 in"
-    )
+    width: str = lab.choice("screen", lambda: SIZES, help="of the figures: a paper's column is 3.25, its page 6.75 in")
     title: str | None = lab.text(
         None, "text", help="of the figures; where there are several runs, of those that join them"
     )
@@ -100,7 +99,7 @@ class Config(lab.Options):
                 raise BadConfig(key, column, f"{what}: {', '.join(map(str, known)) or 'there is none'}")
 
     @property
-    def curves(self) -> list[plots.Curve]:
+    def curves(self) -> "list[plots.Curve]":
         """What may be drawn of several runs."""
         usual = list(plots.CURVES)
         if self.x is not None and self.y is not None:
@@ -110,7 +109,7 @@ class Config(lab.Options):
         return usual if self.log is None else [replace(curve, log=self.log.replace("none", "")) for curve in usual]
 
     @property
-    def layout(self) -> plots.Layout:
+    def layout(self) -> "plots.Layout":
         """Of figures that join runs, or of those of a single run."""
         return plots.Layout(self.width, self.title, self.xlabel, self.ylabel)
 

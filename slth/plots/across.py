@@ -17,10 +17,10 @@ from matplotlib.lines import Line2D
 from scipy.special import stdtrit
 
 from slth.plots.curves import Curve, Run, over_seeds, text_of
+from slth.plots.layout import SCREEN, Layout
 from slth.plots.looks import PLAIN, Look, looks_of, patch, properties
 from slth.plots.marks import BAND, ZERO, decimal_ticks, mark_float64
 from slth.plots.page import Page, panels
-from slth.plots.theme import SCREEN, Layout
 
 LEVEL = 0.95
 BAR: dict[str, Any] = {"err_style": "bars", "err_kws": {"capsize": 4}}

@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from slth.plots.curves import Curve
 from slth.plots.entries import Entry, with_fits
 from slth.plots.errors import ERROR_LABEL, MEAN_ERROR_LABEL, X_LABELS, Fit, finite_fit
+from slth.plots.layout import SCREEN, Layout
 from slth.plots.looks import BOUND, CERTIFICATE, FIT, MEDIAN, POINTS, key, looks_of, patch
 from slth.plots.marks import draw_formula, draw_line, mark_float64
 from slth.plots.page import Page, panels
 from slth.plots.tables import count_sources, require
-from slth.plots.theme import SCREEN, Layout
 
 DEPTH_COLUMNS = frozenset(
     {"hidden", "depth", "length", "source", "error_mean", "error_max", "candidates_attention"}

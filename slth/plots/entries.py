@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from slth.plots.theme import Layout
+from slth.plots.layout import Layout
 
 Summary = Mapping[str, Any]
 Draw = Callable[[pd.DataFrame, Summary, Layout], Axes | list[Axes]]

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 
 from slth.plots.curves import Curve
 from slth.plots.entries import Entry, plain, with_fits
+from slth.plots.layout import SCREEN, Layout
 from slth.plots.looks import (
     CERTIFICATE,
     FILLED,
@@ -24,7 +25,6 @@ from slth.plots.looks import (
 from slth.plots.marks import draw_band, draw_formula, draw_line, mark_float64
 from slth.plots.page import panels
 from slth.plots.tables import count_sources, require
-from slth.plots.theme import SCREEN, Layout
 
 Fit = Mapping[str, float | None]
 

@@ -9,11 +9,11 @@ from matplotlib.ticker import MaxNLocator
 
 from slth.plots.curves import Curve
 from slth.plots.entries import Entry, plain
+from slth.plots.layout import SCREEN, Layout
 from slth.plots.looks import CERTIFICATE, FORMULA, GREY, MEDIAN, POINTS, Look, key, looks_of
 from slth.plots.marks import draw_line, mark_float64
 from slth.plots.page import panels, single
 from slth.plots.tables import require
-from slth.plots.theme import SCREEN, Layout
 
 HIDDEN_COLUMNS = frozenset(
     {"candidates", "block", "error", "certificate", "norm", "val_loss_target", "val_loss_ticket", "agreement"}

@@ -10,11 +10,11 @@ from matplotlib.ticker import MaxNLocator
 
 from slth.plots.curves import Curve
 from slth.plots.entries import Entry, plain
+from slth.plots.layout import SCREEN, Layout
 from slth.plots.looks import FILLED, FIT, FORMULA, GREY, MEDIAN, POINTS, Look, key, looks_of
 from slth.plots.marks import draw_formula, draw_line, draw_ranges
 from slth.plots.page import panels
 from slth.plots.tables import require
-from slth.plots.theme import SCREEN, Layout
 
 CONSTANT_COLUMNS = frozenset({"d", "epsilon", "target", "n_prime", "verdict"})
 TARGETS = {"uniform": "target entries uniform in $[-1, 1]$", "unit": "target entries $|w| = 1$"}

@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 
 from slth.plots.curves import Curve
 from slth.plots.entries import Entry, plain
+from slth.plots.layout import SCREEN, Layout
 from slth.plots.looks import COLORS, FORMULA, GREY, PLAIN, Look, looks_of
 from slth.plots.marks import draw_line, draw_points
 from slth.plots.page import panels, single
 from slth.plots.tables import require
-from slth.plots.theme import SCREEN, Layout
 
 MIXING_COLUMNS = frozenset({"what", "variant", "keep", "hidden", "length", "seed"})
 LOSS_COLUMNS = MIXING_COLUMNS | {"val_loss", "val_loss_dense", "below_bigram", "conclusive"}

@@ -27,10 +27,11 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatterSciNotation, NullFormatter
 
+from slth.plots.layout import SCREEN, Layout
 from slth.plots.looks import GREY, MEDIAN, Kind, Look, key, properties
 from slth.plots.marks import ZERO, Decimal
 from slth.plots.texts import LINE, fold, spread, width_of
-from slth.plots.theme import SCREEN, Layout, theme
+from slth.plots.theme import theme
 
 POINTS = 72  # an inch
 WIDEST = 0.33  # of a panel, that labels at line ends may take

@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 
 from slth.plots.curves import Curve
 from slth.plots.entries import Entry, with_summary
+from slth.plots.layout import SCREEN, Layout
 from slth.plots.looks import FORMULA, MEAN, MEDIAN, Look, key, looks_of
 from slth.plots.marks import draw_line, note
 from slth.plots.page import Page, panels, single
 from slth.plots.tables import require
-from slth.plots.theme import SCREEN, Layout
 
 PRUNING_COLUMNS = frozenset({"size", "run", "qk_scale", "nonzero", "stage", "step", "val_loss"})
 NAMES = {"dense": "dense training", "ticket": "ticket", "sparse": "weights trained under a random mask"}

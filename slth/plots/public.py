@@ -6,6 +6,7 @@ from slth.plots.depth import DEPTH_COLUMNS, error_against_depth
 from slth.plots.entries import Entry
 from slth.plots.errors import ERROR_COLUMNS, SIDES, error_against_length, error_against_width
 from slth.plots.hidden import HIDDEN_COLUMNS, error_against_block, gap_against_candidates
+from slth.plots.layout import SIZES, Layout
 from slth.plots.lemma import CONSTANT_COLUMNS, TARGETS, constant
 from slth.plots.looks import CERTIFICATE, MEAN, MEDIAN, Look, looks_of
 from slth.plots.marks import ZERO
@@ -13,7 +14,6 @@ from slth.plots.mixing import MIXING_COLUMNS, difference_to_mha, error_by_varian
 from slth.plots.pruning import PRUNING_COLUMNS, loss_against_parameters, loss_against_steps
 from slth.plots.qk_scale import QK_SCALE_COLUMNS, loss_against_qk_scale
 from slth.plots.registry import CURVES, ENTRIES, across_runs, figure_of, figures
-from slth.plots.theme import SIZES, Layout
 from slth.plots.timing import SPEED_COLUMNS, speed
 
 __all__ = [

@@ -7,11 +7,11 @@ from matplotlib.axes import Axes
 
 from slth.plots.curves import Curve
 from slth.plots.entries import Entry, plain
+from slth.plots.layout import SCREEN, Layout
 from slth.plots.looks import FORMULA, GREY, MEAN, MEDIAN, Kind, Look, key, looks_of
 from slth.plots.marks import SINGLE, draw_line, draw_points, note
 from slth.plots.page import panels
 from slth.plots.tables import require
-from slth.plots.theme import SCREEN, Layout
 
 QK_SCALE_COLUMNS = frozenset({"run", "base_std", "qk_scale", "seed", "val_loss", "logit_std_at_init", "theory_scale"})
 KINDS: dict[str, Kind] = {"ticket": MEDIAN, "dense": MEAN}

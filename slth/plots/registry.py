@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from slth.plots import across
 from slth.plots.curves import Curve, Run
 from slth.plots.entries import Entry, Summary
-from slth.plots.theme import SCREEN, Layout
+from slth.plots.layout import SCREEN, Layout
 
 
 def _listed(name: str) -> Iterator[Any]:

@@ -10,11 +10,11 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from slth.plots.curves import Curve
 from slth.plots.entries import Entry, plain
+from slth.plots.layout import SCREEN, Layout
 from slth.plots.looks import COLORS, GREY, PLAIN, Kind, Look, key, looks_of, patch
 from slth.plots.marks import decimal_ticks, draw_line, draw_ranges
 from slth.plots.page import Page, panels
 from slth.plots.tables import require
-from slth.plots.theme import SCREEN, Layout
 
 SPEED_TIMES = {f"{who}_s{bound}" for who in ("ours", "peer") for bound in ("", "_low", "_high")}
 SPEED_COLUMNS = frozenset({"what", "size", "peer", "ratio"} | SPEED_TIMES)

@@ -205,7 +205,7 @@ def test_learned_rows(table):
 
 
 def test_learned_rows_are_those_of_the_pruned_source(table):
-    of = study_of(**SMALL | {"method": "edge_popup"})
+    of = study_of(**SMALL | {"method": "edge_popup", "steps": 12})
     target, _ = approximation.make_target(of)
     train, validation = approximation._examples(of, target.merged())
     for number in range(2):
@@ -220,7 +220,7 @@ def test_learned_rows_are_those_of_the_pruned_source(table):
 
 
 def test_rows_do_not_depend_on_what_else_is_measured(table):
-    alone = measured(method="edge_popup", hidden=[12], lengths=4, sources=2)
+    alone = measured(method="edge_popup", steps=12, hidden=[12], lengths=4, sources=2)
     same = table[(table["hidden"] == 12) & (table["length"] == 4) & (table["source"] < 2)].reset_index(drop=True)
     bounds = ["certificate"]  # allows for rounding over the longest input
     pd.testing.assert_frame_equal(alone.drop(columns=bounds), same.drop(columns=bounds), check_exact=True)

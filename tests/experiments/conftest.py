@@ -20,3 +20,11 @@ def blank_figures():
         kinds = ("png", "svg", "pdf")
         patch.setattr(storage, "render", lambda figures: {f"{name}.{k}": b"" for name in figures for k in kinds})
         yield
+
+
+@pytest.fixture(scope="module")
+def text(request, tmp_path_factory):
+    """A file that holds the TEXT of the module whose tests ask for it."""
+    path = tmp_path_factory.mktemp("text") / "cats.txt"
+    path.write_text(request.module.TEXT)
+    return path

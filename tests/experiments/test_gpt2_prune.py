@@ -47,13 +47,6 @@ KEYS |= {"state_dict_bytes", "tokens_per_s", "steps", "seconds"}  # others rely 
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    path = tmp_path_factory.mktemp("text") / "cats.txt"
-    path.write_text(TEXT)
-    return path
-
-
-@pytest.fixture(scope="module")
 def config(text):
     """The default config made small, with changes."""
     return lambda **changed: gpt2_prune.Config.defaults() | SMALL | {"data": str(text)} | changed

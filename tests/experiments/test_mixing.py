@@ -68,13 +68,6 @@ TIMES = ["seconds_per_step", "seconds_per_step_dense"]
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    path = tmp_path_factory.mktemp("text") / "cats.txt"
-    path.write_text(TEXT)
-    return path
-
-
-@pytest.fixture(scope="module")
 def config(text):
     """The default config made small, with changes."""
     return lambda **changed: mixing.Config.defaults() | SMALL | {"data": str(text)} | changed

@@ -30,13 +30,6 @@ COLUMNS = {"base_std", "qk_scale", "seed", "val_loss", "logit_std_at_init"}  # o
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    path = tmp_path_factory.mktemp("text") / "cats.txt"
-    path.write_text(TEXT)
-    return path
-
-
-@pytest.fixture(scope="module")
 def config(text):
     """The default config made small, with changes."""
     return lambda **changed: qk_scale.Config.defaults() | SMALL | {"data": str(text)} | changed

@@ -2,8 +2,8 @@
 
 with runs=runs/3 draws one run's figures again; runs=[runs/3,runs/5] draws those of both, and both on the same axes:
 runs that differ in their seed alone as one line, their mean with its 95 % interval, and others as lines of their own.
-title=, xlabel=, ylabel=, log=xy and center=median change how runs are drawn together; x=hidden y=error_mean by=side
-draws any columns that all tables have, of one experiment or of several. width=column or width=page is that of a paper.
+title=, xlabel=, ylabel=, log=xy and width= (column or page: of a paper) hold for every figure, center=median for those
+of several runs; x=hidden y=error_mean by=side draws any columns that all tables have, of one experiment or of several.
 A number, or another id, stands for a run in the folder runs: runs=3, runs=[3,5]. Where runs were stored with -F DIR,
 the same -F DIR here, or folder=DIR, finds them. A sweep's folder stands for all its finished runs. A run in a database
 is URL#ID, as sqlite:///runs.db#0, and a URL alone stands for all its finished runs.
@@ -14,7 +14,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -59,13 +59,13 @@ class Config(lab.Options):
         help="where the figures go; None: into the run's own folder, or a folder of FOLDER/plots",
     )
     width: str = lab.choice("screen", lambda: SIZES, help="of the figures: a paper's column is 3.25, its page 6.75 in")
-    title: str | None = lab.text(
-        None, "text", help="of the figures; where there are several runs, of those that join them"
-    )
+    title: str | None = lab.text(None, "text", help="of the figures")
     xlabel: str | None = lab.text(None, "text", help="of their horizontal axes")
     ylabel: str | None = lab.text(None, "text", help="of their vertical axes")
     log: str | None = lab.choice(
-        None, ("x", "y", "xy", "none"), help="logarithmic axes where runs are drawn together; None: as is usual there"
+        None,
+        ("x", "y", "xy", "none"),
+        help="logarithmic axes; None: as is usual. Those of names, or with values that are not positive, stay as usual",
     )
     center: str = lab.choice(
         "mean", ("mean", "median"), help="of seeds: with the 95 % interval of the mean, or the middle half of the seeds"
@@ -77,7 +77,7 @@ class Config(lab.Options):
     def check(self) -> None:
         """Read the runs, and look for the columns in their tables."""
         stored = self.stored
-        together = {"log": self.log, "by": self.by, "center": None if self.center == "mean" else self.center}
+        together = {"by": self.by, "center": None if self.center == "mean" else self.center}
         for key, value in together.items():
             if value is not None and len(stored) == 1 and self.x is None:
                 raise BadConfig(
@@ -99,19 +99,23 @@ class Config(lab.Options):
                 raise BadConfig(key, column, f"{what}: {', '.join(map(str, known)) or 'there is none'}")
 
     @property
-    def curves(self) -> "list[plots.Curve]":
-        """What may be drawn of several runs."""
-        usual = list(plots.CURVES)
-        if self.x is not None and self.y is not None:
-            by = tuple(self.by or ())
-            columns = frozenset({self.x, self.y, *by})
-            usual = [plots.Curve(f"{self.y}_vs_{self.x}", columns, self.x, self.y, (self.x, self.y), by)]
-        return usual if self.log is None else [replace(curve, log=self.log.replace("none", "")) for curve in usual]
+    def curves(self) -> "Sequence[plots.Curve]":
+        """What may be drawn of several runs: the columns x and y, or all that is usual."""
+        if self.x is None or self.y is None:
+            return plots.CURVES
+        by = tuple(self.by or ())
+        columns, log = frozenset({self.x, self.y, *by}), self._log or ""
+        return [plots.Curve(f"{self.y}_vs_{self.x}", columns, self.x, self.y, (self.x, self.y), by, log=log)]
 
     @property
     def layout(self) -> "plots.Layout":
-        """Of figures that join runs, or of those of a single run."""
-        return plots.Layout(self.width, self.title, self.xlabel, self.ylabel)
+        """Of every figure; columns that were asked for have the scales of their curve, or are refused."""
+        log = self._log if self.x is None else None
+        return plots.Layout(self.width, self.title, self.xlabel, self.ylabel, log)
+
+    @property
+    def _log(self) -> str | None:
+        return None if self.log is None else self.log.replace("none", "")
 
     @cached_property
     def stored(self) -> dict[Place, Stored]:
@@ -202,9 +206,8 @@ def drawn(config: Config) -> dict[str, Figure]:
     figures = overlays(config) if len(runs) > 1 or config.x else {}
     if len(runs) > 1 and not figures:
         print(f"no overlay: no two of the {len(runs)} runs have tables that there is one figure for")
-    own = config.layout if len(runs) == 1 else plots.Layout(config.width)
     for name, (table, summary, _) in zip(prefixes(list(runs)), runs.values(), strict=True) if not config.x else ():
-        of_run = plots.figures(table, summary, layout=own)
+        of_run = plots.figures(table, summary, layout=config.layout)
         figures |= {name + figure: one for figure, one in of_run.items()}
     if not figures:
         raise BadConfig("runs", config.runs, "runs with a table that there is a figure for")

@@ -5,7 +5,7 @@ Mean with the 95 % interval of Student's t, or median with the middle half of th
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,7 @@ def overlay(
         curve: what is shown of them.
         center: "mean", with the 95 % interval of Student's t, or "median", with the middle half of the seeds.
         axes: to draw in, one for each panel; None: a figure of its own.
-        layout: of a figure of its own.
+        layout: of a figure of its own; its log takes the place of the curve's where the values allow it.
 
     Returns:
         The axes.
@@ -92,12 +92,20 @@ def overlay(
     frame = over_seeds(runs, curve)
     if frame.empty:
         raise ValueError(f"the tables have no rows with a {curve.y} that {curve.name} shows")
+    if layout.log is not None:
+        curve, layout = replace(curve, log=_possible(layout.log, frame)), replace(layout, log=None)
     if ("x" in curve.log and (frame["x"] <= 0).any()) or ("y" in curve.log and (frame["y"] < 0).any()):
         raise ValueError(f"log={curve.log!r}: must be an axis with positive values; {curve.name} has others")
     if "y" in curve.log:
         frame = frame.assign(y=frame["y"].clip(lower=ZERO))
     draw = _draw_points if frame["x"].nunique() == 1 else _draw_lines
     return draw(frame, curve, CENTERS[center], axes, layout)
+
+
+def _possible(log: str, frame: pd.DataFrame) -> str:
+    """Of the axes that are to be logarithmic, those that can be: an x above 0, a y from 0 up."""
+    can_be = {"x": (frame["x"] > 0).all(), "y": (frame["y"] >= 0).all()}
+    return "".join(axis for axis in log if can_be[axis])
 
 
 def values_of_x(runs: Sequence[Run], curve: Curve) -> int:

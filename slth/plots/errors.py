@@ -86,6 +86,7 @@ def error_against_width(
     with panels(2, axes, layout) as page:
         linear, log = page.axes
         log.set_yscale("log")
+        page.fixed += [(linear, "y"), (log, "y")]  # both scales are there already
         for side, rows in _by_side(table):
             look, errors = SIDES[side], _over_sources(rows, "hidden", "error_mean")
             draw_band(linear, errors["mean"] - errors["std"], errors["mean"] + errors["std"], look)

@@ -19,6 +19,7 @@ SIZES = {
     "page": Size(panel=3.375, least=6.75, height=2.8, across=2, points=8),
     "column": Size(panel=3.25, least=3.25, height=2.4, across=1, points=7.5),
 }
+LOGS = ("", "x", "y", "xy")
 
 
 @dataclass(frozen=True)
@@ -30,19 +31,25 @@ class Layout:
         title: of the whole figure; None: what the figure says itself.
         xlabel: of the horizontal axes; None: the figure's own.
         ylabel: of the vertical axes; None: the figure's own.
+        log: the axes that are logarithmic, "", "x", "y" or "xy"; None: as the figure has them. Axes of names stay as
+            they are, panels that show both scales too, and an axis with measured values below 0 (where runs are drawn
+            together also with an x of 0).
 
     Raises:
-        ValueError: for another width.
+        ValueError: for another width or log.
     """
 
     width: str = "screen"
     title: str | None = None
     xlabel: str | None = None
     ylabel: str | None = None
+    log: str | None = None
 
     def __post_init__(self) -> None:
         if self.width not in SIZES:
             raise ValueError(f"width={self.width!r}: must be one of {', '.join(SIZES)}")
+        if self.log not in (None, *LOGS):
+            raise ValueError(f"log={self.log!r}: must be None or one of {', '.join(map(repr, LOGS))}")
 
     @property
     def size(self) -> Size:

@@ -90,7 +90,7 @@ def loss_by_variant(table: pd.DataFrame, *, ax: Axes | None = None, layout: Layo
                 draw_line(axes, line, look, PLAIN)
             page.name(axes, name, look, line, PLAIN)
         page.level(axes, "bigram", float((rows["val_loss"] + rows["below_bigram"]).median()), FORMULA)
-        axes.set_xticks(list(place.values()), [*(f"{keep:g}" for keep in keeps), "dense\ntraining"])
+        page.columns(axes, [*(f"{keep:g}" for keep in keeps), "dense\ntraining"])
         axes.set(xlabel="keep", ylabel="validation loss (nat a token)", title=_title("mean over seeds", rows))
     return axes
 

@@ -11,6 +11,7 @@ A figure of its own has the size and theme of its layout, its legend below the p
 and size are the caller's; the legend stands in the last of them, where `seaborn.move_legend` moves it.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from matplotlib.ticker import LogFormatterSciNotation, NullFormatter
 from slth.plots.layout import SCREEN, Layout
 from slth.plots.looks import GREY, MEDIAN, Kind, Look, key, properties
 from slth.plots.marks import ZERO, Decimal
+from slth.plots.scales import rescale
 from slth.plots.texts import LINE, fold, spread, width_of
 from slth.plots.theme import theme
 
@@ -62,6 +64,7 @@ class Page:
     ends: list[End] = field(default_factory=list)
     keys: list[Artist] = field(default_factory=list)
     needed: dict[Axes, float] = field(default_factory=dict)  # heights of axes in points, at least
+    fixed: list[tuple[Axes, str]] = field(default_factory=list)  # axes, "x" or "y", whose scale no layout changes
 
     @property
     def figure(self) -> Figure:
@@ -85,9 +88,21 @@ class Page:
         width, points = float(self.figure.get_size_inches()[0]) * POINTS, _label_points()
         folded = [fold(name, ROOM * width, points) for name in names]
         axes.set_yticks(range(len(names)), folded)
+        self.fixed.append((axes, "y"))
         axes.set_ylim(len(names) - 0.5, -0.5)
         most = max(name.count("\n") + 1 for name in folded)
         self.needed[axes] = len(names) * (most + 0.8) * points * LINE
+
+    def columns(self, axes: Axes, names: Sequence[str]) -> None:
+        """Name places 0, 1, ... of the horizontal axis."""
+        axes.set_xticks(range(len(names)), names)
+        self.fixed.append((axes, "x"))
+
+    def rescale(self, log: str) -> None:
+        """Make these axes logarithmic and all others linear, where that can be."""
+        for axes, name in itertools.product(self.axes, ("x", "y")):
+            if (axes, name) not in self.fixed:
+                rescale(axes, name, log=name in log)
 
     def legend(self, keys: Sequence[Artist]) -> None:
         """Entries of the legend, below the panels."""
@@ -157,6 +172,8 @@ def _stack(count: int, layout: Layout) -> list[Axes]:
 def _fit(page: Page, layout: Layout) -> None:
     """Place what has a size of its own. The figure grows by its legend and by titles of several lines."""
     figure, size = page.figure, layout.size
+    if layout.log is not None:
+        page.rescale(layout.log)
     for axes in page.axes:
         for name in ("xlabel", "ylabel"):
             if getattr(axes, f"get_{name}")():

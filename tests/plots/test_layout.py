@@ -162,6 +162,21 @@ def test_a_width_that_there_is_not_is_refused():
         plots.Layout("wide")
 
 
+def test_scales_are_as_asked_where_values_allow_it():
+    def scales(function, table, log):
+        axes = function(table, layout=plots.Layout("column", log=log))
+        return [(one.get_xscale(), one.get_yscale()) for one in (axes if isinstance(axes, list) else [axes])]
+
+    lines, names = make_table(), make_losses(["mha", "mea"])
+    assert scales(plots.error_against_length, lines, "xy") == [("log", "log")] * 2
+    assert scales(plots.error_against_length, lines, "") == [("linear", "linear")] * 2
+    assert scales(plots.error_against_width, lines, "x") == [("log", "linear"), ("log", "log")]  # linear beside log
+    assert scales(plots.loss_by_variant, names, "xy") == [("linear", "log")]  # keeps stand in a row
+    assert scales(plots.difference_to_mha, names.assign(difference=-1.0), "xy") == [("linear", "linear")] * 2
+    with pytest.raises(ValueError, match="log='z': must be None or one of"):
+        plots.Layout(log="z")
+
+
 # ---------------------------------------------------------------- looks
 
 

@@ -55,6 +55,20 @@ def test_several_runs_are_laid_over_each_other(capsys):
 
 
 @pytest.mark.usefixtures("no_rendering")
+def test_every_figure_looks_as_asked(monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(lab, "render", lambda figures: drawn.update(figures) or {})
+    for seed in (0, 1):
+        store(Path(f"runs/{seed}"), make_pruning(1.0 + seed), seed=seed)
+    plot.plot(plot.Config(runs=[0, 1], title="both", xlabel="all steps", log="xy", width="column"), None)
+    assert list(drawn) == ["overlay_loss", "0_loss", "1_loss"]
+    for figure in drawn.values():
+        assert (figure.get_suptitle(), figure.get_size_inches()[0]) == ("both", 3.25)
+        for axes in figure.axes:
+            assert (axes.get_xlabel(), axes.get_xscale(), axes.get_yscale()) == ("all steps", "log", "log")
+
+
+@pytest.mark.usefixtures("no_rendering")
 def test_runs_that_no_figure_joins_are_drawn_one_by_one_and_a_line_says_so(capsys):
     store(Path("runs/3"), make_table())
     store(Path("runs/5"), make_pruning(1.0))
@@ -112,7 +126,6 @@ def test_runs_of_several_experiments_are_drawn_together_by_columns_that_both_hav
         ),
         ({"x": "step"}, "y=None: must be a column, as x is given"),
         ({"by": ["run"]}, "by=['run']: must be left out for a single run without x and y"),
-        ({"log": "x"}, "log='x': must be left out for a single run without x and y"),
         ({"center": "median"}, "center='median': must be left out for a single run without x and y"),
         ({"width": "wide"}, "width='wide': must be one of screen, page, column"),
         ({"title": 3}, "title=3: must be text"),

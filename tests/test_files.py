@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from tables import one_case
 
 from slth import files
 from slth.files import FileError, clear_leftovers, read, save, seal, unseal, write
@@ -163,6 +164,7 @@ def test_arbitrary_bytes_are_refused(data):
     refused(data, "not a safetensors file")
 
 
+@one_case
 @pytest.mark.parametrize(
     ("entry", "size"),
     [
@@ -194,6 +196,7 @@ def test_a_manifest_must_be_there():
     refused(restamped(safetensors.torch.save(TENSORS, {"slth": f"ticket 1 {'0' * 64}"})), "no manifest")
 
 
+@one_case
 @pytest.mark.parametrize(
     ("packed", "match"),
     [
@@ -223,6 +226,7 @@ def test_a_manifest_of_other_numbers_is_refused():
 # ---------------------------------------------------------------- what cannot be sealed
 
 
+@one_case
 @pytest.mark.parametrize(
     ("change", "match"),
     [

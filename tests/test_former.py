@@ -3,10 +3,12 @@
 from importlib import import_module
 
 import pytest
+from tables import one_case
 
 from slth.former import MOVED, _Former
 
 
+@one_case
 @pytest.mark.parametrize("name", MOVED)
 def test_a_former_name_is_the_module_itself(name):
     module = import_module(name)

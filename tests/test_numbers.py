@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import regression
 import torch
+from tables import one_case
 from torch import nn
 
 import slth
@@ -38,18 +39,21 @@ REAL = {
 whole = pytest.mark.parametrize("kind", WHOLE.values(), ids=WHOLE)
 
 
+@one_case
 @whole
 def test_an_int_is_an_int(kind):
     number = as_int("n", kind(3), 1, 3)
     assert (number, type(number)) == (3, int)
 
 
+@one_case
 @pytest.mark.parametrize("kind", REAL.values(), ids=REAL)
 def test_a_float_is_a_float(kind):
     number = as_float("x", kind(0.5), "(0, 1]")
     assert (number, type(number)) == (0.5, float)
 
 
+@one_case
 @pytest.mark.parametrize("kind", REAL.values(), ids=REAL)
 @pytest.mark.parametrize("keep", [0.35, 0.1, 0.9, 0.25])
 def test_a_float_is_the_decimal_it_prints_as(kind, keep):
@@ -70,6 +74,7 @@ def test_the_shortest_decimal_is_numpys(dtype):
     assert np.isnan(plain(dtype("nan")))
 
 
+@one_case
 @pytest.mark.parametrize(
     "value",
     [
@@ -82,6 +87,7 @@ def test_anything_else_is_no_int(value):
         as_int("n", value, 1, 3, "of things")
 
 
+@one_case
 @pytest.mark.parametrize(
     "value",
     [
@@ -214,6 +220,7 @@ def same(a, b):
     return (a, type(a)) == (b, type(b))
 
 
+@one_case
 @pytest.mark.parametrize("call", BORDERS.values(), ids=BORDERS)
 def test_every_border_takes_them(call):
     expected = call(int, float)
@@ -221,6 +228,7 @@ def test_every_border_takes_them(call):
         assert same(call(number, share), expected)
 
 
+@one_case
 @pytest.mark.parametrize(
     ("call", "match"),
     [

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tables import one_case
 
 from slth import plugins
 from slth.experiments.sweeps import code
@@ -59,6 +60,7 @@ def test_a_module_that_python_finds_is_imported():
     assert plugins.place_of(Base) is None
 
 
+@one_case
 @pytest.mark.parametrize(
     ("place", "why"),
     [

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tables import one_case
 
 import proofs_check
 from proofs_check import __main__ as command
@@ -70,6 +71,7 @@ def test_a_new_file_is_a_new_statement(made_up, capsys):
     assert "everything holds, every control fails" in out
 
 
+@one_case
 @pytest.mark.parametrize(
     ("checks", "controls", "said"),
     [
@@ -152,6 +154,7 @@ def test_existence_counts_failures():
 # draws and searches
 
 
+@one_case
 @pytest.mark.parametrize("shape", [(1, 1), (2, 2), (3, 5), (8, 4)])
 def test_contractions_have_spectral_norm_at_most_1_and_reach_it(shape):
     drawn = draws.contraction(draws.starts("test", 60, *shape))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tables import one_case
 
 from slth.threads import cores, in_parallel, one_torch_thread
 
@@ -130,6 +131,7 @@ if child:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@one_case
 @pytest.mark.parametrize(("wanted", "found"), [("1", 1), ("100000", None), ("", None), ("0", None), ("two", None)])
 def test_as_many_cores_as_openmp_may_use(monkeypatch, wanted, found):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tables import one_case
 
 import slth
 from slth.attention import ATTENTIONS, MultiHeadAttention
@@ -10,6 +11,7 @@ from slth.attention import ATTENTIONS, MultiHeadAttention
 KINDS = ATTENTIONS | {"multi-head": MultiHeadAttention}
 
 
+@one_case
 @pytest.mark.parametrize("name", KINDS)
 def test_an_option_that_is_not_there_is_named_with_those_that_are(name):
     kind = KINDS[name]
@@ -26,6 +28,7 @@ def test_a_mechanism_that_is_not_there_is_told_which_are():
     assert ATTENTIONS.get("mhaa") is None
 
 
+@one_case
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("masked", [False, True])
 def test_tokens_of_another_kind_or_dtype_are_refused(name, masked):

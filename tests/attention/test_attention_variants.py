@@ -8,6 +8,7 @@ from attentions import T, causal, every, exactly, masked, softmax
 from helpers import causal_mask, random_inputs, random_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import one_case
 from torch.func import functional_call
 
 from slth.attention import (
@@ -155,6 +156,7 @@ def test_float32_is_near_float64(variant):
 # ---------------------------------------------------------------- the table
 
 
+@one_case
 @pytest.mark.parametrize("name", list(ATTENTIONS))
 def test_by_name_alone(name):
     module = ATTENTIONS[name](8, 8, 2, 8)
@@ -166,6 +168,7 @@ def test_by_name_alone(name):
 # ---------------------------------------------------------------- errors
 
 
+@one_case
 @every
 def test_sizes_below_one(variant):
     for name, value in (("d_in", 0), ("d_out", -1), ("heads", 2.0), ("hidden", 0)):
@@ -173,6 +176,7 @@ def test_sizes_below_one(variant):
             variant.build(**{name: value})
 
 
+@one_case
 @every
 def test_widths_that_its_parts_do_not_divide(variant):
     for step, more in ((variant.facts.width_step, {}), (variant.facts.rope_step, {"rope": True})):
@@ -183,6 +187,7 @@ def test_widths_that_its_parts_do_not_divide(variant):
                     variant.build(hidden=step + 1, **more)
 
 
+@one_case
 @every
 def test_values_that_are_not_allowed(variant):
     with pytest.raises(ValueError, match=r"dtype=torch.float16: must be torch.float32 or torch.float64"):
@@ -194,6 +199,7 @@ def test_values_that_are_not_allowed(variant):
             variant.build(mixing_init="zeros")
 
 
+@one_case
 @every
 def test_options_that_it_does_not_have(variant):
     missing = [option for option in ("causal", "rope", "qk_norm") if not getattr(variant.facts, option)]
@@ -205,6 +211,7 @@ def test_options_that_it_does_not_have(variant):
             variant.build()(random_inputs(0, T, 9), causal_mask(T))
 
 
+@one_case
 @masked
 def test_masks_that_are_not_allowed(variant):
     x = random_inputs(0, 2, T, 9)
@@ -225,6 +232,7 @@ def test_masks_that_are_not_allowed(variant):
             variant.build(causal=True)(x, upper)
 
 
+@one_case
 @every
 def test_inputs_that_do_not_fit(variant):
     module = variant.build(**variant.causal)
@@ -236,6 +244,7 @@ def test_inputs_that_do_not_fit(variant):
             call(random_inputs(0, 9))
 
 
+@one_case
 @every
 def test_decoding_needs_causal(variant):
     with pytest.raises(ValueError, match="causal=False: decoding token by token needs causal=True"):

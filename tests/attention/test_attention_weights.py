@@ -8,6 +8,7 @@ from attentions import T, every, exactly, mixed
 from helpers import causal_mask, random_inputs
 from hypothesis import given
 from hypothesis import strategies as st
+from tables import one_case
 
 import slth
 from slth.attention import (
@@ -152,6 +153,7 @@ def test_mqa_is_gqa_with_one():
         MultiQueryAttention(5, 3, 6, 4, kv_heads=2)
 
 
+@one_case
 @pytest.mark.parametrize("name", ["gqa", "gta", "kha_linear", "kha_mlp", "mea"])
 def test_groups_that_do_not_divide(name):
     with pytest.raises(ValueError, match="kv_heads=4: must divide heads=6"):
@@ -267,6 +269,7 @@ def test_cache_of_another_batch():
     assert cache.length == 1
 
 
+@one_case
 @every
 def test_print_shows_what_is_on(variant):
     shown = repr(variant.build(**variant.causal))

@@ -7,6 +7,7 @@ import torch
 from helpers import causal_mask, random_inputs, random_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import one_case
 from torch.nn.functional import rms_norm, scaled_dot_product_attention
 
 import slth
@@ -211,6 +212,7 @@ def test_decoding_keeps_both_halves_and_the_values():
     assert cache.bytes() == 3 * T * 2 * (4 + 4) * 8
 
 
+@one_case
 @pytest.mark.parametrize(
     ("options", "message"),
     [

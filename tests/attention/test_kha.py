@@ -5,6 +5,7 @@ import torch
 from helpers import causal_mask, random_inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import one_case
 
 import slth
 from slth.attention import (
@@ -211,6 +212,7 @@ def test_a_decoder_keeps_the_values_behind_the_mlp():
 # ---------------------------------------------------------------- errors
 
 
+@one_case
 @pytest.mark.parametrize("mix", ["x", "qx", ("query",), "QK", ("qk",)])
 def test_letters_that_are_none(mix):
     with pytest.raises(ValueError, match=r"mix=.* must be made of q, k, v$"):

@@ -5,6 +5,7 @@ import torch
 from helpers import causal_mask, random_inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import one_case
 
 from slth.attention import (
     GroupedQueryAttention,
@@ -111,6 +112,7 @@ def test_without_norm_it_is_within_its_rank_limits(components, seed):
         assert torch.linalg.matrix_rank(flat(module, role), rtol=1e-10) == min(components, 4)
 
 
+@one_case
 @pytest.mark.parametrize(("components", "kv_heads"), [(1, 1), (1, 4), (3, 4), (4, 4), (6, 4), (5, 2)])
 def test_natural_mixing_leaves_nothing_empty(components, kv_heads):
     module = MultiheadExplicitAttention(9, 3, 4, 8, kv_heads=kv_heads, components=components)
@@ -190,6 +192,7 @@ def test_compression_leaves_the_module_and_keeps_its_options():
 # ---------------------------------------------------------------- errors
 
 
+@one_case
 @pytest.mark.parametrize("heads", [0, -1, 3, 2.0])
 def test_compression_to_no_such_number(heads):
     with pytest.raises(ValueError, match=rf"heads={heads}: must be an int >= 1 and <= 2, for kv_heads=2"):

@@ -5,6 +5,7 @@ import torch
 from helpers import causal_mask, direct_attention, random_inputs, random_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import one_case
 
 from slth.attention import MultiHeadAttention, attend, merged_attention, mha
 from slth.weights import inits
@@ -160,6 +161,7 @@ def test_xavier_is_scaled_by_each_factors_own_fans():
         assert weight.equal(inits.uniform(weight.shape, (6 / fans) ** 0.5, seed=9, name=role))
 
 
+@one_case
 @pytest.mark.parametrize("init", list(inits.INITS))
 def test_float64_weights_are_the_float32_ones(init):
     single, double = (
@@ -264,6 +266,7 @@ def test_inputs_of_another_width(width):
         module_3()(random_inputs(0, 5, width))
 
 
+@one_case
 @pytest.mark.parametrize("value", [0, -1])
 @pytest.mark.parametrize("name", ["d_in", "d_out", "heads", "hidden_qk", "hidden_vo"])
 def test_dimensions_below_one(name, value):

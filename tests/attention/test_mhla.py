@@ -9,6 +9,7 @@ import torch
 from helpers import call_in_a_process, causal_mask, random_inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import one_case
 
 import slth
 from slth.attention import MultiHeadLinearAttention
@@ -214,6 +215,7 @@ def test_rank_is_bounded(problem, terms):
         assert rank(matrix) <= min(bound, mixed)
 
 
+@one_case
 @pytest.mark.parametrize(("kind", "expected"), [("uniform", 8), ("two", 16), ("four", 32), ("random", 64)])
 def test_rank_that_mixing_gives(kind, expected):
     """The bound is met: 8 blocks of 8 tokens and 8 features have rank 8 times that of M_c."""
@@ -404,6 +406,7 @@ def test_a_stream_of_another_batch():
     assert cache.length == 1
 
 
+@one_case
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -23,6 +23,7 @@ from certifying import (
 from helpers import causal_mask, direct_attention, random_inputs, random_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import one_case
 
 from slth.attention import MultiHeadAttention, merged_attention
 from slth.construct import certificate
@@ -278,6 +279,7 @@ def test_float32_matrices_are_certified_in_float64():
     assert certificate(*narrow, 1.5).bound.dtype == torch.float64
 
 
+@one_case
 @pytest.mark.parametrize("alpha", [0.0, -1.0, math.nan, math.inf])
 def test_bad_alpha(alpha):
     pair = matrices(0, 1, 2, 1)

@@ -11,6 +11,7 @@ from certifying import adversarial, each_ticket, few, largest_distance, matrices
 from helpers import random_inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import one_case
 
 from slth.attention import GroupedQueryAttention, LinearKnockingHeads, MultiHeadAttention, merged_attention
 from slth.construct import attention, certificate, measure
@@ -138,6 +139,7 @@ def scaled_error(ours, theirs, x):
     return float(size * torch.linalg.vector_norm(difference / size, dim=-1).max()) if size > 0 else float(size)
 
 
+@one_case
 @pytest.mark.parametrize("s", [1.0, 1e2, 1e5])
 @pytest.mark.parametrize("wide", ["target", "neither"])
 def test_rounding_of_large_factors_that_cancel(s, wide):
@@ -192,6 +194,7 @@ def test_factors_of_any_size_give_a_bound_that_holds_or_are_refused(target, sour
         assert scaled_error(source, target, x) <= cert.bound
 
 
+@one_case
 @pytest.mark.parametrize("alpha", [1e-300, 1.0, 1e103, 1e104, 1e300])
 def test_merged_matrices_of_any_size_give_a_number(alpha):
     for size_qk, size_vo in itertools.product([0.0, 1e-320, 1.0, 1e300], repeat=2):
@@ -242,6 +245,7 @@ def test_alpha_may_be_any_scalar(value):
     assert type(certificate(pair, pair, value).alpha) is float
 
 
+@one_case
 @pytest.mark.parametrize("alpha", [10**400, True, "2", torch.ones(2), 1j, torch.tensor(math.nan)])
 def test_alpha_that_is_no_number(alpha):
     pair = matrices(0, 1, 2, 1)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import random_target
+from tables import one_case
 from torch import nn
 
 import slth
@@ -87,6 +88,7 @@ def refused(name, error, match, **given):
 OTHERS = [nn.Linear(2, 2), nn.MultiheadAttention(2, 2), MultiHeadAttention, FeedForward, Transformer, 3, None]
 
 
+@one_case
 @each
 @each_label
 def test_what_is_no_instance_of_what_is_allowed(name, label):
@@ -94,6 +96,7 @@ def test_what_is_no_instance_of_what_is_allowed(name, label):
         refused(name, TypeError, f"{label}.*must be ", **{label: other})
 
 
+@one_case
 @each
 @each_label
 def test_what_is_wrapped_is_to_be_unwrapped_first(name, label):
@@ -102,6 +105,7 @@ def test_what_is_wrapped_is_to_be_unwrapped_first(name, label):
         FUNCTIONS[name][0](*({"target": FUNCTIONS[name][1], "source": FUNCTIONS[name][2]} | {label: wrapped}).values())
 
 
+@one_case
 @each
 @each_label
 def test_weights_and_scales_that_are_not_finite(name, label):
@@ -118,6 +122,7 @@ def test_weights_and_scales_that_are_not_finite(name, label):
             tensor.copy_(before)
 
 
+@one_case
 @each
 @each_label
 def test_weights_without_values(name, label):
@@ -143,6 +148,7 @@ def test_causal_is_alike(name):
     refused(name, ValueError, "causal: target has False, source True; they must be equal", source=source)
 
 
+@one_case
 @pytest.mark.parametrize("call", [attention, variant], ids=["attention", "variant"])
 @pytest.mark.parametrize(
     "options", [{"alpha": "2"}, {"alpha": True}, {"threads": 0}, {"threads": 1.5}, {"threads": "2"}]
@@ -196,6 +202,7 @@ def test_a_scale_that_cannot_be_stored_or_divided_by():
         attention(mha(1), source)
 
 
+@one_case
 @pytest.mark.parametrize("value", [[[1.0, 1j]], "abc", [[1.0], [1.0, 2.0]], 1.0, [1.0], torch.ones(2, 2) * 1j, None])
 def test_arrays_that_are_none(value):
     good = np.ones((2, 8)), np.ones((8, 2))

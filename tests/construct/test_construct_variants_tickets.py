@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import causal_mask, largest_error, random_inputs, random_mask, random_target
+from tables import one_case
 from variant_pairs import MERGED, RECTANGULAR, each, each_merged, each_rectangular, gqa_target, pair, pruned
 
 from slth.attention import (
@@ -156,6 +157,7 @@ def test_threads_and_a_float64_source_change_nothing(source):
 # ---------------------------------------------------------------- what cannot be
 
 
+@one_case
 @pytest.mark.parametrize(
     ("source", "said"),
     [
@@ -183,6 +185,7 @@ def test_a_source_that_cannot_hold_a_ticket_says_what_stands_in_the_way(source, 
         variant(random_target(4, 4, 2), source)
 
 
+@one_case
 @pytest.mark.parametrize("name", ATTENTIONS)
 def test_every_attention_either_holds_a_ticket_or_says_why_not(name):
     facts = ATTENTIONS[name].facts
@@ -214,6 +217,7 @@ def test_hidden_too_small():
         variant(random_target(4, 6, 1), GroupedQueryAttention(4, 6, 1, 5), side="output")
 
 
+@one_case
 @pytest.mark.parametrize("source", [MERGED[i] for i in (2, 3, 4, 5, 9, 10)], ids=lambda s: s.name)
 def test_values_that_are_shared_cannot_be_solved_for(source):
     target, module = pair(source)

@@ -3,6 +3,7 @@ import pytest
 from helpers import subset_sums
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import one_case
 
 from slth.construct import subset_sum
 from slth.construct.factors import SIDES, FactorMasks, better_side, blocks, reach
@@ -214,6 +215,7 @@ def test_other_side():
         linear(*draw(0, 2, 2, 4), side="left")
 
 
+@one_case
 @pytest.mark.usefixtures("no_work")
 @pytest.mark.parametrize(
     ("target", "first", "second"),
@@ -230,6 +232,7 @@ def test_shapes_that_do_not_fit(target, first, second):
         linear(np.ones(target), np.ones(first), np.ones(second))
 
 
+@one_case
 @pytest.mark.usefixtures("no_work")
 @each_side
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -7,6 +7,7 @@ from helpers import brute_force
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
+from tables import one_case
 
 from slth.construct.subset_sum import MAX_EXACT, solve
 
@@ -353,6 +354,7 @@ def test_memory_for_a_million_problems_of_20_stays_under_2_gib():
 # ---------------------------------------------------------------- errors
 
 
+@one_case
 @pytest.mark.parametrize(
     ("candidates", "targets"),
     [
@@ -368,6 +370,7 @@ def test_shapes_that_do_not_fit(candidates, targets):
         solve(candidates, targets)
 
 
+@one_case
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["candidates", "targets"])
 def test_values_that_are_not_finite(name, bad):

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from helpers import causal_mask, direct_attention, random_inputs, random_mask
+from tables import one_case
 
 from slth.construct import certify, feed_forward, language_model, pruned, record_scales, transformer
 from slth.construct.multi_head import attention
@@ -159,6 +160,7 @@ def test_too_many_tokens():
         model_of(Table, 0)(tokens(1, LENGTH + 1))
 
 
+@one_case
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -293,6 +295,7 @@ def test_targets_and_sources_that_differ():
             transformer(target, source)
 
 
+@one_case
 @pytest.mark.parametrize("name", ["attention.key", "feed_forward.layers.0"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_targets_that_are_not_finite(name, value):

@@ -11,6 +11,7 @@ from command_lines import launched
 from helpers import EXPERIMENTS
 from hypothesis import given
 from hypothesis import strategies as st
+from tables import one_case
 
 import slth
 from slth import plots
@@ -53,6 +54,7 @@ def lesson():
 # ---------------------------------------------------------------- what is asked for
 
 
+@one_case
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tables import one_case
 
 from slth.experiments import lab, sweep
 from slth.experiments.lab import config_files, scripts
@@ -68,6 +69,7 @@ def test_a_run_knows_its_files_by_name(write):
     assert ex.named_configs == before
 
 
+@one_case
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [

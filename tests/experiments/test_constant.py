@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import beta
+from tables import one_case
 
 from slth import plots, theory, threads
 from slth.construct import linear
@@ -214,6 +215,7 @@ def test_trials_are_fixed_by_the_config():
     assert found.trials(found.cells[0]) == math.ceil(8000 / 0.06)
 
 
+@one_case
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -278,6 +280,7 @@ def test_the_figure_of_a_table_without_an_answer():
     assert "constant" in plots.figures(table)
 
 
+@one_case
 @pytest.mark.parametrize("column", sorted(plots.CONSTANT_COLUMNS))
 def test_the_figure_names_a_missing_column(column):
     with pytest.raises(ValueError, match=f"lacks the columns {column};"):

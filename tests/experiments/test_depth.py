@@ -12,6 +12,7 @@ from figure_tables import legend_of
 from helpers import EXPERIMENTS
 from hypothesis import given
 from hypothesis import strategies as st
+from tables import one_case
 
 from slth import plots
 from slth.construct import certify, pruned, transformer
@@ -47,6 +48,7 @@ def test_what_is_none_is_what_a_transformer_needs():
     assert (alone.d_out, alone.target, alone.sides, alone.hidden) == (1, "trained", ["input", "output"], [8, 12, 16])
 
 
+@one_case
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

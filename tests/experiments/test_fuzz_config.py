@@ -13,6 +13,7 @@ import sys
 
 import pytest
 from helpers import EXPERIMENTS
+from tables import one_case
 
 from slth.experiments import lab
 from slth.experiments.lab import command_line, scripts
@@ -127,6 +128,7 @@ def test_a_thousand_config_lines_pass_or_are_refused(tmp_path, monkeypatch):
     validate(FULL, tmp_path, monkeypatch)
 
 
+@one_case
 @pytest.mark.parametrize(
     ("name", "words", "message"),
     [
@@ -151,6 +153,7 @@ def test_what_once_was_no_refusal(name, words, message, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@one_case
 @pytest.mark.parametrize(
     ("name", "words", "told"),
     [

@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers import EXPERIMENTS, cats
 from sacred.observers import FileStorageObserver
+from tables import one_case
 
 import slth
 from slth import plots
@@ -195,6 +196,7 @@ def test_no_gain_is_no_share():
 # ---------------------------------------------------------------- the grid
 
 
+@one_case
 @pytest.mark.parametrize(
     ("base", "position", "pairs"),
     [
@@ -214,6 +216,7 @@ def test_inits_are_pairs(base, position, pairs, config):
 BAD = [[], 0, -1.0, math.nan, math.inf, "0.1", True, [0.1, "x"], [[0.1]], [None]]
 
 
+@one_case
 @pytest.mark.parametrize("bad", [*BAD, None, [0.1, 0.1]])
 @pytest.mark.parametrize("key", ["lr", "base_std"])
 def test_a_bad_grid_is_named(key, bad, config):
@@ -221,6 +224,7 @@ def test_a_bad_grid_is_named(key, bad, config):
         gpt2_prune.Config(**config(**{key: bad}))
 
 
+@one_case
 @pytest.mark.parametrize("bad", [*BAD, [0.1, 0.2, 0.3]])
 def test_bad_positions_are_named(bad, config):
     with pytest.raises(lab.BadConfig, match=r"^position_std="):
@@ -288,6 +292,7 @@ def test_one_point_needs_no_pilot(choose):
     assert {row["stage"] for row in rows} == {"full"}
 
 
+@one_case
 @pytest.mark.parametrize(
     ("pilots", "full"),
     [({A: None, B: None}, {A: 1.0, B: 1.0}), ({A: 1.0, B: None}, {A: None, B: 1.0}), ({}, {A: None})],
@@ -568,6 +573,7 @@ if not torch.cuda.is_available():
     REFUSED.append(("device=cuda", "device='cuda': must be auto or cpu: there is no CUDA device here"))
 
 
+@one_case
 @pytest.mark.parametrize(("update", "message"), REFUSED)
 def test_what_cannot_be_run_ends_with_one_line(update, message, tmp_path, monkeypatch, capsys):
     files = {"empty.txt": b"\n", "latin.txt": b"\xe9t\xe9", "short.txt": b"x" * 500, "fine.txt": b"x" * 2000}

@@ -11,6 +11,7 @@ import pytest
 import torch
 from command_lines import launched
 from helpers import EXPERIMENTS
+from tables import one_case
 
 import slth.experiments
 from slth import kernels
@@ -153,6 +154,7 @@ def test_checks_are_kept_before_anything_is_timed(measured, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["checks.csv"]
 
 
+@one_case
 @pytest.mark.parametrize(
     ("words", "message"),
     [

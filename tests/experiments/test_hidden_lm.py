@@ -10,6 +10,7 @@ import pytest
 import torch
 from command_lines import launched
 from helpers import EXPERIMENTS, cats
+from tables import one_case
 
 from slth.attention.facts import PROJECTIONS
 from slth.construct import language_model, pruned, record_scales
@@ -68,6 +69,7 @@ def hidden(study, candidates):
 # ---------------------------------------------------------------- the config
 
 
+@one_case
 @pytest.mark.parametrize(
     ("update", "message"),
     [

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from small_experiment import SCRIPT, Config, make_experiment, read, run_script
+from tables import one_case
 
 from slth.experiments import lab
 
@@ -143,6 +144,7 @@ def refusal(tmp_path, monkeypatch, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@one_case
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from tables import one_case
 
 from slth.disk import write_all
 from slth.experiments import lab
@@ -107,6 +108,7 @@ def store(folder: Path, name: str = "", content: bytes | None = None) -> Path:
     return folder
 
 
+@one_case
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from small_experiment import SCRIPT, Config, make_experiment
+from tables import one_case
 
 from slth.experiments import lab
 from slth.experiments.lab import command_line, scripts
@@ -15,6 +16,7 @@ from slth.experiments.lab.options import Kind, an_integer, as_given, several
 from slth.experiments.sweeps import plan
 
 
+@one_case
 @pytest.mark.parametrize(
     ("text", "value"),
     [
@@ -70,6 +72,7 @@ def test_values_of_the_right_kind_pass():
     assert Every() == Every.of(Every.defaults())
 
 
+@one_case
 @pytest.mark.parametrize(
     ("key", "value", "line"),
     [
@@ -99,6 +102,7 @@ def test_values_of_the_wrong_kind_are_named(key, value, line):
     assert error.value.key == key
 
 
+@one_case
 @pytest.mark.parametrize(
     ("words", "updates"),
     [

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacred.observers import FileStorageObserver
 from scipy import stats
+from tables import one_case
 
 import slth
 from slth import plots
@@ -289,6 +290,7 @@ def test_the_interval_is_that_of_the_bootstrap():
     assert verdicts.bootstrap(values, seed=0) == pytest.approx((peer.low, peer.high), abs=0.02)
 
 
+@one_case
 @pytest.mark.parametrize(
     ("values", "verdict"),
     [
@@ -378,6 +380,7 @@ def make_table(seeds=5, below=0.4, variants=tuple(ATTENTIONS)):
     return pd.concat([losses, errors], ignore_index=True)
 
 
+@one_case
 @pytest.mark.parametrize(("seeds", "below", "wanted"), [(5, 0.3, True), (4, 0.3, False), (5, 0.29, False)])
 def test_conclusions_need_seeds_and_training(seeds, below, wanted):
     table = make_table(seeds, below)
@@ -558,6 +561,7 @@ def test_the_best_rate_is_taken(config, monkeypatch):
 # ---------------------------------------------------------------- the config
 
 
+@one_case
 @pytest.mark.parametrize(
     ("changed", "key"),
     [

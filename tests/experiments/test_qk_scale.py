@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sacred.observers import FileStorageObserver
 from scipy import stats
+from tables import one_case
 
 from slth import plots
 from slth.experiments import lab, qk_scale
@@ -155,6 +156,7 @@ def test_the_verdict_is_that_of_a_paired_test(values):
             assert found["verdict"] == decided
 
 
+@one_case
 @pytest.mark.parametrize(
     ("values", "verdict"),
     [
@@ -220,6 +222,7 @@ def test_theory_is_the_fourth_root_of_a_heads_width(config):
     assert qk_scale.Config(**config()).study.qk_scales == [1.0, THEORY, 5.0]
 
 
+@one_case
 @pytest.mark.parametrize(
     ("changed", "key"),
     [
@@ -321,6 +324,7 @@ def test_what_is_drawn_is_named():
     assert legend_of(both) == ["scale $n^{1/4}$", "single seeds", "ticket", "dense training"]
 
 
+@one_case
 @pytest.mark.parametrize("column", sorted(plots.QK_SCALE_COLUMNS))
 def test_the_figure_names_a_missing_column(column):
     with pytest.raises(ValueError, match=f"lacks the columns {column};"):

@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+from tables import one_case
 
 from slth import files
 from slth.experiments import lab
@@ -97,6 +98,7 @@ def test_folders_of_before_are_read(tmp_path):
     assert again.read("mha") == {"loss": 2.0}
 
 
+@one_case
 @pytest.mark.parametrize("name", [FORMER, "mha.json"])
 @pytest.mark.parametrize("content", ["", "[1, 2]", "{"])
 def test_damaged_files_of_before_are_named(tmp_path, name, content):

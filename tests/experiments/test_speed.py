@@ -13,6 +13,7 @@ import torch
 from command_lines import launched
 from figure_tables import ends_of, lines_of
 from helpers import EXPERIMENTS, brute_force, direct_attention, random_inputs
+from tables import one_case
 
 from slth import plots
 from slth.attention import MultiHeadAttention
@@ -344,6 +345,7 @@ def test_counts_stay_whole_numbers_beside_rows_that_have_none():
     assert lines[-1].endswith(",,,,1.0")
 
 
+@one_case
 @pytest.mark.parametrize(
     "wrong",
     [

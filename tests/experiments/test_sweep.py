@@ -10,6 +10,7 @@ import threading
 import pytest
 from command_lines import launched
 from sweeping import leftovers, needs_ray, of_toy, run_folders, sweep, sweep_here, timeless
+from tables import one_case
 
 from slth.experiments import lab
 from slth.experiments.sweeps import engine
@@ -162,6 +163,7 @@ def test_a_sweep_of_the_defaults_is_one_run_and_done_when_it_is_there(tmp_path):
     assert again.stdout.splitlines()[0] == "1 runs, 1 of them finished: out"
 
 
+@one_case
 @pytest.mark.parametrize("address", ["garbage", "host:", ":1", "host:one"])
 def test_an_address_is_a_host_and_a_port(address):
     with pytest.raises(lab.Refused, match="must be host:port of a cluster"):

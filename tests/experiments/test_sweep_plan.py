@@ -9,6 +9,7 @@ from command_lines import launched
 from hypothesis import given
 from hypothesis import strategies as st
 from sweeping import TOY
+from tables import one_case
 
 from slth.experiments import lab
 from slth.experiments import sweep as script
@@ -131,6 +132,7 @@ def test_the_version_covers_the_sources_and_not_the_sweeps_own(tmp_path):
     assert not {name for name in names if "sweep" in name}
 
 
+@one_case
 @pytest.mark.parametrize(
     ("given", "message"),
     [

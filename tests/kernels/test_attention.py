@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from tables import one_case
 
 from slth.kernels import BlockMask, attention, merged_attention, timing
 from slth.kernels.attention import bench as timed
@@ -90,6 +91,7 @@ def test_blocks_are_their_dense_mask():
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+@one_case
 @pytest.mark.parametrize("size", [16, 32, 64, 128, 256])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("by_keys", [False, True])
@@ -106,6 +108,7 @@ def test_lists_name_the_tiles_that_are_not_empty(size, causal, by_keys):
     assert {(r * 64, c * 32) for r, c in (pair[::-1] if by_keys else pair for pair in found)} == wanted
 
 
+@one_case
 @pytest.mark.parametrize(("heads", "programs", "parts"), [(8, 32, 8), (8, 70, 4), (8, 264, 1), (6, 100, 3), (1, 1, 1)])
 def test_shared_keys_are_divided_where_programs_are_few(heads, programs, parts):
     assert triton_attention._split(heads, programs) == parts

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tables import one_case
 from torch.nn.functional import scaled_dot_product_attention
 
 from slth import kernels
@@ -110,6 +111,7 @@ def test_triton_that_is_too_old_is_named(monkeypatch, version):
         dispatch._triton.cache_clear()
 
 
+@one_case
 @pytest.mark.parametrize(
     ("gpu", "hip", "lacks"),
     [
@@ -195,6 +197,7 @@ def test_gradients_within_autocast():
 # ---------------------------------------------------------------- what is refused
 
 
+@one_case
 @pytest.mark.parametrize("impl", ["reference", "triton"])
 @pytest.mark.parametrize(
     ("call", "message"),
@@ -329,6 +332,7 @@ def test_numbers_are_not_copied_to_a_device(monkeypatch):
 # ---------------------------------------------------------------- what the references compute
 
 
+@one_case
 @pytest.mark.parametrize("columns", [1, 7, 8, 9, 64])
 def test_bits_hold_a_mask(columns):
     mask = numbers("mask", 3, 5, columns) > 0
@@ -367,6 +371,7 @@ def test_masked_mha_merges_without_a_difference():
     torch.testing.assert_close(found, (heads @ o).sum(1), rtol=1e-12, atol=1e-12)
 
 
+@one_case
 @pytest.mark.parametrize("turn", range(4))
 @pytest.mark.parametrize("keys", [40, 44])
 @pytest.mark.parametrize("queries", [16, 20, 40])

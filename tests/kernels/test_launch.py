@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from posing import GPU, Event, posing
+from tables import one_case
 from torch import nn
 
 import slth
@@ -56,6 +57,7 @@ def test_a_device_without_an_index_is_the_current_one():
         assert placed("cuda") == placed("cuda:0") == GPU != torch.device("cuda")
 
 
+@one_case
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", torch.device("cuda"), GPU], ids=repr)
 @pytest.mark.parametrize("impl", ["reference", "triton"])
 def test_bits_on_a_gpu_make_a_weight_there(device, impl):

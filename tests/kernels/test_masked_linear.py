@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tables import one_case
 
 from slth.kernels import Cut, masked_linear, masked_weight, pack_mask, score_gradient, select_threshold, unpack_mask
 from slth.kernels.cases import normal
@@ -37,6 +38,7 @@ def identity(mask, rows, columns):
     return masked_linear(torch.eye(columns), ones, mask, impl="triton").mT, masked_weight(ones, mask, impl="triton")
 
 
+@one_case
 @pytest.mark.parametrize("k", [1, 33, 500, 34 * 45])
 def test_exactly_k_are_kept_whatever_the_ties(k):
     mask = scored(34, 45, k)
@@ -45,6 +47,7 @@ def test_exactly_k_are_kept_whatever_the_ties(k):
         assert found.bool().equal(reference.kept(mask, 45))
 
 
+@one_case
 @pytest.mark.parametrize("last_tie", [-1, 0, 44, 45, 700, 34 * 45 - 1, 2**40])
 def test_ties_are_kept_up_to_the_last(last_tie):
     scores = torch.where(numbers("equal", 34, 45) < 0, -0.5, 0.5)
@@ -53,6 +56,7 @@ def test_ties_are_kept_up_to_the_last(last_tie):
         assert found.flatten().bool().equal(torch.arange(34 * 45) <= last_tie)
 
 
+@one_case
 @pytest.mark.parametrize("threshold", [0.5, -1.0, 0.0, float("inf"), torch.tensor(0.5)])
 def test_a_threshold_may_be_a_number(threshold):
     scores = numbers("number", 20, 30)
@@ -273,6 +277,7 @@ def test_large_convolutions_fit_into_the_grid(axes, monkeypatch):
 # ---------------------------------------------------------------- tiles
 
 
+@one_case
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize("tokens", [1, 16, 17, 64, 65, 1000, 8192])
 def test_tiles_fit_their_tokens(size, tokens):

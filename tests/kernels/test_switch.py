@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tables import one_case
 from torch import nn
 
 pytest.importorskip("triton")
@@ -164,6 +165,7 @@ def test_several_tokens_are_decoded_causally(asked, name):
     assert asked.count("attention") == 4
 
 
+@one_case
 @pytest.mark.parametrize("keys", [5, 9])
 @pytest.mark.parametrize("own", [True, False, None])
 @pytest.mark.parametrize("told", [True, False, None])
@@ -172,9 +174,10 @@ def test_gpt2s_attention_is_causal_where_torchs_is(asked, own, told, keys):
     if own is not None:
         module.is_causal = own
     q, k, v = tokens(1, 2, 5, 8), tokens(1, 2, keys, 8), tokens(1, 2, keys, 8).flip(-1)
+    before = asked.count("attention")
     wanted, found = both(lambda: gpt2_kernels.attend(module, q, k, v, None, is_causal=told)[0])
     assert_close(wanted, found)
-    assert asked.count("attention") == 1
+    assert asked.count("attention") == before + 1
 
 
 def test_gpt2s_heads_may_be_wider_than_the_kernels_take(monkeypatch):

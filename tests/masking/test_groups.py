@@ -7,6 +7,7 @@ from helpers import compiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from masked_cases import CASE, KEEP, MLP, by_hand, mlp, shares, wrapped
+from tables import one_case
 from torch import nn
 
 from slth.masking.masks import count_kept
@@ -153,6 +154,7 @@ def test_any_masks_can_be_given(data, policy):
     assert all(mask.equal(before[path]) for path, mask in handle(model).masks().items())
 
 
+@one_case
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tables import one_case
 
 from slth.kernels import Cut, Selector, masked_weight, pruned_weight, rows, score_gradient
 from slth.kernels.select import cpu
@@ -89,6 +90,7 @@ def test_counts_by_hand():
     assert count_kept(10**6, 1e-9) == 1
 
 
+@one_case
 @pytest.mark.parametrize("keep", [0, 0.0, -0.1, 1.0001, math.nan, math.inf, True, "0.5", None, Fraction(1, 2)])
 def test_a_bad_keep_is_named(keep):
     for call in (as_keep, lambda k: count_kept(10, k), lambda k: scheduled_keep(k, "linear", 0.5)):
@@ -96,6 +98,7 @@ def test_a_bad_keep_is_named(keep):
             call(keep)
 
 
+@one_case
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("keep", [0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
 def test_schedules_end_at_keep_exactly(schedule, keep):
@@ -135,12 +138,14 @@ def test_a_selector_that_saw_other_scores_is_as_exact(steps):
         check([torch.tensor(values).reshape(3, 4)], keep, selector)
 
 
+@one_case
 @pytest.mark.parametrize("keep", [1e-6, 0.01, 0.3, 0.5, 0.9, 0.99999, 1.0])
 @pytest.mark.parametrize("n", [1, 2, 255, 256, 257, 300_001])
 def test_sizes_and_keeps(n, keep):
     check([random(n)], keep)
 
 
+@one_case
 @pytest.mark.parametrize("keep", [0.001, 0.5, 0.999, 1.0])
 def test_many_ties(keep):
     check([torch.full((40, 250), -0.25)], keep)  # constant
@@ -209,6 +214,7 @@ def test_the_cut_of_a_warm_selector_is_that_of_a_cold_one():
         assert found(scores, 0.3, warm) == found(scores, 0.3)
 
 
+@one_case
 @pytest.mark.parametrize("keep", [0.01, 0.5, 0.99, 1.0])
 @pytest.mark.parametrize("many", [1, 30, 1000])
 @pytest.mark.parametrize("sign", [1.0, -1.0])
@@ -223,6 +229,7 @@ def test_nan_is_refused_cold_and_warm(keep, many, sign):
     check([scores], keep, selector)  # and nothing of it is remembered
 
 
+@one_case
 @pytest.mark.parametrize(
     ("scores", "message"),
     [

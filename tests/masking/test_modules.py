@@ -3,6 +3,7 @@
 import pytest
 import regression
 import torch
+from tables import one_case
 from torch import nn
 
 import slth
@@ -24,6 +25,7 @@ CALLS = {
 }
 
 
+@one_case
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize(
     ("module", "match"),

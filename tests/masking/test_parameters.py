@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import CASES, HEADS, WIDTH, TiedLanguageModel, Twice, every_case
+from tables import one_case
 from torch import nn
 
 from slth.attention import MultiHeadAttention
@@ -45,6 +46,7 @@ def test_weights_are_the_matrices_that_are_no_bias_and_no_normalisation(case):
         assert (id(parameter) in found) == (matrix and id(parameter) not in norms)
 
 
+@one_case
 @pytest.mark.parametrize(
     ("make", "wanted"),
     [
@@ -152,6 +154,7 @@ def fans(module, keep=1.0):
     return {(t.path, part.index): t.fan(part, keep) for t in find(module) for part in t.parts}
 
 
+@one_case
 @pytest.mark.parametrize(
     ("module", "wanted"),
     [
@@ -215,6 +218,7 @@ def test_the_first_pattern_that_matches_any_name_counts():
 # ---------------------------------------------------------------- what is refused
 
 
+@one_case
 @pytest.mark.parametrize(
     ("make", "patterns", "message"),
     [

@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+from tables import one_case
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
@@ -165,6 +166,7 @@ def test_parameters_stay_the_objects_that_an_optimiser_holds():
     assert [id(p) for p in optimiser.param_groups[0]["params"]] == [id(p) for p in model.parameters()]
 
 
+@one_case
 @pytest.mark.parametrize(
     "share",
     [
@@ -416,6 +418,7 @@ def test_a_masked_weight_is_not_written(renew):
     assert not model[0](X - X).sub(model[0].bias).any()
 
 
+@one_case
 @pytest.mark.parametrize(
     "given",
     [

@@ -11,6 +11,7 @@ import pytest
 import torch
 from cases import CASES, WIDTH, gpt2, tokens
 from safetensors.torch import load_file, load_model, save_file, save_model
+from tables import one_case
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -220,6 +221,7 @@ def test_a_mask_behind_another_parametrization_is_saved_and_loaded(position):
 # ---------------------------------------------------------------- what does not fit
 
 
+@one_case
 @every_method
 @pytest.mark.parametrize("other", METHODS)
 @pytest.mark.parametrize("strict", [True, False])
@@ -233,6 +235,7 @@ def test_another_kind_of_search_is_refused_by_name(method, other, strict):
         refused(model, state, message, strict=strict)
 
 
+@one_case
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("other", POLICIES)
 def test_another_policy_is_refused_by_name(policy, other):
@@ -277,6 +280,7 @@ MISFITS = {
 }
 
 
+@one_case
 @pytest.mark.parametrize("name", MISFITS)
 @pytest.mark.parametrize("strict", [True, False])
 def test_what_cannot_be_loaded_changes_nothing(name, strict):

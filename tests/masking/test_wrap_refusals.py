@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from masked_cases import described, mlp
+from tables import one_case
 from torch import nn
 
 import slth
@@ -84,6 +85,7 @@ REFUSED = {
 }
 
 
+@one_case
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_is_refused_before_anything_is_changed(name):
     make, options, message = REFUSED[name]

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from tables import one_case
 from torch import nn
 from torch.nn.functional import gelu, layer_norm
 from torch.nn.utils import parametrize
@@ -80,6 +81,7 @@ def test_a_configuration_has_nothing_that_would_surprise():
     assert gpt2.config(resid_pdrop=0.1, n_layer=3, attn_implementation="eager").n_layer == 3
 
 
+@one_case
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -99,6 +101,7 @@ def test_bad_configurations_are_refused(given, message):
         gpt2.config(**given)
 
 
+@one_case
 @pytest.mark.parametrize("length", [0, -1, 8, 10**9])
 def test_lengths_the_model_cannot_take(length):
     for fine in (1, 7):
@@ -133,6 +136,7 @@ def test_all_draws_have_names_of_their_own():
     assert {"wte", "wpe", "h.0.attn.query", "h.1.attn.key", "h.1.attn.value", "h.1.mlp.out"} < {d.name for d in draws}
 
 
+@one_case
 @pytest.mark.parametrize("qk_scale", [1.0, 2.5, "theory"])
 @pytest.mark.parametrize("init", gpt2.INITS)
 def test_each_group_has_its_standard_deviation(init, qk_scale):
@@ -204,6 +208,7 @@ def test_building_leaves_torch_as_it_was():
     assert nn.Linear(3, 3).weight.unique().numel() == 9
 
 
+@one_case
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -354,6 +359,7 @@ def test_a_config_that_names_no_attention_is_refused():
         GPT2WithAttention(small())
 
 
+@one_case
 @pytest.mark.parametrize(
     "given",
     [

@@ -18,6 +18,7 @@ from figure_tables import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
+from tables import one_case
 
 from slth import plots
 from slth.plots.errors import _over_sources
@@ -231,6 +232,7 @@ def test_a_single_width_is_a_point_inside_the_axes():
             assert axes.get_ylim()[0] <= y <= axes.get_ylim()[1]
 
 
+@one_case
 @pytest.mark.parametrize(
     ("table", "complaint"),
     [

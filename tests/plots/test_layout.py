@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from legible import require_legible
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from tables import one_case
 
 from slth import plots
 from slth.experiments import lab
@@ -180,6 +181,7 @@ def test_scales_are_as_asked_where_values_allow_it():
 # ---------------------------------------------------------------- looks
 
 
+@one_case
 @pytest.mark.parametrize("count", [2, 6, 8, 12, 84])
 def test_no_two_series_share_a_look_in_grey(count):
     looks = plots.looks_of(range(count)).values()
@@ -187,6 +189,7 @@ def test_no_two_series_share_a_look_in_grey(count):
     assert len({look.color for look in looks}) == count
 
 
+@one_case
 @pytest.mark.parametrize("kind", [MEDIAN, MEAN, CERTIFICATE, POINTS])
 def test_series_of_one_kind_of_line_are_told_apart_in_grey(kind):
     lines = [properties(look, kind) for look in plots.looks_of(range(18)).values()]

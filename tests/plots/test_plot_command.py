@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from figure_tables import FITS, lines_of, make_pruning, make_table
 from helpers import EXPERIMENTS
+from tables import one_case
 
 from slth import plots
 from slth.disk import write_all
@@ -78,6 +79,7 @@ def test_runs_that_no_figure_joins_are_drawn_one_by_one_and_a_line_says_so(capsy
     assert capsys.readouterr().out.splitlines() == [said, *(f"figure: out/{name}.png" for name in names)]
 
 
+@one_case
 @pytest.mark.usefixtures("no_rendering")
 @pytest.mark.parametrize(
     ("config", "line"),
@@ -88,7 +90,8 @@ def test_runs_that_no_figure_joins_are_drawn_one_by_one_and_a_line_says_so(capsy
         ({"runs": 4, "out": None}, "runs='runs/4': must be a run's folder; its results.csv cannot be read"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(config, line):
+def test_what_cannot_be_drawn_is_refused(config, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     store(Path("runs/3"), make_table() if isinstance(config["out"], str) else pd.DataFrame({"a": [1]}))
     with pytest.raises(lab.Refused) as error:
         plot.plot(plot.Config(**config), None)
@@ -114,6 +117,7 @@ def test_runs_of_several_experiments_are_drawn_together_by_columns_that_both_hav
     assert figure.get_size_inches()[0] == 3.25
 
 
+@one_case
 @pytest.mark.usefixtures("no_rendering")
 @pytest.mark.parametrize(
     ("config", "line"),
@@ -132,7 +136,8 @@ def test_runs_of_several_experiments_are_drawn_together_by_columns_that_both_hav
         ({"x": "below", "y": "val_loss", "log": "x"}, "log='x': must be an axis with positive values"),
     ],
 )
-def test_what_the_table_cannot_show_is_refused_before_any_file(config, line):
+def test_what_the_table_cannot_show_is_refused_before_any_file(config, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     store(Path("runs/1"), make_pruning(1.0).assign(below=-1.0))
     with pytest.raises(lab.Refused) as error:
         plot.plot(plot.Config(runs=1, out="out", **config), None)
@@ -140,6 +145,7 @@ def test_what_the_table_cannot_show_is_refused_before_any_file(config, line):
     assert not Path("out").exists()
 
 
+@one_case
 @pytest.mark.parametrize(
     ("given_runs", "folders"),
     [
@@ -153,6 +159,7 @@ def test_runs_are_named_by_folder_or_number(given_runs, folders):
     assert [str(folder) for folder in plot.places(given_runs)] == folders
 
 
+@one_case
 @pytest.mark.parametrize(
     "given_runs", [None, [], "", "[]", True, 1.5, [3, 3], [3, "runs/3"], ["runs/3", "runs/../runs/3"]]
 )

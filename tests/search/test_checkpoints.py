@@ -8,6 +8,7 @@ import pytest
 import torch
 from looping import STEPS, Stopped, fit, interrupted, sparse, until
 from regression import assert_same, loss, net, state, wrapped
+from tables import one_case
 
 from slth import Ticket, files
 from slth.search import Bernoulli, Biprop, CheckpointError, EdgePopup, Frozen, IteRand, Search, controls
@@ -43,6 +44,7 @@ def begun(model):
     return model
 
 
+@one_case
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, other):
     path, own = tmp_path / "c", {"method": IteRand(every=5)}
@@ -72,6 +74,7 @@ TOLD = {
 }
 
 
+@one_case
 @pytest.mark.parametrize("name", TOLD)
 def test_another_run_is_told_what_differs(tmp_path, name):
     path, own = tmp_path / "c", {"method": IteRand(every=5)}
@@ -189,6 +192,7 @@ def test_a_sparse_run_is_told_by_its_mask(tmp_path):
         fit(other, checkpoint=tmp_path / "c")
 
 
+@one_case
 @pytest.mark.parametrize(
     ("damage", "match"),
     [

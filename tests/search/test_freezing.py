@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tables import one_case
 
 from slth.masking.masks import count_kept
 from slth.masking.parameters import Part
@@ -57,6 +58,7 @@ def test_one_share_alone():
         assert (int(pruned.sum()), int(locked.sum())) == ((0, 4) if freezing.locked else (4, 0))
 
 
+@one_case
 @pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, math.nan, math.inf, True, "0.1", None])
 def test_other_shares_are_refused(share):
     with pytest.raises(ValueError, match=r"pruned=.*: must be a number in \[0, 1\)"):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from looping import Stopped, fit, loader, until
 from regression import assert_same, batches, error, loss, net, state, wrapped
+from tables import one_case
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -80,6 +81,7 @@ def rates_of(steps, warmup):
     return [first / 2e-3 for first, _ in rates]
 
 
+@one_case
 @pytest.mark.parametrize(("steps", "warmup", "rising"), [(40, 0.25, 10), (40, 0.0, 1), (50, 0.1, 5), (1, 0.1, 1)])
 def test_the_learning_rate_rises_by_a_line_and_falls_by_a_cosine(steps, warmup, rising):
     line = [(i + 1) / rising for i in range(rising)]
@@ -175,6 +177,7 @@ def test_a_bar_where_somebody_does(monkeypatch, capfd):
 # ---------------------------------------------------------------- what it refuses
 
 
+@one_case
 @pytest.mark.parametrize(
     ("options", "match"),
     [
@@ -259,6 +262,7 @@ def test_a_method_is_a_search(method):
         slth.fit(wrapped(), lambda step: None, lambda m, batch: m, 5, method=method)
 
 
+@one_case
 @pytest.mark.parametrize(
     ("values", "match"),
     [
@@ -278,6 +282,7 @@ def test_what_is_measured_is_numbers_by_name(values, match):
         fit(wrapped(), steps=1, evaluate=lambda model: values)
 
 
+@one_case
 @pytest.mark.parametrize("value", [2, 2.0, True, np.float32(2), np.array([2]), torch.tensor(2), torch.tensor([2.0])])
 def test_what_is_measured_becomes_a_float(value):
     (number,) = fit(wrapped(), steps=1, evaluate=lambda model: {"a": value}).last.values()
@@ -290,6 +295,7 @@ class Output(dict):
     loss = torch.ones(())
 
 
+@one_case
 @pytest.mark.parametrize(
     ("value", "match"),
     [
@@ -315,6 +321,7 @@ def test_a_loss_of_one_axis_is_one_number():
     assert_same(state(models[0]), state(models[1]))
 
 
+@one_case
 @pytest.mark.parametrize(
     ("optimiser", "match"),
     [
@@ -344,6 +351,7 @@ def test_an_optimiser_may_name_the_frozen_weights_too():
     assert_same(state(models[0]), state(models[1]))
 
 
+@one_case
 @pytest.mark.parametrize(
     ("options", "match"),
     [

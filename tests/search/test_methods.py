@@ -10,6 +10,7 @@ from typing import ClassVar
 import pytest
 import torch
 from regression import INPUTS, assert_same, batches, fit, loss, net, state, wrapped
+from tables import one_case
 
 import slth
 from slth import files, plugins
@@ -155,6 +156,7 @@ def test_a_trait_that_is_no_dataclass_is_refused(monkeypatch):
         handle(wrapped()).weights["0.weight"].add(Lost())
 
 
+@one_case
 @every_method
 def test_its_options_are_its_own(name):
     kind = type(method(name))
@@ -180,6 +182,7 @@ def test_what_is_no_method_is_refused_by_name():
         fit(wrapped(), METHODS["frozen"])
 
 
+@one_case
 @pytest.mark.parametrize(
     ("text", "name", "given"),
     [
@@ -195,6 +198,7 @@ def test_options_may_stand_in_the_text(text, name, given):
     assert plugins.join(name, given) == text
 
 
+@one_case
 @pytest.mark.parametrize("text", ["iterand(0.2)", "iterand(rate=)", "iterand(rate=open('x'))", "iterand(rate=1)(2)"])
 def test_options_that_cannot_be_read_are_refused(text):
     with pytest.raises(ValueError, match="must be a name, or name"):
@@ -231,6 +235,7 @@ def test_what_only_a_users_file_knows_is_refused_without_it(monkeypatch):
         wrapped().load_state_dict(told)
 
 
+@one_case
 @pytest.mark.parametrize("name", ["scores", "forward", "keep", "two words"])
 def test_a_buffer_hides_nothing_of_a_mask(name):
     masked = handle(wrapped()).weights["0.weight"]

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from regression import PATHS, assert_same, batches, error, every_method, fit, loss, state, weights_of, wrapped
+from tables import one_case
 from torch import nn
 
 import slth
@@ -83,6 +84,7 @@ def test_weights_have_no_gradient(method):
     assert all(not random_weight(model, path).requires_grad for path in PATHS)
 
 
+@one_case
 @pytest.mark.parametrize("schedule", masks.SCHEDULES)
 @pytest.mark.parametrize("arrival", [0.3, 1.0])
 def test_keep_comes_down_along_the_schedule(schedule, arrival):
@@ -101,6 +103,7 @@ def test_keep_comes_down_along_the_schedule(schedule, arrival):
     assert seen == sorted(seen, reverse=True)
 
 
+@one_case
 @pytest.mark.parametrize(
     ("make", "match"),
     [

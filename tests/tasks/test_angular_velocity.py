@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import one_case
 
 from slth.attention import MultiHeadAttention
 from slth.tasks.angular_velocity import LEARNABLE, PAPER, Setting, Training, _adamw, predict, sample, train_target
@@ -177,6 +178,7 @@ def test_the_order_of_the_sequences_differs_by_epoch_and_holds_each_once():
 # bad input
 
 
+@one_case
 @pytest.mark.parametrize(
     ("name", "value"),
     [("count", 0), ("count", 1.5), ("length", 0), ("length", 2.5), ("d_in", 0), ("split", "dev")],
@@ -186,6 +188,7 @@ def test_sample_names_bad_input(name, value):
         sample(**{"count": 1, "length": 4, "d_in": 2, "seed": 0, name: value})
 
 
+@one_case
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -204,6 +207,7 @@ def test_setting_names_bad_input(name, value):
         Setting(**{name: value})
 
 
+@one_case
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tables import one_case
 
 from slth.tasks import corpora
 from slth.tasks import text as task
@@ -68,6 +69,7 @@ def test_a_file_is_read_as_it_is(tmp_path_factory, text):
     assert found.name == f"path:{path}"
 
 
+@one_case
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tables import one_case
 
 from slth.tasks import ngrams
 from slth.tasks import text as task
@@ -143,6 +144,7 @@ def test_pairs_know_more_than_tokens_alone():
     assert task.bigram_loss(train, valid, large) < 0.03
 
 
+@one_case
 @pytest.mark.parametrize(
     ("train", "valid", "size", "message"),
     [

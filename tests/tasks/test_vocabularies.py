@@ -11,6 +11,7 @@ import tokenizers
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tables import one_case
 
 from slth.tasks import text as task
 from slth.tasks import vocabularies
@@ -164,6 +165,7 @@ def test_a_folder_that_cannot_be_written_ends_before_training(tmp_path, monkeypa
             task.BPE.train(corpus_of(TEXT), 300, cache=folder)
 
 
+@one_case
 @pytest.mark.parametrize("size", [255, 0, -1, (1 << 20) + 1, 300.0])
 def test_bad_sizes_of_a_bpe(size, tmp_path):
     with pytest.raises(ValueError, match=f"size={size}: must be an int >= 256 and <= 1048576"):
@@ -193,6 +195,7 @@ def test_tokens_of_a_corpus_are_dealt_out():
     assert validation.equal(wanted[1])
 
 
+@one_case
 @pytest.mark.parametrize(
     ("size", "dtype"), [(256, torch.uint8), (257, torch.int16), (1 << 15, torch.int16), ((1 << 15) + 1, torch.int32)]
 )

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from tables import one_case
 
 from slth import theory
 
@@ -300,12 +301,14 @@ bad = {
 cases = [(function, name, value) for function, kwargs in good.items() for name in kwargs for value in bad[name]]
 
 
+@one_case
 @pytest.mark.parametrize(("function", "name", "value"), cases)
 def test_bad_input_is_named(function, name, value):
     with pytest.raises(ValueError, match=f"^{name}={value!r}: must "):
         function(**{**good[function], name: value})
 
 
+@one_case
 @pytest.mark.parametrize("function", [function for function, kwargs in good.items() if "heads" in kwargs])
 @pytest.mark.parametrize("widths", [{"d_in": 3}, {"d_out": 3}])
 def test_alpha_below_the_square_root_of_a_width_is_refused(function, widths):

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tables import one_case
 
 from slth import theory
 
@@ -268,6 +269,7 @@ bad = {
 cases = [(function, name, value) for function, kwargs in good.items() for name in kwargs for value in bad[name]]
 
 
+@one_case
 @pytest.mark.parametrize(("function", "name", "value"), cases)
 def test_bad_input_is_named(function, name, value):
     function(**good[function])

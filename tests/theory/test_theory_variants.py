@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import norm as normal
+from tables import one_case
 
 from slth import theory
 
@@ -31,6 +32,7 @@ def layers(draw):
 # densities
 
 
+@one_case
 @pytest.mark.parametrize("factors", [1, 2, 3, 4, 5])
 def test_products_have_mass_1(factors):
     # in t = -ln |x|: the density times e^-t, and the two signs
@@ -157,6 +159,7 @@ def test_widths_known_figures():
 # projections
 
 
+@one_case
 @pytest.mark.parametrize(("alpha", "hidden"), [(1e102, 4), (1e107, 4), (1e300, 4), (10**200, 4), (64.0, 10**310)])
 def test_projections_beyond_float64(alpha, hidden):
     layer = {"d_in": 2, "d_out": 1, "heads": 3, "alpha": alpha, "epsilon": 0.5}
@@ -224,6 +227,7 @@ bad = {
 cases = [(function, name, value) for function, kwargs in good.items() for name in kwargs for value in bad[name]]
 
 
+@one_case
 @pytest.mark.parametrize(("function", "name", "value"), cases)
 def test_bad_input_is_named(function, name, value):
     with pytest.raises(ValueError, match=f"^{name}={value!r}: must "):

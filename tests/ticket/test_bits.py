@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tables import one_case
 
 from slth.ticket import bits
 from slth.ticket.bits import CHUNK, decode, encode, pack, unpack
@@ -54,6 +55,7 @@ def test_any_few_bits_come_back(there, back, mask):
     returns(there, back, [torch.tensor(mask, dtype=torch.bool)])
 
 
+@one_case
 @both_ways
 @pytest.mark.parametrize("size", [0, 1, 2, 7, 8, 9, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5])
 def test_single_bits_and_even_masks_come_back(there, back, size):

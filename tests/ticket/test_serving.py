@@ -6,6 +6,7 @@ import math
 import pytest
 import regression
 import torch
+from tables import one_case
 from torch import nn
 
 import slth
@@ -261,6 +262,7 @@ def test_modules_that_do_not_fit_are_refused():
         slth.serve(ticket, slth.serve(ticket, mlp()))
 
 
+@one_case
 @pytest.mark.parametrize(
     ("draws", "bias", "match"),
     [

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from regression import assert_same, state
+from tables import one_case
 from ticketing import blank, found, refused, resealed
 
 import slth
@@ -87,6 +88,7 @@ def test_a_file_is_named_in_the_error(tmp_path, data):
         Ticket.load(tmp_path)
 
 
+@one_case
 @pytest.mark.parametrize(
     ("make", "match"),
     [
@@ -230,6 +232,7 @@ def little_memory():
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
+@one_case
 @pytest.mark.usefixtures("little_memory")
 @pytest.mark.parametrize(("change", "match"), WRONG.values(), ids=WRONG)
 def test_a_manifest_that_does_not_fit_is_refused(data, change, match):

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 from regression import assert_same, fit, net, state, wrapped
+from tables import one_case
 from ticketing import blank, found, refused
 from torch import nn
 
@@ -111,6 +112,7 @@ def test_how_a_model_is_built_is_said_and_never_executed():
     assert built_of(odd, depth=2) == {"class": "torch.nn.modules.container.Sequential", "arguments": {"depth": 2}}
 
 
+@one_case
 @pytest.mark.parametrize("built", [[1, 2], "text", {"class": object()}, {"scale": math.inf}])
 def test_built_must_be_an_object_of_json(built):
     module = wrapped()
@@ -171,6 +173,7 @@ def others():
     ]
 
 
+@one_case
 @pytest.mark.parametrize(("module", "match"), others())
 def test_another_module_is_refused(data, module, match):
     refused(data, match, module)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
+from tables import one_case
 
 from slth.threads import one_torch_thread
 from slth.weights import inits, philox
@@ -229,6 +230,7 @@ def test_cuda_makes_the_same_bits(distribution):
 # ---------------------------------------------------------------- what a value does depend on
 
 
+@one_case
 @each_distribution
 @pytest.mark.parametrize("other", [{"seed": 1}, {"seed": -1}, {"name": "v"}, {"name": ""}, {"stream": 1}])
 def test_seed_name_and_stream_each_change_everything(distribution, other):
@@ -339,6 +341,7 @@ def of_role(role):
     return inits.Fan(fan_in=32, fan_out=16, width=81, role=role)
 
 
+@one_case
 @pytest.mark.parametrize(
     ("init", "fan", "distribution", "scale"),
     [
@@ -373,6 +376,7 @@ def test_every_init_is_in_the_table_test():
 # ---------------------------------------------------------------- errors
 
 
+@one_case
 @each_distribution
 @pytest.mark.parametrize("scale", [0.0, -1.0, math.nan, math.inf])
 def test_bad_scale(distribution, scale):
@@ -380,6 +384,7 @@ def test_bad_scale(distribution, scale):
         distribution((3,), scale, seed=0, name="w")
 
 
+@one_case
 @each_distribution
 @pytest.mark.parametrize("stream", [-1, 2**32])
 def test_bad_stream(distribution, stream):

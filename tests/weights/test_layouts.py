@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tables import one_case
 from torch import nn
 
 import slth
@@ -76,6 +77,7 @@ LAYERS = {
 }
 
 
+@one_case
 @pytest.mark.parametrize("keep", [1.0, 0.4])
 @pytest.mark.parametrize("init", ["kaiming_uniform", "signed_constant", "kaiming_normal"])
 @pytest.mark.parametrize("name", LAYERS)
@@ -92,6 +94,7 @@ def test_the_output_s_mean_square_is_twice_the_input_s(name, init, keep):
     assert 1.75 < out.square().mean() < 2.25
 
 
+@one_case
 @pytest.mark.parametrize("name", LAYERS)
 def test_scores_start_within_the_root_of_the_fan(name):
     make, _ = LAYERS[name]
@@ -147,6 +150,7 @@ class LayerScale(Rescale):
     pass
 
 
+@one_case
 @pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
 @pytest.mark.parametrize(
     "make",
@@ -176,6 +180,7 @@ def test_a_linear_layer_is_one_whatever_it_is_called():
     assert [target.path for target in find(model)] == ["norm_out.weight", "normal_map.weight", "other.weight"]
 
 
+@one_case
 @pytest.mark.parametrize(
     ("name", "is_norm"),
     [
@@ -213,6 +218,7 @@ def of(parameter):
     return nn.ParameterDict({"a": nn.Parameter(parameter, requires_grad=False)})
 
 
+@one_case
 @pytest.mark.parametrize(
     ("make", "message"),
     [

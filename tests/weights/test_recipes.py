@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import one_case
 from torch import nn
 
 from slth.attention import MultiHeadAttention
@@ -34,6 +35,7 @@ def test_a_draw_is_one_call_of_inits(draw, shape):
     assert made.equal(wanted)
 
 
+@one_case
 @pytest.mark.parametrize("init", inits.INITS)
 @pytest.mark.parametrize("scale", [1.0, 0.37])
 def test_a_draw_by_the_name_of_an_init_is_its_weight(init, scale):
@@ -124,6 +126,7 @@ def test_what_is_remembered_goes_with_copies_and_files():
     assert recipe_of(torch.load(file, weights_only=False), "0.weight") == SIGNS
 
 
+@one_case
 @pytest.mark.parametrize("init", inits.INITS)
 def test_our_attention_remembers_how_it_was_made(init):
     module = nn.ModuleDict({"inside": MultiHeadAttention(3, 4, 2, 5, init=init, seed=7, prefix="x.")})

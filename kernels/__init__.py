@@ -13,6 +13,7 @@ from .attention.masks import BlockMask
 from .bits import pack_mask, unpack_mask
 from .cut import Cut
 from .dispatch import counted, use
+from .grouped import Cuts, Segment, Table
 from .masked_linear import masked_linear
 from .masked_weight import masked_weight, pruned_weight, score_gradient, straight_through
 from .mhla import mhla
@@ -24,7 +25,10 @@ Threshold = Cut  # its former name
 __all__ = [
     "BlockMask",
     "Cut",
+    "Cuts",
+    "Segment",
     "Selector",
+    "Table",
     "Threshold",
     "attention",
     "counted",

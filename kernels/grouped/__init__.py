@@ -109,6 +109,14 @@ class Table:
         increment_version(out)
         return squares
 
+    def point(self, grads: Sequence[torch.Tensor]) -> None:
+        """Tell a CUDA graph that holds :meth:`slope` where the gradients lie that it was captured with.
+
+        To be called once the capture has ended: within it nothing is copied to the device. The gradients must then
+        stay where they are for as long as the graph is replayed, and :meth:`slope` be called by it alone.
+        """
+        self._form("auto").point([grad.detach() for grad in grads])
+
     def _form(self, impl: str) -> reference.Operations:
         """The operations of an implementation, made when they are first asked for."""
         kind = _OPERATIONS.choose(impl, self._segments[0].scores, _unfit(self._segments))

@@ -50,6 +50,9 @@ class Operations:
             squares += slope.double().square().sum()
         return squares.float()
 
+    def point(self, grads: Sequence[torch.Tensor]) -> None:
+        """Do nothing: no address is used."""
+
 
 def offsets(segments: Sequence[Segment], groups: int) -> list[int]:
     """Of each segment, the index in its group of its first score."""

@@ -93,6 +93,8 @@ class Group:
 class Wrapped:
     """The masks of one wrapped module: `weights` by parameter name (a tied one by its first), and their groups."""
 
+    leaves: passes.Pass | None = None  # what is read in place of masked weights, while a step of training runs
+
     def __init__(self, found: Sequence[MaskedParameter], weights: dict[str, Masked], groups: list[Group]):
         self.weights, self.groups = weights, groups
         self.paths = {param.path: param.paths for param in found}
@@ -119,7 +121,7 @@ class Wrapped:
     def _open(self, module: nn.Module, args: object) -> None:
         """A pass of its own, also within another one."""
         if not torch.compiler.is_compiling():
-            passes.enter(passes.Pass(self._weights(module)), module, sys._getframe(1))
+            passes.enter(self.leaves or passes.Pass(self._weights(module)), module, sys._getframe(1))
 
     def _join(self, module: nn.Module, args: object) -> None:
         """A part of the open pass, or a pass of its own."""
@@ -127,10 +129,12 @@ class Wrapped:
             weights = self._weights(module)
             own = weights if weights is self.weights else _masked(module)
             span = next(iter(own.values())).span()
-            passes.join(span or self._own_pass(weights), module, sys._getframe(1))
+            passes.join(span or self.own_pass(weights), module, sys._getframe(1))
 
-    def _own_pass(self, weights: Mapping[str, Masked]) -> passes.Pass:
+    def own_pass(self, weights: Mapping[str, Masked]) -> passes.Pass:
         """A pass of a part alone; those of one backward pass, which recompute layers, share their cuts."""
+        if self.leaves and weights is self.weights:
+            return self.leaves
         return passes.Pass(weights, self.cuts_in_backward() if weights is self.weights else None)
 
     def _close(self, module: nn.Module, args: object, output: object) -> None:

@@ -86,11 +86,7 @@ class Masked(nn.Module):
             return self.gate(self, weight)
         if traced():
             raise ValueError(f"{self.path} is masked, its mask would be traced as a constant: slth.unwrap it first")
-        span = self.span()
-        if span is None:
-            with passes.within(self._own_pass()):
-                return self.gate(self, weight)
-        return span.made(self, weight)
+        return (self.span() or self._own_pass()).made(self, weight)
 
     def right_inverse(self, value: torch.Tensor) -> torch.Tensor:
         """Refuse what is assigned to the weight, by ValueError; torch asks before the mask stands on it, too."""
@@ -112,7 +108,7 @@ class Masked(nn.Module):
             return passes.Pass({self.path: self})
         weights = self.wrapped.weights
         if weights.get(self.path) is self:
-            return passes.Pass(weights, self.wrapped.cuts_in_backward())
+            return self.wrapped.own_pass(weights)
         return passes.Pass({**weights, self.path: self})  # a replica
 
     @torch.no_grad()

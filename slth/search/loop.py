@@ -15,24 +15,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
 
 from slth import console, files
-from slth.defaults import usual
 from slth.masking import Group
 from slth.modules import check_module
 from slth.numbers import as_float, as_int
 from slth.resuming import Content
 from slth.search import arguments, parallel
 from slth.search import checkpoint as checkpoints
+from slth.search import steps as steps_of
 from slth.search.base import Search
+from slth.search.batches import Feed, generator_seed
 from slth.search.edge_popup import EdgePopup
 from slth.search.methods import identity_of
 from slth.search.origin import note_origin
-from slth.weights.philox import stream_key
+from slth.search.precision import Precision, arithmetic, resolve
+from slth.search.steps import Training
 from slth.wrapping import check_there_still, handle, root, trained_densely, wrapped_nearby
 
 Batch = TypeVar("Batch")
@@ -72,6 +74,9 @@ def fit(
     optimiser: Optimiser | None = None,
     warmup: float = 0.1,
     clip: float | None = 1.0,
+    accumulate: int = 1,
+    precision: Precision = "auto",
+    graph: bool | Literal["auto"] = "auto",
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     every: int = 0,
     checkpoint: str | Path | None = None,
@@ -94,6 +99,13 @@ def fit(
             the steps leads to it, a cosine from it to a hundredth.
         optimiser: parameters -> optimiser of these, instead of AdamW; its own learning rates then are the highest.
         clip: the largest norm of the gradient, or None.
+        accumulate: an int >= 1: so many pieces of a batch's rows go through the model one after another, and one step
+            is taken with the sum of their gradients. `loss` must be a mean over rows then.
+        precision: of forward and backward passes and of evaluation: "float32", "tf32" (a GPU's products of rounded
+            float32), "bf16" (torch's autocast); "auto": bf16 on a GPU that has it, else float32. Scores and the
+            optimiser stay in float32.
+        graph: whether a GPU's steps are recorded as a CUDA graph after the first ones and replayed. "auto": where they
+            can be; True: the same, with a warning where they cannot, and a ValueError without a CUDA device.
         evaluate: model -> numbers by name; called without gradients in eval mode after every `every` steps (0: only at
             the end).
         checkpoint: a file to save to after every `save_every` steps (0: ten times a run) and at the end; a relative
@@ -106,6 +118,13 @@ def fit(
 
     A scalar of numpy or torch does for an int or a float. Rows count the steps done, from 1; errors name the step they
     came in, from 0.
+
+    On a GPU, for AdamW, Adam and SGD of torch, nothing is read back from a step: what is not finite is noticed up to 32
+    steps late, is still reported with the step at which it was, and no step after that one changes anything. A graph
+    holds what `loss` and the model did in Python when it was recorded: a number that they take from outside the batch
+    and change between steps must be a tensor on the device, or graph=False. Batches of another layout, a loss that
+    reads something back, a search with gates of its own and a want of memory make steps run without a graph, which is
+    logged once.
 
     On a wrapped model, what has requires_grad beside the scores (a layer that was added after wrap, a bias that was
     unfrozen) is trained densely and stored whole in a ticket: a logged warning names it. A layer in the place of one
@@ -130,6 +149,7 @@ def fit(
     arguments.check_functions(batches, loss, evaluate)
     steps, every, save_every = as_int("steps", steps, 1), as_int("every", every, 0), as_int("save_every", save_every, 0)
     lr, warmup = as_float("lr", lr, "(0, inf)"), as_float("warmup", warmup, "[0, 1)", "a share of the steps")
+    accumulate = as_int("accumulate", accumulate, 1)
     clip, seed = None if clip is None else as_float("clip", clip, "(0, inf)"), as_int("seed", seed)
     path = arguments.path_of(checkpoint)
     check_there_still(model)
@@ -139,12 +159,19 @@ def fit(
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError(f"{type(root(model)).__name__}: nothing to train, no parameter has requires_grad")
+    device = parameters[0].device
+    chosen = resolve(precision, device)
+    steps_of.check_graph(graph, device)
     make = partial(torch.optim.AdamW, lr=lr, weight_decay=0.0) if optimiser is None else optimiser
     built = arguments.optimiser_of(make, parameters, model)
     highest = [group["lr"] for group in built.param_groups]
     held, first = None, parallel.rank() == 0
     if path or parallel.size() > 1:
         settings: dict[str, Any] = {"steps": steps, "warmup": warmup, "clip": clip, "seed": seed}
+        if chosen != "float32":
+            settings["precision"] = chosen
+        if accumulate > 1:
+            settings["accumulate"] = accumulate
         if parallel.size() > 1:
             settings["processes"] = parallel.size()  # each of which has a generator of its own for dropout
         identity = checkpoints.Identity.of(root(model), settings | _described(model, search, built))
@@ -170,33 +197,60 @@ def fit(
         message = "%s: goes on at step %d of %d, from checkpoint %s"
         _LOG.log(logging.WARNING if progress else logging.INFO, message, name, result.resumed_at, steps, path)
     save_every = save_every or max(1, steps // 10)
+    training = Training(model, loss, built, parameters, math.inf if clip is None else clip, accumulate, chosen)
+    way = steps_of.choose(training, handle(model) if search else None, graph, name)
+    loop = _Loop(training, search, way, Feed(batches, seed), highest, steps, warmup, seed)
     bar = console.bar(steps, result.resumed_at, name) if progress and first else console.NoBar()
-    feed = _Feed(batches, seed)
     with bar, torch.random.fork_rng(devices=_devices(parameters)):
         for step in range(result.resumed_at, steps):
-            batch = feed.at(step)
-            torch.manual_seed(_generator_seed(seed, f"step/{parallel.rank()}" if parallel.rank() else "step", step))
-            for group, rate in zip(built.param_groups, highest, strict=True):
-                group["lr"] = rate * _factor(step, steps, warmup)
-            if search:
-                search.before_step(model, step, steps, built)
-            value = _step(model, batch, loss, built, parameters, clip, step)
-            if search:
-                search.after_step(model, step, steps, built)
+            value = loop.take(step)
             done = step + 1
-            if done % max(1, steps // 100) == 0 or done == steps:
-                result.rows.append({"step": done, "train_loss": value})
-                bar.set_postfix(loss=f"{value:.4g}", refresh=False)
+            ends = done == steps
+            measures = evaluate is not None and (ends or (every > 0 and done % every == 0))
+            saves = path is not None and (ends or done % save_every == 0)
+            notes = ends or done % max(1, steps // 100) == 0
+            if notes or measures or saves:
+                way.settle()
+            if notes:
+                result.rows.append({"step": done, "train_loss": float(value)})
+                bar.set_postfix(loss=f"{float(value):.4g}", refresh=False)
             bar.update()
-            if search and done == steps:
+            if search and ends:
                 search.finish(model)
-            if evaluate and (done == steps or (every and done % every == 0)):
-                result.rows.append({"step": done} | _evaluated(model, evaluate))
-            if path and (done % save_every == 0 or done == steps):
+            if evaluate and measures:
+                result.rows.append({"step": done} | _evaluated(training, evaluate))
+            if saves:
                 parallel.from_first(partial(save, _held_by(done, result.rows, origin)))
     model.eval()
     result.seconds = time.perf_counter() - started
     return result
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """What every step of a run has in common."""
+
+    training: Training
+    search: Search | None
+    way: steps_of.Step
+    feed: Feed
+    rates: list[float]  # of the optimiser's groups, the highest of the run
+    steps: int
+    warmup: float
+    seed: int
+
+    def take(self, step: int) -> float | torch.Tensor:
+        """Take a step and return its loss."""
+        model, optimiser = self.training.model, self.training.optimiser
+        batch = self.feed.at(step)
+        torch.manual_seed(generator_seed(self.seed, f"step/{rank}" if (rank := parallel.rank()) else "step", step))
+        self.way.set_rates([rate * _factor(step, self.steps, self.warmup) for rate in self.rates])
+        if self.search:
+            self.search.before_step(model, step, self.steps, optimiser)
+        value = self.way.take(batch, step)
+        if self.search:
+            self.search.after_step(model, step, self.steps, optimiser)
+        return value
 
 
 def _held_by(step: int, rows: list[dict[str, float]], origin: str | None) -> dict[str, Any]:
@@ -228,39 +282,11 @@ def _held(path: Path, identity: checkpoints.Identity) -> Content | None:
     return checkpoints.read(path, identity) if path.exists() else None
 
 
-def _step(
-    model: nn.Module,
-    batch: Batch,
-    loss: Callable[[nn.Module, Batch], torch.Tensor],
-    optimiser: torch.optim.Optimizer,
-    parameters: list[nn.Parameter],
-    clip: float | None,
-    step: int,
-) -> float:
-    model.train()
-    optimiser.zero_grad(set_to_none=True)
-    rows, weight = parallel.share(batch)
-    value = arguments.check_loss(loss(model, rows))
-    value = value if weight == 1.0 else value * weight
-    number = parallel.mean(value)
-    if not math.isfinite(number):
-        raise FloatingPointError(f"the loss is {number} at step {step}: a lower learning rate may help")
-    arguments.check_gradient(value)
-    value.backward()
-    parallel.average_gradients(model, parameters)
-    parallel.agree_on_statistics(model)
-    norm = float(nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip))
-    if not math.isfinite(norm):
-        raise FloatingPointError(f"the gradient's norm is {norm} at step {step}: a lower learning rate may help")
-    with usual():  # which the optimiser's own numbers must not depend on
-        optimiser.step()
-    return number
-
-
 @torch.no_grad()
-def _evaluated(model: nn.Module, evaluate: Callable[[nn.Module], Mapping[str, float]]) -> dict[str, float]:
-    model.eval()
-    return arguments.measured(evaluate(model))
+def _evaluated(training: Training, evaluate: Callable[[nn.Module], Mapping[str, float]]) -> dict[str, float]:
+    training.model.eval()
+    with arithmetic(training.precision, training.device):
+        return arguments.measured(evaluate(training.model))
 
 
 def _factor(step: int, steps: int, warmup: float) -> float:
@@ -270,40 +296,6 @@ def _factor(step: int, steps: int, warmup: float) -> float:
         return (step + 1) / rising
     falling = (step + 1 - rising) / (steps - rising or 1.0)
     return _FLOOR + (1.0 - _FLOOR) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, falling)))
-
-
-class _Feed:
-    """The batch of each step, from a function or an iterable."""
-
-    def __init__(self, batches: Callable[[int], Any] | Iterable[Any], seed: int) -> None:
-        self.function = batches if callable(batches) else None
-        self.iterable = batches
-        self.seed, self.next = seed, 0
-        self.items: Iterator[Any] | None = None
-
-    def at(self, step: int) -> Any:
-        """The batch of a step; steps that a resumed run has behind it are drawn and dropped."""
-        if self.function is not None:
-            return self.function(step)
-        while self.next < step:
-            self._draw()
-        return self._draw()
-
-    def _draw(self) -> Any:
-        torch.manual_seed(_generator_seed(self.seed, "batch", self.next))
-        for _ in range(2):
-            if self.items is None:
-                self.items = iter(self.iterable)  # type: ignore[arg-type]
-            for item in self.items:
-                self.next += 1
-                return item
-            self.items = None
-        raise ValueError("batches: must give at least one batch, and again whenever they are begun anew")
-
-
-def _generator_seed(seed: int, what: str, number: int) -> int:
-    low, high = stream_key(seed, f"fit/{what}/{number}")
-    return (high << 32 | low) & (1 << 63) - 1
 
 
 def _devices(parameters: list[nn.Parameter]) -> list[torch.device]:

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+
+from slth.search import batches
 
 T = TypeVar("T")
 _own: dist.ProcessGroup | None = None  # in which processes tell each other numbers and words, within `talking`
@@ -97,33 +99,11 @@ def share(batch: Any) -> tuple[Any, float]:
     """
     if size() == 1:
         return batch, 1.0
-    counts = {len(t) for t in _tensors(batch)}
-    if len(counts) != 1:
-        raise ValueError(f"batch: tensors of {sorted(counts) or 'no'} rows, must be of one number, to be shared out")
-    (count,) = counts
+    count = batches.count_rows(batch, "shared out")
     if count < size():
         raise ValueError(f"batch of {count} rows: must have one or more for each of {size()} processes")
     rows = [count * r // size() for r in (rank(), rank() + 1)]
-    return _rows(batch, slice(*rows)), (rows[1] - rows[0]) * size() / count
-
-
-def _tensors(batch: Any) -> list[torch.Tensor]:
-    if isinstance(batch, torch.Tensor) and batch.dim():
-        return [batch]
-    if isinstance(batch, Mapping):
-        batch = tuple(batch.values())
-    if isinstance(batch, tuple | list):
-        return [t for part in batch for t in _tensors(part)]
-    raise ValueError(f"batch of {type(batch).__name__}: must be tensors with a first axis, to be shared out")
-
-
-def _rows(batch: Any, rows: slice) -> Any:
-    if isinstance(batch, torch.Tensor):
-        return batch[rows]
-    if isinstance(batch, Mapping):
-        return {key: _rows(part, rows) for key, part in batch.items()}
-    parts = [_rows(part, rows) for part in batch]
-    return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+    return batches.rows(batch, slice(*rows)), (rows[1] - rows[0]) * size() / count
 
 
 def mean(value: torch.Tensor) -> float:

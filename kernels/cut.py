@@ -6,6 +6,11 @@ from typing import NamedTuple
 
 import torch
 
+from slth.threads import in_parallel
+from slth.watched import watched
+
+_PIECE = 1 << 15  # scores that one thread compares at a time: they stay in its core's cache
+
 
 class Cut(NamedTuple):
     """Kept are |score| > value, and |score| == value at a row-major index <= last_tie (-1: no ties are kept).
@@ -34,18 +39,37 @@ class Cut(NamedTuple):
 
     def mask(self, scores: torch.Tensor, offset: int = 0) -> torch.Tensor:
         """What is kept of the scores from index `offset` on: bool, their shape."""
-        scores, cut = scores.detach(), self.after(offset)
-        magnitude = scores.abs()
-        if isinstance(cut.last_tie, int):
-            kept = magnitude > cut.value
-            if cut.last_tie < 0:
-                return kept
-            value, last_tie = cut
-        else:
-            value, last_tie = cut.tensors(scores.device)
-            kept = magnitude > value
-        index = torch.arange(scores.numel(), device=scores.device).reshape(scores.shape)
-        return kept | ((magnitude == value) & (index <= last_tie))
+        scores, (value, last_tie) = scores.detach(), self.after(offset)
+        if isinstance(value, torch.Tensor) or not isinstance(last_tie, int):
+            value, last_tie = self.after(offset).tensors(scores.device)
+            index = torch.arange(scores.numel(), device=scores.device).reshape(scores.shape)
+            magnitude = scores.abs()
+            return (magnitude > value) | ((magnitude == value) & (index <= last_tie))
+        if not scores.is_cpu or scores.numel() <= _PIECE or watched():
+            return _kept(scores, value, last_tie + 1)
+        with torch.inference_mode(False):  # which other threads could not write to
+            kept = torch.empty_like(scores, dtype=torch.bool)
+        row = scores[0].numel()
+        rows = max(_PIECE // row, 1)
+
+        def work(pieces: slice) -> None:
+            for start in range(rows * pieces.start, min(rows * pieces.stop, len(scores)), rows):
+                here = slice(start, start + rows)
+                kept[here] = _kept(scores[here], value, last_tie + 1 - start * row)
+
+        in_parallel(work, -(-len(scores) // rows), torch.get_num_threads())
+        return kept
+
+
+def _kept(scores: torch.Tensor, value: float, ties: int) -> torch.Tensor:
+    """|score| > value, of the first `ties` scores also those with |score| == value."""
+    magnitude = scores.abs()
+    if ties <= 0:
+        return magnitude > value
+    if ties >= scores.numel():
+        return magnitude >= value
+    index = torch.arange(scores.numel(), device=scores.device).reshape(scores.shape)
+    return (magnitude > value) | ((magnitude == value) & (index < ties))
 
 
 #: (scores float32 of the weight's shape, the cut: a Cut, a number or a float32 tensor without axes)

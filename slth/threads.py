@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,34 @@ def in_parallel(work: Callable[[slice], None], count: int, threads: int | None =
         return
     bounds = np.linspace(0, count, pieces + 1).astype(int).tolist()
     _share([slice(a, b) for a, b in itertools.pairwise(bounds)], work, threads)
+
+
+def holds(check: Callable[[slice], bool], count: int, piece: int) -> bool:
+    """Whether check(part) is true of all slices of `piece` items that cover range(count), as :func:`in_parallel` calls.
+
+    No more are checked once one is false.
+    """
+    false: list[int] = []
+
+    def work(parts: slice) -> None:
+        for number in range(parts.start, parts.stop):
+            if not false and not check(slice(number * piece, min((number + 1) * piece, count))):
+                false.append(number)
+
+    in_parallel(work, -(-count // piece))
+    return not false
+
+
+def together(*calls: Callable[[], Any]) -> list[Any]:
+    """What the calls return, made at once on threads as :func:`in_parallel` has them. Raises what one raises."""
+    results: list[Any] = [None] * len(calls)
+
+    def work(which: slice) -> None:
+        for i in range(which.start, which.stop):
+            results[i] = calls[i]()
+
+    in_parallel(work, len(calls))
+    return results
 
 
 def _share(parts: list[slice], work: Callable[[slice], None], threads: int) -> None:

@@ -113,7 +113,7 @@ def _wrapped(
     members = choices.groups_of(params, keeps, policy)
     drawn = choices.recipes_of(params, keeps, weights, seed)
     for param in params:
-        if param.path not in drawn and param.tensor.isnan().any():
+        if param.path not in drawn and param.tensor.amax().isnan():  # the largest is NaN where any is
             raise ValueError(f"{param.path} holds NaN: weights must be numbers, or be drawn anew by weights=...")
     storage.check(module, [param.path for param in params])
 
@@ -277,14 +277,27 @@ def trained_densely(module: nn.Module) -> list[str]:
     return unmasked(root(module))
 
 
-@torch.no_grad()
 def effective(module: nn.Module) -> dict[str, torch.Tensor]:
     """The masked weights that evaluation sees, by parameter name, under the masks of the scores as they are."""
-    weights = handle(module).weights
-    with passes.within(passes.Pass(weights)):
-        values = {path: masked.evaluated(random_weight(module, path)) for path, masked in weights.items()}
+    value, weights = evaluation(module), handle(module).weights
+    values = {path: value(path) for path in weights}
     settle(weights.values())
     return values
+
+
+def evaluation(module: nn.Module) -> Callable[[str], torch.Tensor]:
+    """A function from a parameter name to the masked weight that evaluation sees, for any thread.
+
+    Each call makes the weight anew. Masks are cut once: scores must stay as they are meanwhile.
+    """
+    weights, cuts = handle(module).weights, passes.Cuts()
+
+    @torch.no_grad()
+    def value(path: str) -> torch.Tensor:
+        with passes.within(passes.Pass(weights, cuts)):
+            return weights[path].evaluated(random_weight(module, path))
+
+    return value
 
 
 # ---------------------------------------------------------------- what wrap changes

@@ -31,7 +31,7 @@ from .nan import refuse_nan
 LAST_INDEX = 0xFFFFFFFF  # of a score in its group
 _LEAST_REACH, _MOST_REACH = 1 << 11, 1 << 17  # in bits, of which a number has 2^23 until its double
 _BLOCK = 256  # scores compared between two looks whether any lay in the bracket
-_SAMPLE = 1 << 16
+_SAMPLE = 1 << 16  # scores of a sample at most
 
 Bits = npt.NDArray[np.int32]
 Keys = npt.NDArray[np.int64]
@@ -153,10 +153,8 @@ class _HostScores:
         for scores, end, inner in zip(
             self.scores, self.ends, np.split(index, np.searchsorted(index, self.ends[:-1])), strict=True
         ):
-            within = torch.from_numpy(inner - offset)
-            flat = scores.view(-1, scores.shape[-1]) if scores.dim() else scores.view(1, 1)
-            taken = flat[within // flat.shape[1], within % flat.shape[1]]
-            parts.append(taken.numpy().view(np.int32) & np.int32(MAGNITUDE))
+            flat = (scores.view(-1, scores.shape[-1]) if scores.dim() else scores.view(1, 1)).numpy()
+            parts.append(flat[np.divmod(inner - offset, flat.shape[1])].view(np.int32) & np.int32(MAGNITUDE))
             offset = end
         return np.concatenate(parts)
 
@@ -207,8 +205,11 @@ class _DeviceScores:
 
 
 def _spread(total: int) -> Keys:
-    """At most _SAMPLE indices in [0, total), ascending: one at an uneven place in each of as many equal parts."""
-    part = np.arange(min(total, _SAMPLE))
+    """Indices in [0, total), ascending: one at an uneven place in each of as many equal parts.
+
+    total^(2/3) of them (Floyd & Rivest 1975): more would take longer to look up than they save in a narrower bracket.
+    """
+    part = np.arange(min(math.ceil(total ** (2 / 3)), _SAMPLE))
     golden = (math.sqrt(5.0) - 1.0) / 2.0
     return np.asarray((part + part * golden % 1.0) * (total / part.size), np.int64)
 

@@ -37,7 +37,9 @@ def pack(masks: Sequence[torch.Tensor]) -> torch.Tensor:
     [13]
     """
     flat = _flat(masks)
-    return torch.from_numpy(np.packbits(np.concatenate([np.empty(0, np.bool_), *flat]), bitorder="little"))
+    if any(mask.size % 8 for mask in flat):
+        flat = [np.concatenate(flat)]
+    return torch.from_numpy(np.concatenate([np.empty(0, np.uint8), *(np.packbits(m, bitorder="little") for m in flat)]))
 
 
 def unpack(packed: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
@@ -122,13 +124,11 @@ def _encode(bits, ones):  # type: ignore[no-untyped-def]  # pragma: no cover
     low, span, at = np.uint64(0), _WHOLE, 0
     for bit in bits:
         bound = (span >> _32) * share
-        if bit:
-            span = bound
-        else:
-            low += bound
-            span -= bound
-            if low < bound:
-                _carry(out, at)
+        rise = bound * np.uint64(not bit)  # no branch on the bit, which nothing foretells
+        low += rise
+        span = bound if bit else span - bound
+        if low < rise:
+            _carry(out, at)
         while span < _LEAST:
             at = _put(out, at, low)
             low <<= np.uint64(16)

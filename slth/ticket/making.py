@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from slth.masking import Masked, Wrapped, traits
 from slth.masking.parameters import Part
 from slth.masking.places import places
 from slth.masking.traits import Trait
+from slth.ticket.comparing import is_pruned, same_kept
 from slth.ticket.record import Plain, TicketError, Weight
 from slth.weights.recipes import recipe_of
 from slth.wrapping import check_plain, random_weight
@@ -27,7 +28,7 @@ def weight_of(module: nn.Module, path: str, masked: Masked, mask: torch.Tensor, 
     """
     had = [trait for kind in traits.known().values() if (trait := kind.of(masked, mask))]
     recipe, weight = recipe_of(module, path), random_weight(module, path).detach()
-    if recipe and not _same(traits.random_weight(recipe, had, dict(masked.named_buffers()), value), weight, mask):
+    if recipe and not same_kept(traits.random_weight(recipe, had, dict(masked.named_buffers()), value), weight, mask):
         recipe = None
     if recipe is None:
         had = [trait for trait in had if not trait.tensor]  # the base has what these tell of a recipe
@@ -35,7 +36,7 @@ def weight_of(module: nn.Module, path: str, masked: Masked, mask: torch.Tensor, 
         path=path,
         shape=tuple(value.shape),
         dtype=name_of(value.dtype),
-        kept=int(mask.sum()),
+        kept=int(mask.count_nonzero()),
         recipe=recipe,
         parts=masked.parts,
         traits=_traits_of(path, masked.parts, had, mask, weight, value),
@@ -58,7 +59,7 @@ def _traits_of(
     idle = [trait for trait in had if trait.shown(weight, parts) is weight]
     seen = (t for kind in traits.known().values() if (t := kind.seen(value, weight, parts)))
     for candidate in itertools.chain([had, idle], ([*idle, trait] for trait in seen)):
-        if torch.equal(value, pruned(traits.shown(weight, candidate, parts), mask)):
+        if is_pruned(value, traits.shown(weight, candidate, parts), mask):
             return tuple(candidate)
     told = " nor ".join(["its weights", *(kind.words for kind in traits.known().values() if kind.words)])
     raise TicketError(f"{path}: what evaluation sees is neither {told} under a mask")
@@ -68,13 +69,13 @@ def weight_under(module: nn.Module, path: str, mask: torch.Tensor) -> Weight:
     """The record of a plain module's weight under a mask, of its recipe, or over a base where none makes it."""
     weight = module.get_parameter(path).detach()
     recipe = recipe_of(module, path)
-    if recipe and not _same(recipe.tensor(weight.shape, weight.device).to(weight.dtype), weight, mask):
+    if recipe and not same_kept(recipe.tensor(weight.shape, weight.device).to(weight.dtype), weight, mask):
         recipe = None
     return Weight(
         path=path,
         shape=tuple(weight.shape),
         dtype=name_of(weight.dtype),
-        kept=int(mask.sum()),
+        kept=int(mask.count_nonzero()),
         recipe=recipe,
         parts=(Part(),),
         base=base_of(weight, mask) if recipe is None else None,
@@ -89,11 +90,6 @@ def base_of(weight: torch.Tensor, mask: torch.Tensor) -> str:
 def pruned(weight: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The weight, 0 where the mask (on its device) does not keep it."""
     return torch.where(mask, weight, torch.zeros((), dtype=weight.dtype, device=weight.device))
-
-
-def _same(one: torch.Tensor, other: torch.Tensor, mask: torch.Tensor) -> bool:
-    """Whether two weights are the same where a mask keeps them."""
-    return bool(((one == other) | ~mask).all())
 
 
 def plain_of(module: nn.Module, path: str, tensor: torch.Tensor) -> Plain:
@@ -169,9 +165,14 @@ def named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 of tensors: names, dtypes, shapes and bytes, in the order of the names."""
+    return digest_by_name(tensors, tensors.__getitem__)
+
+
+def digest_by_name(paths: Iterable[str], tensor_of: Callable[[str], torch.Tensor]) -> str:
+    """As :func:`digest_of`, of tensors that are made one by one."""
     digest = hashlib.sha256()
-    for path in sorted(tensors):
-        tensor = tensors[path].detach().cpu().contiguous()
+    for path in sorted(paths):
+        tensor = tensor_of(path).detach().cpu().contiguous()
         digest.update(f"{path} {name_of(tensor.dtype)} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

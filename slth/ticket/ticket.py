@@ -13,11 +13,13 @@ from torch import nn
 from slth import files
 from slth.masking import traits
 from slth.modules import check_module
+from slth.threads import together
 from slth.ticket import describing, packing
 from slth.ticket.making import (
     base_of,
     check_dense,
     check_masks,
+    digest_by_name,
     digest_of,
     name_of,
     others,
@@ -28,7 +30,7 @@ from slth.ticket.making import (
     weight_under,
 )
 from slth.ticket.record import Plain, TicketError, Weight
-from slth.wrapping import check_in_place, effective, handle, root
+from slth.wrapping import check_in_place, evaluation, handle, root
 
 KIND, VERSIONS = "ticket", (1, 2)  # 1 where every weight has a recipe
 
@@ -68,9 +70,11 @@ class Ticket:
         """
         wrapped, module = handle(model), root(model)
         check_in_place(model)
-        masks, values = wrapped.masks(), effective(model)
-        weights = tuple(weight_of(module, path, m, masks[path], values[path]) for path, m in wrapped.weights.items())
-        rest = dict(others(module, wrapped))
+        masks, value, rest = wrapped.masks(), evaluation(model), dict(others(module, wrapped))
+        weights, digest = together(
+            lambda: tuple(weight_of(module, path, m, masks[path], value(path)) for path, m in wrapped.weights.items()),
+            lambda: digest_by_name([*masks, *rest], lambda path: rest[path] if path in rest else value(path)),
+        )
         plain = tuple(plain_of(module, path, tensor) for path, tensor in rest.items())
         flat = {path: mask.flatten().cpu() for path, mask in masks.items()}
         buffers = {
@@ -82,7 +86,7 @@ class Ticket:
             for name in {trait.buffer for weight in weights for trait in weight.traits if trait.tensor}
         }
         stored = {p.path: rest[p.path].detach().cpu() for p in plain if p.stored}
-        return cls(weights, plain, packing.packed(weights, flat, buffers, stored), digest_of(values | rest), built)
+        return cls(weights, plain, packing.packed(weights, flat, buffers, stored), digest, built)
 
     @classmethod
     @torch.no_grad()

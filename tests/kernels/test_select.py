@@ -141,3 +141,11 @@ def test_the_rows_of_the_table():
         assert list(row)[: len(COLUMNS + SPREAD)] == COLUMNS + SPREAD
         assert row["error_ours"] == 0.0
         assert row["floor_s"] == pytest.approx(500 * 4 / 3.0e12)
+
+
+@pytest.mark.parametrize("tie", [0, 40_000, 209_998, 210_500])
+def test_a_mask_made_in_pieces_is_that_of_tensors(tie):
+    scores = normal("pieces", 300, 700, device=CPU).round()
+    for part in (scores, scores.mT, scores.flatten(), scores[:, 100:600]):
+        cut = Cut(1.0, tie)
+        assert cut.mask(part, 5).equal(Cut(*cut.tensors(CPU)).mask(part, 5))

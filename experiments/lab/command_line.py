@@ -2,6 +2,7 @@
 
 import logging
 import pdb
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -25,6 +26,7 @@ from slth.experiments.lab.config_files import folded
 from slth.experiments.lab.experiment import USAGE, Experiment, require_known, require_named
 from slth.experiments.lab.options import Options
 from slth.experiments.lab.refusals import BadConfig, Refused, one_line
+from slth.experiments.lab.resuming import KEY as CHECKPOINTS
 from slth.experiments.lab.sacred_options import STORES, require_possible
 from slth.experiments.lab.signals import Ended, signals_end_a_run
 from slth.experiments.lab.storage import RUNS, folder_of, places_of, plain, require_writable
@@ -39,8 +41,8 @@ def launch(ex: Experiment[C]) -> None:
     The config is checked before anything is stored. What keeps a run from starting (a bad value, an unknown key, a
     wrong option, a folder that cannot be written) ends the program with status 1 and one line on stderr. An error
     inside the run marks it FAILED and shows its traceback without Sacred's frames; an interrupt, SIGTERM or SIGHUP
-    marks it INTERRUPTED (status 130, 143, 129), and a line says where it lies. A line that cannot be printed changes
-    nothing.
+    marks it INTERRUPTED (status 130, 143, 129), and a line says where it lies and which command goes on with it, if
+    any does. A line that cannot be printed changes nothing.
 
     Runs are stored in the folder `runs` unless the user chose a store of Sacred's (-F, -s, -m, -S, -t) or none (-u).
     """
@@ -69,7 +71,7 @@ def launch(ex: Experiment[C]) -> None:
     except KeyboardInterrupt as end:
         number = end.number if isinstance(end, Ended) else signal.SIGINT
         line = "interrupted" if number == signal.SIGINT else f"interrupted by {number.name}"
-        print(line + _where(ex.current_run), file=sys.stderr)
+        print(line + _where(ex.current_run) + _how_to_go_on(ex, options), file=sys.stderr)
         sys.exit(128 + number)
     except Exception as error:
         if options.get("--debug"):
@@ -108,6 +110,18 @@ def _where(run: Run | None) -> str:
     if run is None or run.status is None:
         return ""
     return "".join(f"; run: {place}" for place in (folder_of(run), *places_of(run)) if place is not None)
+
+
+def _how_to_go_on(ex: Experiment[C], options: Mapping[str, Any]) -> str:
+    """What a line says of a stored command that has begun: what goes on from its checkpoints, or that nothing does."""
+    command = options.get("COMMAND") or ex.default_command
+    if ex.current_run is None or ex.current_run.status is None or ex.commands[command].unobserved:
+        return ""
+    if getattr(ex.checked, CHECKPOINTS, None) is not None:
+        again = shlex.join(["python", *sys.argv]) if options["--id"] is None else "the same command without --id"
+        return f"; to go on: {again}"
+    hint = f": it had no {CHECKPOINTS}=FOLDER" if CHECKPOINTS in ex.Config.kinds() else ""
+    return f"; nothing can be resumed{hint}"
 
 
 def captured(text: str) -> str:

@@ -52,7 +52,7 @@ def test_a_stored_run_is_read_again(stored):
     results, summary, config = lab.load_run(stored[0] / "runs" / "1")
     assert results["error"].tolist() == [0.1 / 4, 0.1 / 12]
     assert summary["widths"] == [4, 12]
-    assert config == {"hidden": [4, 12], "target": "random", "seed": 0, "end": "well"}
+    assert config == {"hidden": [4, 12], "target": "random", "seed": 0, "end": "well", "checkpoints": None}
 
 
 def test_another_store_and_a_named_config(tmp_path):
@@ -83,17 +83,19 @@ def test_a_crash_is_marked_failed_and_leaves_no_results(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "line"),
+    ("number", "status", "given", "line"),
     [
-        (signal.SIGINT, 130, "interrupted; run: runs/1\n"),
-        (signal.SIGTERM, 143, "interrupted by SIGTERM; run: runs/1\n"),
-        (signal.SIGHUP, 129, "interrupted by SIGHUP; run: runs/1\n"),
+        (signal.SIGINT, 130, [], "interrupted; run: runs/1; {nothing}"),
+        (signal.SIGTERM, 143, [], "interrupted by SIGTERM; run: runs/1; {nothing}"),
+        (signal.SIGHUP, 129, ["checkpoints=so far"], "interrupted by SIGHUP; run: runs/1; to go on: python {again}"),
     ],
 )
-def test_an_interrupt_is_marked_and_leaves_no_results(tmp_path, number, status, line):
+def test_an_interrupt_is_marked_and_leaves_no_results(tmp_path, number, status, given, line):
+    nothing = "nothing can be resumed: it had no checkpoints=FOLDER"
+    again = "small.py with end=wait 'checkpoints=so far'"
     (tmp_path / "small.py").write_text(SCRIPT)
     process = subprocess.Popen(
-        [sys.executable, "small.py", "with", "end=wait"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [sys.executable, "small.py", "with", "end=wait", *given], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
     try:
         while not (tmp_path / "waiting").exists() and process.poll() is None:
@@ -104,7 +106,7 @@ def test_an_interrupt_is_marked_and_leaves_no_results(tmp_path, number, status, 
         process.kill()
         process.wait()
     assert process.returncode == status
-    assert stderr == line
+    assert stderr == line.format(nothing=nothing, again=again) + "\n"
     run = tmp_path / "runs" / "1"
     assert read(run / "run.json")["status"] == "INTERRUPTED"
     assert (run / "cout.txt").read_text() == "so far\n"

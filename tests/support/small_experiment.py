@@ -28,6 +28,7 @@ class Config(lab.Options):
     target: str = lab.choice("random", ("random", "trained"), help="of the target")
     seed: int = lab.seed()
     end: str = lab.text("well", "an end", help="how it ends")
+    checkpoints: str | None = lab.text(None, "a folder", help="to go on from")
 
 
 ex = lab.experiment("small", Config)

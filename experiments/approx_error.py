@@ -233,6 +233,8 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
         print(f"widths of the curve up to hidden={end}: {widths}; hidden=[{end}] measures this one alone")
     table, summary, ticket = transformers(study) if isinstance(study, deep.Study) else attention(study)
     summary |= {"alpha": study.alpha, "seconds": time.perf_counter() - started}
+    lab.show(approximation.ends_of_curves(summary))
+    print(f"errors above their certificate: {summary['certificate_violations']} of {len(table)}")
     lab.save(run, table, summary, plots.figures(table, summary), {"ticket.safetensors": ticket.to_bytes()})
     return summary
 

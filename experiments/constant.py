@@ -49,6 +49,10 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
     started = time.perf_counter()
     table = measure(config.study())
     summary = {**summarise(table), "seconds": time.perf_counter() - started}
+    for target, least in summary["C"].items():
+        decided = sum(cell["decided"] for cell in summary["cells"][target])
+        cells = f"{len(summary['cells'][target])} cells, {decided} of them decided"
+        print(f"target={target}: n' = {least:.3g} log(d^2/epsilon) candidates suffice ({cells})")
     lab.save(run, table, summary, plots.figures(table, summary))
     return summary
 

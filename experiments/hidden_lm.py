@@ -113,6 +113,9 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
     summary = summarise(study, table, learned) | {"texts": texts}
     for name, content in texts.items():
         print(f"--- {name}\n{content}")
+    last = table.groupby("candidates").last().reset_index()  # after the last block
+    last["loss_gap"] = last["val_loss_ticket"] - last["val_loss_target"]
+    lab.show(last[["candidates", "val_loss_ticket", "loss_gap", "agreement", "error", "certificate"]])
     summary["seconds"] = time.perf_counter() - started
     lab.save(run, table, summary, plots.figures(table, summary), {"ticket.safetensors": ticket.to_bytes()})
     return summary

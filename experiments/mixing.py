@@ -26,6 +26,7 @@ from slth.experiments.studies.mixing.config import Config
 from slth.experiments.studies.mixing.jobs import measure
 from slth.experiments.studies.mixing.tables import summarise, table_of
 from slth.experiments.studies.mixing.variants import has_matrix
+from slth.experiments.studies.mixing.verdicts import in_groups
 from slth.threads import one_torch_thread
 
 ex = lab.experiment("mixing", Config)  # whose keys are declared beside the study: its processes read them, too
@@ -84,7 +85,7 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
         summary = summarise(study, table) | {"seconds": time.perf_counter() - started}
     if config.matrices and (without := [name for name in config.variants if not has_matrix(name)]):
         print(f"matrices: none of {', '.join(without)}, whose facts state no attention matrix")
-    for line in summary.get("verdicts", ()):
+    for line in in_groups(summary):
         print(line)
     lab.save(run, table, summary, plots.figures(table, summary))
     return summary

@@ -20,8 +20,9 @@ An experiment script says what it measures; everything about command lines, run 
         lab.launch(ex)
 
 options: what a config may say · values: as a command line writes it · experiment, command_line, sacred_options,
-signals: how a run is made or refused · storage, figures, stores: what it leaves in a folder or a database · resuming:
-what a run that was cut goes on from · scripts: the experiments as modules, for those who run them · border: Sacred.
+signals: how a run is made or refused · storage, figures, stores: what it leaves in a folder or a database · bars,
+tables: what it prints · resuming: what a run that was cut goes on from · scripts: the experiments as modules, for those
+who run them · border: Sacred.
 """
 
 from slth.experiments.lab.bars import progress
@@ -49,6 +50,7 @@ from slth.experiments.lab.options import (
 from slth.experiments.lab.refusals import BadConfig, Refused, one_line
 from slth.experiments.lab.resuming import Resumable
 from slth.experiments.lab.storage import load_run, require_writable, save, writable
+from slth.experiments.lab.tables import show
 
 __all__ = [
     "BadConfig",
@@ -78,6 +80,7 @@ __all__ = [
     "seed",
     "seeds",
     "seeds_from",
+    "show",
     "text",
     "writable",
 ]

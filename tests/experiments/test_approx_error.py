@@ -247,6 +247,16 @@ def test_the_summary_fits_constructions_alone_and_compares(table):
     json.dumps(storage.plain(summary), allow_nan=False)
 
 
+def test_the_ends_of_curves_are_what_is_printed():
+    points = [(side, n) for side in ("input", "output") for n in (4, 8, 12)]
+    numbers = {"length": 4, "sources": 2, "mean": 1.0, "median": 0.5, "std": 0.1, "certificate_median": 3.0}
+    ends = approximation.ends_of_curves({"widths": [{"side": side, "hidden": n, **numbers} for side, n in points]})
+    assert ends[["side", "hidden"]].to_numpy().tolist() == [[s, n] for s in ("input", "output") for n in (4, 12)]
+    assert ends[["error_mean", "error_median", "certificate_median"]].drop_duplicates().to_numpy().tolist() == [
+        [1.0, 0.5, 3.0]
+    ]
+
+
 # ---------------------------------------------------------------- as a program
 
 

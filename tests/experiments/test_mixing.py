@@ -353,6 +353,15 @@ def test_nine_comparisons_are_told_apart_less_easily_than_one():
     alone = {"b": verdicts.compared(pd.Series(faint), 0)}
     verdicts.correct(alone)
     assert alone["b"]["verdict_corrected"] == "worse"
+    lines = verdicts.in_groups({"variants": {"mha": {}, **family}, "seeds": range(5), "verdicts": ["worth", "b"]})
+    assert lines[0] == "worth"
+    assert "means of 5 paired seeds; verdicts corrected for 9 comparisons" in lines[1]
+    assert [line.partition(":")[0] for line in lines[2:]] == [
+        f"loss of {what}, {verdict}"
+        for what in ("tickets", "dense training")
+        for verdict in ("better than MHA", "cannot tell")
+    ]
+    assert lines[2].endswith(": a -0.100 nat")
     words = verdicts.in_words("b", family["b"], {"variants": dict.fromkeys([*values, "mha"])})
     assert "worse tickets than MHA" in words
     assert "corrected for 9 comparisons (Holm): cannot tell (p = 0.1" in words

@@ -4,7 +4,7 @@ Tickets are constructed, or learned beside constructed ones of the same sources.
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -347,6 +347,16 @@ def summarise(table: pd.DataFrame) -> dict[str, Any]:
         "certificate_over_error_max": float((widest["certificate"] / widest["error_max"]).median()),
         "certificate_over_error_adversarial": float((widest["certificate"] / widest["error_adversarial"]).median()),
     }
+
+
+def ends_of_curves(summary: Mapping[str, Any]) -> pd.DataFrame:
+    """Errors of the least and the largest width of each curve (by side or depth, and by length) of a summary."""
+    widths = pd.DataFrame(summary["widths"])
+    curve = [widths.columns[0], "length"]
+    hidden = widths.groupby(curve)["hidden"]
+    ends = widths[(widths["hidden"] == hidden.transform("min")) | (widths["hidden"] == hidden.transform("max"))]
+    names = {"median": "error_median", "mean": "error_mean", "certificate_median": "certificate_median"}
+    return ends[[*curve, "hidden", "sources", *names]].rename(columns=names)
 
 
 def compare(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """What mixing.py has found: differences to multi-head attention, paired by seed, and what they are worth."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -14,6 +14,13 @@ BASE = "mha"  # what all are compared with
 MARGIN = 0.3  # nat below the bigram model's loss, from where MHA counts as trained
 ENOUGH = 5  # paired seeds that a conclusion needs
 DRAWS = 10_000  # of the bootstrap
+WORDS = {"better": "better than MHA", "worse": "worse than MHA", "cannot tell": "cannot tell"}
+# differences by what they are of: where they lie in what is found of a variant, and their unit
+KINDS: dict[str, tuple[Callable[[Mapping[str, Any]], Mapping[str, Any]], str]] = {
+    "loss of tickets": (lambda found: found, " nat"),
+    "loss of dense training": (lambda found: found.get("dense", {}), " nat"),
+    "log2 of the error of tickets": (lambda found: found.get("log2_error", {}), ""),
+}
 LEVEL = 0.05  # at most this often is any of the corrected verdicts on a family of variants wrong by chance
 
 
@@ -170,6 +177,28 @@ def in_words(name: str, found: dict[str, Any], summary: dict[str, Any]) -> str:
     )
     by_keep = [f"{keep} {one['difference']:+.3f} ({one['verdict']})" for keep, one in found["by_keep"].items()]
     return line if len(by_keep) < 2 else f"{line}; by keep: {', '.join(by_keep)}"
+
+
+def in_groups(summary: Mapping[str, Any]) -> list[str]:
+    """Lines for people: of losses what they are worth, and of each kind of difference one line for each verdict."""
+    family = {name: found for name, found in summary["variants"].items() if name != BASE}
+    seeds = len(summary["seeds"])
+    means = f"means of {seeds} paired seeds" if seeds > 1 else "one seed, which has no spread"
+    lines = [*summary.get("verdicts", ())[:1]]
+    if family:
+        corrected = f"verdicts corrected for {len(family)} comparisons (Holm)"
+        lines.append(f"differences to MHA, {means}; {corrected}; intervals, p and each keep: summary.json")
+    for kind, (part, unit) in KINDS.items():
+        found = {name: part(one) for name, one in family.items()}
+        for verdict in WORDS:
+            held = [f"{name} {one['difference']:+.3f}" for name, one in found.items() if _corrected(one) == verdict]
+            lines += [f"{kind}, {WORDS[verdict]}: {', '.join(held)}{unit}"] * bool(held)
+    return lines
+
+
+def _corrected(found: Mapping[str, Any]) -> str | None:
+    verdict: str | None = found.get("verdict_corrected")
+    return verdict
 
 
 def caveat(summary: dict[str, Any]) -> str:

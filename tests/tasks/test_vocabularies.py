@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import os
 import subprocess
 import sys
 from unittest import mock
@@ -137,13 +138,11 @@ def test_a_bpe_is_the_same_in_every_process(tmp_path, bpe):
         "task.BPE.train(task.corpus(sys.argv[1]), 300, cache=Path(sys.argv[2]))"
     )
     (tmp_path / "text").write_text(TEXT, encoding="utf-8")
-    kept = set()
-    for salt in ("1", "2"):
-        command = [sys.executable, "-c", code, f"path:{tmp_path / 'text'}", str(tmp_path / salt)]
-        subprocess.run(command, check=True, env={"PYTHONHASHSEED": salt, "TOKENIZERS_PARALLELISM": "true"})
-        (path,) = (tmp_path / salt).iterdir()
-        kept.add(path.read_bytes())
-    assert kept == {bpe._tokenizer.to_str().encode()}
+    command = [sys.executable, "-c", code, f"path:{tmp_path / 'text'}", str(tmp_path / "cache")]
+    salt = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"  # another than here
+    subprocess.run(command, check=True, env={"PYTHONHASHSEED": salt, "TOKENIZERS_PARALLELISM": "true"})
+    (path,) = (tmp_path / "cache").iterdir()
+    assert path.read_bytes() == bpe._tokenizer.to_str().encode()
 
 
 def test_where_bpes_are_kept(tmp_path, monkeypatch):

@@ -81,29 +81,31 @@ def test_a_node_dies(runs, nodes, undisturbed, tmp_path):
     require_whole(tmp_path / "out", undisturbed(*arguments), runs)
 
 
-KILLS = [(2, True), pytest.param((20, False), marks=pytest.mark.slow)]
+KILLS = [(1, True), pytest.param((20, False), marks=pytest.mark.slow)]
 
 
 @needs_ray
-@pytest.mark.parametrize("kills", KILLS, ids=["2 on a cluster", "20 here"])
+@pytest.mark.parametrize("kills", KILLS, ids=["once on a cluster", "20 times here"])
 def test_the_sweep_itself_is_killed_and_started_again(kills, nodes, undisturbed, tmp_path):
     number, joined = kills
-    runs = 8 if joined else 80
+    runs = 6 if joined else 80
     notes = tmp_path / "notes"
     notes.mkdir()
     arguments = (*grid(runs, wait=0.5), f"base.notes={notes}")
     address = [f"address={nodes.address}"] if joined else []
-    longest = 5.0 if joined else 10.0  # seconds, start-up counted
-    moments = inits.uniform((number,), longest / 2, seed=0, name="moments").double() + longest / 2
+    moments = inits.uniform((number,), 5.0, seed=0, name="moments").double() + 5.0  # seconds, start-up counted
     cut = 0
     for moment in moments.tolist():
         with start(tmp_path, *arguments, "folder=out", *address) as process:
-            time.sleep(moment)
+            if joined:
+                wait_for(lambda: len(list(notes.iterdir())) >= 3)  # one run at least has ended
+            else:
+                time.sleep(moment)
             process.kill()
         cut += process.returncode == -9
         for run in run_folders(tmp_path / "out") if (tmp_path / "out").exists() else []:
             lab.load_run(run)  # whatever stands under a name is whole, at any moment
-    assert cut >= number // 2  # the others had ended before
+    assert cut >= max(1, number // 2)  # the others had ended before
     done = sweep(tmp_path, *arguments, "folder=out", *address)
     assert (done.returncode, done.stderr) == (0, "")
     require_whole(tmp_path / "out", undisturbed(*arguments), runs)

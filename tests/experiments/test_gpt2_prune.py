@@ -459,9 +459,9 @@ lab.launch(gpt2_prune.ex)
 
 
 def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path, config, fits):
-    given = config(checkpoints=str(tmp_path / "kept"))
+    given = config(checkpoints=str(tmp_path / "kept"), steps=20)
     updates = [f"{key}={value}" for key, value in given.items() if key in SMALL or key in ("data", "checkpoints")]
-    steps = 2 * 4 + 30 + 2 * 4 + 17  # two pilots and a dense training, two pilots and half a ticket
+    steps = 2 * 4 + 20 + 2 * 4 + 11  # two pilots and a dense training, two pilots and half a ticket
     arguments = [str(steps), "-F", str(tmp_path / "killed"), "with", *updates]
     command = [sys.executable, "-c", KILLED_AFTER_SOME_STEPS, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=ALONE)
@@ -470,8 +470,8 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path, config, fits):
 
     resumed, _, folder = run(tmp_path / "resumed", given)
     starts = [fit.resumed_at for fit in fits.values()]
-    assert starts == [4, 4, 30, 4, 4, 15, 0]  # of 30 steps every third is kept
-    whole, _, other = run(tmp_path / "whole", config())
+    assert starts == [4, 4, 20, 4, 4, 10, 0]  # of 20 steps every second is kept
+    whole, _, other = run(tmp_path / "whole", config(steps=20))
     pd.testing.assert_frame_equal(resumed, whole, check_exact=True)
     name = "ticket.safetensors"
     assert (folder / name).read_bytes() == (other / name).read_bytes()

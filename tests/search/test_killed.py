@@ -14,12 +14,12 @@ from helpers import call_in_a_process
 from looping import SAVE_EVERY, Noisy, fit, loader
 from regression import METHODS, state, wrapped
 
-from slth import Ticket, files
+from slth import Ticket, files, search
 from slth.search import IteRand
 from slth.threads import one_torch_thread
 
 
-def search(folder, name):
+def searched(folder, name):
     """A whole search with all kinds of dice, its checkpoint in the folder: what it found, as bytes."""
     method = METHODS[name]
     model = wrapped(dropout=0.2)
@@ -87,18 +87,18 @@ def ended(child):
 
 
 def find(folder, name):
-    (folder / "found").write_bytes(search(folder, name))
+    (folder / "found").write_bytes(searched(folder, name))
 
 
 def search_and_die(folder, name, moment):
     MOMENTS[moment][0]()
-    search(folder, name)
+    searched(folder, name)
 
 
 def kill_searches(folder):
-    """Every method killed at some moments and run again, in processes of their own; each ends as if it had not been."""
+    """Every kind of search killed at some moments and run again, in processes of their own; each ends as if it had not been."""
     moments = itertools.cycle(MOMENTS)
-    for name in METHODS:
+    for name in search.METHODS:
         whole = folder / name
         whole.mkdir()
         assert ended(in_child(find, whole, name)) == 0

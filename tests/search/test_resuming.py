@@ -49,7 +49,7 @@ def until_call(number):
     return value
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(
     st.sampled_from(sorted(METHODS)),
     st.lists(st.integers(1, STEPS - 1), min_size=1, max_size=3),

@@ -13,6 +13,7 @@ from .attention.masks import BlockMask
 from .bits import pack_mask, unpack_mask
 from .cut import Cut
 from .dispatch import counted, use
+from .factors import Factors
 from .grouped import Cuts, Segment, Table
 from .masked_linear import masked_linear
 from .masked_weight import masked_weight, pruned_weight, score_gradient, straight_through
@@ -26,6 +27,7 @@ __all__ = [
     "BlockMask",
     "Cut",
     "Cuts",
+    "Factors",
     "Segment",
     "Selector",
     "Table",

@@ -9,6 +9,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+from .factors import Factors
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -16,7 +18,8 @@ R = TypeVar("R")
 def as_autocast(kernel: Callable[P, torch.Tensor], but: str = "") -> Callable[P, torch.Tensor]:
     """The kernel, whose tensors are cast where autocast is on for their device: all floats but float64.
 
-    Those within a tuple, like scores, stay as they are; so does the parameter named `but`, where it is float32.
+    So are those of `Factors`; those within any other tuple, like scores, stay as they are, and so does the parameter
+    named `but`, where it is float32.
     """
     free: Callable[..., torch.Tensor] = kernel
     wide = {but, *(i for i, name in enumerate(signature(kernel).parameters) if name == but)}
@@ -40,6 +43,8 @@ def as_autocast(kernel: Callable[P, torch.Tensor], but: str = "") -> Callable[P,
 
 
 def _cast(given: Any, dtype: torch.dtype, wide: bool) -> Any:
+    if isinstance(given, Factors):
+        return Factors(*(_cast(one, dtype, wide) for one in given))
     kept = (torch.float64, torch.float32) if wide else (torch.float64,)
     floats = isinstance(given, torch.Tensor) and given.is_floating_point() and given.dtype not in kept
     return given.to(dtype) if floats else given

@@ -10,6 +10,7 @@ from ..arguments import check_floats
 from ..autocast import as_autocast
 from ..cut import Scored
 from ..dispatch import Kernel, check_impl
+from ..factors import Factors
 from ..masked_weight import masked_weight
 from . import reference
 from .masks import BlockMask, check_attended
@@ -95,10 +96,7 @@ def merged_attention(
 @as_autocast
 def masked_mha(
     x: torch.Tensor,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    output: torch.Tensor,
+    weights: Factors,
     masks: tuple[torch.Tensor | Scored | None, ...] = (None, None, None, None),
     mask: torch.Tensor | BlockMask | None = None,
     causal: bool = False,
@@ -109,11 +107,8 @@ def masked_mha(
 
     Args:
         x: (..., T, d_in), float.
-        query: (heads, d_in, hidden), as key and value.
-        key: (heads, d_in, hidden).
-        value: (heads, d_in, hidden).
-        output: (heads, hidden, d_out).
-        masks: of query, key, value and output, each as in :func:`masked_weight`, or None: all are kept.
+        weights: query, key and value (heads, d_in, hidden), output (heads, hidden, d_out).
+        masks: of these four, each as in :func:`masked_weight`, or None: all are kept.
         mask: which tokens attend to which, as in :func:`attention`.
         causal: token t attends to tokens up to t only.
         impl: "auto", "reference", "cpu" or "triton".
@@ -121,18 +116,18 @@ def masked_mha(
     Returns (..., T, d_out), of x's dtype. Raises ValueError as :func:`masked_weight` and :func:`attention` do.
     """
     check_impl(impl)
-    weights = {"query": query, "key": key, "value": value, "output": output}
-    check_floats(x=x, **weights)
+    query, key, value, output = weights
+    check_floats(x=x, query=query, key=key, value=value, output=output)
     heads, d_in, hidden = query.shape if query.dim() == 3 else (0, 0, 0)
     inner = (heads, d_in, hidden)
     if x.shape[-1] != d_in or key.shape != inner or value.shape != inner or output.shape[:2] != (heads, hidden):
-        shapes = ", ".join(f"{name} {tuple(w.shape)}" for name, w in weights.items())
+        shapes = ", ".join(f"{name} {tuple(w.shape)}" for name, w in weights._asdict().items())
         raise ValueError(f"x {tuple(x.shape)}, {shapes}: must be (heads, d_in, hidden), output (heads, hidden, d_out)")
     if len(masks) != 4:
         raise ValueError(f"masks: {len(masks)} given, must be 4: of query, key, value and output")
     query, key, value, output = (
         weight if one is None else masked_weight(weight, one, impl=impl)
-        for weight, one in zip(weights.values(), masks, strict=True)
+        for weight, one in zip(weights, masks, strict=True)
     )
     scale = 1.0 / math.sqrt(hidden)
     if hidden > d_in:

@@ -12,6 +12,7 @@ from slth import kernels
 from .. import offline
 from ..bits import pack_mask
 from ..cases import Case, Tensors, normal, with_gradients
+from ..factors import Factors
 from .masks import BlockMask
 
 Inputs = Callable[[torch.device], Tensors]
@@ -83,11 +84,13 @@ def _case(
     """A call of a kernel with a gradient to each input, or to those wanted; mask: its shape, in blocks of a size."""
 
     def call(t: Tensors, impl: str) -> Tensors:
-        given = None if mask is None else _mask(name, *mask, device=next(iter(t.values())).device)
-        blocks = BlockMask(given, size) if size and given is not None else given
+        entries = None if mask is None else _mask(name, *mask, device=next(iter(t.values())).device)
+        blocks = BlockMask(entries, size) if size and entries is not None else entries
 
         def run(leaves: Tensors) -> torch.Tensor:
-            out: torch.Tensor = getattr(kernels, kernel)(*leaves.values(), mask=blocks, impl=impl, **how)
+            tensors = [*leaves.values()]
+            given = (tensors[0], Factors(*tensors[1:])) if kernel == "masked_mha" else tensors
+            out: torch.Tensor = getattr(kernels, kernel)(*given, mask=blocks, impl=impl, **how)
             return out
 
         return with_gradients(t, wanted or tuple(t), run)
@@ -106,8 +109,8 @@ def _by(weights: str) -> Callable[[Tensors, str], Tensors]:
             bits = {name: pack_mask(scores > 0) for name, scores in drawn.items()}
             scored = {name: (leaves[f"{name} scores"], 0.5) for name in names if f"{name} scores" in leaves}
             masks = tuple(bits[name] if name in ("query", "value") else scored.get(name) for name in names)
-            query, key, value, output = (t[name] for name in names)
-            return kernels.masked_mha(leaves["x"], query, key, value, output, masks, causal=True, impl=impl)
+            weights = Factors(*(t[name] for name in names))
+            return kernels.masked_mha(leaves["x"], weights, masks, causal=True, impl=impl)
 
         leaves = {"x": t["x"]}
         if weights == "scores":

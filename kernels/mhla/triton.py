@@ -18,7 +18,7 @@ normalised it is what is left of sums that nearly cancel.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -259,6 +259,17 @@ def _z(sums: torch.Tensor, first: int, z: bool) -> torch.Tensor:
     return sums[:, first:] if z else sums
 
 
+class _Reading(NamedTuple):
+    """How a launch reads its tensors: see `_attend`. scaled: which of "abc" is grad; inverse: filled where given."""
+
+    transposed: bool = False  # states lead from m to n
+    later: bool = False
+    scaled: str = ""
+    slope: str = ""
+    inverse: torch.Tensor | None = None
+    partner: torch.Tensor | None = None
+
+
 @dataclass(frozen=True)
 class _Blocks:
     """What all of a call's launches share."""
@@ -270,14 +281,11 @@ class _Blocks:
     slope: torch.Tensor | None = None
 
     def attend(
-        self, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, states: torch.Tensor, out: torch.Tensor, *,
-        transposed: bool = False, later: bool = False, scaled: str = "", slope: str = "",
-        inverse: torch.Tensor | None = None, partner: torch.Tensor | None = None,
+        self, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, states: torch.Tensor, out: torch.Tensor,
+        reading: _Reading,
     ) -> torch.Tensor:  # fmt: skip
-        """Fill out (outer, heads, T, width of c); states are summaries, transposed where they lead from m to n.
-
-        scaled: which of "abc" is grad. Returns the dots with partner, (outer * heads, blocks, tiles).
-        """
+        """Fill out (outer, heads, T, width of c) from summaries; dots with partner, (outer * heads, blocks, tiles)."""
+        transposed, later, scaled, slope, inverse, partner = reading
         outer, heads, length, width_a = a.shape
         width_c, blocks = c.shape[-1], triton.cdiv(length, self.block)
         tile = _attend_tile(self.block, width_a, width_c, a.dtype)
@@ -339,7 +347,7 @@ class _Mhla(Function):
         sums = _summed(k, v, block, normalise, None, None)
         out = torch.empty(v.shape, dtype=v.dtype, device=v.device)
         inverse = torch.empty(v.shape[:-1], dtype=torch.float32, device=v.device) if normalise else None
-        shared.attend(q, k, v, shared.mixed(len(sums)) @ sums, out, inverse=inverse)
+        shared.attend(q, k, v, shared.mixed(len(sums)) @ sums, out, _Reading(inverse=inverse))
         ctx.save_for_backward(q, k, v, mixing, sums, inverse)
         ctx.block, ctx.causal = block, causal
         return out
@@ -356,19 +364,19 @@ class _Mhla(Function):
         scale = slope = None
         if normalise:
             out = torch.empty(v.shape, dtype=torch.float32, device=v.device)
-            shared.attend(q, k, v, states, out, inverse=inverse)
+            shared.attend(q, k, v, states, out, _Reading(inverse=inverse))
             scale, slope = _slopes_of(out, grad, inverse)
             del out
         shared = _Blocks(mixing, block, causal, scale, slope)
         of_states = _summed(q, grad, block, normalise, scale, slope)  # the gradient to what blocks see
         dq, dk, dv = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (q, k, v))
         rows, columns = ("a", "b") if normalise else ("", "")
-        dots = shared.attend(
-            grad, v, k, states, dq, transposed=True, scaled=rows, slope=rows, partner=q if causal else None
-        )
+        of_queries = _Reading(transposed=True, scaled=rows, slope=rows, partner=q if causal else None)
+        dots = shared.attend(grad, v, k, states, dq, of_queries)
         of_sums = mixed.T @ of_states
-        shared.attend(v, grad, q, of_sums, dk, transposed=True, later=True, scaled=columns, slope=columns)
-        shared.attend(k, q, grad, of_sums, dv, later=True, scaled="c" if normalise else "")
+        of_keys = _Reading(transposed=True, later=True, scaled=columns, slope=columns)
+        shared.attend(v, grad, q, of_sums, dk, of_keys)
+        shared.attend(k, q, grad, of_sums, dv, _Reading(later=True, scaled="c" if normalise else ""))
         dmixing = None
         if ctx.needs_input_grad[3]:
             found = of_states @ sums.T

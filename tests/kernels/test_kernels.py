@@ -154,7 +154,7 @@ FLOATS = {
         numbers("x", 3, 10), numbers("w", 5, 10), (numbers("s", 5, 10), 0.5), **o
     ),
     "masked_mha": lambda **o: kernels.masked_mha(
-        numbers("x", 9, 4), *(numbers(n, 2, 4, 6) for n in "qkv"), numbers("o", 2, 6, 5), **o
+        numbers("x", 9, 4), kernels.Factors(*(numbers(n, 2, 4, 6) for n in "qkv"), numbers("o", 2, 6, 5)), **o
     ),
     "seeded_linear": lambda **o: kernels.seeded_linear(
         numbers("x", 3, 10), Draw("sign", 1.0, 0, "w"), bits(5, 10), **o
@@ -365,7 +365,7 @@ def test_masked_mha_merges_without_a_difference():
     query, key, value = (numbers(n, 3, 4, 10, dtype=torch.float64) for n in ("query", "key", "value"))
     output = numbers("output", 3, 10, 6, dtype=torch.float64)
     some = tuple(kernels.pack_mask(w > 0) for w in (query, key, value, output))
-    found = kernels.masked_mha(x, query, key, value, output, some, impl="reference")
+    found = kernels.masked_mha(x, kernels.Factors(query, key, value, output), some, impl="reference")
     q, k, v, o = (torch.where(w > 0, w, 0) for w in (query, key, value, output))
     heads = scaled_dot_product_attention(*(x.unsqueeze(1) @ w for w in (q, k, v)))
     torch.testing.assert_close(found, (heads @ o).sum(1), rtol=1e-12, atol=1e-12)

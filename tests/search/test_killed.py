@@ -96,7 +96,7 @@ def search_and_die(folder, name, moment):
 
 
 def kill_searches(folder):
-    """Every kind of search killed at some moments and run again, in processes of their own; it ends as if it had not."""
+    """Every kind of search, killed at some moments and run again in processes of their own, ends as if it had not."""
     moments = itertools.cycle(MOMENTS)
     for name in search.METHODS:
         whole = folder / name

@@ -76,7 +76,10 @@ class Leaves(passes.Pass):
     @property
     def scores(self) -> list[nn.Parameter]:
         """What is trained."""
-        return [masked.scores for masked in self.weights.values()]
+        return [scores for _, scores in self._scores()]
+
+    def _scores(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((path, masked.scores) for path, masked in self.weights.items())
 
     def holds_still(self) -> bool:
         """Whether weights and scores lie where they did, under the same gates: else there must be other leaves."""
@@ -116,18 +119,27 @@ class Leaves(passes.Pass):
         return self._leaves[masked.path]
 
     def zero(self) -> None:
-        """Forget all gradients."""
-        for leaf in self._leaves.values():
-            leaf.grad = None
+        """Forget all gradients, also of the scores."""
+        for path, leaf in self._leaves.items():
+            leaf.grad = self.weights[path].scores.grad = None
 
     @torch.no_grad()
-    def pull(self) -> torch.Tensor:
-        """Make the leaves' gradients those of the scores. Returns the sum of their squares, on the device."""
+    def pull(self) -> torch.Tensor | None:
+        """Make the leaves' gradients those of the scores, beside what has reached the scores by itself.
+
+        That is the gradient of a penalty on scores, say, or all of it where a compiled model reads no leaves. Returns
+        the sum of the squares, on the device; None where there was such a gradient.
+        """
+        own = {path: scores.grad for path, scores in self._scores() if scores.grad is not None}
         for path, leaf in self._leaves.items():
             if leaf.grad is None:
                 leaf.grad = torch.zeros_like(leaf)
             self.weights[path].scores.grad = self._slopes[path]
-        return self._table.slope(self._grads(), [part.of(self._slopes[masked.path]) for masked, part in self._parts])
+        slopes = [part.of(self._slopes[masked.path]) for masked, part in self._parts]
+        squares = self._table.slope(self._grads(), slopes)
+        for path, grad in own.items():
+            self._slopes[path].add_(grad)
+        return None if own else squares
 
     def point(self) -> None:
         """Tell the kernels where the gradients of a recorded step lie: a recording cannot do so itself."""

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import regression
 import torch
+from helpers import compiles
 from regression import PATHS, assert_same, batches, loss, net, state, weights_of, wrapped
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -135,6 +136,25 @@ def test_layers_computed_again_read_the_same_leaves(by_device):
     device = slth.fit(ours := wrapped(), batches, again, 5, progress=False)
     assert_close(state(ours), state(model))
     assert device.rows[-1] == pytest.approx(host.rows[-1], rel=1e-5)
+
+
+def test_a_penalty_on_scores_counts_beside_their_masks_gradient(by_device):
+    def penalised(model, batch):
+        return loss(model, batch) + sum(m.scores.square().sum() for m in handle(model).weights.values())
+
+    slth.fit(host := wrapped(), batches, penalised, 5, progress=False)
+    by_device(Replayer())
+    slth.fit(device := wrapped(), batches, penalised, 5, progress=False)
+    assert_close(state(device), state(host))
+
+
+@compiles
+def test_a_compiled_model_trains_though_it_reads_no_leaves(by_device):
+    host = result(wrapped())
+    by_device()
+    model = wrapped()
+    slth.fit(torch.compile(model, backend="eager"), batches, loss, 24, lr=0.02, progress=False, seed=3)
+    assert_close(state(model), host[1])
 
 
 def test_products_alone_are_in_the_lower_precision():

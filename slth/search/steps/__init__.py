@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import torch
+from torch import nn
 
 from slth.masking import Wrapped
 from slth.search import parallel
@@ -15,6 +16,7 @@ from slth.search.steps.training import Step, Training
 
 __all__ = ["Step", "Training", "check_graph", "choose"]
 
+_AROUND = nn.DataParallel, nn.parallel.DistributedDataParallel
 _LOG = logging.getLogger(__name__)
 
 
@@ -48,7 +50,7 @@ def choose(training: Training, wrapped: Wrapped | None, graph: bool | str, name:
 
 def _host_alone(training: Training) -> str:
     """Why steps cannot be left to the device, empty where they can."""
-    if parallel.size() > 1 or isinstance(training.model, torch.nn.DataParallel):
+    if parallel.size() > 1 or isinstance(training.model, _AROUND):
         return "several processes or devices train together"
     if not can_fuse(training.optimiser, training.device):
         return f"{type(training.optimiser).__name__} has no fused form for what is trained"

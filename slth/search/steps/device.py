@@ -137,8 +137,9 @@ class DeviceStep:
         return total
 
     def _norm(self, squares: torch.Tensor | None) -> torch.Tensor:
-        """The norm of all gradients, from that of the scores' where it is known."""
-        grads = [p.grad for p in self._others if p.grad is not None]
+        """The norm of all gradients; squares: the sum of those of the scores, where it is known."""
+        parameters = self.training.parameters if squares is None else self._others
+        grads = [p.grad for p in parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(grads).double() if grads else torch.zeros_like(self._found.norm)
         return norm if squares is None else (norm.square() + squares).sqrt()
 

@@ -2,15 +2,22 @@
 
 import copy
 import pickle
+from unittest.mock import patch
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from posing import posing
 
-from slth.kernels import Cut, Cuts, Segment, Selector, Table, pruned_weight, score_gradient
+from slth.kernels import Cut, Cuts, Segment, Selector, Table, pruned_weight, score_gradient, use
 from slth.kernels.cases import normal
+from slth.kernels.grouped import cutting, tables
+from slth.kernels.grouped import triton as on_gpu
 
+pytest.importorskip("triton")
+
+IMPLS = ["reference", "triton"]
 CPU = torch.device("cpu")
 LEVELS = {
     "plain": lambda s: s,
@@ -66,19 +73,19 @@ def assert_same_bits(one, other):
     assert torch.equal(one.contiguous().view(bits), other.contiguous().view(bits))
 
 
-@pytest.mark.parametrize("impl", ["reference"])
-@given(models())
-@settings(max_examples=25)
-def test_all_at_once_is_one_by_one(impl, model):
+def assert_one_by_one(model, impl, growth):
+    """Cuts and masked weights of two steps, between which scores have grown; and score gradients."""
     segments, kept = model
     table = Table(segments, len(kept))
-    for _ in range(2):  # the second begins where the first has found it
+    for _ in range(2):
         cuts = table.cut(kept, impl=impl)
         table.write(cuts, impl=impl)
         assert cuts.nan == 0
         for segment, cut in zip(segments, cuts_one_by_one(segments, kept), strict=True):
             wanted = pruned_weight(segment.weight, (segment.scores, cut)).to(segment.pruned.dtype)
             assert_same_bits(segment.pruned, wanted)
+        for segment in segments:
+            segment.scores.mul_(growth)
     grads = [s.pruned.add(1) for s in segments]
     out = [torch.full_like(s.scores, torch.nan) for s in segments]
     squares = table.slope(grads, out, impl=impl)
@@ -89,12 +96,121 @@ def test_all_at_once_is_one_by_one(impl, model):
     torch.testing.assert_close(squares, sum(slope.square().sum() for slope in out), rtol=1e-5, atol=0)
 
 
+@given(models())
+@settings(max_examples=25)
+def test_all_at_once_is_one_by_one(model):
+    assert_one_by_one(model, "reference", 1.01)
+
+
+# ---------------------------------------------------------------- on a GPU
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Blocks, stretches and pieces as short as can be, so that few scores make many."""
+    for module, names in ((cutting, ("BLOCK", "FIND_BLOCK")), (on_gpu, ("BLOCK",))):
+        for name in names:
+            monkeypatch.setattr(module, name, 32)
+    monkeypatch.setattr(cutting, "STRETCHES", 4)
+    monkeypatch.setattr(on_gpu, "PIECE", 64)
+
+
+@pytest.mark.usefixtures("small_pieces")
+@given(models(), st.sampled_from([1.0, 1.001, 3.0]), st.sampled_from([1, 1 << 30]), st.sampled_from([1, 32]))
+@settings(max_examples=12)
+def test_programs_find_what_one_by_one_is_found(model, growth, narrow, room):
+    """Wherever the search starts, in 64 bits and in 32, and where the bracket holds more than there is room for."""
+    with patch.object(tables, "NARROW", narrow), patch.object(cutting, "ROOM", room):
+        assert_one_by_one(model, "triton", growth)
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize(("growth", "digits"), [(1.0, 2), (1.001, 2), (2.0, 4)])
+def test_scores_are_read_again_where_the_cut_has_left_the_bracket(growth, digits):
+    segments = [one_segment((10, 40), group) for group in range(2)]
+    table, kept = Table(segments, 2), torch.tensor([200, 7])
+    for segment in segments:
+        segment.scores.copy_(normal("digits", 10, 40, device=CPU))
+    table.cut(kept, impl="triton")
+    segments[1].scores.mul_(growth)
+    table.cut(kept, impl="triton")
+    (operations,) = (form for form in table._forms.values() if isinstance(form, on_gpu.Operations))
+    counted = operations._cutting._state.view(2, -1)[:, 16:].reshape(2, 4, 256).sum(2) > 0
+    assert counted.sum(1).tolist() == [2, digits]
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_crowded_bracket_is_left(monkeypatch):
+    """More scores lie in it than a stretch has room for: all are equal."""
+    segment = one_segment((10, 40), scores=torch.ones(10, 40))
+    table, kept = Table([segment], 1), torch.tensor([123])
+    for room in (1, 32):
+        monkeypatch.setattr(cutting, "ROOM", room)
+        for _ in range(2):
+            value, last_tie, _ = table.cut(kept, impl="triton")
+            assert (value.item(), last_tie.item()) == (1.0, 122)
+
+
+def test_launches_do_not_grow_with_the_weights(monkeypatch):
+    launched = []
+
+    class Recorder:
+        def __init__(self, name):
+            self.name = name
+
+        def __getitem__(self, grid):
+            return lambda *args, **options: launched.append(self.name)
+
+    for module, names in ((cutting, ("_pick_out", "_count_digit", "_find")), (on_gpu, ("_write", "_slope"))):
+        for name in names:
+            monkeypatch.setattr(module, name, Recorder(name))
+    segments = [one_segment(group=i % 7) for i in range(30)]
+    with use("triton"):
+        table = Table(segments, 7)  # makes what no later call has to make
+    grads, out = [s.pruned for s in segments], [s.scores.clone() for s in segments]
+    kept = torch.full((7,), 5)
+    for name in ("item", "tolist", "cpu", "__bool__", "__int__", "__float__"):
+        monkeypatch.setattr(torch.Tensor, name, None)  # nothing travels to the host
+    table.write(table.cut(kept, impl="triton"), impl="triton")
+    table.slope(grads, out, impl="triton")
+    assert launched == ["_pick_out", *["_count_digit"] * 4, "_find", "_write", "_slope"]
+
+
+def test_gradients_are_found_wherever_they_lie():
+    segment = one_segment()
+    table = Table([segment], 1)
+    for turn in range(3 * on_gpu.KNOWN):
+        grad, out = torch.full((4, 6), float(turn)), torch.empty(4, 6)
+        table.slope([grad], [out], impl="triton")
+        assert torch.equal(out, score_gradient(grad, segment.weight, segment.scores, impl="reference"))
+
+
+def test_a_captured_graph_keeps_what_it_reads(monkeypatch):
+    """A copy from the host that has not run yet, and the table that it fills, which no other call may take."""
+    segment = one_segment()
+    table = Table([segment], 1)
+    grad, out = torch.ones(4, 6), torch.empty(4, 6)
+    with posing():
+        table.slope([grad], [out], impl="triton")
+        (operations,) = (form for form in table._forms.values() if isinstance(form, on_gpu.Operations))
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        table.slope([grad], [out], impl="triton")
+        assert len(operations._captured) == len(operations._known) == 1
+        other = torch.ones(4, 6)
+        table.slope([other], [out], impl="triton")
+        assert len(operations._captured) == 3
+        assert len(operations._known) == 1
+
+
+# ---------------------------------------------------------------- what all forms do
+
+
 def one_segment(shape=(4, 6), group=0, **tensors):
     names = ("weight", "scores", "pruned")
     return Segment(*(tensors.get(name, normal(name, *shape, device=CPU)) for name in names), group)
 
 
-@pytest.mark.parametrize("impl", ["reference"])
+@pytest.mark.parametrize("impl", IMPLS)
 def test_nan_is_flagged(impl):
     segments = [one_segment(), one_segment(group=1)]
     table, kept = Table(segments, 2), torch.tensor([5, 24])
@@ -105,7 +221,7 @@ def test_nan_is_flagged(impl):
     assert table.cut(kept, impl=impl).nan == 0
 
 
-@pytest.mark.parametrize("impl", ["reference"])
+@pytest.mark.parametrize("impl", IMPLS)
 def test_a_gradient_that_is_not_finite_shows_in_the_sum(impl):
     segment = one_segment()
     for bad in (torch.nan, torch.inf):
@@ -114,7 +230,7 @@ def test_a_gradient_that_is_not_finite_shows_in_the_sum(impl):
         assert not Table([segment], 1).slope([grad], [torch.empty(4, 6)], impl=impl).isfinite()
 
 
-@pytest.mark.parametrize("impl", ["reference"])
+@pytest.mark.parametrize("impl", IMPLS)
 def test_a_leaf_is_written_to_and_autograd_knows(impl):
     leaf = torch.zeros(4, 6, requires_grad=True)
     segment = one_segment(pruned=leaf.detach())
@@ -126,7 +242,7 @@ def test_a_leaf_is_written_to_and_autograd_knows(impl):
         square.backward()
 
 
-@pytest.mark.parametrize("impl", ["reference"])
+@pytest.mark.parametrize("impl", IMPLS)
 def test_weights_of_any_number_of_axes(impl):
     for shape in [(), (7,), (2, 3, 2, 2), (4, 0)]:
         segments = [one_segment(), one_segment(shape)]

@@ -46,6 +46,8 @@ class _Mode(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in _ANSWERS:
             return _ANSWERS[func]
+        if func is torch.Tensor.pin_memory:
+            return args[0]
         kwargs = {name: _here(one) for name, one in (kwargs or {}).items()}
         return func(*(_here(one) for one in args), **kwargs)
 
@@ -69,6 +71,7 @@ def posing():
         "get_device_name": lambda device=None: gpu.name,
         "current_stream": lambda device=None: None,
         "synchronize": lambda device=None: None,
+        "is_current_stream_capturing": lambda: False,
         "Event": Event,
     }
     with ExitStack() as stack:

@@ -17,7 +17,7 @@ from torch import nn
 
 from slth.defaults import usual
 from slth.extras import extra
-from slth.models import gpt2_kernels
+from slth.models import gpt2_head, gpt2_kernels
 from slth.numbers import as_float, as_int, plainly
 from slth.weights.recipes import Draw, Recipe, fill
 
@@ -58,14 +58,17 @@ def config(
     width: float = 1.0,
     vocabulary: int | None = None,
     length: int | None = None,
+    vocabulary_multiple: int | None = None,
     **overrides: Any,
 ) -> GPT2Config:
     """A GPT-2 by size (a key of SIZES), without dropout, special tokens or a cache of keys and values.
 
     width multiplies d and the number of heads, whose own width stays (mini x 0.5 and medium x 2 are in arXiv
-    2511.04217, Figure 7). vocabulary and length default to the size's own. overrides are fields of GPT2Config.
-    Raises ValueError for an unknown size or field, a vocabulary or length < 1, and a width that is not > 0 or leaves
-    no whole number of heads.
+    2511.04217, Figure 7). vocabulary and length default to the size's own. vocabulary_multiple: what the vocabulary is
+    padded to a multiple of, within the product that gives the logits alone (`slth.models.gpt2_head`); None: 64 on a
+    GPU, 1 elsewhere. overrides are fields of GPT2Config.
+    Raises ValueError for an unknown size or field, a vocabulary, length or multiple < 1, and a width that is not > 0
+    or leaves no whole number of heads.
     """
     if size not in SIZES:
         raise ValueError(f"size={size!r}: must be one of {', '.join(SIZES)}")
@@ -90,6 +93,8 @@ def config(
         "eos_token_id": None,
         "attn_implementation": gpt2_kernels.NAME,
     }
+    if vocabulary_multiple is not None:
+        fields[gpt2_head.FIELD] = as_int("vocabulary_multiple", vocabulary_multiple, 1)
     return GPT2Config(**(fields | overrides))
 
 
@@ -212,12 +217,18 @@ def build(
     )
     with usual(), no_init_weights():  # torch's own random numbers would be overwritten
         model = GPT2LMHeadModel(config)
+    pad_vocabulary(model)
     model.tie_weights()
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
             module.reset_parameters()
     fill(model, made)
     return model
+
+
+def pad_vocabulary(model: GPT2LMHeadModel) -> None:
+    """Give a model the head that its config says, in place: see :func:`config`."""
+    model.lm_head = gpt2_head.PaddedHead.of(model.lm_head, getattr(model.config, gpt2_head.FIELD, None))
 
 
 # ---------------------------------------------------------------- attention logits

@@ -21,7 +21,7 @@ from slth import plugins
 from slth.attention import ATTENTIONS, Attention, find, options_of
 from slth.defaults import usual
 from slth.extras import extra
-from slth.models.gpt2 import INITS, numeric_scale, residual_scale
+from slth.models.gpt2 import INITS, numeric_scale, pad_vocabulary, residual_scale
 from slth.numbers import as_float, plain, plainly
 from slth.weights.recipes import Draw, Recipe, fill
 
@@ -164,6 +164,7 @@ class GPT2WithAttention(GPT2LMHeadModel):  # type: ignore[no-untyped-call]
             raise ValueError("config without slth_attention: must be of a model that with_attention has made")
         kind = _known(str(said["attention"]))
         super().__init__(config, *inputs, **options)
+        pad_vocabulary(self)
         given = {name: _torch_dtype(one) if name == "dtype" else one for name, one in said["options"].items()}
         with torch.device("cpu"), usual():  # from_pretrained makes models without values, which cannot be drawn
             _put(self, kind, said | {"options": given})

@@ -53,6 +53,8 @@ def split(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def batch(tokens: torch.Tensor, count: int, length: int, *, seed: int, step: int, name: str) -> torch.Tensor:
     """Windows (count, length) int64 of tokens (n,) at random places that depend on seed, name and step alone.
 
+    They are cut out on the tokens' device, at the same places on every one.
+
     Raises ValueError where the text is shorter than a window.
     """
     count, length, step = (as_int(*each, 0) for each in (("count", count), ("length", length), ("step", step)))
@@ -60,7 +62,8 @@ def batch(tokens: torch.Tensor, count: int, length: int, *, seed: int, step: int
     if room < 1:
         raise ValueError(f"text of {len(tokens)} tokens: must be at least {length}, one window")
     places = (inits.uniform((count,), 0.5, seed=seed, name=name, stream=step).double() + 0.5) * room
-    return tokens[places.long()[:, None] + torch.arange(length, device=tokens.device)].long()
+    starts = places.long()[:, None].to(tokens.device, non_blocking=True)
+    return tokens[starts + torch.arange(length, device=tokens.device)].long()
 
 
 def windows(tokens: torch.Tensor, length: int, most: int) -> torch.Tensor:

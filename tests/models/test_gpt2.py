@@ -16,10 +16,12 @@ from torch.nn.functional import gelu, layer_norm
 from torch.nn.utils import parametrize
 from transformers import GPT2LMHeadModel
 
+import slth
 from slth.attention import ATTENTIONS
 from slth.models import gpt2
 from slth.models.gpt2_attention import GPT2WithAttention, with_attention
 from slth.weights.recipes import recipe_of
+from slth.wrapping import handle
 
 MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 SMALL = {"n_layer": 2, "n_embd": 24, "n_head": 3}  # of the tiny model, for what needs no statistics
@@ -417,3 +419,18 @@ def test_masks_added_to_logits(dtype):
             attention(x, attention_mask=added.masked_fill(mask.triu(), bias))
     with pytest.raises(ValueError, match=r"attention_mask of dtype torch\.int64: must be bool"):
         attention(x, attention_mask=mask.long())
+
+
+def test_a_padded_vocabulary_is_in_no_ticket_and_no_logit():
+    tokens = torch.arange(14).reshape(2, 7) % 11
+    models = [gpt2.build(small(**more), seed=3) for more in ({}, {"vocabulary_multiple": 64})]
+    plain, padded = (slth.wrap(model, 0.5, seed=1) for model in models)
+    assert slth.Ticket.of(plain).to_bytes() == slth.Ticket.of(padded).to_bytes()
+    for model in (plain, padded):
+        model(tokens, labels=tokens).loss.backward()
+    logits = padded(tokens).logits
+    assert logits.shape == (2, 7, 11)
+    assert logits.untyped_storage().nbytes() == 4 * 14 * 64
+    torch.testing.assert_close(logits, plain(tokens).logits)
+    for one, other in zip(handle(plain).scores(), handle(padded).scores(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)

@@ -6,10 +6,10 @@ and batches that depend on seed and step alone; both sides of a comparison get t
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -25,6 +25,7 @@ from slth.tasks import text as texts
 from slth.wrapping import effective, handle
 
 BLOCKS = "*.h.*.c_*.weight"  # the weight matrices of the blocks, by parameter name
+MOST_WINDOWS, MOST_LOGITS = 32, 1 << 27  # of validation at once; so many logits take 0.5 GB
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,15 @@ class Training:
     seed: int
     device: torch.device
     folder: Path | None  # of checkpoints
+
+    def batches(self, data: Data) -> Callable[[int], torch.Tensor]:
+        """Step -> windows (batch, length) of the training text, which is moved to the device once."""
+        tokens = data.training.to(self.device)
+
+        def batch(step: int) -> torch.Tensor:
+            return texts.batch(tokens, self.batch, self.length, seed=self.seed, step=step, name="gpt2/batches")
+
+        return batch
 
     def tokens_per_s(self, fit: Fit) -> float:
         """Tokens a second, evaluation included, of the steps that this process did; NaN where it did none."""
@@ -114,29 +124,27 @@ def token_loss(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def val_loss(model: nn.Module, windows: torch.Tensor) -> float:
-    """Nats a token over all windows, in eval mode."""
+    """Nats a token over all windows (count, length), in eval mode, of a bounded number of logits at a time."""
     model.eval()
-    device = next(model.parameters()).device
+    windows, config = windows.to(next(model.parameters()).device), cast("GPT2Config", model.config)
+    pieces = windows.split(_windows_at_once(windows.shape[1], config.vocab_size))
     with torch.no_grad():
-        pieces = windows.split(32)
-        sums = [float(token_loss(model, piece.to(device))) * len(piece) for piece in pieces]
-    return math.fsum(sums) / len(windows)
+        losses = torch.stack([token_loss(model, piece) for piece in pieces]).tolist()
+    return math.fsum(loss * len(piece) for loss, piece in zip(losses, pieces, strict=True)) / len(windows)
+
+
+def _windows_at_once(length: int, vocabulary: int) -> int:
+    return max(1, min(MOST_WINDOWS, MOST_LOGITS // (length * vocabulary)))
 
 
 def train(
     model: nn.Module, data: Data, how: Training, lr: float, steps: int, label: str, method: Method | None = None
 ) -> Fit:
     """Train what has a gradient, and measure validation loss on the way where `steps` are the full ones."""
-    device = how.device
-
-    def batches(step: int) -> torch.Tensor:
-        drawn = texts.batch(data.training, how.batch, how.length, seed=how.seed, step=step, name="gpt2/batches")
-        return drawn.to(device)
-
     checkpoint = how.folder / f"{label}.checkpoint" if how.folder else None
     return slth.fit(
-        model.to(device),
-        batches,
+        model.to(how.device),
+        how.batches(data),
         token_loss,
         steps,
         method=method,
@@ -163,7 +171,7 @@ def trained(
     """A model of the source at a point (lr, base_std) of the grid: its ticket, or without a search trained densely."""
     lr, base_std = point
     model = source.build(base_std)
-    logits = gpt2.logit_std(model, data.validation[:8])
+    logits = gpt2.logit_std(model.to(how.device), data.validation[:8].to(how.device))
     if search:
         search.wrap(model)
     method = search.method if search else None

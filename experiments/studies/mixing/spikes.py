@@ -1,6 +1,7 @@
 """How often the training loss of a dense network jumps."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ import slth
 from slth.experiments.studies.gpt2.training import token_loss
 from slth.experiments.studies.mixing.networks import network, parameters
 from slth.experiments.studies.mixing.study import Job, Study
-from slth.tasks import text as texts
 
 WINDOW, JUMP, SPREADS = 20, 0.2, 6.0  # of what a spike is
 SPIKE = (
@@ -23,23 +23,19 @@ SPIKE = (
 def measure_spikes(study: Study, job: Job) -> dict[str, Any]:
     """How often the training loss of a variant jumps in dense training at a learning rate."""
     model, width = network(study, job.variant, job.seed, ticket=False)
-    how, losses = study.how, []
+    how, losses = replace(study.how, seed=job.seed), []
 
     def loss(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
         value = token_loss(model, tokens)
         losses.append(float(value.detach()))
         return value
 
-    def batches(step: int) -> torch.Tensor:
-        drawn = texts.batch(study.data.training, how.batch, how.length, seed=job.seed, step=step, name="gpt2/batches")
-        return drawn.to(how.device)
-
     assert job.lr is not None
     diverged = False
     try:
         slth.fit(
             model.to(how.device),
-            batches,
+            how.batches(study.data),
             loss,
             study.config.spike_steps,
             lr=job.lr,

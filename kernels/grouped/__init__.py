@@ -109,13 +109,13 @@ class Table:
         increment_version(out)
         return squares
 
-    def point(self, grads: Sequence[torch.Tensor]) -> None:
-        """Tell a CUDA graph that holds :meth:`slope` where the gradients lie that it was captured with.
+    def point(self) -> None:
+        """Tell CUDA graphs that hold :meth:`slope` where the gradients lie that they were captured with.
 
-        To be called once the capture has ended: within it nothing is copied to the device. The gradients must then
-        stay where they are for as long as the graph is replayed, and :meth:`slope` be called by it alone.
+        To be called once a capture has ended and before its graph is replayed: within it nothing can be copied to the
+        device. The gradients must stay where they are as long as the graph is replayed.
         """
-        self._form("auto").point([grad.detach() for grad in grads])
+        self._form("auto").point()
 
     def _form(self, impl: str) -> reference.Operations:
         """The operations of an implementation, made when they are first asked for."""

@@ -50,7 +50,7 @@ class Operations:
             squares += slope.double().square().sum()
         return squares.float()
 
-    def point(self, grads: Sequence[torch.Tensor]) -> None:
+    def point(self) -> None:
         """Do nothing: no address is used."""
 
 

@@ -68,7 +68,8 @@ class Operations:
         self._squares = torch.empty(pieces, dtype=torch.float32, device=self._device)
         self._sum = torch.empty((), dtype=torch.float32, device=self._device)
         self._known: dict[tuple[Any, ...], _Gradients] = {}  # by where they lie
-        self._captured: list[torch.Tensor] = []  # what graphs read
+        self._captured: list[torch.Tensor] = []  # tables that graphs read
+        self._owed: list[tuple[torch.Tensor, torch.Tensor]] = []  # those that are still empty, and what they shall hold
 
     def cut(self, kept: torch.Tensor) -> Cuts:
         """Where each group is cut; nothing comes back to the host."""
@@ -92,6 +93,12 @@ class Operations:
                 first += len(pieces)
             return torch.sum(self._squares, 0, out=self._sum)
 
+    def point(self) -> None:
+        """Fill the tables of gradients that captured graphs read."""
+        for table, numbers in self._owed:
+            table.copy_(numbers)
+        self._owed.clear()
+
     # gradients
 
     def _gradients(self, grads: Sequence[torch.Tensor], out: Sequence[torch.Tensor]) -> _Gradients:
@@ -100,7 +107,7 @@ class Operations:
         found = self._known.get(key)
         if found is None:
             found = self._gradients_at(grads, out, capturing)
-            if not capturing:  # else its table is empty before the graph runs
+            if not capturing:  # else its table is still empty
                 if len(self._known) == KNOWN:
                     self._known.clear()
                 self._known[key] = found
@@ -114,12 +121,14 @@ class Operations:
         return _Gradients(self._there(rows, capturing), [_reading(batch, grads, out) for batch in self._slopes])
 
     def _there(self, rows: Sequence[Sequence[int]], capturing: bool = False) -> torch.Tensor:
-        """Numbers on the device, for which nothing waits."""
+        """Numbers on the device, for which nothing waits; in a capture they come later."""
         host = torch.tensor(rows, dtype=torch.int64, device="cpu")
+        if capturing:
+            table = torch.empty(host.shape, dtype=host.dtype, device=self._device)
+            self._owed.append((table, host))
+            return table
         if self._device.type == "cuda":
             host = host.pin_memory()
-        if capturing:
-            self._captured.append(host)  # from which the graph copies whenever it runs
         return host.to(self._device, non_blocking=True)
 
     # segments by what a launch must know of them

@@ -143,7 +143,7 @@ class Leaves(passes.Pass):
 
     def point(self) -> None:
         """Tell the kernels where the gradients of a recorded step lie: a recording cannot do so itself."""
-        self._table.point(self._grads())
+        self._table.point()
 
     def _grads(self) -> list[torch.Tensor]:
         return [part.of(_grad(self._leaves[masked.path])) for masked, part in self._parts]

@@ -185,21 +185,22 @@ def test_gradients_are_found_wherever_they_lie():
         assert torch.equal(out, score_gradient(grad, segment.weight, segment.scores, impl="reference"))
 
 
-def test_a_captured_graph_keeps_what_it_reads(monkeypatch):
-    """A copy from the host that has not run yet, and the table that it fills, which no other call may take."""
+def test_a_captured_graph_is_told_where_its_gradients_lie(monkeypatch):
+    """Nothing is copied to the device while a graph is captured, and no other call may take the graph's table."""
     segment = one_segment()
     table = Table([segment], 1)
-    grad, out = torch.ones(4, 6), torch.empty(4, 6)
+    grad, other, out = torch.ones(4, 6), torch.ones(4, 6), torch.empty(4, 6)
     with posing():
         table.slope([grad], [out], impl="triton")
         (operations,) = (form for form in table._forms.values() if isinstance(form, on_gpu.Operations))
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-        table.slope([grad], [out], impl="triton")
-        assert len(operations._captured) == len(operations._known) == 1
-        other = torch.ones(4, 6)
-        table.slope([other], [out], impl="triton")
-        assert len(operations._captured) == 3
-        assert len(operations._known) == 1
+        operations._gradients([grad], [out])
+        assert not operations._owed  # the table that the call above has filled
+        empty = operations._gradients([other], [out]).table
+        assert len(operations._owed) == len(operations._known) == 1
+        operations.point()
+        assert not operations._owed
+        assert int(empty[0, 0]) == other.data_ptr()
 
 
 # ---------------------------------------------------------------- what all forms do

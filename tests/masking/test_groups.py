@@ -46,7 +46,9 @@ def test_a_pattern_takes_all_that_is_fused():
 
 
 @compiles
-@pytest.mark.parametrize("name", ["torch attention, packed", "slth feed-forward", "gpt2"])
+@pytest.mark.parametrize(
+    "name", ["torch attention, packed", "slth feed-forward", pytest.param("gpt2", marks=pytest.mark.slow)]
+)
 def test_of_equal_scores_the_first_in_the_group_are_kept(name):
     case = CASE[name]
     model = wrapped(case, policy="global")

@@ -33,7 +33,15 @@ from slth.ticket import Ticket
 WIDTH = 64  # where a curve ends if the config does not say
 POINTS = 9  # widths on the curve that one width asks for
 SOURCES, LEARNED_SOURCES = 100, 10  # that are measured where the config does not say
-OF_A_SEARCH = ("keep", "steps", "lr", "batch")  # keys that a construction does not look at
+OF_A_SEARCH = (
+    "keep",
+    "steps",
+    "lr",
+    "batch",
+    "precision",
+    "graph",
+    "accumulate",
+)  # keys that a construction does not look at
 # what a depth allows
 DEEP = {"method": (approximation.CONSTRUCTION,), "target": ("random",), "side": ("input", "auto")}
 
@@ -49,7 +57,7 @@ def per_length(default: int | None, *, help: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Config(lab.Options):
+class Config(lab.TrainingOptions):
     """What is measured."""
 
     method: methods.Method = methods.method(
@@ -110,6 +118,7 @@ class Config(lab.Options):
         """See that the study can be made, and that every key is of use."""
         if self.method.name == approximation.CONSTRUCTION:
             self.require_defaults(OF_A_SEARCH, "with method=construction, which learns nothing")
+        self.check_arithmetic(self.batch)
         _ = self.study
 
     @cached_property
@@ -143,7 +152,7 @@ class Config(lab.Options):
         sources = SOURCES if constructed else LEARNED_SOURCES
         return approximation.Study(
             method=str(self.method),
-            search=learning.Learning(self.keep, self.steps, self.lr, self.batch, method),
+            search=learning.Learning(self.keep, self.steps, self.lr, self.batch, method, self.arithmetic),
             hidden=self._widths(units * max(d_in, d_out if side in ("both", "output") else d_in), units),
             lengths=self.lengths,
             sources=self._per_length("sources", sources if self.sources is None else self.sources),

@@ -20,7 +20,7 @@ from slth.threads import one_torch_thread
 
 
 @dataclass(frozen=True)
-class Config(lab.Options):
+class Config(lab.TrainingOptions):
     """The target, its training, and the source."""
 
     data: str | os.PathLike[str] = lab.anything(
@@ -57,6 +57,7 @@ class Config(lab.Options):
 
     def check(self) -> None:
         """See that the study can be made: the text is read."""
+        self.check_arithmetic(self.batch)
         if self.heads is not None and self.d % self.heads:
             raise BadConfig("heads", self.heads, f"a divisor of d={self.d}, for target heads of width d/heads")
         least = 20 * (self.length + 1)
@@ -84,6 +85,7 @@ class Config(lab.Options):
             windows=self.windows,
             sample=self.sample,
             seed=self.seed,
+            arithmetic=self.arithmetic,
         )
 
     def _corpus(self) -> text.Corpus:

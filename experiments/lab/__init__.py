@@ -25,6 +25,7 @@ tables: what it prints · resuming: what a run that was cut goes on from · scri
 who run them · border: Sacred.
 """
 
+from slth.experiments.lab.arithmetic import Arithmetic, TrainingOptions
 from slth.experiments.lab.bars import progress
 from slth.experiments.lab.border import Run
 from slth.experiments.lab.command_line import launch
@@ -53,12 +54,14 @@ from slth.experiments.lab.storage import load_run, require_writable, save, writa
 from slth.experiments.lab.tables import show
 
 __all__ = [
+    "Arithmetic",
     "BadConfig",
     "Experiment",
     "Options",
     "Refused",
     "Resumable",
     "Run",
+    "TrainingOptions",
     "anything",
     "choice",
     "choices",

@@ -90,6 +90,20 @@ def test_files_and_keys(stored, text):
     assert plots.figures(results).keys() == {"loss", "loss_vs_parameters"}
 
 
+def test_figure_7_for_a_gpu_runs_through_on_the_cpu(tmp_path, config):
+    named = gpt2_prune.ex.named_configs["gpu_figure7"]()
+    small = {"size": ["tiny*0.25", "tiny*0.5"], "length": 16, "pilot_steps": 2, "steps": 4, "every": 2, "batch": 4}
+    small |= {"windows": 4, "precision": "bf16", "accumulate": 2, "checkpoints": str(tmp_path / "parts")}
+    results, summary, folder = run(tmp_path, config() | named | small | {"data": config()["data"]})
+    assert set(results["run"]) == {"dense", "ticket"}
+    assert [(m["size"], m["qk_scale"]) for m in summary["models"]] == [
+        (size, scale) for size in small["size"] for scale in (1.0, "theory")
+    ]
+    assert "val_loss_shuffled_mask" not in summary
+    assert (folder / "loss_vs_parameters.png").exists()
+    assert len(list((tmp_path / "parts").glob("*.checkpoint"))) == 2 * 3 * 3  # of each training, pilots too
+
+
 def test_bytes_are_those_of_the_network(stored, config):
     _, summary, folder = stored
     model = gpt2.build(gpt2.config("tiny", width=0.25, length=16))
@@ -385,7 +399,7 @@ def test_controls_change_what_they_say(ticket, monkeypatch):
 
     monkeypatch.setattr(pruning, "val_loss", look)
     losses = pruning.control_losses(trained, pruning.Data(*[None] * 6), seed=0)
-    assert losses == {"shuffled": 1.0, "random_mask": 2.0, "redrawn_weights": 3.0}
+    assert losses == {"shuffled_mask": 1.0, "random_mask": 2.0, "redrawn_weights": 3.0}
     shuffled, random_mask, redrawn = seen
     for name, weight in before.items():
         kept = weight != 0
@@ -594,7 +608,7 @@ def test_what_cannot_be_run_ends_with_one_line(update, message, tmp_path, monkey
     assert {path.name for path in tmp_path.iterdir()} == set(files)
 
 
-@pytest.mark.parametrize("name", [None, "smoke", "sizes", "paper_figure7"])
+@pytest.mark.parametrize("name", [None, "smoke", "sizes", "paper_figure7", "gpu_figure7"])
 def test_the_configs_can_be_run(name, tmp_path):
     (tmp_path / "long.txt").write_text(3 * TEXT)
     given = gpt2_prune.Config.defaults()

@@ -52,6 +52,15 @@ def stored(tmp_path_factory, config):
 # ---------------------------------------------------------------- a run
 
 
+def test_figure_8_for_a_gpu_runs_through_on_the_cpu(config):
+    named = qk_scale.ex.named_configs["gpu_figure8"]()
+    small = {key: SMALL[key] for key in ("size", "length", "batch", "windows")} | {"seeds": 1, "steps": 2}
+    given = config() | named | small | {"data": config()["data"], "precision": "bf16", "accumulate": 2}
+    table = scales.measure(qk_scale.Config(**given).study)
+    assert len(table) == 2 * 4
+    assert table["val_loss"].between(0.0, 7.0).all()
+
+
 def test_files_and_rows(stored):
     results, summary, folder = stored
     assert {"results.csv", "summary.json", "loss_vs_qk_scale.png", "loss_vs_qk_scale.svg"} <= {

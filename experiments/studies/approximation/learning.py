@@ -22,7 +22,7 @@ of all factors is a little better until one of them starves.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -32,6 +32,7 @@ import slth
 from slth import search as searches
 from slth.attention import MultiHeadAttention
 from slth.attention.facts import PROJECTIONS
+from slth.experiments.lab import Arithmetic
 from slth.wrapping import effective, handle
 
 EVERY = 5  # steps from one look at the validation inputs to the next
@@ -41,7 +42,8 @@ EVERY = 5  # steps from one look at the validation inputs to the next
 class Learning:
     """How a mask is learned: the share of each factor's weights that is kept, and the training of the scores.
 
-    method: None for edge-popup.
+    method: None for edge-popup. Where it is computed in several pieces (arithmetic.accumulate), the error of each is
+    relative to what the target makes of that piece.
     """
 
     keep: float
@@ -49,6 +51,7 @@ class Learning:
     lr: float
     batch: int
     method: searches.Search | None = None
+    arithmetic: Arithmetic = field(default_factory=Arithmetic)
 
 
 class Examples(NamedTuple):
@@ -93,6 +96,7 @@ def prune_wrapped(source: nn.Module, train: Examples, validation: Examples, sear
         evaluate=best.look,
         every=every,
         progress=False,
+        **vars(search.arithmetic),
     )
     slth.unwrap(source)
     if not best.weights:

@@ -56,6 +56,7 @@ def _scales(key: str, value: Any) -> list[float | str]:
 POSITIVE = Kind(_positive, lambda: "a number > 0 or a list of them")
 DISTINCT = Kind(_distinct, lambda: "a number > 0 or a list of them, none twice")
 SCALES = Kind(_scales, lambda: "theory, a number > 0, or a list of these, none twice")
+LATER = ("precision", "accumulate", "controls")  # keys that former folders of checkpoints know nothing of
 NAME = where(lambda value: isinstance(value, str), "a name")
 
 # ---------------------------------------------------------------- keys
@@ -176,6 +177,11 @@ def checkpoints(what: str = "of this config alone") -> Any:
     return lab.free(lab.text(None, "a folder, or None", help=help))
 
 
+def saves() -> Any:
+    """How often a training is stored."""
+    return lab.free(lab.integer(10, least=1, help="checkpoints of each training on its way, where there is a folder"))
+
+
 def device() -> Any:
     """Where models are trained."""
     return lab.free(lab.choice("auto", ("auto", "cpu", "cuda"), help="auto: cuda where there is one"))
@@ -184,7 +190,7 @@ def device() -> Any:
 # ---------------------------------------------------------------- what they mean
 
 
-class GPT2Options(lab.Options):
+class GPT2Options(lab.TrainingOptions):
     """Base of the configs: they declare these keys."""
 
     data: str
@@ -204,6 +210,7 @@ class GPT2Options(lab.Options):
     clip: float
     windows: int
     checkpoints: str | None
+    saves: int
     device: str
     seed: int
     free: ClassVar[Collection[str]] = ()
@@ -213,6 +220,7 @@ class GPT2Options(lab.Options):
         """See that the study can be made: what keys say, then the text, then what the folder of checkpoints is of."""
         if self.device == "cuda" and not torch.cuda.is_available():
             raise BadConfig("device", self.device, "auto or cpu: there is no CUDA device here")
+        self.check_arithmetic(self.batch, self.where.type)
         if steps := self.searches:
             self.method.require(steps, as_list(self.keep), schedule=self.schedule)
         self.check_keys()
@@ -253,9 +261,16 @@ class GPT2Options(lab.Options):
             clip=self.clip,
             every=every,
             seed=self.seed,
-            device=torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu"),
+            device=self.where,
             folder=self.folder,
+            saves=self.saves,
+            arithmetic=self.arithmetic,
         )
+
+    @property
+    def where(self) -> torch.device:
+        """Where models are trained."""
+        return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
 
     @property
     def searches(self) -> list[int]:
@@ -299,5 +314,10 @@ class GPT2Options(lab.Options):
     @cached_property
     def resumable(self) -> lab.Resumable:
         """What a run that was cut goes on from: all keys but the folder's, and the text, must be as they were."""
-        values = {key: value for key, value in self.values().items() if key not in ("checkpoints", *self.free)}
+        defaults, free = self.defaults(), ("checkpoints", "graph", "saves", *self.free)
+        values = {
+            key: value
+            for key, value in self.values().items()
+            if key not in free and not (key in LATER and value == defaults[key])
+        }
         return lab.Resumable(self.folder, values | {"text": self.tokens.corpus.digest}, self.free)

@@ -39,6 +39,7 @@ class Study:
     lrs: list[float]
     pilot_steps: int
     data: Data
+    controls: bool  # whether tickets are compared with other masks and with weights trained under one
 
     def source(self, size: str, init: str, qk_scale: float | str) -> Source:
         """A random network, its positions at the first of their scales."""
@@ -82,28 +83,28 @@ def prune(
     file = slth.Ticket.of(ticket.model).to_bytes()
     left = nonzero(ticket.model)
     rows = [{"size": size, "run": "ticket", "qk_scale": qk_scale, "nonzero": left} | row for row in made]
-    before = val_loss(ticket.model, data.validation)
     rebuilt = slth.Ticket.from_bytes(file).apply(source.build(ticket.base_std).to(how.device))
-    if val_loss(rebuilt, data.validation) != before:
-        raise AssertionError("the ticket gives another loss than the network it was taken from")
-    losses = control_losses(ticket, data, how.seed)
-    sparse, fit = sparse_training(plain, search, data, how, dense, label.replace("ticket", "sparse"))
-    point = {"lr": dense.lr, "base_std": dense.base_std, "position_std": plain.position_std, "stage": "full"}
-    rows += [
-        {"size": size, "run": "sparse", "qk_scale": qk_scale, "nonzero": nonzero(sparse)} | point | row
-        for row in fit.rows
-    ]
+    with how.arithmetic.on(how.device):
+        if val_loss(rebuilt, data.validation) != val_loss(ticket.model, data.validation):
+            raise AssertionError("the ticket gives another loss than the network it was taken from")
+    losses = {}
+    if study.controls:
+        with how.arithmetic.on(how.device):
+            losses = control_losses(ticket, data, how.seed)
+        sparse, fit = sparse_training(plain, search, data, how, dense, label.replace("ticket", "sparse"))
+        losses["random_mask_trained_weights"] = fit.last["val_loss"]
+        point = {"lr": dense.lr, "base_std": dense.base_std, "position_std": plain.position_std, "stage": "full"}
+        about = {"size": size, "run": "sparse", "qk_scale": qk_scale, "nonzero": nonzero(sparse)}
+        rows += [about | point | row for row in fit.rows]
+    shuffled = losses.get("shuffled_mask")
     outcome = {
         "size": size,
         "qk_scale": qk_scale,
         "val_loss_ticket": ticket.val_loss,
         "val_loss_dense": dense.val_loss,
-        "val_loss_random_mask": losses["random_mask"],
-        "val_loss_shuffled_mask": losses["shuffled"],
-        "val_loss_redrawn_weights": losses["redrawn_weights"],
-        "val_loss_random_mask_trained_weights": fit.last["val_loss"],
+        **{f"val_loss_{name}": loss for name, loss in losses.items()},
         "recovered": recovered(data.unigram, dense.val_loss, ticket.val_loss),
-        "recovered_shuffled": recovered(data.unigram, dense.val_loss, losses["shuffled"]),
+        **({} if shuffled is None else {"recovered_shuffled": recovered(data.unigram, dense.val_loss, shuffled)}),
         "ticket_point": {"lr": ticket.lr, "base_std": ticket.base_std, "position_std": source.position_std},
         "dense_point": {"lr": dense.lr, "base_std": dense.base_std, "position_std": plain.position_std},
         "logit_std_at_init_ticket": ticket.logit_std,

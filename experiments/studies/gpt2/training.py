@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from transformers import GPT2Config
 
 import slth
+from slth.experiments.lab import Arithmetic
 from slth.experiments.studies.gpt2.data import Data
 from slth.models import gpt2
 from slth.search import Fit, controls
@@ -41,6 +42,8 @@ class Training:
     seed: int
     device: torch.device
     folder: Path | None  # of checkpoints
+    saves: int  # of each training
+    arithmetic: Arithmetic
 
     def batches(self, data: Data) -> Callable[[int], torch.Tensor]:
         """Step -> windows (batch, length) of the training text, which is moved to the device once."""
@@ -154,8 +157,10 @@ def train(
         evaluate=lambda m: {"val_loss": val_loss(m, data.validation)},
         every=how.every if steps == how.steps else 0,
         checkpoint=checkpoint,
+        save_every=max(1, steps // how.saves),
         seed=how.seed,
         name=label,
+        **vars(how.arithmetic),
     )
 
 
@@ -270,7 +275,7 @@ def control_losses(ticket: Trained, data: Data, seed: int) -> dict[str, float]:
     wrapped = handle(ticket.model)
     mask = wrapped.masks()
     losses = {}
-    for name, change in (("shuffled", controls.shuffled_mask), ("random_mask", controls.random_mask)):
+    for name, change in (("shuffled_mask", controls.shuffled_mask), ("random_mask", controls.random_mask)):
         wrapped.set_masks(mask)
         change(ticket.model, seed + 1)
         losses[name] = val_loss(ticket.model, data.validation)

@@ -1,5 +1,6 @@
 """A trained language model, and its ticket in a random one: the measurements of hidden_lm.py."""
 
+import math
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,8 +13,9 @@ from torch.nn.functional import cross_entropy
 
 from slth.attention.facts import PROJECTIONS
 from slth.construct import TransformerConstruction, certify, language_model, pruned, record_scales
-from slth.experiments.lab import BadConfig, progress
+from slth.experiments.lab import Arithmetic, BadConfig, progress
 from slth.models.transformer import Block, LanguageModel, Product, Table, Transformer
+from slth.search.batches import pieces
 from slth.tasks import text as task
 from slth.ticket import Ticket
 from slth.weights import inits
@@ -40,6 +42,7 @@ class Study:
     windows: int
     sample: int
     seed: int
+    arithmetic: Arithmetic
 
     @cached_property
     def characters(self) -> task.Characters:
@@ -72,20 +75,30 @@ def train_target(study: Study) -> tuple[LanguageModel, dict[str, float]]:
     bar = progress(range(study.steps), "train the target")
     for step in bar:
         rows = task.batch(training, study.batch, study.length + 1, seed=study.seed, step=step, name="hidden_lm")
-        loss = _losses(model, rows).mean()
-        if not torch.isfinite(loss):
-            raise BadConfig("lr", study.lr, f"smaller: the target's training diverged at step {step}")
         optimizer.zero_grad()
-        loss.backward()
+        loss = _backward(model, rows, study.arithmetic)
+        if not math.isfinite(loss):
+            raise BadConfig("lr", study.lr, f"smaller: the target's training diverged at step {step}")
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if study.reach == "bound":
             _bound_norms(model, study)
         if step % 50 == 0:
-            bar.set_postfix(loss=f"{loss.item():.3f}")
+            bar.set_postfix(loss=f"{loss:.3f}")
     model = model.double().requires_grad_(False)
     return model, {"val_loss_untrained": before, "val_loss_target": _losses(model, study.validation).mean().item()}
+
+
+def _backward(model: LanguageModel, rows: torch.Tensor, arithmetic: Arithmetic) -> float:
+    """The mean loss of a batch, its gradients added up over the pieces."""
+    total = 0.0
+    for piece, share in pieces(rows, arithmetic.accumulate):
+        with arithmetic.on(rows.device):
+            loss = _losses(model, piece).mean() * share
+        loss.backward()
+        total += loss.item()
+    return total
 
 
 def _target(study: Study) -> LanguageModel:

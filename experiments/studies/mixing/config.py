@@ -102,6 +102,7 @@ class Config(keys.GPT2Options):
     spike_steps: int = lab.integer(300, least=1, help="spikes: of each training")
     processes: int = lab.free(lab.integer(1, least=1, help="that work side by side, each on one core"))
     checkpoints: str | None = keys.checkpoints("or a larger one")
+    saves: int = keys.saves()
     device: str = keys.device()
     seed: int = lab.seed()
     # keys that say which measurements there are, and nothing of what each is

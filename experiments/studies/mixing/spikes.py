@@ -43,9 +43,12 @@ def measure_spikes(study: Study, job: Job) -> dict[str, Any]:
             clip=how.clip,
             seed=job.seed,
             name=job.label,
+            **vars(how.arithmetic),
         )
     except FloatingPointError:
         diverged = True
+    pieces = (losses[i : i + how.arithmetic.accumulate] for i in range(0, len(losses), how.arithmetic.accumulate))
+    losses = [sum(piece) / len(piece) for piece in pieces]
     last = float(np.mean(losses[-WINDOW:]))
     found = {"spikes": count_spikes(losses), "diverged": diverged, "train_loss": last}
     return found | {"width": width, "parameters": parameters(model)}

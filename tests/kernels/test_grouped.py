@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from functools import partial
 from unittest.mock import patch
 
 import pytest
@@ -12,8 +13,9 @@ from posing import posing
 
 from slth.kernels import Cut, Cuts, Segment, Selector, Table, pruned_weight, score_gradient, use
 from slth.kernels.cases import normal
-from slth.kernels.grouped import cutting, tables
+from slth.kernels.grouped import bench, cutting, tables
 from slth.kernels.grouped import triton as on_gpu
+from slth.kernels.timing import COLUMNS, SPREAD
 
 pytest.importorskip("triton")
 
@@ -117,7 +119,7 @@ def small_pieces(monkeypatch):
 
 @pytest.mark.usefixtures("small_pieces")
 @given(models(), st.sampled_from([1.0, 1.001, 3.0]), st.sampled_from([1, 1 << 30]), st.sampled_from([1, 32]))
-@settings(max_examples=12)
+@settings(max_examples=8)
 def test_programs_find_what_one_by_one_is_found(model, growth, narrow, room):
     """Wherever the search starts, in 64 bits and in 32, and where the bracket holds more than there is room for."""
     with patch.object(tables, "NARROW", narrow), patch.object(cutting, "ROOM", room):
@@ -352,3 +354,20 @@ def test_a_threshold_alone_keeps_no_ties():
     value, last_tie, _ = table.cut(torch.tensor([2]))
     assert (value.item(), last_tie.item()) == (2.0, 1)
     assert Cut(value[0], last_tie[0]).mask(segment.scores).tolist() == [[False, True, False], [True, False, False]]
+
+
+def test_the_rows_of_the_table(monkeypatch):
+    monkeypatch.setattr(bench, "interleave", partial(bench.interleave, warmups=0))
+    rows = bench.rows(CPU, 1, 0, sizes={"a tiny block": (1, 4, 0)})
+    assert [row["size"].split(": ")[1] for row in rows[::2]] == [
+        f"{what}, {how}"
+        for what in ("cut", "cut from afar", "masked weights", "gradients")
+        for how in ("launched", "captured")
+    ]
+    assert {row["peer"] for row in rows} == {"each", "torch"}
+    for row in rows:
+        assert list(row)[: len(COLUMNS + SPREAD)] == COLUMNS + SPREAD
+        assert row["error_ours"] == row["error_peer"] == 0.0
+    entries = 12 * 4 * 4
+    assert rows[0]["floor_s"] == pytest.approx(entries * 4 / 3.0e12)
+    assert rows[-1]["floor_s"] == pytest.approx(entries * 14 / 3.0e12)

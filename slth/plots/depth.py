@@ -73,7 +73,7 @@ def error_against_depth(
             draw_line(right, widths["error_max"].median(), look, MEDIAN)
             draw_line(right, widths["certificate"].median(), look, CERTIFICATE)
             page.name(right, _blocks(depth), look, widths["error_max"].median())
-            page.legend([key(_label(depth, (fits or {}).get(str(depth))), look, POINTS)])
+            page.legend([key(_label(depth, (fits or {}).get(str(depth))), look, POINTS)], left)
         limits = right.get_ylim()
         for depth, look in of_depth.items():
             rows = table[table["depth"] == depth]
@@ -90,7 +90,7 @@ def error_against_depth(
         right.set(ylabel="largest error over all inputs", title="largest error and certificates")
         kinds = {"median over sources": MEDIAN, "certificate, median": CERTIFICATE}
         kinds |= {"the paper's recursion, median where finite": BOUND}
-        page.legend([key(label, kind=kind) for label, kind in kinds.items()])
+        page.legend([key(label, kind=kind) for label, kind in kinds.items()], right)
         _mark_unresolved(page, table)
     return page.axes
 

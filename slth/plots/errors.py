@@ -100,15 +100,15 @@ def error_against_width(
         linear.set_ylabel(ERROR_LABEL)
         page.legend([key(names[side], SIDES[side], FILLED) for side, _ in _by_side(table)])
         for side, fit in (fits or {}).items():
-            page.legend([_draw_fit(linear, names[side], side, fit, table)])
+            page.legend([_draw_fit(linear, names[side], side, fit, table)], linear)
         if d_in == 2:
             draw_formula(linear, lambda n: 0.8 * np.exp(-0.06 * n))
-            page.legend([key(r"linear: the paper's fit $0.8\,e^{-0.06\,n}$", kind=FORMULA)])
+            page.legend([key(r"linear: the paper's fit $0.8\,e^{-0.06\,n}$", kind=FORMULA)], linear)
         draw_formula(log, lambda n: 2.0 ** (-n / d_in))
         mark_float64(log)
-        page.legend([key("linear: mean over sources", kind=POINTS), patch("linear: mean ± standard deviation")])
-        page.legend(error_keys("logarithmic: "))
-        page.legend([key(f"logarithmic: $2^{{-n/{d_in}}}$", kind=FORMULA)])
+        page.legend([key("linear: mean over sources", kind=POINTS), patch("linear: mean ± standard deviation")], linear)
+        page.legend(error_keys("logarithmic: "), log)
+        page.legend([key(f"logarithmic: $2^{{-n/{d_in}}}$", kind=FORMULA)], log)
     return page.axes
 
 

@@ -8,7 +8,7 @@
     return page.axes
 
 A figure of its own has the size and theme of its layout, its legend below the panels. In axes of the caller's, theme
-and size are the caller's; the legend stands in the last of them, where `seaborn.move_legend` moves it.
+and size are the caller's, and everything stands within them (`slth.plots.callers`).
 """
 
 import itertools
@@ -22,20 +22,19 @@ import matplotlib
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatterSciNotation, NullFormatter
 
+from slth.plots.callers import fit_in
+from slth.plots.fitting import POINTS, fold_labels, tidy_ticks
 from slth.plots.layout import SCREEN, Layout
 from slth.plots.looks import GREY, MEDIAN, Kind, Look, key, properties
-from slth.plots.marks import ZERO, Decimal
+from slth.plots.marks import ZERO
 from slth.plots.scales import rescale
 from slth.plots.texts import LINE, fold, spread, width_of
 from slth.plots.theme import theme
 
-POINTS = 72  # an inch
 WIDEST = 0.33  # of a panel, that labels at line ends may take
 ROOM = 0.3  # of a figure, that names of rows may take
 NEAR = 0.9  # of the axes, from where on a line's end is joined to its label
@@ -53,6 +52,11 @@ class End:
     look: Look
     kind: Kind
 
+    @property
+    def said(self) -> str:
+        """The text in a legend: a line over the whole axes has no look of its own, but a height."""
+        return self.text if self.at[0] is not None else f"{self.text} ({self.at[1]:.4g})"
+
 
 @dataclass
 class Page:
@@ -62,7 +66,7 @@ class Page:
     layout: Layout | None  # None: axes of the caller's
     heading: str = ""
     ends: list[End] = field(default_factory=list)
-    keys: list[Artist] = field(default_factory=list)
+    keys: list[tuple[Axes | None, Artist]] = field(default_factory=list)  # by the panel they speak of, None: of all
     needed: dict[Axes, float] = field(default_factory=dict)  # heights of axes in points, at least
     fixed: list[tuple[Axes, str]] = field(default_factory=list)  # axes, "x" or "y", whose scale no layout changes
 
@@ -85,7 +89,9 @@ class Page:
 
     def rows(self, axes: Axes, names: Sequence[str]) -> None:
         """Name lines 0, 1, ... of the vertical axis, from the top."""
-        width, points = float(self.figure.get_size_inches()[0]) * POINTS, _label_points()
+        figure = self.figure
+        width = figure.get_size_inches()[0] if self.layout else 1.5 * axes.bbox.width / figure.dpi
+        width, points = float(width) * POINTS, _label_points()
         folded = [fold(name, ROOM * width, points) for name in names]
         axes.set_yticks(range(len(names)), folded)
         self.fixed.append((axes, "y"))
@@ -104,9 +110,15 @@ class Page:
             if (axes, name) not in self.fixed:
                 rescale(axes, name, log=name in log)
 
-    def legend(self, keys: Sequence[Artist]) -> None:
-        """Entries of the legend, below the panels."""
-        self.keys += keys
+    def legend(self, keys: Sequence[Artist], axes: Axes | None = None) -> None:
+        """Entries of the legend below the panels; in axes of the caller's, of the panel that they speak of."""
+        self.keys += [(axes, one) for one in keys]
+
+    def keys_of_panels(self) -> dict[Axes, list[Artist]]:
+        """All entries and labels by their panels, each label in the last that has it."""
+        ends = [(end.axes, key(end.said, end.look, end.kind)) for end in self.ends]
+        last = {str(one.get_label()): (axes or self.axes[-1], one) for axes, one in (*ends, *self.keys)}
+        return {panel: [one for axes, one in last.values() if axes is panel] for panel in self.axes}
 
 
 @contextmanager
@@ -137,9 +149,7 @@ def panels(
             raise ValueError(f"axes: {len(axes)} of them: must be {count}, one for each panel")
         page = Page(list(axes), None)
         yield page
-        if page.heading and not page.axes[0].get_title():
-            page.axes[0].set_title(page.heading)
-        _place_legend(page, _place_ends(page, [panel.bbox.width for panel in page.axes]))
+        fit_in(page.axes, page.heading, page.keys_of_panels(), page.needed, share_y=share_y)
         return
     with theme(layout.size):
         page = Page(_stack(count, layout) if stacked else _grid(count, layout, share_y, height), layout)
@@ -183,7 +193,7 @@ def _fit(page: Page, layout: Layout) -> None:
         title = figure.suptitle(fold(heading, 0.95 * POINTS * width, size.points), fontsize=size.points)
         height += (title.get_text().count("\n") + 1) * size.points * LINE / POINTS
     left_over = _place_ends(page, [size.panel * POINTS * 0.8] * len(page.axes))
-    legend = _place_legend(page, left_over)
+    legend = _place_legend(page, left_over, size.points - 1)
     if legend is not None:
         height += legend.get_window_extent().height / figure.dpi + 0.1
     figure.set_size_inches(width, height)
@@ -191,7 +201,7 @@ def _fit(page: Page, layout: Layout) -> None:
     added: dict[int, float] = {}  # points, by the row of panels
     for axes in page.axes:
         row = axes.get_subplotspec().rowspan.start  # type: ignore[union-attr]
-        lines = _fold_labels(axes, size.points) * size.points * LINE
+        lines = fold_labels(axes) * size.points * LINE
         added[row] = max(added.get(row, 0.0), lines + max(0.0, page.needed.get(axes, 0.0) - _height(axes)))
     if points := sum(added.values()):
         grid = page.axes[0].get_subplotspec().get_gridspec()  # type: ignore[union-attr]
@@ -199,33 +209,16 @@ def _fit(page: Page, layout: Layout) -> None:
         figure.set_size_inches(width, height + points / POINTS)
         figure.draw_without_rendering()
     for axes in page.axes:
-        for axis in (axes.xaxis, axes.yaxis):
-            _without_powers(axis)
-            _thin(axis)
+        tidy_ticks(axes)
     _spread_ends(page)
 
 
-def _fold_labels(axes: Axes, points: float) -> int:
-    """Fold title and axis labels to the axes' size; returns how many lines that adds."""
-    inches = axes.get_figure(root=True).dpi_scale_trans.inverted()  # type: ignore[union-attr]
-    box = axes.bbox.transformed(inches)
-    texts = [(axes.title, box.width), (axes.xaxis.label, box.width), (axes.yaxis.label, box.height)]
-    added = 0
-    for text, side in texts:
-        before = text.get_text()
-        text.set_text(fold(before, POINTS * side, points))
-        added += text.get_text().count("\n") - before.count("\n")
-    return added
-
-
-def _place_legend(page: Page, named: Sequence[Artist]) -> Legend | None:
+def _place_legend(page: Page, named: Sequence[Artist], points: float) -> Legend | None:
     """The legend, in as many columns as there is room for."""
-    keys = {str(one.get_label()): one for one in (*named, *page.keys)}
+    keys = {str(one.get_label()): one for one in (*named, *(one for _, one in page.keys))}
     if not keys:
         return None
-    if page.layout is None:
-        return page.axes[-1].legend(handles=list(keys.values()), loc="best")
-    figure, points = page.figure, page.layout.size.points - 1
+    figure = page.figure
     room = float(figure.get_size_inches()[0]) * POINTS
     beside = 4.2 * points  # line and gaps of an entry
     for label, one in keys.items():
@@ -318,36 +311,3 @@ def _height(axes: Axes) -> float:
 
 def _label_points() -> float:
     return float(matplotlib.rcParams["font.size"]) - 1
-
-
-# ---------------------------------------------------------------- ticks
-
-
-def _without_powers(axis: Axis) -> None:
-    """Plain numbers on a logarithmic axis that is shorter than from one power of ten to the next."""
-    low, high = sorted(axis.get_view_interval())
-    if getattr(axis.get_transform(), "base", None) == 10 and high < 10 * low:
-        for which in ("major", "minor"):
-            if isinstance(getattr(axis, f"get_{which}_formatter")(), LogFormatterSciNotation):
-                getattr(axis, f"set_{which}_formatter")(Decimal())
-
-
-def _thin(axis: Axis) -> None:
-    """Leave out every second label, and again, until none overlaps the next; those of minor ticks go first."""
-    low, high = sorted(axis.get_view_interval())
-    while True:
-        axis.get_majorticklabels()  # brings the ticks up to date
-        ticks = [(tick.get_loc(), tick.label1) for tick in axis.get_major_ticks()]
-        shown = [(at, label) for at, label in ticks if low <= at <= high and label.get_visible() and label.get_text()]
-        minor = [label for label in axis.get_minorticklabels() if label.get_visible() and label.get_text()]
-        if not _overlap([label.get_window_extent() for label in (*(label for _, label in shown), *minor)]):
-            return
-        if minor:
-            axis.set_minor_formatter(NullFormatter())
-        else:
-            axis.set_ticks([at for at, _ in shown[::2]], [label.get_text() for _, label in shown[::2]])
-
-
-def _overlap(boxes: Sequence[Any]) -> bool:
-    shown = [box.expanded(1.05, 1.0) for box in boxes if box.width > 0]
-    return any(one.overlaps(other) for i, one in enumerate(shown) for other in shown[i + 1 :])

@@ -154,7 +154,7 @@ def _draw_levels(page: Page, axes: Axes, summary: Mapping[str, Any], top: float)
         if value <= 1.1 * top:
             page.level(axes, name, value, FORMULA)
     if high := [f"{name} {value:.2f}" for name, value in levels.items() if value > 1.1 * top]:
-        page.legend([key("above the axis: " + ", ".join(high), Look("none", ""))])
+        page.legend([key("above the axis: " + ", ".join(high), Look("none", ""))], axes)
 
 
 FIGURES = (

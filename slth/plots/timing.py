@@ -106,11 +106,11 @@ def _draw_ratios(page: Page, axes: Axes, rows: pd.DataFrame) -> None:
     seaborn.barplot(x=rows["ratio"].to_numpy() - 1, y=places, ax=axes, **bars)
     axes.set_xscale("log")
     axes.use_sticky_edges = False
-    page.legend([patch("measured", BAR.color)])
+    page.legend([patch("measured", BAR.color)], axes)
     if rows["ideal"].notna().any():
         for place, ideal in zip(places, rows["ideal"].astype(float), strict=True):
             draw_line(axes, pd.Series([float(place)], index=[ideal]).dropna(), STROKE, IDEAL)
-        page.legend([key("ideal", STROKE, IDEAL)])
+        page.legend([key("ideal", STROKE, IDEAL)], axes)
     axes.axvline(1, color=GREY, linewidth=0.8)
     named = zip(rows["size"], rows["ratio"], rows["peer"], strict=True)
     page.rows(axes, [f"{size}\n{_times(ratio)} as fast as {peer}" for size, ratio, peer in named])

@@ -22,6 +22,7 @@ from figure_tables import (
 from hypothesis import given
 from hypothesis import strategies as st
 from legible import require_legible
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from tables import one_case
@@ -163,6 +164,11 @@ def test_a_figure_is_drawn_in_the_callers_axes_which_it_returns(name):
     assert tuple(figure.get_size_inches()) == (4 * count + 1, 4)
     assert all(axes.has_data() for axes in grid[:count])
     assert not grid[count].has_data()
+    grid[count].axis("off")
+    require_legible(figure)
+    for axes in filter(Axes.get_legend, grid):
+        legend, frame = axes.get_legend().get_window_extent(), axes.bbox
+        assert min(legend.x0 - frame.x0, legend.y0 - frame.y0, frame.x1 - legend.x1, frame.y1 - legend.y1) > -1
 
 
 def test_a_width_that_there_is_not_is_refused():

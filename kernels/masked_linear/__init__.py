@@ -1,4 +1,4 @@
-"""Products with a masked weight whose masked copy is never written to memory."""
+"""Products with a masked weight, whose masked copy is not written to memory where tokens are few."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..autocast import as_autocast
 from ..cut import Scored
 from ..dispatch import Kernel
 from ..masked_weight import check_mask
-from . import reference
+from . import product, reference
 
 _MASKED_LINEAR = Kernel(reference.masked_linear)
 
@@ -23,8 +23,10 @@ def masked_linear(
     bias: torch.Tensor | None = None,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """X times the masked weight, transposed, whose masked copy is never written to memory.
+    """X times the masked weight, transposed.
 
+    Triton never writes the masked copy to memory. For 1024 tokens and more (`product.MANY`) "auto" has it written all
+    the same, by :func:`masked_weight`, where it would take Triton: torch's product with it takes less time.
     Differentiable in x, the bias and the scores (straight through, as :func:`masked_weight`); the weight gets no
     gradient.
 
@@ -39,4 +41,7 @@ def masked_linear(
     """
     check_floats(x=x, weight=weight, bias=bias)
     check_linear(x, weight.shape, bias)
-    return _MASKED_LINEAR.choose(impl, x)(x, weight, check_mask(weight, mask), bias)
+    form = _MASKED_LINEAR.choose(impl, x)
+    if impl == "auto" and form is not reference.masked_linear and x.shape[:-1].numel() >= product.MANY:
+        form = product.masked_linear
+    return form(x, weight, check_mask(weight, mask), bias)

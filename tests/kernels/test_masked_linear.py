@@ -4,9 +4,19 @@ import pytest
 import torch
 from tables import one_case
 
-from slth.kernels import Cut, masked_linear, masked_weight, pack_mask, score_gradient, select_threshold, unpack_mask
+from slth.kernels import (
+    Cut,
+    counted,
+    masked_linear,
+    masked_weight,
+    pack_mask,
+    score_gradient,
+    select_threshold,
+    unpack_mask,
+    use,
+)
 from slth.kernels.cases import normal
-from slth.kernels.masked_linear import bench
+from slth.kernels.masked_linear import bench, product
 from slth.kernels.masked_linear import reference as linear_reference
 from slth.kernels.masked_linear import triton as triton_masked_linear
 from slth.kernels.masked_weight import reference
@@ -27,6 +37,30 @@ def scored(rows, columns, k):
     """Scores with ties, and the threshold that keeps k."""
     scores = numbers("scores", rows, columns).mul(2).round()
     return scores, select_threshold(scores, k, impl="reference")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "impl", "form", "writes"),
+    [
+        ((3, 5), "auto", "triton", False),
+        ((4, 4), "auto", "triton", True),
+        ((4, 4), "triton", "triton", False),
+        ((4, 4), "auto", "reference", False),
+    ],
+)
+def test_for_many_tokens_the_masked_weight_is_written_first(tokens, impl, form, writes, monkeypatch):
+    monkeypatch.setattr(product, "MANY", 16)
+    (scores, cut), bias = scored(7, 10, 30), numbers("bias", 7)
+    x, weight = numbers("x", *tokens, 10).requires_grad_(), numbers("weight", 7, 10)
+    scores.requires_grad_()
+    with use(form), counted() as counts:
+        y = masked_linear(x, weight, (scores, cut), bias=bias, impl=impl)
+    assert counts["masked_linear", form] == 1
+    assert counts["masked_weight", "triton"] == writes
+    wanted = masked_linear(x, weight, (scores, cut), bias=bias, impl="reference")
+    torch.testing.assert_close(y, wanted)
+    grads, those = (torch.autograd.grad(each.square().sum(), (x, scores)) for each in (y, wanted))
+    torch.testing.assert_close(grads, those)
 
 
 # ---------------------------------------------------------------- what a mask keeps

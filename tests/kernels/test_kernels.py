@@ -6,28 +6,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from kernel_inputs import bits, numbers, qkv
 from tables import one_case
 from torch.nn.functional import scaled_dot_product_attention
 
 from slth import kernels
-from slth.kernels import Cut, cut, dispatch
+from slth.kernels import Cut, dispatch
 from slth.kernels.attention.masks import attended, check_attended
-from slth.weights import inits
 from slth.weights.recipes import Draw
 
 attention, masked_linear = (import_module(f"slth.kernels.{name}") for name in ("attention", "masked_linear"))
-
-
-def numbers(name, *shape, dtype=torch.float32):
-    return inits.normal(shape, 1.0, seed=1, name=name).to(dtype)
-
-
-def bits(*shape):
-    return kernels.pack_mask(numbers("mask", *shape) > 0)
-
-
-def qkv(*shape):
-    return [numbers(name, *shape) for name in "qkv"]
 
 
 def linear(x=(3, 10), w=(5, 10), mask=(5, 10), **options):
@@ -293,40 +281,6 @@ def test_triton_refuses_heads_that_are_too_wide():
     with pytest.raises(ValueError, match="block=200, must be at most 128"):
         kernels.mhla(*qkv(1, 9, 4), torch.ones(1, 1), block=200, impl="triton")
     kernels.attention(q, k, v)
-
-
-# ---------------------------------------------------------------- masked weights
-
-
-@pytest.mark.parametrize("impl", ["reference", "cpu", "triton"])
-@pytest.mark.parametrize("kind", ["bits", "scores"])
-def test_a_masked_weight_is_written_where_it_shall_be(kind, impl):
-    weight, scores = numbers("w", 6, 30), numbers("s", 6, 30).requires_grad_()
-    mask = bits(6, 10) if kind == "bits" else (scores[:, 10:20], 0.5)
-    memory = torch.full((6, 30), 7.0)
-    part, version = memory[:, 10:20], memory._version
-    assert kernels.masked_weight(weight[:, 10:20], mask, out=part, impl=impl) is part
-    assert part.equal(kernels.masked_weight(weight[:, 10:20], mask, impl="reference"))
-    assert memory._version > version
-    assert not memory.requires_grad
-    assert memory[:, :10].eq(7).all()
-    assert memory[:, 20:].eq(7).all()
-
-
-@pytest.mark.parametrize(
-    ("out", "message"), [(torch.ones(5, 9), r"out \(5, 9\): must be"), (torch.ones(5, 10).half(), "out of dtype")]
-)
-def test_an_out_that_does_not_fit_is_refused(out, message):
-    with pytest.raises(ValueError, match=message):
-        kernels.masked_weight(numbers("w", 5, 10), bits(5, 10), out=out)
-
-
-def test_numbers_are_not_copied_to_a_device(monkeypatch):
-    monkeypatch.setattr(cut.torch, "as_tensor", None)
-    monkeypatch.setattr(cut.torch, "tensor", None)
-    weight, scores = numbers("w", 5, 10), numbers("s", 5, 10)
-    kernels.masked_weight(weight, (scores, 0.5), impl="reference")
-    assert kernels.score_gradient(weight, weight, scores).equal(weight * weight * scores.sign())
 
 
 # ---------------------------------------------------------------- what the references compute

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, astuple
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -186,7 +186,7 @@ class Masked(nn.Module):
             "gate": state.describe(self.gate),
             "kind": self.kind,
             **traits.entry(self),
-            "recipe": self.recipe and asdict(self.recipe),
+            "recipe": self.recipe and self.recipe.told(),
             "parts": [list(astuple(part)) for part in self.parts],
             "groups": [[group.name if len(group.members) > 1 else "", offset] for group, offset in standing],
             "current": [group.current for group, _ in standing],

@@ -17,7 +17,7 @@ from slth.masking.places import places
 from slth.masking.traits import Trait
 from slth.ticket.comparing import is_pruned, same_kept
 from slth.ticket.record import Plain, TicketError, Weight
-from slth.weights.recipes import recipe_of
+from slth.weights.recipes import Recipe, recipe_of
 from slth.wrapping import check_plain, random_weight
 
 
@@ -79,7 +79,16 @@ def weight_under(module: nn.Module, path: str, mask: torch.Tensor) -> Weight:
         recipe=recipe,
         parts=(Part(),),
         base=base_of(weight, mask) if recipe is None else None,
+        one_of_pair=recipe is not None and _keeps_one_of_each(recipe, mask),
     )
+
+
+def _keeps_one_of_each(recipe: Recipe, mask: torch.Tensor) -> bool:
+    """Whether a mask keeps exactly one of each of a recipe's pairs."""
+    if recipe.pairs is None or mask.shape[recipe.pairs[0]] % 2:
+        return False
+    first, second = mask.unflatten(recipe.pairs[0], (-1, 2)).unbind(recipe.pairs[0] + 1)
+    return bool((first ^ second).all())
 
 
 def base_of(weight: torch.Tensor, mask: torch.Tensor) -> str:

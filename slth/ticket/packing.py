@@ -27,7 +27,7 @@ from slth.weights.recipes import Draw, Recipe
 
 Tensors = Mapping[str, torch.Tensor]
 #: What an entry says of a weight but for traits.
-_OF_WEIGHTS = {"path", "shape", "dtype", "kept", "recipe", "zero_rows", "base", "parts"}
+_OF_WEIGHTS = {"path", "shape", "dtype", "kept", "recipe", "zero_rows", "pairs", "one_of_pair", "base", "parts"}
 
 
 @contextmanager
@@ -74,9 +74,9 @@ def check(weights: Sequence[Weight], plain: Sequence[Plain], tensors: Tensors) -
 def masks_of(weights: Sequence[Weight], tensors: Tensors) -> dict[str, torch.Tensor]:
     """The masks by path, bool of the weights' shapes. Raises TicketError, or ValueError where the bits do not fit."""
     places = [_known(w) for w in weights]
-    sizes = [w.size if p is None else int((~(p[0] | p[1])).sum()) for w, p in zip(weights, places, strict=True)]
+    sizes = [_size(w) if p is None else int((~(p[0] | p[1])).sum()) for w, p in zip(weights, places, strict=True)]
     told = bits.decode(tensors["coded"], sizes) if "coded" in tensors else bits.unpack(tensors["masks"], sizes)
-    masks = {w.path: _whole(p, mask) for w, p, mask in zip(weights, places, told, strict=True)}
+    masks = {w.path: _whole(w, p, mask) for w, p, mask in zip(weights, places, told, strict=True)}
     for w in weights:
         if int(masks[w.path].sum()) != w.kept:
             raise TicketError(f"{w.path}: its mask keeps {int(masks[w.path].sum())}, must keep {w.kept}")
@@ -109,18 +109,34 @@ def _with_tensors(weights: Sequence[Weight]) -> dict[type[traits.Trait], list[We
 
 
 def _asked(weight: Weight, mask: torch.Tensor) -> torch.Tensor:
-    """The bits that do not follow from a trait."""
+    """The bits, flat, that follow neither from a trait nor from the other one of a pair."""
+    if axis := _axis_of_pairs(weight):
+        firsts = torch.arange(0, weight.shape[axis[0]], 2)
+        return mask.reshape(weight.shape).index_select(axis[0], firsts).flatten()
     places = _known(weight)
     return mask if places is None else mask[~(places[0] | places[1])]
 
 
-def _whole(places: tuple[torch.Tensor, torch.Tensor] | None, told: torch.Tensor) -> torch.Tensor:
+def _whole(weight: Weight, places: tuple[torch.Tensor, torch.Tensor] | None, told: torch.Tensor) -> torch.Tensor:
+    if axis := _axis_of_pairs(weight):
+        first = told.reshape([size // 2 if k == axis[0] else size for k, size in enumerate(weight.shape)])
+        return torch.stack((first, ~first), dim=axis[0] + 1).flatten()
     if places is None:
         return told
     pruned, locked = places
     mask = locked.clone()
     mask[~(pruned | locked)] = told
     return mask
+
+
+def _size(weight: Weight) -> int:
+    """The bits that the file holds of a weight of which no trait tells any."""
+    return weight.size // 2 if weight.one_of_pair else weight.size
+
+
+def _axis_of_pairs(weight: Weight) -> tuple[int, ...]:
+    """The axis along which exactly one of each pair is kept; empty where that is not so."""
+    return weight.recipe.pairs[:1] if weight.one_of_pair and weight.recipe and weight.recipe.pairs else ()
 
 
 def _known(weight: Weight) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -188,6 +204,8 @@ def _weight_to_json(weight: Weight) -> dict[str, Any]:
         "kept": weight.kept,
         **({"base": weight.base} if weight.recipe is None else _recipe_to_json(weight.recipe)),
     }
+    if weight.one_of_pair:
+        entry["one_of_pair"] = True
     if len(weight.parts) > 1:
         entry["parts"] = [weight.parts[0].dim, *(part.role for part in weight.parts)]
     return entry | {trait.key: trait.to_json() for trait in weight.traits}
@@ -207,6 +225,7 @@ def _weight_from_json(entry: dict[str, Any]) -> Weight:
         parts=parts,
         traits=tuple(traits.from_entry(entry, _OF_WEIGHTS).values()),
         base=_text(entry["base"]) if "base" in entry else None,
+        one_of_pair=bool(entry.get("one_of_pair")),
     )
 
 
@@ -230,7 +249,11 @@ def _recipe_to_json(recipe: Recipe) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "recipe": [recipe.dim, *([d.distribution, d.scale, d.seed, d.name, d.stream] for d in recipe.draws)]
     }
-    return entry | {"zero_rows": recipe.zero_rows} if recipe.zero_rows else entry
+    if recipe.zero_rows:
+        entry["zero_rows"] = recipe.zero_rows
+    if recipe.pairs is not None:
+        entry["pairs"] = recipe.pairs
+    return entry
 
 
 def _recipe_from_json(entry: dict[str, Any]) -> Recipe:
@@ -241,7 +264,12 @@ def _recipe_from_json(entry: dict[str, Any]) -> Recipe:
     )
     for draw in made:
         draw.tensor((0,))  # refuses what cannot be drawn
-    return Recipe(made, _whole_number(dim), tuple(_whole_number(row) for row in entry.get("zero_rows", ())))
+    rows = tuple(_whole_number(row) for row in entry.get("zero_rows", ()))
+    pairs = None
+    if "pairs" in entry:
+        axis, sign = map(_whole_number, entry["pairs"])
+        pairs = axis, sign
+    return Recipe(made, _whole_number(dim), rows, pairs)
 
 
 def _shape(entry: object) -> tuple[int, ...]:

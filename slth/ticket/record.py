@@ -23,8 +23,9 @@ class Weight:
     """A masked weight: kept entries are those of its recipe, or what a search has made of them, as its traits tell.
 
     A weight that no recipe makes (of a trained network, say) lies over a base, a module that has it already: `base` is
-    then the digest of the entries kept, by :func:`slth.ticket.making.base_of`, in place of the recipe. Raises
-    TicketError for what no tensor can be.
+    then the digest of the entries kept, by :func:`slth.ticket.making.base_of`, in place of the recipe. one_of_pair: of
+    each of the recipe's pairs exactly one is kept, so that a pair has one bit. Raises TicketError for what no tensor
+    can be.
     """
 
     path: str
@@ -35,6 +36,7 @@ class Weight:
     parts: tuple[Part, ...]
     traits: tuple[Trait, ...] = ()
     base: str | None = None
+    one_of_pair: bool = False
 
     def __post_init__(self) -> None:
         _check(self.path, self.shape)
@@ -52,6 +54,15 @@ class Weight:
                 raise TicketError(f"{self.path}: {count} parts along axis {dim} of {self.shape}, must be equal ones")
         if self.recipe and any(not 0 <= row < self.shape[0] for row in self.recipe.zero_rows):
             raise TicketError(f"{self.path}: rows {self.recipe.zero_rows} are 0, must be of its {self.shape[0]}")
+        if self.recipe and self.recipe.pairs is not None:
+            axis, sign = self.recipe.pairs
+            if not 0 <= axis < len(self.shape) or sign not in (-1, 1):
+                raise TicketError(f"{self.path}: pairs {self.recipe.pairs}, must be an axis of {self.shape} and a sign")
+        pairs = self.recipe.pairs if self.recipe else None
+        if self.one_of_pair and (pairs is None or self.shape[pairs[0]] % 2 or 2 * self.kept != self.size):
+            raise TicketError(
+                f"{self.path}: keeps one of each pair, must then have pairs, and keep half of its entries"
+            )
         for trait in self.traits:
             try:
                 trait.check(self.parts)

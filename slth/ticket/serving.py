@@ -184,6 +184,8 @@ def _obstacle(weight: Weight, layers: dict[str, nn.Module], tied: set[str]) -> s
         return "has parts along its inputs, must have them along its outputs"
     if weight.recipe.zero_rows:
         return "has rows of padding"
+    if weight.recipe.pairs is not None:
+        return "comes in pairs"
     return ""
 
 

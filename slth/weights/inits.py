@@ -15,6 +15,7 @@ distribution          value                                                     
 :func:`positive`      absolute value of what :func:`uniform` gives                4 (one word each)
 :func:`sign`          +scale, or -scale where the bit is 1                         128 (lowest bit first)
 :func:`normal`        inverse normal distribution at (word + 1/2) / 2^32           4 (one word each)
+:func:`orthogonal`    rows of what :func:`normal` gives, made orthonormal           4 (one word each)
 ====================  ==========================================================  ======================
 
 No value is ever 0, so a pruned weight can be told from a kept one.
@@ -31,7 +32,7 @@ import torch
 
 from slth.numbers import as_float, as_int, plain, put
 from slth.threads import in_parallel
-from slth.weights import philox
+from slth.weights import gram_schmidt, philox
 from slth.weights.distributions import NORMAL, SIGN, UNIFORM, UNIFORM16, Distribution
 
 _CPU_WORDS = 1 << 14  # made at a time by one thread: they stay in its core's cache
@@ -131,6 +132,23 @@ def normal(
     The quantile function at (word + 1/2) / 2^32 in float64 by basic operations alone, times std, rounded once.
     """
     return _draw(NORMAL, shape, std, seed, name, stream, device)
+
+
+def orthogonal(
+    shape: Sequence[int], scale: float, *, seed: int, name: str, stream: int = 0, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """Random directions: rows of length `scale`, (..., n, d), float32, of which each d on end are orthogonal.
+
+    Rows are counted from the last, so that the first n mod d are orthogonal among themselves. They are those of
+    :func:`normal` after Gram-Schmidt in float64, rounded once.
+    A shape of one axis is one row. Raises ValueError as :func:`normal` does.
+    """
+    drawn = normal(shape, 1.0, seed=seed, name=name, stream=stream, device=device)
+    if not drawn.numel():
+        return drawn
+    scale = as_float("scale", scale, f"[{_SMALLEST}, {_LARGEST}]")
+    rows = gram_schmidt.orthonormal(drawn.reshape(-1, *(1, 1, *drawn.shape)[-2:]))
+    return torch.from_numpy(rows * scale).to(torch.float32).reshape(drawn.shape).to(device)
 
 
 # ---------------------------------------------------------------- initialisations

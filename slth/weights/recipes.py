@@ -8,7 +8,7 @@ its own parameters, so that a network made of such modules can be told by seeds 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ DISTRIBUTIONS = {
     "sign": inits.sign,
     "normal": inits.normal,
     "positive": inits.positive,
+    "orthogonal": inits.orthogonal,
 }
 _MEMORY = "_slth_recipes"
 
@@ -52,14 +53,21 @@ class Draw:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One parameter: a draw for each of its equal parts along axis `dim`, but for rows that are 0 (of padding)."""
+    """One parameter: a draw for each of its equal parts along axis `dim`, but for rows that are 0 (of padding).
+
+    pairs: None, or (axis, sign): along that axis weights come in pairs, of which the first is drawn and the second is
+    the same (sign 1) or the opposite (sign -1); of an odd number the last has none.
+    """
 
     draws: tuple[Draw, ...]
     dim: int = 0
     zero_rows: tuple[int, ...] = ()
+    pairs: tuple[int, int] | None = None
 
     def tensor(self, shape: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
         """The parameter as a float32 tensor. Raises ValueError where the parts do not divide the axis."""
+        if self.pairs is not None:
+            return self._paired(shape, self.pairs, device)
         parts = len(self.draws)
         if shape[self.dim] % parts:
             raise ValueError(f"shape {tuple(shape)}: axis {self.dim} must be divisible into {parts} equal parts")
@@ -70,10 +78,22 @@ class Recipe:
             whole[list(self.zero_rows)] = 0.0
         return whole
 
+    def _paired(self, shape: Sequence[int], pairs: tuple[int, int], device: torch.device | str) -> torch.Tensor:
+        axis, sign = pairs
+        half = [-(-size // 2) if k == axis else size for k, size in enumerate(shape)]
+        first = replace(self, pairs=None).tensor(half, device)
+        both = torch.stack((first, sign * first), dim=axis + 1).flatten(axis, axis + 1)
+        return both.narrow(axis, 0, shape[axis])
+
+    def told(self) -> dict[str, Any]:
+        """The recipe as JSON; of pairs nothing is said where there are none."""
+        return {name: value for name, value in asdict(self).items() if name != "pairs" or value is not None}
+
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Recipe:
-        """The recipe that `dataclasses.asdict` told of. Raises ValueError or TypeError for anything else."""
-        return cls(**{**told, "draws": tuple(Draw(**draw) for draw in told["draws"])})
+        """The recipe that :meth:`told` told of. Raises ValueError or TypeError for anything else."""
+        pairs = told.get("pairs") and {"pairs": tuple(told["pairs"])}
+        return cls(**{**told, **(pairs or {}), "draws": tuple(Draw(**draw) for draw in told["draws"])})
 
     def redrawn(self, seed: int) -> Recipe:
         """The same recipe from another seed."""

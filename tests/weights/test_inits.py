@@ -359,3 +359,15 @@ def test_seed_must_be_an_integer(seed):
 def test_unknown_init_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"init='he': must be one of theory, .*gpt2"):
         inits.weight("he", (3,), inits.Fan(fan_in=32, fan_out=16, width=81), seed=0, name="w")
+
+
+@given(seeds, st.integers(1, 9), st.integers(1, 5))
+@settings(max_examples=30)
+def test_rows_are_orthogonal_d_at_a_time_from_the_last(seed, n, d):
+    made = inits.orthogonal((2, n, d), 0.5, seed=seed, name="a").double()
+    for end in range(n, 0, -d):
+        rows = made[:, max(0, end - d) : end]
+        assert torch.allclose(rows @ rows.mT, 0.25 * torch.eye(rows.shape[1]).double(), atol=1e-6)
+    drawn = inits.normal((2, n, d), 1.0, seed=seed, name="a").double()
+    first = drawn[:, :1] / drawn[:, :1].norm(dim=-1, keepdim=True)
+    assert torch.allclose(made[:, :1], 0.5 * first, atol=1e-7)

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import json
 
 import pytest
 import torch
@@ -79,6 +80,19 @@ def test_each_weight_is_that_of_its_generation(parts, data):
     for place in zip(*torch.where(generation >= 0), strict=True):
         assert value[place] == later[int(generation[place])][place]
     assert of_generations(recipe, torch.zeros(shape, dtype=torch.uint8)).equal(recipe.tensor(shape))
+
+
+@given(draws(), st.integers(0, 2), st.sampled_from([-1, 1]), st.lists(st.integers(1, 5), min_size=3, max_size=3))
+@few
+def test_pairs_are_equal_or_opposite_along_an_axis(draw, axis, sign, shape):
+    recipe = Recipe((draw,), pairs=(axis, sign))
+    made = recipe.tensor(shape)
+    half = [-(-size // 2) if k == axis else size for k, size in enumerate(shape)]
+    firsts, seconds = (made.movedim(axis, 0)[start::2] for start in (0, 1))
+    assert firsts.movedim(0, axis).equal(draw.tensor(half))
+    assert seconds.equal(sign * firsts[: len(seconds)])
+    assert Recipe.of(json.loads(json.dumps(recipe.told()))).tensor(shape).equal(made)
+    assert "pairs" not in Recipe((draw,)).told()
 
 
 # ---------------------------------------------------------------- what modules remember

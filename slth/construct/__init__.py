@@ -5,11 +5,13 @@ Each function takes a target and a random source, changes neither, and returns a
     construction = slth.construct.attention(target, source)
     construction.prune(source)
 
-`linear` hides a matrix in two factors given as arrays, `product` in a Product; `attention` and `variant` an attention,
+`linear` hides a matrix in two factors given as arrays, `product` in a Product, `encode` in a random map of its own by
+a structured :class:`Code`, a few bits a weight; `attention` and `variant` an attention,
 `feed_forward` a ReLU network, `transformer` and `language_model` a whole model of `slth.models.transformer`.
 """
 
 from slth.construct.certificates import Certificate, certificate
+from slth.construct.codes import BlockProduct, Code, CodeConstruction, block_product, encode
 from slth.construct.construction import Construction, pruned
 from slth.construct.models import TransformerConstruction, certify, language_model, record_scales, transformer
 from slth.construct.multi_head import AttentionConstruction, attention
@@ -19,14 +21,19 @@ from slth.construct.variants import variant
 
 __all__ = [
     "AttentionConstruction",
+    "BlockProduct",
     "Certificate",
+    "Code",
+    "CodeConstruction",
     "Construction",
     "FeedForwardConstruction",
     "LinearConstruction",
     "TransformerConstruction",
     "attention",
+    "block_product",
     "certificate",
     "certify",
+    "encode",
     "feed_forward",
     "language_model",
     "linear",

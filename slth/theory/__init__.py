@@ -26,7 +26,7 @@ C            constant,   the universal constant of the subset-sum theorem; its v
 The length T of the sequence appears in none of the bounds.
 
 One file a subject, in the paper's order: linear layers, feed-forward networks, softmax, attention, transformers. After
-them, and not in the paper, attentions whose heads share.
+them, and not in the paper, attentions whose heads share, and what bits a weight buy.
 """
 
 from slth.theory.attention import (
@@ -47,6 +47,7 @@ from slth.theory.feed_forward import (
     theorem10_hidden,
 )
 from slth.theory.linear import lemma7_accuracy, lemma7_hidden
+from slth.theory.rate import above_limit, code_candidates, code_variance, random_code, rate_limit
 from slth.theory.softmax import exp_softmax, lemma5_softmax, lemma8_softmax, tanh_softmax
 from slth.theory.transformer import (
     BlockHidden,
@@ -86,8 +87,11 @@ __all__ = [
     "Theorem9Hidden",
     "Theorem11Budget",
     "Theorem14Block",
+    "above_limit",
     "chain_constant",
     "chain_hidden",
+    "code_candidates",
+    "code_variance",
     "exp_softmax",
     "explicit_hidden",
     "explicit_rank",
@@ -105,6 +109,8 @@ __all__ = [
     "product_density",
     "projection_accuracy",
     "projection_width",
+    "random_code",
+    "rate_limit",
     "reachable_epsilon",
     "required_hidden",
     "talking_rank",

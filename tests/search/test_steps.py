@@ -2,6 +2,7 @@
 
 import logging
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from helpers import compiles
 from regression import PATHS, assert_same, batches, loss, net, state, weights_of, wrapped
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import slth
@@ -350,6 +352,44 @@ def test_optimisers_that_have_a_fused_form():
     assert not can_fuse(torch.optim.AdamW(trained, foreach=True), CPU)
     assert not can_fuse(torch.optim.RMSprop(trained), CPU)
     assert not can_fuse(type("Own", (torch.optim.AdamW,), {})(trained), CPU)
+
+
+class Operations(TorchDispatchMode):
+    """Counts what a GPU would launch: operations that are no views."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        allocates = operation._schema.name in ("aten::empty", "aten::empty_like", "aten::detach")
+        self.count += not (operation.is_view or allocates)
+        return operation(*args, **(kwargs or {}))
+
+
+def operations(model, masks=None):
+    """How many operations a step of a GPT-2 is, but for those of a table."""
+    tokens = torch.arange(32).reshape(2, 16)
+    step = DeviceStep(replace(training(model), loss=lambda m, x: m(input_ids=x, labels=x).loss), masks)
+    step.take(tokens, 0)
+    if step.leaves:
+        table = step.leaves._table
+        cuts = table.cut(step.leaves._kept)
+        table.cut, table.write, table.slope = lambda kept: cuts, lambda cuts: None, lambda *of: torch.ones(())
+    with Operations() as found:
+        step.take(tokens, 1)
+    return found.count
+
+
+def test_a_masked_step_is_hardly_more_launches_than_a_dense_one(monkeypatch):
+    """Of 50 masked weights: a table's operations are 12 launches in all, as kernels/README.md says."""
+    settings = gpt2.config(vocabulary=64, length=16, n_layer=12, n_embd=24, n_head=2)
+    dense = operations(gpt2.build(settings, seed=0))
+    monkeypatch.setattr("slth.masking.masked.watched", lambda: False)  # the count is no transform
+    model = slth.wrap(gpt2.build(settings, seed=0), keep=0.5)
+    assert len(handle(model).weights) == 50
+    assert 500 < dense < 800
+    assert operations(model, handle(model)) + 12 <= 1.1 * dense
 
 
 def test_weights_under_leaves_are_untouched(by_device):

@@ -126,6 +126,7 @@ def offline_cases() -> list[offline.Case]:
     """The kernels as they are launched, for weights that are read in granules and for others."""
     from triton.language import bfloat16, float32
 
+    from ..select.digits import DIGITS
     from . import cutting, tables, triton
 
     types = {
@@ -135,7 +136,7 @@ def offline_cases() -> list[offline.Case]:
         "chunk": "i32", "room": "i32",
     }  # fmt: skip
     counting = {"BLOCK": cutting.BLOCK}
-    last = cutting._DIGITS.value - 1
+    last = DIGITS.value - 1
     launches: list[tuple[str, Any, dict[str, Any], int]] = [
         ("pick_out", cutting._pick_out, counting, cutting.PICK_WARPS)
     ]

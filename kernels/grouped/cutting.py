@@ -17,6 +17,23 @@ import torch
 import triton
 import triton.language as tl
 
+from ..select.digits import (
+    ABOVE,
+    BINS,
+    COUNTS,
+    DIGITS,
+    FULL,
+    INFINITY,
+    INSIDE,
+    MAGNITUDE,
+    REACH,
+    STATE,
+    bracket,
+    counted,
+    in_bracket,
+    put,
+    so_far,
+)
 from . import tables
 from .cuts import Cuts
 from .pieces import AT_GROUP, AT_OFFSET, AT_SCORES, piece, places, tensor
@@ -26,19 +43,6 @@ STRETCHES = 1024  # of all scores, a power of two; and one more for each segment
 ROOM = 32  # of so many scores of a stretch one may lie in the bracket, and a block in any case
 PICK_WARPS = 8  # of the programs that pick out: with 4, two thirds of a processor's warps have no registers
 FIND_BLOCK, FIND_WARPS = 8192, 16  # of the programs that look for the last ties, one a group
-
-_MAGNITUDE = tl.constexpr(0x7FFFFFFF)  # the bits of a float32 without its sign
-_INFINITY = tl.constexpr(0x7F800000)  # beyond it lies NaN
-_REACH = tl.constexpr(1 << 15)  # of the bracket to each side, in bit patterns: 0.2 to 0.4 % of the cut
-_DIGITS = tl.constexpr(4)  # of 7, 8, 8 and 8 bits
-_BINS = tl.constexpr(256)
-
-# what the kernels tell each other of a group, int64
-_ABOVE = tl.constexpr(0)  # magnitudes over the bracket
-_INSIDE = tl.constexpr(1)  # and in it
-_FULL = tl.constexpr(2)  # 1 where a stretch had no room for what it picked out
-_COUNTS = tl.constexpr(16)  # of the digits, from here on: four times 256
-_STATE = tl.constexpr(16 + 4 * 256)
 
 
 class Cutting:
@@ -64,9 +68,9 @@ class Cutting:
 
         count = len(self._stretches)
         self._items = buffer(count, self._room)
-        self._shares = buffer(count, _BINS.value)
-        self._zeros = buffer(groups * _STATE.value + 1 + count, dtype=torch.int64)  # all that starts at 0
-        self._state, nan, self._counts = self._zeros.split([groups * _STATE.value, 1, count])
+        self._shares = buffer(count, BINS.value)
+        self._zeros = buffer(groups * STATE.value + 1 + count, dtype=torch.int64)  # all that starts at 0
+        self._state, nan, self._counts = self._zeros.split([groups * STATE.value, 1, count])
         value, last_tie = buffer(groups, dtype=torch.float32), buffer(groups, dtype=torch.int64)
         self._cuts = Cuts(value, last_tie, nan[0])
 
@@ -79,10 +83,10 @@ class Cutting:
             *where, value, self._items, self._counts, self._state, nan, self._chunk, self._room,
             BLOCK=BLOCK, num_warps=PICK_WARPS, **self._options,
         )  # fmt: skip
-        for digit in range(_DIGITS.value):
+        for digit in range(DIGITS.value):
             _count_digit[grid](
                 *where, kept, value, self._items, self._counts, self._state, self._shares, self._chunk, self._room,
-                DIGIT=digit, LAST=_DIGITS.value - 1, BLOCK=BLOCK, **self._options,
+                DIGIT=digit, LAST=DIGITS.value - 1, BLOCK=BLOCK, **self._options,
             )  # fmt: skip
         _find[(len(value),)](
             *where, kept, self._ends, self._state, self._shares, value, last_tie, self._chunk,
@@ -103,14 +107,7 @@ def _magnitudes(pointer, stride, at, stop, columns, MASKED: tl.constexpr, GRANUL
         bits = tl.load(pointer + (row * stride + column), mask=here, other=0)
     else:
         bits = tl.load(pointer + (row * stride + column))
-    return tl.reshape(bits & _MAGNITUDE, (BLOCK,)), tl.reshape(here, (BLOCK,))
-
-
-@triton.jit
-def _bracket(value_ptr):
-    """The least bits in the bracket around the last cut."""
-    near = tl.load(value_ptr).to(tl.int32, bitcast=True) & _MAGNITUDE
-    return tl.maximum(tl.minimum(near, _INFINITY) - _REACH, 0)
+    return tl.reshape(bits & MAGNITUDE, (BLOCK,)), tl.reshape(here, (BLOCK,))
 
 
 @triton.jit
@@ -123,40 +120,28 @@ def _pick_out(
     row_ptr, columns, start, stop = piece(table_ptr, stretches_ptr, program, chunk, WIDE)
     group = tl.load(row_ptr + AT_GROUP)
     pointer, stride = tensor(row_ptr, AT_SCORES, tl.int32, WIDE, GRANULE)
-    low = _bracket(value_ptr + group)
+    low = bracket(value_ptr + group)
     items_ptr += program * room
     counts_ptr += program
     above, inside, largest = (tl.zeros((BLOCK,), tl.int32), tl.zeros((BLOCK,), tl.int32), tl.zeros((BLOCK,), tl.int32))
     whole = start + (stop - start) // BLOCK * BLOCK
     for at in range(start, whole, BLOCK):
         bits, here = _magnitudes(pointer, stride, at, stop, columns, False, GRANULE, BLOCK)
-        above += (bits - low >= 2 * _REACH).to(tl.int32)
+        above += (bits - low >= 2 * REACH).to(tl.int32)
         largest = tl.maximum(largest, bits)
-        inside += _put(bits - low, items_ptr, counts_ptr, room)
+        inside += put(bits - low, items_ptr, counts_ptr, room)
     if whole < stop:
         bits, here = _magnitudes(pointer, stride, whole, stop, columns, True, GRANULE, BLOCK)
         offset = tl.where(here, bits - low, -1)
-        above += (offset >= 2 * _REACH).to(tl.int32)
+        above += (offset >= 2 * REACH).to(tl.int32)
         largest = tl.maximum(largest, bits)
-        inside += _put(offset, items_ptr, counts_ptr, room)
+        inside += put(offset, items_ptr, counts_ptr, room)
     found = tl.sum(inside, 0)
-    state_ptr += group * _STATE
-    tl.atomic_add(state_ptr + _ABOVE, tl.sum(above, 0).to(tl.int64), sem="relaxed")
-    tl.atomic_add(state_ptr + _INSIDE, found.to(tl.int64), sem="relaxed")
-    tl.atomic_max(state_ptr + _FULL, (found > room).to(tl.int64), sem="relaxed")
-    tl.atomic_max(nan_ptr, (tl.max(largest, 0) > _INFINITY).to(tl.int64), sem="relaxed")
-
-
-@triton.jit
-def _put(offset, items_ptr, counts_ptr, room):
-    """Write those offsets that lie in the bracket, in any order and as far as there is room; 1 for each, else 0.
-
-    They are few, so that a place for each by itself takes less time than a sum over all before it.
-    """
-    inside = offset.to(tl.uint32, bitcast=True) < 2 * _REACH
-    place = tl.atomic_add(counts_ptr + tl.zeros_like(offset), 1, mask=inside, sem="relaxed")
-    tl.store(items_ptr + place, offset, mask=inside & (place < room))
-    return inside.to(tl.int32)
+    state_ptr += group * STATE
+    tl.atomic_add(state_ptr + ABOVE, tl.sum(above, 0).to(tl.int64), sem="relaxed")
+    tl.atomic_add(state_ptr + INSIDE, found.to(tl.int64), sem="relaxed")
+    tl.atomic_max(state_ptr + FULL, (found > room).to(tl.int64), sem="relaxed")
+    tl.atomic_max(nan_ptr, (tl.max(largest, 0) > INFINITY).to(tl.int64), sem="relaxed")
 
 
 @triton.jit
@@ -171,68 +156,33 @@ def _count_digit(
     program = tl.program_id(0).to(tl.int64)
     row_ptr, columns, start, stop = piece(table_ptr, stretches_ptr, program, chunk, WIDE)
     group = tl.load(row_ptr + AT_GROUP)
-    state_ptr += group * _STATE
+    state_ptr += group * STATE
     k = tl.load(kept_ptr + group)
-    in_bracket = _in_bracket(state_ptr, k)
-    if DIGIT < 2 and in_bracket:
+    bracketed = in_bracket(state_ptr, k)
+    if DIGIT < 2 and bracketed:
         return
-    prefix = _so_far(state_ptr, k, DIGIT)[0]
-    counts = tl.zeros((_BINS,), tl.int32)
-    if in_bracket:
+    prefix = so_far(state_ptr, k, DIGIT)[0]
+    counts = tl.zeros((BINS,), tl.int32)
+    if bracketed:
         items_ptr += program * room
         length = tl.load(counts_ptr + program)
         for first in range(0, length, BLOCK):
             number = first + tl.arange(0, BLOCK)
             item = tl.load(items_ptr + number, mask=number < length, other=0)
-            counts += _counted(item, number < length, prefix, DIGIT, LAST)
+            counts += counted(item, number < length, prefix, DIGIT, LAST)
     else:
         pointer, stride = tensor(row_ptr, AT_SCORES, tl.int32, WIDE, GRANULE)
         whole = start + (stop - start) // BLOCK * BLOCK
         for at in range(start, whole, BLOCK):
             bits, here = _magnitudes(pointer, stride, at, stop, columns, False, GRANULE, BLOCK)
-            counts += _counted(bits, bits >= 0, prefix, DIGIT, LAST)
+            counts += counted(bits, bits >= 0, prefix, DIGIT, LAST)
         if whole < stop:
             bits, here = _magnitudes(pointer, stride, whole, stop, columns, True, GRANULE, BLOCK)
-            counts += _counted(bits, here, prefix, DIGIT, LAST)
-    bins = tl.arange(0, _BINS)
-    tl.atomic_add(state_ptr + _COUNTS + DIGIT * _BINS + bins, counts.to(tl.int64), mask=counts > 0, sem="relaxed")
+            counts += counted(bits, here, prefix, DIGIT, LAST)
+    bins = tl.arange(0, BINS)
+    tl.atomic_add(state_ptr + COUNTS + DIGIT * BINS + bins, counts.to(tl.int64), mask=counts > 0, sem="relaxed")
     if DIGIT == LAST:
-        tl.store(shares_ptr + program * _BINS + bins, counts)
-
-
-@triton.jit
-def _counted(item, here, prefix, DIGIT: tl.constexpr, LAST: tl.constexpr):
-    """How many items have each value of a digit, of those that begin with the prefix."""
-    shift: tl.constexpr = 8 * (LAST - DIGIT)
-    if DIGIT > 0:
-        here &= (item >> (shift + 8)) == prefix
-    return tl.histogram((item >> shift) & (_BINS - 1), _BINS, mask=here)
-
-
-@triton.jit
-def _in_bracket(state_ptr, k):
-    """Whether the score of rank k lies in the bracket, and all of the bracket was picked out."""
-    above = tl.load(state_ptr + _ABOVE)
-    return (above < k) & (k <= above + tl.load(state_ptr + _INSIDE)) & (tl.load(state_ptr + _FULL) == 0)
-
-
-@triton.jit
-def _so_far(state_ptr, k, DIGITS: tl.constexpr):
-    """(the cut's first digits, its rank among the items that begin with them).
-
-    The upper two were not counted in a bracket: no count reaches the rank, which leaves it, and makes them 0.
-    """
-    above = tl.load(state_ptr + _ABOVE)
-    rank = tl.where(_in_bracket(state_ptr, k), k - above, k)
-    prefix = tl.zeros((), tl.int32)
-    bins = tl.arange(0, _BINS)
-    for digit in tl.static_range(DIGITS):
-        counts = tl.load(state_ptr + _COUNTS + digit * _BINS + bins)
-        larger = tl.cumsum(counts, 0, reverse=True) - counts
-        here = (larger < rank) & (rank <= larger + counts)
-        prefix = prefix * _BINS + tl.sum(tl.where(here, bins, 0), 0)
-        rank -= tl.sum(tl.where(here, larger, 0), 0)
-    return prefix, rank
+        tl.store(shares_ptr + program * BINS + bins, counts)
 
 
 @triton.jit
@@ -242,11 +192,11 @@ def _find(
 ):  # fmt: skip
     """Write the cut of a group, and the index of the last of its ties that is kept."""
     group = tl.program_id(0).to(tl.int64)
-    state_ptr += group * _STATE
+    state_ptr += group * STATE
     k = tl.load(kept_ptr + group)
-    item, rank = _so_far(state_ptr, k, _DIGITS)
-    least = item + tl.where(_in_bracket(state_ptr, k), _bracket(value_ptr + group), 0)
-    stretch, rank = _stretch_of(shares_ptr + item % _BINS, ends_ptr + group, rank, STRETCHES)
+    item, rank = so_far(state_ptr, k, DIGITS)
+    least = item + tl.where(in_bracket(state_ptr, k), bracket(value_ptr + group), 0)
+    stretch, rank = _stretch_of(shares_ptr + item % BINS, ends_ptr + group, rank, STRETCHES)
     row_ptr, columns, at, stop = piece(table_ptr, stretches_ptr, stretch, chunk, WIDE)
     pointer, stride = tensor(row_ptr, AT_SCORES, tl.int32, WIDE, GRANULE)
     seen, place = tl.zeros((), tl.int64), tl.zeros((), tl.int64)
@@ -269,7 +219,7 @@ def _stretch_of(ties_ptr, ends_ptr, rank, STRETCHES: tl.constexpr):
     stretch, left, seen = begin, rank, tl.zeros((), tl.int64)
     for first in range(begin, end, STRETCHES):
         number = first + tl.arange(0, STRETCHES)
-        ties = tl.load(ties_ptr + number * _BINS, mask=number < end, other=0).to(tl.int64)
+        ties = tl.load(ties_ptr + number * BINS, mask=number < end, other=0).to(tl.int64)
         before = seen + tl.cumsum(ties, 0) - ties
         here = (before < rank) & (rank <= before + ties)
         stretch += tl.sum(tl.where(here, number - begin, 0), 0)

@@ -86,14 +86,15 @@ CASES = [
 
 def offline_cases() -> list[offline.Case]:
     """The kernels as they are launched over scores whose number is a multiple of 16."""
+    from . import digits
     from . import triton as t
 
     types = {
-        "bits_ptr": "*i32", "items_ptr": "*i32", "counts_ptr": "*i32", "near_ptr": "*fp32",
+        "bits_ptr": "*i32", "items_ptr": "*i32", "counts_ptr": "*i64", "near_ptr": "*fp32",
         "state_ptr": "*i64", "shares_ptr": "*i32", "value_ptr": "*fp32", "last_tie_ptr": "*i64",
         "total": "i32", "chunk": "i32", "room": "i32", "k": "i32", "programs": "i32",
     }  # fmt: skip
-    last = t._DIGITS.value - 1
+    last = digits.DIGITS.value - 1
     launches = [("pick_out", t._pick_out, {"BLOCK": t.BLOCK}, t.WARPS)]
     launches += [
         (f"count_digit {i}", t._count_digit, {"DIGIT": i, "LAST": last, "BLOCK": t.BLOCK}, t.WARPS)

@@ -1,12 +1,9 @@
 """Where to cut scores for exactly k to be kept, found on their own device: nothing is copied to the host.
 
-Magnitudes of float32 compare like their bits read as integers, 31 of them, which are looked at in four digits from the
-top (7, 8, 8 and 8 bits): a pass counts the next digit of those items whose digits so far are those of the threshold,
-and where the rank falls says what the next digit is (radix selection). The items are all scores; or, with a threshold
-to start from, those in a bracket of 2^16 bit patterns around it, which one pass over the scores has picked out while
-counting those above (Floyd & Rivest 1975). They need the two lower digits alone. Where the rank is not in the bracket,
-or too many are, the passes go over all scores: kernels that have nothing to do end at once, and none waits for the
-host.
+By radix selection (`digits.py`): four passes over the scores, each of which counts a digit. With a threshold to start
+from, one pass over the scores picks out those in a bracket of 2^16 bit patterns around it while it counts those above
+(Floyd & Rivest 1975); the passes go over these, and only where the rank is not in the bracket, or too many are, over
+all scores: kernels that have nothing to do end at once, and none waits for the host.
 
 A program works on one stretch of scores from the first pass to the last, so that the last kernel knows the stretch of
 the tie that is kept last, and looks for it there alone.
@@ -21,6 +18,23 @@ import triton
 import triton.language as tl
 
 from ..cut import Cut
+from .digits import (
+    ABOVE,
+    BINS,
+    COUNTS,
+    DIGITS,
+    FULL,
+    INSIDE,
+    LOW,
+    MAGNITUDE,
+    REACH,
+    STATE,
+    bracket,
+    counted,
+    in_bracket,
+    put,
+    so_far,
+)
 from .nan import NaNWatch
 
 BLOCK = 2048  # scores that a program looks at together
@@ -29,20 +43,6 @@ ROOM = 32  # of so many scores one may lie in the bracket, and a block of each s
 WARPS = 4
 FIND_BLOCK, FIND_WARPS = 8192, 16  # of the one program that looks for the last tie
 
-_MAGNITUDE = tl.constexpr(0x7FFFFFFF)  # the bits of a float32 without its sign
-_INFINITY = tl.constexpr(0x7F800000)
-_REACH = tl.constexpr(1 << 15)  # of the bracket to each side, in bit patterns: 0.2 to 0.4 % of the threshold
-_DIGITS = tl.constexpr(4)
-_BINS = tl.constexpr(256)
-
-# what the kernels tell each other, int64
-_ABOVE = tl.constexpr(0)  # magnitudes over the bracket
-_INSIDE = tl.constexpr(1)  # and in it
-_FULL = tl.constexpr(2)  # 1 where a stretch had no room for what it picked out
-_LOW = tl.constexpr(3)  # where the bracket begins
-_COUNTS = tl.constexpr(16)  # of the digits, from here on: four times 256
-STATE = 16 + 4 * 256
-
 
 def select_threshold(scores: torch.Tensor, k: int, near: Cut | None) -> Cut:
     """The threshold that keeps the k largest magnitudes, ties going to the lowest index."""
@@ -50,13 +50,11 @@ def select_threshold(scores: torch.Tensor, k: int, near: Cut | None) -> Cut:
     bits = scores.reshape(-1).view(torch.int32)
     total, device = bits.numel(), bits.device
     programs, chunk, room = _stretches(total)
-    state = torch.zeros(STATE, dtype=torch.int64, device=device)
-    if near is None:
-        items = counts = bits  # which are not read
-    else:
-        items = torch.empty((programs, room + BLOCK), dtype=torch.int32, device=device)
-        counts = torch.empty(programs, dtype=torch.int32, device=device)
-    shares = torch.empty((programs, _BINS.value), dtype=torch.int32, device=device)
+    zeros = torch.zeros(STATE.value + programs, dtype=torch.int64, device=device)
+    state, counts = zeros[: STATE.value], zeros[STATE.value :]
+    # without a bracket nothing is picked out
+    items = bits if near is None else torch.empty((programs, room), dtype=torch.int32, device=device)
+    shares = torch.empty((programs, BINS.value), dtype=torch.int32, device=device)
     value = torch.empty((), dtype=torch.float32, device=device)
     last_tie = torch.empty((), dtype=torch.int64, device=device)
     sizes = {"BLOCK": BLOCK, "num_warps": WARPS}
@@ -64,9 +62,9 @@ def select_threshold(scores: torch.Tensor, k: int, near: Cut | None) -> Cut:
         if near is not None:
             start, _ = near.tensors(device)
             _pick_out[(programs,)](bits, start, items, counts, state, total, chunk, room, **sizes)
-        for digit in range(_DIGITS.value):
+        for digit in range(DIGITS.value):
             _count_digit[(programs,)](
-                bits, items, counts, state, shares, total, chunk, room, k, DIGIT=digit, LAST=_DIGITS.value - 1, **sizes
+                bits, items, counts, state, shares, total, chunk, room, k, DIGIT=digit, LAST=DIGITS.value - 1, **sizes
             )
         _find[(1,)](bits, state, shares, value, last_tie, total, chunk, k, programs,
                     PROGRAMS=PROGRAMS, BLOCK=FIND_BLOCK, num_warps=FIND_WARPS)  # fmt: skip
@@ -112,40 +110,26 @@ def _stretches(total: int) -> tuple[int, int, int]:
 def _pick_out(bits_ptr, near_ptr, items_ptr, counts_ptr, state_ptr, total, chunk, room, BLOCK: tl.constexpr):
     """Count a stretch's magnitudes over the bracket, and write those in it, less its begin, as far as there is room."""
     program = tl.program_id(0).to(tl.int64)
-    near = tl.load(near_ptr).to(tl.int32, bitcast=True) & _MAGNITUDE
-    low = tl.maximum(tl.minimum(near, _INFINITY) - _REACH, 0)
+    low = bracket(near_ptr)
     length = tl.minimum(chunk, total - program * chunk).to(tl.int32)
     whole = length // BLOCK * BLOCK
     bits_ptr += program * chunk
-    items_ptr += program * (room + BLOCK)
-    above = tl.zeros((BLOCK,), tl.int32)
-    found = tl.zeros((), tl.int32)
+    items_ptr += program * room
+    counts_ptr += program
+    above, inside = tl.zeros((BLOCK,), tl.int32), tl.zeros((BLOCK,), tl.int32)
     at = tl.arange(0, BLOCK)
     for start in range(0, whole, BLOCK):  # without a mask: read 16 bytes at a time
-        offset = (tl.load(bits_ptr + start + at) & _MAGNITUDE) - low
-        above += (offset >= 2 * _REACH).to(tl.int32)
-        found = _append(offset, items_ptr, found, room)
-    offset = (tl.load(bits_ptr + whole + at, mask=whole + at < length, other=0) & _MAGNITUDE) - low
+        offset = (tl.load(bits_ptr + start + at) & MAGNITUDE) - low
+        above += (offset >= 2 * REACH).to(tl.int32)
+        inside += put(offset, items_ptr, counts_ptr, room)
+    offset = (tl.load(bits_ptr + whole + at, mask=whole + at < length, other=0) & MAGNITUDE) - low
     offset = tl.where(whole + at < length, offset, -1)
-    above += (offset >= 2 * _REACH).to(tl.int32)
-    found = _append(offset, items_ptr, found, room)
-    tl.store(counts_ptr + program, tl.minimum(found, room))
-    tl.atomic_add(state_ptr + _ABOVE, tl.sum(above, 0).to(tl.int64))
-    tl.atomic_add(state_ptr + _INSIDE, found.to(tl.int64))
-    tl.atomic_max(state_ptr + _FULL, (found > room).to(tl.int64))
-    tl.atomic_max(state_ptr + _LOW, low.to(tl.int64))
-
-
-@triton.jit
-def _append(offset, items_ptr, found, room):
-    """Write those offsets that lie in the bracket behind what was found before; how many there are now.
-
-    Where there is no room they go into the block behind it, which nobody reads.
-    """
-    inside = offset.to(tl.uint32, bitcast=True) < 2 * _REACH
-    ranks = tl.cumsum(inside.to(tl.int32), 0)
-    tl.store(items_ptr + tl.minimum(found, room) + ranks - 1, offset, mask=inside)
-    return found + tl.max(ranks, 0)
+    above += (offset >= 2 * REACH).to(tl.int32)
+    found = tl.sum(inside + put(offset, items_ptr, counts_ptr, room), 0)
+    tl.atomic_add(state_ptr + ABOVE, tl.sum(above, 0).to(tl.int64), sem="relaxed")
+    tl.atomic_add(state_ptr + INSIDE, found.to(tl.int64), sem="relaxed")
+    tl.atomic_max(state_ptr + FULL, (found > room).to(tl.int64), sem="relaxed")
+    tl.atomic_max(state_ptr + LOW, low.to(tl.int64), sem="relaxed")
 
 
 @triton.jit
@@ -154,65 +138,30 @@ def _count_digit(
     DIGIT: tl.constexpr, LAST: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Count the values of one digit among a stretch's items whose digits so far are the threshold's."""
-    in_bracket = _in_bracket(state_ptr, k)
-    if DIGIT < 2 and in_bracket:
+    bracketed = in_bracket(state_ptr, k)
+    if DIGIT < 2 and bracketed:
         return
     program = tl.program_id(0).to(tl.int64)
-    prefix, _ = _so_far(state_ptr, k, DIGIT)
-    if in_bracket:
-        stretch_ptr = items_ptr + program * (room + BLOCK)
-        length = tl.load(counts_ptr + program)
+    prefix, _ = so_far(state_ptr, k, DIGIT)
+    if bracketed:
+        stretch_ptr = items_ptr + program * room
+        length = tl.load(counts_ptr + program).to(tl.int32)
     else:
         stretch_ptr = bits_ptr + program * chunk
         length = tl.minimum(chunk, total - program * chunk).to(tl.int32)
     whole = length // BLOCK * BLOCK
     at = tl.arange(0, BLOCK)
-    counts = tl.zeros((_BINS,), tl.int32)
+    counts = tl.zeros((BINS,), tl.int32)
     for start in range(0, whole, BLOCK):
-        item = tl.load(stretch_ptr + start + at) & _MAGNITUDE
-        counts += _counted(item, item >= 0, prefix, DIGIT, LAST)
+        item = tl.load(stretch_ptr + start + at) & MAGNITUDE
+        counts += counted(item, item >= 0, prefix, DIGIT, LAST)
     here = whole + at < length
-    item = tl.load(stretch_ptr + whole + at, mask=here, other=0) & _MAGNITUDE
-    counts += _counted(item, here, prefix, DIGIT, LAST)
-    bins = tl.arange(0, _BINS)
-    tl.atomic_add(state_ptr + _COUNTS + DIGIT * _BINS + bins, counts.to(tl.int64), mask=counts > 0)
+    item = tl.load(stretch_ptr + whole + at, mask=here, other=0) & MAGNITUDE
+    counts += counted(item, here, prefix, DIGIT, LAST)
+    bins = tl.arange(0, BINS)
+    tl.atomic_add(state_ptr + COUNTS + DIGIT * BINS + bins, counts.to(tl.int64), mask=counts > 0, sem="relaxed")
     if DIGIT == LAST:
-        tl.store(shares_ptr + program * _BINS + bins, counts)
-
-
-@triton.jit
-def _counted(item, here, prefix, DIGIT: tl.constexpr, LAST: tl.constexpr):
-    """How many items have each value of a digit, of those that begin with the prefix."""
-    shift: tl.constexpr = 8 * (LAST - DIGIT)
-    if DIGIT > 0:
-        here &= (item >> (shift + 8)) == prefix
-    return tl.histogram((item >> shift) & (_BINS - 1), _BINS, mask=here)
-
-
-@triton.jit
-def _in_bracket(state_ptr, k):
-    """Whether the score of rank k lies in the bracket, and all of the bracket was picked out."""
-    above = tl.load(state_ptr + _ABOVE)
-    return (above < k) & (k <= above + tl.load(state_ptr + _INSIDE)) & (tl.load(state_ptr + _FULL) == 0)
-
-
-@triton.jit
-def _so_far(state_ptr, k, DIGITS: tl.constexpr):
-    """(the threshold's first digits, its rank among the items that begin with them).
-
-    The upper two were not counted in a bracket: no count reaches the rank, which leaves it, and makes them 0.
-    """
-    above = tl.load(state_ptr + _ABOVE)
-    rank = tl.where(_in_bracket(state_ptr, k), k - above, k)
-    prefix = tl.zeros((), tl.int32)
-    bins = tl.arange(0, _BINS)
-    for digit in tl.static_range(DIGITS):
-        counts = tl.load(state_ptr + _COUNTS + digit * _BINS + bins)
-        larger = tl.cumsum(counts, 0, reverse=True) - counts
-        here = (larger < rank) & (rank <= larger + counts)
-        prefix = prefix * _BINS + tl.sum(tl.where(here, bins, 0), 0)
-        rank -= tl.sum(tl.where(here, larger, 0), 0)
-    return prefix, rank
+        tl.store(shares_ptr + program * BINS + bins, counts)
 
 
 @triton.jit
@@ -221,13 +170,13 @@ def _find(
     PROGRAMS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Write the threshold, and the index of the last of its ties that is kept."""
-    item, rank = _so_far(state_ptr, k, _DIGITS)
-    low = tl.where(_in_bracket(state_ptr, k), tl.load(state_ptr + _LOW), 0).to(tl.int32)
+    item, rank = so_far(state_ptr, k, DIGITS)
+    low = tl.where(in_bracket(state_ptr, k), tl.load(state_ptr + LOW), 0).to(tl.int32)
     least = item + low
     tl.store(value_ptr, least.to(tl.float32, bitcast=True))
     # the stretch it lies in, and its rank there
     at = tl.arange(0, PROGRAMS)
-    ties = tl.load(shares_ptr + at * _BINS + item % _BINS, mask=at < programs, other=0).to(tl.int64)
+    ties = tl.load(shares_ptr + at * BINS + item % BINS, mask=at < programs, other=0).to(tl.int64)
     before = tl.cumsum(ties, 0) - ties
     here = (before < rank) & (rank <= before + ties)
     first = tl.sum(tl.where(here, at, 0), 0) * chunk.to(tl.int64)
@@ -239,7 +188,7 @@ def _find(
     seen = tl.zeros((), tl.int32)
     place = tl.zeros((), tl.int32)
     while (seen < rank) & (start < length):
-        bits = tl.load(bits_ptr + first + start + at, mask=start + at < length, other=-1) & _MAGNITUDE
+        bits = tl.load(bits_ptr + first + start + at, mask=start + at < length, other=-1) & MAGNITUDE
         tie = (bits == least) & (start + at < length)
         ranks = tl.cumsum(tie.to(tl.int32), 0)
         place += tl.sum(tl.where(tie & (seen + ranks == rank), start + at, 0), 0)

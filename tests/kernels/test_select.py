@@ -75,7 +75,7 @@ def test_a_hit_looks_at_two_digits_and_a_miss_at_four(start, monkeypatch):
     wanted = select_threshold(scores, 500, impl="reference")
     assert_same(found(scores, 500, start and near_to(wanted, start)), wanted)
     (state,) = states
-    counted = state[16:].reshape(4, 256).sum(1) > 0
+    counted = state[16:1040].reshape(4, 256).sum(1) > 0
     assert counted.tolist() == [start not in (1.0, 1.002)] * 2 + [True] * 2
 
 

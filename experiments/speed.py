@@ -8,8 +8,10 @@ attention over blocks of tokens (MHLA) against softmax attention.
 On a machine that is busy with other work torch's threads wait for each other, which spoils the ratios of short calls:
 there, set threads=1, or OMP_WAIT_POLICY=passive in the environment.
 
-With device=cuda the kernels are measured instead: first each case is held against its reference, then what passed is
-timed beside its peers. That also runs where Sacred is not installed, into the folder out=DIR.
+With device=cuda the kernels are measured instead: first each case is held against its reference, in several processes,
+then what passed is timed beside its peers, the worst first. only= names areas, minutes= is the time for all of it, and
+from checkpoints=DIR a measurement that was cut goes on. That also runs where Sacred is not installed, into the folder
+out=DIR, where it goes on by itself.
 """
 
 import sys
@@ -24,6 +26,7 @@ from typing import Any
 import torch
 
 from slth.experiments.studies.speed.gpu import command, report
+from slth.experiments.studies.speed.gpu.hour import Hour
 
 try:
     from slth.experiments import lab
@@ -46,6 +49,7 @@ from slth.experiments.studies.speed.tables import summarise, table_of
 from slth.kernels.timing import Row
 from slth.threads import cores
 
+ON_GPU = ("only", "minutes", "processes", "checkpoints")  # keys of a GPU
 AREAS = ("subset_sums", "attention_routes", "selection", "training_step", "linear_attention")
 
 
@@ -108,18 +112,31 @@ class Config(lab.Options):
         help="of every measurement, a third for steps and lengths; in each a peer solves another subset-sum problem",
     )
     threads: int | None = lab.integer(None, least=1, help="that we use; None: all cores")
+    only: Any = lab.anything(None, allowed="areas of a GPU", help="on a GPU: areas; None: what, or all")
+    minutes: float | None = lab.number(None, above=0.0, help="on a GPU: of the whole measurement; None: no limit")
+    processes: int = lab.free(lab.integer(14, least=1, help="on a GPU: that check kernels side by side"))
+    checkpoints: str | None = lab.free(
+        lab.text(None, "a folder, or None", help="on a GPU: a folder, from which a measurement that was cut goes on")
+    )
     seed: int = lab.seed()
 
     def check(self) -> None:
         """Refused, where it can be BadConfig, for what cannot be measured."""
-        _ = self.areas if self.device == "cpu" else self.on_gpu
+        if self.device != "cpu":
+            _ = self.on_gpu
+            return
+        self.require_defaults(ON_GPU, "on the CPU")
+        _ = self.areas
 
     @property
     def on_gpu(self) -> dict[str, Any]:
         """Device, areas, rounds and seed of a measurement on a GPU, or Refused."""
-        if not all(isinstance(area, str) for area in (self.what if isinstance(self.what, list) else [self.what or ""])):
-            raise BadConfig("what", self.what, "None, or one or several areas")
-        given = {key: getattr(self, key) for key in ("device", "what", "rounds", "seed")}
+        for key in ("what", "only"):
+            value = getattr(self, key)
+            if not all(isinstance(area, str) for area in (value if isinstance(value, list) else [value or ""])):
+                raise BadConfig(key, value, "None, or one or several areas")
+        given = {key: getattr(self, key) for key in ("device", "rounds", "minutes", "processes", "seed")}
+        given["only"] = self.what if self.only is None else self.only
         try:
             return command.checked(command.DEFAULTS | {k: v for k, v in given.items() if v is not None})
         except ValueError as error:
@@ -186,9 +203,12 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
 
 def on_gpu(config: Config, run: lab.Run) -> dict[str, Any]:
     """The same for the kernels; checks.csv has every check. RuntimeError, when all is stored, where one failed."""
-    asked = config.on_gpu
-    keep = partial(store, run)
-    timed, summary = command.measure(asked["device"], asked["what"], asked["rounds"], asked["seed"], keep)
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            hour = Hour.of(config.on_gpu, Path(config.checkpoints or place))
+            timed, summary = hour.measure(partial(store, run))
+        except ValueError as error:
+            raise Refused(str(error)) from error
     lab.save(run, timed.table, summary, report.figures(timed))
     if failed := command.failures(summary):
         raise RuntimeError(f"{failed} checks or measurements failed: summary.json names them")

@@ -2,10 +2,13 @@
 
 import json
 import math
+import os
 import runpy
 import sys
+import time
 from types import SimpleNamespace
 
+import gpu_plan
 import pandas as pd
 import pytest
 import torch
@@ -15,7 +18,9 @@ from tables import one_case
 
 import slth.experiments
 from slth import kernels
-from slth.experiments.studies.speed.gpu import command, report
+from slth.experiments.studies.speed.gpu import command, processes, report
+from slth.experiments.studies.speed.gpu.hour import Hour
+from slth.experiments.studies.speed.gpu.worker import Job
 from slth.kernels import cases
 from slth.kernels.timing import Timing, compare, interleave
 
@@ -32,16 +37,17 @@ def test_every_kernel_has_cases_and_every_case_an_area():
 def test_a_check_that_fails_keeps_its_area_from_being_timed(monkeypatch):
     few = [case for case in cases.all_cases() if case.kernel == "select_threshold" and not case.large][:2]
     monkeypatch.setattr(report, "all_cases", lambda: few)
-    checked = report.checks(["selection", "mhla"], CPU)
+    tasks = report.check_tasks(["selection", "mhla"])
+    checked = report.checks_of(report.check(task, CPU) for task in tasks)
     assert {*checked["case"]} == {case.name for case in few}
     assert checked["holds"].all()
-    broken = pd.DataFrame([checked.iloc[0].to_dict() | {"holds": False, "difference": 1.0}])
-    timed = report.times(["selection"], broken, CPU, 1, 0)
-    assert timed.table.empty
-    assert timed.skipped == ["selection: not timed, for checks of select_threshold failed"]
-    summary = report.summarise(broken, timed, CPU)
-    assert len(summary["checks_failed"]) == 1
-    assert command.failures(summary) == 1
+    assert report.obstacle("selection", checked, []) == report.obstacle("mhla", checked, tasks) == ""
+    assert report.obstacle("selection", checked, tasks[1:]).endswith("checks of select_threshold were not done")
+    lost = report.checks_of([report.lost("check", tasks[0], "its process ended with status -11")])
+    assert report.obstacle("selection", lost, []) == "selection: not timed, for checks of select_threshold failed"
+    summary = report.summarise(lost, report.times_of([report.lost("time", "mhla", "gone")]), CPU)
+    assert summary["checks_failed"] == [f"{few[0].name} float32 its process ended with status -11: inf, allowed 0"]
+    assert command.failures(summary) == 2
 
 
 def test_a_case_that_raises_fails():
@@ -99,15 +105,15 @@ def measured(monkeypatch, tmp_path):
     """Run the command on areas given as rows or errors: (status, folder)."""
 
     def run(**areas):
-        held = pd.DataFrame(
-            [["select_threshold", "case", "float32", "out", 0.0, 0.0, True]], columns=report.CHECK_COLUMNS
-        )
+        held = {"kernel": "select_threshold", "case": "case", "dtype": "float32", "output": "out"}
+        held |= {"difference": 0.0, "allowed": 0.0, "holds": True}
         monkeypatch.setattr(report, "AREAS", dict.fromkeys(areas, ("select_threshold",)))
-        monkeypatch.setattr(report, "checks", lambda areas, device: held)
+        monkeypatch.setattr(report, "check_tasks", lambda areas: ["float32 case"])
+        monkeypatch.setattr(report, "check", lambda *given: [held])
         monkeypatch.setattr(command, "check_device", lambda device: None)
         known = {name: area(rows) for name, rows in areas.items()}
         monkeypatch.setattr(report, "_bench", known.__getitem__)
-        return command.main(["device=cpu", f"what={list(areas)}", f"out={tmp_path}"]), tmp_path
+        return command.main(["device=cpu", f"only={list(areas)}", f"out={tmp_path}"]), tmp_path
 
     return run
 
@@ -116,7 +122,8 @@ def test_what_is_right_is_told(measured):
     status, folder = measured(one=[row("a", 0.0)], two=[row("b", report.WORST)])
     assert status == 0
     assert pd.read_csv(folder / "results.csv")["ratio"].tolist() == [1.0, 1.0]
-    assert {file.name for file in folder.iterdir()} == {"checks.csv", "results.csv", "summary.json", "speed.png"}
+    files = {"checks.csv", "results.csv", "summary.json", "speed.png", "parts"}
+    assert {file.name for file in folder.iterdir()} == files
 
 
 def test_an_area_that_raises_leaves_the_others_their_times(measured):
@@ -150,8 +157,42 @@ def test_an_area_whose_package_is_missing_is_left_out_with_a_note(measured):
 
 def test_checks_are_kept_before_anything_is_timed(measured, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        measured(one=KeyboardInterrupt())
-    assert [file.name for file in tmp_path.iterdir()] == ["checks.csv"]
+        measured(one=[row("a", 0.0)], two=KeyboardInterrupt())
+    assert {file.name for file in tmp_path.iterdir()} == {"checks.csv", "results.csv", "parts"}
+    status, _ = measured(one=KeyboardInterrupt(), two=[row("b", 0.0)])  # goes on: one is not timed again
+    assert status == 0
+    assert pd.read_csv(tmp_path / "results.csv")["size"].tolist() == ["a", "b"]
+
+
+def test_a_folder_belongs_to_one_measurement(measured, tmp_path, capsys):
+    measured(one=[row("a", 0.0)])
+    assert command.main(["device=cpu", "only=one", "rounds=2", f"out={tmp_path}"]) == 1
+    assert "has a measurement of other settings" in capsys.readouterr().err
+
+
+def test_no_area_begins_after_its_time(measured):
+    _, folder = measured(one=[row("a", 0.0)])
+    hour = Hour("cpu", ("one",), 15, 0, 1e-9, 14, folder / "parts")
+    (folder / "parts" / "time.one.jsonl").unlink()
+    timed, summary = hour.measure(lambda name, contents: None)
+    assert timed.table.empty
+    assert summary["times_skipped"] == ["one: not timed, no time was left"]
+
+
+def test_tasks_that_kill_or_hold_up_their_process_are_lost_and_no_other(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.path.dirname(gpu_plan.__file__))
+    job = Job("gpu_plan", "time", str(tmp_path / "one"), ("dies", "spoils", "b"), "cpu", 3, 0)
+    processes.do([job], math.inf)
+    assert job.found == {"dies": "lost: its process ended with status 3", "spoils": "spoils 3", "b": "b 3"}
+    job = Job("gpu_plan", "time", str(tmp_path / "two"), ("hangs",), "cpu", 3, 0)
+    started = time.monotonic()
+    processes.do([job], started + 1.0)
+    assert time.monotonic() < started + 60.0  # it would hang for 600 s
+    assert job.found == {}
+    for _ in range(2):  # it was begun in two other runs
+        job.note("hangs")
+    processes.do([job], math.inf)
+    assert job.found == {"hangs": "lost: its process ended twice"}
 
 
 @one_case
@@ -159,7 +200,8 @@ def test_checks_are_kept_before_anything_is_timed(measured, tmp_path):
     ("words", "message"),
     [
         (["device=cuda"], "device=cuda: must be cpu, or a CUDA device"),
-        (["what=foo"], "must be one or several of attention, masked_linear"),
+        (["minutes=0"], "minutes=0: must be a number > 0, or None"),
+        (["what=foo"], "must be one or several of attention, grouped, masked_linear"),
         (["rounds=0"], "rounds=0: must be an int >= 1"),
         (["hidden=3"], "hidden=3: unknown, must be one of device"),
     ],
@@ -200,12 +242,11 @@ def test_without_a_gpu_and_without_sacred_the_command_says_so(monkeypatch, tmp_p
 
 def test_a_stored_run_with_failures_is_failed_and_whole(monkeypatch, tmp_path):
     pytest.importorskip("sacred")
-    broken = report.Times(pd.DataFrame(columns=report.COLUMNS), ["one: not timed, OSError: gone"], [])
-    row = ["k", "c", "float32", "out", 0.0, 0.0, True]
+    found = {"rows": [], "failed": ["seeded: not timed, OSError: gone"], "skipped": []}
     monkeypatch.setattr(command, "check_device", lambda device: None)
-    monkeypatch.setattr(report, "checks", lambda areas, device: pd.DataFrame([row], columns=report.CHECK_COLUMNS))
-    monkeypatch.setattr(report, "times", lambda *given: broken)
-    ran = launched("speed", tmp_path, "-F", tmp_path, "with", "device=cpu:0", "what=seeded")
+    monkeypatch.setattr(report, "check_tasks", lambda areas: [])
+    monkeypatch.setattr(report, "time", lambda *given: found)
+    ran = launched("speed", tmp_path, "-F", tmp_path, "with", "device=cpu:0", "only=seeded")
     assert ran.returncode == 1
     assert "1 checks or measurements failed" in ran.stderr
     folder = tmp_path / "1"

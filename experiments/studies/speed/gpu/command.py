@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import io
 import json
+import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,24 @@ import torch
 
 from slth import console, disk
 from slth.experiments.studies.speed.gpu import report
+from slth.experiments.studies.speed.gpu.hour import Hour
 
-DEFAULTS: dict[str, Any] = {"device": "cuda", "what": list(report.AREAS), "rounds": 15, "seed": 0, "out": "runs/gpu"}
+DEFAULTS: dict[str, Any] = {
+    "device": "cuda",
+    "only": list(report.AREAS),
+    "rounds": 15,
+    "minutes": None,
+    "processes": 14,
+    "seed": 0,
+    "out": "runs/gpu",
+}
 
 
 def main(arguments: Sequence[str]) -> int:
     """Measure as key=value words say; what is not allowed ends the program with one line and status 1.
 
-    The status is 1, too, where a check or a measurement failed; what the others found is written all the same.
+    A measurement that was cut goes on in the same folder. The status is 1, too, where a check or a measurement failed;
+    what the others found is written all the same.
     """
     console.forgive()
     try:
@@ -35,8 +46,11 @@ def main(arguments: Sequence[str]) -> int:
     def keep(name: str, contents: bytes) -> None:
         disk.write(folder / name, contents)
 
-    timed, summary = measure(config["device"], config["what"], config["rounds"], config["seed"], keep)
-    keep("results.csv", timed.table.to_csv(index=False).encode())
+    try:
+        timed, summary = Hour.of(config, folder / "parts").measure(keep)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
     keep("summary.json", json.dumps(summary, indent=2).encode())
     for name, figure in report.figures(timed).items():
         png = io.BytesIO()
@@ -58,6 +72,7 @@ def config_of(arguments: Sequence[str]) -> dict[str, Any]:
         key, equals, text = word.partition("=")
         if key == "with" and not equals:
             continue
+        key = "only" if key == "what" else key
         if key not in config:
             raise ValueError(f"{word}: unknown, must be one of {', '.join(config)}, as key=value")
         try:
@@ -69,35 +84,20 @@ def config_of(arguments: Sequence[str]) -> dict[str, Any]:
 
 def checked(config: dict[str, Any]) -> dict[str, Any]:
     """A config with its areas as a list. Raises ValueError for one that cannot be measured."""
-    areas = [config["what"]] if isinstance(config["what"], str) else config["what"]
+    areas = [config["only"]] if isinstance(config["only"], str) else config["only"]
     if not areas or not all(area in report.AREAS for area in areas):
-        raise ValueError(f"what={areas}: must be one or several of {', '.join(report.AREAS)}")
-    if not isinstance(config["rounds"], int) or config["rounds"] < 1:
-        raise ValueError(f"rounds={config['rounds']}: must be an int >= 1")
+        raise ValueError(f"only={areas}: must be one or several of {', '.join(report.AREAS)}")
+    for key in ("rounds", "processes"):
+        if not isinstance(config[key], int) or config[key] < 1:
+            raise ValueError(f"{key}={config[key]}: must be an int >= 1")
+    minutes = config["minutes"]
+    if minutes is not None and not (isinstance(minutes, int | float) and 0 < minutes < math.inf):
+        raise ValueError(f"minutes={minutes}: must be a number > 0, or None")
     check_device(config["device"])
-    return config | {"what": areas}
+    return config | {"only": areas}
 
 
 def check_device(device: str) -> None:
     """Raise ValueError unless there is such a GPU."""
     if not str(device).startswith("cuda") or not torch.cuda.is_available():
         raise ValueError(f"device={device}: must be cpu, or a CUDA device, of which torch finds none here")
-
-
-def measure(
-    device: str, areas: Sequence[str], rounds: int, seed: int, keep: Callable[[str, bytes], None]
-) -> tuple[report.Times, dict[str, Any]]:
-    """Times and summary; what fails is told at once, and checks.csv is kept before anything is timed."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    where = torch.device(device)
-    checked = report.checks(areas, where)
-    keep("checks.csv", checked.to_csv(index=False).encode())
-    for row in checked[~checked["holds"].astype(bool)].itertuples():
-        print(f"does not hold: {row.case} {row.dtype} {row.output}: {row.difference:.3g}, allowed {row.allowed:.3g}")
-    print(f"{int(checked['holds'].sum())} of {len(checked)} checks hold", flush=True)
-    timed = report.times(areas, checked, where, rounds, seed)
-    for line in (*timed.failed, *timed.skipped):
-        print(line)
-    if len(timed.table):
-        print(timed.table[["what", "size", "ours_s", "peer", "peer_s", "ratio"]].to_string(index=False), flush=True)
-    return timed, report.summarise(checked, timed, where)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import nan
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -23,22 +23,44 @@ _BENCHES = {bench.AREA: bench for bench in modules("bench")}
 AREAS: dict[str, tuple[str, ...]] = {area: bench.KERNELS for area, bench in _BENCHES.items()} | {
     "step": ("masked_weight", "select_threshold", "attention")
 }
+#: Areas in the order of what a GPU said of them, the worst beside its peers first; others come behind.
+WORST_FIRST = ("step", "grouped", "masked_linear", "attention", "selection", "seeded", "mhla")
 OPTIONAL = ("transformers",)  # packages without which an area is left out
 WORST = TOLERANCE[torch.bfloat16]  # error at a timed size beyond which no time is told
 CHECK_COLUMNS = ["kernel", "case", "dtype", "output", "difference", "allowed", "holds"]
 
 
-def checks(areas: Sequence[str], device: torch.device, *, large: bool = True) -> pd.DataFrame:
-    """One row for each output of each case and dtype: by how much Triton may differ from the reference, and does."""
+def check_tasks(areas: Sequence[str], *, large: bool = True) -> list[str]:
+    """A name for each case and dtype of the kernels that the areas stand on, the large ones first."""
     kernels = {kernel for area in areas for kernel in AREAS[area]}
     cases = [case for case in all_cases() if case.kernel in kernels and (large or not case.large)]
-    rows = [row for case in cases for dtype in case.dtypes for row in _checked(case, dtype, device)]
-    return pd.DataFrame(rows, columns=CHECK_COLUMNS)
+    return [_task(case, dtype) for case in sorted(cases, key=lambda case: not case.large) for dtype in case.dtypes]
+
+
+def check(task: str, device: torch.device, rounds: int = 1, seed: int = 0) -> list[Row]:
+    """One row for each output of a case and dtype: by how much Triton may differ from the reference, and does."""
+    return _checked(*_case_of(task), device)
+
+
+def _task(case: Case, dtype: torch.dtype) -> str:
+    return f"{_name(dtype)} {case.name}"
+
+
+def _case_of(task: str) -> tuple[Case, torch.dtype]:
+    return next((case, dtype) for case in all_cases() for dtype in case.dtypes if _task(case, dtype) == task)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _about(case: Case, dtype: torch.dtype) -> Row:
+    return {"kernel": case.kernel, "case": case.name, "dtype": _name(dtype)}
 
 
 def _checked(case: Case, dtype: torch.dtype, device: torch.device) -> list[Row]:
     allowed = 0.0 if case.exact else TOLERANCE[dtype]
-    about = {"kernel": case.kernel, "case": case.name, "dtype": str(dtype).removeprefix("torch.")}
+    about = _about(case, dtype)
     try:
         found = differences(case, dtype, device)
     except Exception as error:  # whatever a compiler or a driver throws: this case fails, others are still told
@@ -57,30 +79,54 @@ class Times(NamedTuple):
     skipped: list[str]
 
 
-def times(areas: Sequence[str], checked: pd.DataFrame, device: torch.device, rounds: int, seed: int) -> Times:
-    """The rows of all areas whose kernels passed every check, without times where ours is wrong at the timed size."""
-    broken = set(checked.loc[~checked["holds"].astype(bool), "kernel"])
-    rows: list[Row] = []
-    failed: list[str] = []
-    skipped: list[str] = []
-    for area in areas:
-        if wrong := sorted(broken & set(AREAS[area])):
-            skipped.append(f"{area}: not timed, for checks of {', '.join(wrong)} failed")
-            continue
-        try:
-            found = _bench(area).rows(device, rounds, seed)
-        except Exception as error:  # whatever a compiler or a driver throws: other areas are still timed
-            missing = isinstance(error, ModuleNotFoundError) and error.name in OPTIONAL
-            line = f"{area}: not timed, {type(error).__name__}: {error}"[:300]
-            (skipped if missing else failed).append(line)
-            continue
-        rows += [_told(row) for row in found]
-        failed += [
-            f"{area}: {row['size']}: differs by {row['error_ours']:.2g} of the largest entry, allowed {WORST:.2g}"
-            for row in found
-            if not _right(row)
-        ]
+def time(area: str, device: torch.device, rounds: int, seed: int) -> dict[str, Any]:
+    """The rows of an area, without times where ours is wrong at the timed size, and what failed or was left out."""
+    try:
+        found = _bench(area).rows(device, rounds, seed)
+    except Exception as error:  # whatever a compiler or a driver throws: other areas are still timed
+        missing = isinstance(error, ModuleNotFoundError) and error.name in OPTIONAL
+        line = f"{area}: not timed, {type(error).__name__}: {error}"[:300]
+        return {"rows": [], "failed": [] if missing else [line], "skipped": [line] if missing else []}
+    failed = [
+        f"{area}: {row['size']}: differs by {row['error_ours']:.2g} of the largest entry, allowed {WORST:.2g}"
+        for row in found
+        if not _right(row)
+    ]
+    return {"rows": [_told(row) for row in found], "failed": failed, "skipped": []}
+
+
+def lost(kind: str, task: str, why: str) -> Any:
+    """What is found of a task in which a process ended."""
+    if kind == "time":
+        return {"rows": [], "failed": [f"{task}: not timed, {why}"], "skipped": []}
+    return [_about(*_case_of(task)) | {"output": why, "difference": float("inf"), "allowed": 0.0, "holds": False}]
+
+
+def spoils(found: object) -> bool:
+    """Whether the process can do nothing more on its device."""
+    return "CUDA error" in str(found)
+
+
+def checks_of(found: Iterable[Sequence[Row]]) -> pd.DataFrame:
+    """What :func:`check` gave, as a table."""
+    return pd.DataFrame([row for rows in found for row in rows], columns=CHECK_COLUMNS)
+
+
+def times_of(found: Iterable[Mapping[str, Any]]) -> Times:
+    """What :func:`time` gave, together."""
+    found = list(found)
+    rows, failed, skipped = ([line for one in found for line in one[key]] for key in ("rows", "failed", "skipped"))
     return Times(pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS), failed, skipped)
+
+
+def obstacle(area: str, checked: pd.DataFrame, undone: Sequence[str]) -> str:
+    """Why an area must not be timed, empty where it may: checks of its kernels failed, or were not done."""
+    failed = set(checked.loc[~checked["holds"].astype(bool), "kernel"])
+    if wrong := sorted(failed & set(AREAS[area])):
+        return f"{area}: not timed, for checks of {', '.join(wrong)} failed"
+    if left := sorted({_case_of(task)[0].kernel for task in undone} & set(AREAS[area])):
+        return f"{area}: not timed, for checks of {', '.join(left)} were not done"
+    return ""
 
 
 def _bench(area: str) -> ModuleType:
@@ -97,6 +143,14 @@ def _told(row: Row) -> Row:
     return row if _right(row) else row | dict.fromkeys(("ours_s", "peer_s", "ratio", *SPREAD), nan)
 
 
+def broken(checked: pd.DataFrame) -> list[str]:
+    """A line for each output that does not hold."""
+    return [
+        f"{row.case} {row.dtype} {row.output}: {row.difference:.3g}, allowed {row.allowed:.3g}"
+        for row in checked[~checked["holds"].astype(bool)].itertuples()
+    ]
+
+
 def figures(timed: Times) -> dict[str, Figure]:
     """The times as a figure, by its name, where there are any."""
     told = timed.table[timed.table["ratio"].notna()]
@@ -105,13 +159,9 @@ def figures(timed: Times) -> dict[str, Figure]:
 
 def summarise(checked: pd.DataFrame, timed: Times, device: torch.device) -> dict[str, Any]:
     """The figures to quote, and on what they were measured."""
-    holds = checked["holds"].astype(bool)
     return {
         "checks": len(checked),
-        "checks_failed": [
-            f"{row.case} {row.dtype} {row.output}: {row.difference:.3g}, allowed {row.allowed:.3g}"
-            for row in checked[~holds].itertuples()
-        ],
+        "checks_failed": broken(checked),
         "times_failed": timed.failed,
         "times_skipped": timed.skipped,
         "ratios": [

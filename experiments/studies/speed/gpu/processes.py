@@ -1,0 +1,72 @@
+"""Jobs in processes that may die or hang: such a task is noted as lost, and all others are done."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+
+from slth.experiments.studies.speed.gpu.worker import SPOILT, Job
+
+_LOOK_S = 1.0  # between two looks at what was found
+
+
+def do(jobs: Sequence[Job], deadline: float, report: Callable[[], object] = lambda: None) -> None:
+    """Do jobs side by side, each in a process, until a moment of time.monotonic(); report is called now and then.
+
+    A task at which its process ends is lost, as the plan's function `lost` has it, and so is one that was begun twice
+    before; the next process goes on behind it. What is not done at the deadline has no result.
+    """
+    crew = _Crew(deadline)
+    with ThreadPoolExecutor(max(1, len(jobs))) as pool:
+        try:
+            waiting = [pool.submit(crew.take_through, job) for job in jobs]
+            while wait(waiting, _LOOK_S).not_done:
+                report()
+            for one in waiting:
+                one.result()
+        finally:
+            crew.stop()
+    report()
+
+
+class _Crew:
+    """Processes, each for a job, that end together."""
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline, self.stopped = deadline, threading.Event()
+        self.running: dict[Job, subprocess.Popen[bytes]] = {}
+
+    def stop(self) -> None:
+        """End all that run."""
+        self.stopped.set()
+        for process in list(self.running.values()):
+            process.kill()
+
+    def take_through(self, job: Job) -> None:
+        """Start a process for what is left of a job, until nothing is."""
+        while (left := job.left()).tasks and not self.stopped.is_set() and self._seconds() > 0:
+            if job.begun(left.tasks[0]) > 1:
+                _lose(job, left.tasks[0], "its process ended twice")
+                continue
+            process = self.running[job] = subprocess.Popen(left.command())
+            try:
+                status = process.wait(None if self.deadline == math.inf else self._seconds())
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                return
+            if status not in (0, SPOILT) and (lost := job.left().tasks) and not self.stopped.is_set():
+                _lose(job, lost[0], f"its process ended with status {status}")
+
+    def _seconds(self) -> float:
+        """What is left until the deadline."""
+        return max(0.0, self.deadline - time.monotonic())
+
+
+def _lose(job: Job, task: str, why: str) -> None:
+    job.note(task, found=importlib.import_module(job.plan).lost(job.kind, task, why))

@@ -35,6 +35,8 @@ _NORMS = (
 _NORM = re.compile("norm(?!al(?!i[sz]ation)|ed)")
 #: Words that names of gains, and of the shifts beside them, are made of.
 _GAINS = {"gain", "gains", "gamma", "gammas", "scale", "scales", "beta", "betas", "shift", "shifts"}
+#: How words in names of tables begin that are held as parameters: position_embeddings, cls_token.
+_TABLES = ("embed", "pos", "token", "cls")
 _INPUTS_FIRST = {"Llama4TextExperts"}  # of transformers; its others say `is_transposed`
 
 
@@ -110,6 +112,26 @@ class Seat:
         if len(shape) == 3 and not isinstance(self.layer, _LAYERS) and not self._is_convolution():
             return shape[2], shape[1]
         return shape[1] * kernel, shape[0] * kernel  # (out, in / groups, *kernel)
+
+    def matrix(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A weight of two axes or more, or an equal part, as one matrix (inputs, outputs), laid out as in `fans`.
+
+        The matrices of a stack, of experts or of groups, lie one below the other.
+        """
+        if self._inputs_first(tensor.dim()):
+            return tensor.reshape(-1, tensor.shape[-1])
+        if isinstance(self.layer, nn.modules.conv._ConvTransposeNd):
+            return tensor.flatten(1)
+        if tensor.dim() == 3 and not isinstance(self.layer, _LAYERS) and not self._is_convolution():
+            return tensor.mT.reshape(-1, tensor.shape[1])
+        return tensor.flatten(1).T
+
+    def is_table(self) -> bool:
+        """Whether rows are looked up or added, not multiplied by: of tokens, positions or classes."""
+        if isinstance(self.layer, nn.Embedding | nn.EmbeddingBag):
+            return True
+        words = {word for name in (self.role, self.layer_name) for word in name.lower().split("_")}
+        return not isinstance(self.layer, _LAYERS) and any(word.startswith(_TABLES) for word in words)
 
     def _inputs_first(self, axes: int) -> bool:
         if is_conv1d(self.layer) or getattr(self.layer, "inputs_first", False):

@@ -103,6 +103,17 @@ def find(module: nn.Module, patterns: Sequence[str] | None = None) -> list[Maske
     Raises ValueError for a pattern that matches nothing, where nothing is found, and for what cannot be masked: a
     parameter that is not a plain floating-point tensor with values, or an embedding with max_norm.
     """
+    found = parameters_of(module)
+    named = _named(found, patterns)
+    if not named:
+        raise ValueError(f"{type(module).__name__}: nothing to mask; it holds {_some(found)}")
+    for param in named:
+        _check(param)
+    return named
+
+
+def parameters_of(module: nn.Module) -> list[MaskedParameter]:
+    """All parameters of a module in their order, tied ones once, whether they are weights or not."""
     found: dict[int, MaskedParameter] = {}
     for path, parameter in module.named_parameters(remove_duplicate=False):
         seat = Seat.of(module, path)
@@ -111,12 +122,7 @@ def find(module: nn.Module, patterns: Sequence[str] | None = None) -> list[Maske
             found[id(parameter)] = MaskedParameter(parameter, parts=parts, head=head)
         found[id(parameter)].seats.append(seat)
         found[id(parameter)].paths.append(path)
-    named = _named(list(found.values()), patterns)
-    if not named:
-        raise ValueError(f"{type(module).__name__}: nothing to mask; it holds {_some(found.values())}")
-    for param in named:
-        _check(param)
-    return named
+    return list(found.values())
 
 
 def _named(found: Sequence[MaskedParameter], patterns: Sequence[str] | None) -> list[MaskedParameter]:

@@ -7,6 +7,7 @@ masks than any machine holds.
 
 from __future__ import annotations
 
+import itertools
 import json
 import reprlib
 import zlib
@@ -20,12 +21,13 @@ import torch
 
 from slth.masking import traits
 from slth.masking.parameters import Part
-from slth.ticket import bits
+from slth.ticket import bits, pairs
 from slth.ticket.making import name_of
 from slth.ticket.record import DIGEST, Plain, TicketError, Weight
 from slth.weights.recipes import Draw, Recipe
 
 Tensors = Mapping[str, torch.Tensor]
+_PAIRS = "pairs"  # the tensor of where the masks of pairs are alike
 #: What an entry says of a weight but for traits.
 _OF_WEIGHTS = {"path", "shape", "dtype", "kept", "recipe", "zero_rows", "pairs", "one_of_pair", "base", "parts"}
 
@@ -48,9 +50,14 @@ def packed(
     weights: Sequence[Weight], masks: Tensors, buffers: Mapping[str, Tensors], stored: Tensors
 ) -> dict[str, torch.Tensor]:
     """The tensors of the file. masks are bool by path, buffers uint8 by a trait's buffer and path; all are flat."""
-    told = [_asked(w, masks[w.path]) for w in weights]
+    alike = {w.path: pairs.alike(w, masks[w.path]) for w in weights if pairs.in_pairs(w)}
+    told = [piece for w in weights for piece in _asked(w, masks[w.path], alike.get(w.path))]
     raw, coded = bits.pack(told), bits.encode(told)
     tensors = {"coded": coded} if coded.numel() < raw.numel() else {"masks": raw}
+    if alike:
+        tensors[_PAIRS] = bits.encode(
+            [each for w in weights if w.path in alike for each in pairs.changes(w, alike[w.path])]
+        )
     for trait, having in _with_tensors(weights).items():
         numbers = torch.cat([buffers[trait.buffer][w.path][masks[w.path]] for w in having])
         compressed = zlib.compress(numbers.numpy().tobytes(), 9)
@@ -61,7 +68,7 @@ def packed(
 def check(weights: Sequence[Weight], plain: Sequence[Plain], tensors: Tensors) -> None:
     """Raise TicketError unless these are the tensors that go with the records."""
     wanted = {"coded" if "coded" in tensors else "masks"} | {f"stored.{p.path}" for p in plain if p.stored}
-    wanted |= {trait.tensor for trait in _with_tensors(weights)}
+    wanted |= {trait.tensor for trait in _with_tensors(weights)} | {_PAIRS for w in weights if pairs.in_pairs(w)}
     if odd := sorted(wanted ^ tensors.keys()):
         raise TicketError(f"no ticket: {odd[0]!r} is {'missing' if odd[0] in wanted else 'not told of'}")
     for p in plain:
@@ -73,10 +80,12 @@ def check(weights: Sequence[Weight], plain: Sequence[Plain], tensors: Tensors) -
 
 def masks_of(weights: Sequence[Weight], tensors: Tensors) -> dict[str, torch.Tensor]:
     """The masks by path, bool of the weights' shapes. Raises TicketError, or ValueError where the bits do not fit."""
-    places = [_known(w) for w in weights]
-    sizes = [_size(w) if p is None else int((~(p[0] | p[1])).sum()) for w, p in zip(weights, places, strict=True)]
-    told = bits.decode(tensors["coded"], sizes) if "coded" in tensors else bits.unpack(tensors["masks"], sizes)
-    masks = {w.path: _whole(w, p, mask) for w, p, mask in zip(weights, places, told, strict=True)}
+    alike = _alike(weights, tensors)
+    sizes = [_sizes(w, alike.get(w.path)) for w in weights]
+    flat = list(itertools.chain(*sizes))
+    told = iter(bits.decode(tensors["coded"], flat) if "coded" in tensors else bits.unpack(tensors["masks"], flat))
+    pieces = [list(itertools.islice(told, len(own))) for own in sizes]
+    masks = {w.path: _whole(w, own, alike.get(w.path)) for w, own in zip(weights, pieces, strict=True)}
     for w in weights:
         if int(masks[w.path].sum()) != w.kept:
             raise TicketError(f"{w.path}: its mask keeps {int(masks[w.path].sum())}, must keep {w.kept}")
@@ -108,30 +117,48 @@ def _with_tensors(weights: Sequence[Weight]) -> dict[type[traits.Trait], list[We
     return having
 
 
-def _asked(weight: Weight, mask: torch.Tensor) -> torch.Tensor:
-    """The bits, flat, that follow neither from a trait nor from the other one of a pair."""
+def _alike(weights: Sequence[Weight], tensors: Tensors) -> dict[str, torch.Tensor]:
+    """Where the masks of pairs are alike, by path."""
+    having = [w for w in weights if pairs.in_pairs(w)]
+    sizes = [size for w in having for size in pairs.change_sizes(w)]
+    told = bits.decode(tensors[_PAIRS], sizes) if having else []
+    return {w.path: pairs.changed(w, told[2 * i : 2 * i + 2]) for i, w in enumerate(having)}
+
+
+def _asked(weight: Weight, mask: torch.Tensor, alike: torch.Tensor | None) -> list[torch.Tensor]:
+    """The bits, flat, that follow neither from a trait nor from the other one of a pair, in one piece or two."""
+    if alike is not None:
+        return pairs.pieces(weight, mask, alike)
     if axis := _axis_of_pairs(weight):
         firsts = torch.arange(0, weight.shape[axis[0]], 2)
-        return mask.reshape(weight.shape).index_select(axis[0], firsts).flatten()
+        return [mask.reshape(weight.shape).index_select(axis[0], firsts).flatten()]
     places = _known(weight)
-    return mask if places is None else mask[~(places[0] | places[1])]
+    return [mask if places is None else mask[~(places[0] | places[1])]]
 
 
-def _whole(weight: Weight, places: tuple[torch.Tensor, torch.Tensor] | None, told: torch.Tensor) -> torch.Tensor:
-    if axis := _axis_of_pairs(weight):
-        first = told.reshape([size // 2 if k == axis[0] else size for k, size in enumerate(weight.shape)])
-        return torch.stack((first, ~first), dim=axis[0] + 1).flatten()
+def _sizes(weight: Weight, alike: torch.Tensor | None) -> list[int]:
+    """How many bits :func:`_asked` gives."""
+    if alike is not None:
+        return [int((~alike).sum()), int(alike.sum())]
+    places = _known(weight)
     if places is None:
-        return told
+        return [weight.size // 2 if weight.one_of_pair else weight.size]
+    return [int((~(places[0] | places[1])).sum())]
+
+
+def _whole(weight: Weight, told: list[torch.Tensor], alike: torch.Tensor | None) -> torch.Tensor:
+    if alike is not None:
+        return pairs.whole(weight, told, alike)
+    if axis := _axis_of_pairs(weight):
+        first = told[0].reshape([size // 2 if k == axis[0] else size for k, size in enumerate(weight.shape)])
+        return torch.stack((first, ~first), dim=axis[0] + 1).flatten()
+    places = _known(weight)
+    if places is None:
+        return told[0]
     pruned, locked = places
     mask = locked.clone()
-    mask[~(pruned | locked)] = told
+    mask[~(pruned | locked)] = told[0]
     return mask
-
-
-def _size(weight: Weight) -> int:
-    """The bits that the file holds of a weight of which no trait tells any."""
-    return weight.size // 2 if weight.one_of_pair else weight.size
 
 
 def _axis_of_pairs(weight: Weight) -> tuple[int, ...]:

@@ -1,0 +1,57 @@
+"""Any module, its linear maps hidden in random products by pruning alone: `slth.construct.module`."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from slth.construct.checks import check_threads
+from slth.construct.networks.construction import ModuleConstruction, merge
+from slth.construct.networks.hiding import COARSE, Options, hide
+from slth.construct.networks.maps import linear_maps
+from slth.construct.subset_sum import MAX_EXACT
+from slth.numbers import as_int
+
+__all__ = ["ModuleConstruction", "merge", "module"]
+
+CANDIDATES = 24
+
+
+@torch.no_grad()
+def module(
+    net: nn.Module,
+    *,
+    candidates: int | None = None,
+    exact: bool = False,
+    embeddings: bool = False,
+    seed: int = 0,
+    threads: int | None = None,
+) -> ModuleConstruction:
+    """Hide every linear map of any module in a random product of its own (Lemma 7), and record the rest.
+
+    Linear maps are the weights that `slth.wrap` would mask: of linear layers, transformers' Conv1D, convolutions (as
+    matrices), attentions, packed or not, and recurrent layers, tied and shared ones once. Recorded as they are, and
+    counted, are biases, norms, other buffers, and tables of tokens and positions. net is not changed.
+
+    Args:
+        net: a module with values; float64, float32, bfloat16, float16 or int8 weights.
+        candidates: products that the subset sum of an entry chooses from; with exact, those of one stage at most.
+            None: 24, with exact 16. At most 40.
+        exact: use several stages, the next one for what the last one left, until every merged weight rounds to the
+            value that net has: then the networks are the same, bit for bit.
+        embeddings: hide the tables of tokens and positions as well, and what is tied to them.
+        seed: of all random weights.
+        threads: None: all cores.
+
+    Raises ValueError for arguments outside these, a module that is wrapped, has no linear map or values that are not
+    finite, and where exact cannot be had.
+    """
+    most = CANDIDATES if candidates is None else candidates
+    most = as_int("candidates", COARSE if exact and candidates is None else most, 1, MAX_EXACT)
+    options = Options(most, bool(exact), as_int("seed", seed), check_threads(threads))
+    maps = linear_maps(net, tables=bool(embeddings))
+    hidden = {
+        each.name: hide(each.name, each.matrix(net.get_parameter(each.parameter).detach()).cpu(), options)
+        for each in maps
+    }
+    return ModuleConstruction(net, maps, hidden, options)

@@ -1,0 +1,119 @@
+"""One matrix hidden in stages: a single one, or as many as rounding to the matrix's own dtype takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+import torch
+
+from slth.construct.networks.stages import Stage, Units, scale_for, solve
+from slth.construct.subset_sum import BoolArray, FloatArray
+
+COARSE = 16  # candidates of a stage at most: 2^(n/2) steps an entry are then few
+_SPARE = 4  # bits that a stage lacks to what its candidates could tell
+_MOST = 24  # stages
+
+
+@dataclass(frozen=True)
+class Options:
+    """How matrices are hidden: see :func:`slth.construct.module`."""
+
+    candidates: int
+    exact: bool
+    seed: int
+    threads: int | None
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """A matrix (inputs, outputs) in stages.
+
+    unreachable: entries that lie outside what a stage's candidates span; most: candidates of an entry at most.
+    """
+
+    stages: tuple[Stage, ...]
+    unreachable: int
+    most: int
+
+    def merged(self) -> FloatArray:
+        """The matrix that the stages add up to, float64."""
+        return reduce(np.add, (stage.product() for stage in self.stages))
+
+
+def hide(name: str, matrix: torch.Tensor, options: Options) -> Hidden:
+    """Hide a matrix (inputs, outputs) in random products whose weights are named after it.
+
+    Raises ValueError where exact and entries of it cannot be met.
+    """
+    return _exactly(name, matrix, options) if options.exact else _once(name, matrix, options)
+
+
+def rounded(merged: FloatArray, dtype: torch.dtype) -> torch.Tensor:
+    """Merged values in the dtype of a parameter, the nearest."""
+    values = torch.from_numpy(merged)
+    return values.to(dtype) if dtype.is_floating_point else values.round().clamp(-128, 127).to(dtype)
+
+
+def _once(name: str, matrix: torch.Tensor, options: Options) -> Hidden:
+    target = matrix.double().numpy()
+    used = target != 0
+    scale = scale_for(target[used], options.candidates) if used.any() else 1.0
+    units = Units(f"{name}.0", options.seed, options.candidates, _sizes(target), scale)
+    stage, unreachable = solve(units, target, used, options.threads)
+    return Hidden((stage,), unreachable, options.candidates)
+
+
+def _exactly(name: str, matrix: torch.Tensor, options: Options) -> Hidden:
+    """Stages until every entry rounds to its own value; an entry takes part in those that it needs.
+
+    A stage has as many candidates as what is left needs, and leaves entries to the next one that are small enough for
+    it: a small weight is made of the finer stages alone.
+    """
+    target, room = matrix.double().numpy(), _room(matrix)
+    total, taken = np.zeros_like(target), np.zeros(target.shape, np.int64)
+    stages: list[Stage] = []
+    while (open_ := _open(total, matrix)).any() or not stages:
+        if len(stages) == _MOST:
+            raise ValueError(
+                f"exact=True: {int(open_.sum())} entries of {name} do not round to their own {matrix.dtype} after "
+                f"{_MOST} stages"
+            )
+        left = target - total
+        candidates = _candidates(left[open_], room[open_], options.candidates)
+        scale = scale_for(left[open_], candidates) if open_.any() else 1.0
+        used = open_ & (np.abs(left) > scale * 2.0 ** (_SPARE - candidates))
+        units = Units(f"{name}.{len(stages)}", options.seed, candidates, _sizes(target), scale)
+        stage, _ = solve(units, left, used, options.threads)
+        total += stage.product()
+        taken += candidates * used
+        stages.append(stage)
+    return Hidden(tuple(stages), 0, int(taken.max()))
+
+
+def _open(total: FloatArray, matrix: torch.Tensor) -> BoolArray:
+    """The entries that do not round to their own value."""
+    differ: BoolArray = (rounded(total, matrix.dtype) != matrix).numpy()
+    return differ
+
+
+def _candidates(left: FloatArray, room: FloatArray, most: int) -> int:
+    """As many as what is left needs to fall within the room around the entries' values."""
+    if not left.size:
+        return 1
+    bits = np.ceil(np.log2(np.abs(left).max() / np.median(room)))
+    return int(np.clip(bits + _SPARE, _SPARE, most))
+
+
+def _room(matrix: torch.Tensor) -> FloatArray:
+    """How far from each entry the numbers lie at least that round to another one: half a unit in its last place."""
+    if not matrix.dtype.is_floating_point:
+        return np.full(matrix.shape, 0.5)
+    _, exponent = np.frexp(matrix.double().numpy())
+    return np.ldexp(torch.finfo(matrix.dtype).eps / 4, exponent)
+
+
+def _sizes(target: FloatArray) -> tuple[int, int]:
+    inputs, outputs = target.shape
+    return inputs, outputs

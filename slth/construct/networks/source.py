@@ -1,0 +1,115 @@
+"""The random network that a module is hidden in: products for its linear maps, and what is recorded of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from slth.building import Recorded
+from slth.construct.networks.stages import Stage, Units
+from slth.construct.subset_sum import MAX_EXACT, FloatArray
+from slth.numbers import as_float, as_int
+from slth.ticket.making import name_of
+from slth.weights import recipes
+
+#: (candidates, scale) of each stage of a linear map, by its name, behind its inputs and outputs.
+Plan = Mapping[str, Sequence[Any]]
+
+
+class RandomProduct(nn.Module):
+    """One stage (`slth.construct.networks.stages`): x (..., inputs) -> (..., outputs), float64."""
+
+    def __init__(self, units: Units) -> None:
+        super().__init__()
+        count, inputs, outputs = units.shape
+        self.first = nn.Parameter(torch.empty(count, inputs), requires_grad=False)
+        self.second = nn.Parameter(torch.empty(count, inputs, outputs), requires_grad=False)
+        self.register_buffer("scale", torch.tensor(units.scale, dtype=torch.float64))
+        recipes.fill(self, {"first": units.first, "second": units.second})
+
+    def matrix(self) -> torch.Tensor:
+        """The product (inputs, outputs), float64, added up in the order of units."""
+        total = torch.zeros(self.second.shape[1:], dtype=torch.float64, device=self.second.device)
+        for a, b in zip(self.first, self.second, strict=True):
+            total += a.double()[:, None] * b.double()
+        scale = self.get_buffer("scale")
+        return total * scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """X (..., inputs) -> (..., outputs)."""
+        return x.double() @ self.matrix()
+
+
+class Source(Recorded):
+    """Random products by the names of a module's linear maps, each the sum of its stages; buffers by other names.
+
+    They stand in `net`, under the names that they have in the module.
+
+    Args:
+        maps: name of a linear map -> [inputs, outputs, [candidates, scale], ...], a pair for each stage.
+        recorded: name of another tensor -> [dtype, *shape]; zeros at first.
+        seed: of all weights.
+    """
+
+    def __init__(self, maps: Plan, recorded: Mapping[str, Sequence[Any]], *, seed: int = 0) -> None:
+        super().__init__()
+        self.net = nn.Module()
+        for name, (inputs, outputs, *stages) in maps.items():
+            owner = _within(self.net, name)
+            for j, (candidates, scale) in enumerate(stages):
+                units = Units(f"{name}.{j}", seed, candidates, (inputs, outputs), scale)
+                owner.add_module(str(j), RandomProduct(units))
+        for name, (dtype, *shape) in recorded.items():
+            owner, _, last = name.rpartition(".")
+            _within(self.net, owner).register_buffer(last, torch.zeros(shape, dtype=getattr(torch, dtype)))
+        self.maps = tuple(maps)
+
+    def merged(self) -> Iterator[tuple[str, FloatArray]]:
+        """(name, matrix (inputs, outputs), float64) of each linear map, one at a time."""
+        for name in self.maps:
+            total = np.zeros(())
+            for stage in self.net.get_submodule(name).children():
+                assert isinstance(stage, RandomProduct)
+                total = total + stage.matrix().cpu().numpy()
+            yield name, total
+
+    def recorded(self) -> dict[str, torch.Tensor]:
+        """The recorded tensors by name."""
+        own = {f"{name}.{j}.scale" for name in self.maps for j in range(len(list(self.net.get_submodule(name).children())))}
+        return {name: buffer for name, buffer in self.net.named_buffers() if name not in own}
+
+
+def source_arguments(
+    hidden: Mapping[str, Sequence[Stage]], recorded: Mapping[str, torch.Tensor], seed: int
+) -> dict[str, Any]:
+    """The arguments, JSON, of the source that has these stages."""
+    maps = {
+        name: [*stages[0].units.sizes, *([stage.units.candidates, stage.units.scale] for stage in stages)]
+        for name, stages in hidden.items()
+    }
+    return {"maps": maps, "recorded": tensors_to_json(recorded), "seed": seed}
+
+
+def tensors_to_json(tensors: Mapping[str, torch.Tensor]) -> dict[str, list[Any]]:
+    """[dtype, *shape] of tensors by name."""
+    return {name: [name_of(tensor.dtype), *tensor.shape] for name, tensor in tensors.items()}
+
+
+def check_plan(stage: Sequence[Any]) -> None:
+    """Raise ValueError or TypeError unless [candidates, scale] can be those of a stage."""
+    candidates, scale = stage
+    as_int("candidates", candidates, 1, MAX_EXACT)
+    as_float("scale", scale, "(0, inf)")
+
+
+def _within(module: nn.Module, path: str) -> nn.Module:
+    """The submodule of that name, made of empty ones where there is none."""
+    for name in filter(None, path.split(".")):
+        if name not in module._modules:
+            module.add_module(name, nn.Module())
+        module = module.get_submodule(name)
+    return module

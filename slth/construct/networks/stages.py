@@ -1,0 +1,136 @@
+"""Stages: a matrix as a sum of random products, the coarsest first, each pruned to add what the ones before it lack.
+
+A stage is Lemma 7 of arXiv 2511.04217 with units in pairs: h[k, i] = a[k, i] x[i], y[o] = scale sum_(k, i) b[k, i, o]
+h[k, i], so that unit (k, i) listens to input i and an entry (i, o) has the candidates a[k, i] b[k, i, o]. Of each pair
+the second unit has the opposite b. A mask of b that keeps one of each pair gives the entry a sum of +-candidates, which
+is centred at 0 and has no other bound than their size; one that keeps neither gives it 0.
+
+Weights are odd points of a 24-bit lattice on (-1, 1). So a candidate is a multiple of 2^-48, sums of up to 32 are exact
+in float64 in any order, and times the scale, a power of two, they are the same bits on every device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from slth.construct import subset_sum
+from slth.construct.subset_sum import BoolArray, FloatArray
+from slth.weights.recipes import Draw, Recipe
+
+_TOGETHER = 1 << 16  # entries solved at a time: their candidates take 8 bytes each
+
+
+@dataclass(frozen=True)
+class Units:
+    """The random product of a stage, before it is pruned.
+
+    name: that of its weights, which "first" or "second" ends; candidates: of each entry, a pair of units for each;
+    sizes: (inputs, outputs); scale: a power of two.
+    """
+
+    name: str
+    seed: int
+    candidates: int
+    sizes: tuple[int, int]
+    scale: float
+
+    @property
+    def first(self) -> Recipe:
+        """That of a, (units, inputs), twice as many units as candidates."""
+        draw = Draw("uniform", 1.0, self.seed, f"{self.name}.first")
+        return Recipe((draw, draw))
+
+    @property
+    def second(self) -> Recipe:
+        """That of b, (units, inputs, outputs)."""
+        draw = Draw("uniform", 1.0, self.seed, f"{self.name}.second")
+        return Recipe((draw, draw.opposite))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of b."""
+        return (2 * self.candidates, *self.sizes)
+
+    def drawn(self) -> tuple[FloatArray, FloatArray]:
+        """A (candidates, inputs) and b (candidates, inputs, outputs), each pair once, float64 and float32."""
+        inputs, outputs = self.sizes
+        first = self.first.draws[0].tensor((self.candidates, inputs))
+        second = self.second.draws[0].tensor((self.candidates, inputs, outputs))
+        return first.double().numpy(), second.numpy()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A product under its mask, as packed bits.
+
+    plus: (candidates, inputs, outputs), the units kept of those that come first in their pairs; used: (inputs,
+    outputs), whether an entry takes part. Both flat, eight to a byte.
+    """
+
+    units: Units
+    plus: npt.NDArray[np.uint8]
+    used: npt.NDArray[np.uint8]
+
+    def mask(self) -> torch.Tensor:
+        """The mask of b, bool."""
+        units = self.units
+        plus = _unpacked(self.plus, (units.candidates, *units.sizes))
+        return torch.from_numpy(np.concatenate([plus, ~plus & _unpacked(self.used, units.sizes)]))
+
+    def product(self) -> FloatArray:
+        """The pruned product (inputs, outputs), scale included, float64."""
+        first, second = self.units.drawn()
+        plus, used = _unpacked(self.plus, second.shape), _unpacked(self.used, self.units.sizes)
+        total = np.zeros(self.units.sizes)
+        for a, b, kept in zip(first, second, plus, strict=True):
+            total += a[:, None] * np.where(kept, b, np.where(used, -b, 0.0))
+        return total * self.units.scale
+
+    @property
+    def bits(self) -> int:
+        """What the mask says: a bit a candidate of the entries that take part."""
+        return self.units.candidates * int(np.bitwise_count(self.used).sum())
+
+
+def solve(units: Units, target: FloatArray, used: BoolArray, threads: int | None = None) -> tuple[Stage, int]:
+    """The stage nearest to target (inputs, outputs) where used (bool) says so, and how many entries it cannot reach."""
+    first, second = units.drawn()
+    plus = np.zeros(second.shape, np.bool_)
+    rows = max(1, _TOGETHER // units.sizes[1])
+    unreachable = 0
+    for start in range(0, units.sizes[0], rows):
+        part = slice(start, start + rows)
+        here = used[part]
+        candidates = np.moveaxis(first[:, part, None] * second[:, part], 0, -1)[here]
+        wanted = target[part][here] / units.scale
+        unreachable += int((np.abs(wanted) > np.abs(candidates).sum(-1)).sum())
+        signs = subset_sum.solve(2.0 * candidates, wanted + candidates.sum(-1), threads=threads)  # sums of +-candidates
+        plus[:, part][:, here] = signs.masks.T
+    return Stage(units, np.packbits(plus), np.packbits(used)), unreachable
+
+
+def scale_for(target: FloatArray, candidates: int) -> float:
+    """The power of two at which the sums of so many candidates come nearest to targets, not all of them 0.
+
+    Where sums are normal, of standard deviation s = sqrt(candidates) / 3, the error at t s is as exp(t^2 / 2) times the
+    scale. It is the scale at which the mean of the eighth power is least, as the largest errors count.
+    """
+    spread = np.sqrt(candidates) / 3
+    size = np.abs(target)
+    least = np.floor(np.log2(size.max() / spread)) - 2
+    scales = [float(2.0**exponent) for exponent in least + np.arange(6)]
+    losses = [8 * np.log(s) + _log_mean_exp(4 * (size / (s * spread)) ** 2) for s in scales]
+    return scales[int(np.argmin(losses))]
+
+
+def _log_mean_exp(values: FloatArray) -> float:
+    largest = values.max()
+    return float(largest + np.log(np.exp(values - largest).mean()))
+
+
+def _unpacked(packed: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> BoolArray:
+    return np.unpackbits(packed, count=int(np.prod(shape))).reshape(shape).view(np.bool_)

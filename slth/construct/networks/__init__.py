@@ -7,7 +7,7 @@ from torch import nn
 
 from slth.construct.checks import check_threads
 from slth.construct.networks.construction import ModuleConstruction, merge
-from slth.construct.networks.hiding import COARSE, Options, hide
+from slth.construct.networks.hiding import COARSE, FINE, Options, hide
 from slth.construct.networks.maps import linear_maps
 from slth.construct.subset_sum import MAX_EXACT
 from slth.numbers import as_int
@@ -35,8 +35,8 @@ def module(
 
     Args:
         net: a module with values; float64, float32, bfloat16, float16 or int8 weights.
-        candidates: products that the subset sum of an entry chooses from; with exact, those of one stage at most.
-            None: 24, with exact 16. At most 40.
+        candidates: products that the sum of an entry chooses signs of, at most 40; more than 24 are taken in two
+            stages. With exact those of one stage, at most 24. None: 24, or 16.
         exact: use several stages, the next one for what the last one left, until every merged weight rounds to the
             value that net has: then the networks are the same, bit for bit.
         embeddings: hide the tables of tokens and positions as well, and what is tied to them.
@@ -46,8 +46,8 @@ def module(
     Raises ValueError for arguments outside these, a module that is wrapped, has no linear map or values that are not
     finite, and where exact cannot be had.
     """
-    most = CANDIDATES if candidates is None else candidates
-    most = as_int("candidates", COARSE if exact and candidates is None else most, 1, MAX_EXACT)
+    default, most = (COARSE, FINE) if exact else (CANDIDATES, MAX_EXACT)
+    most = as_int("candidates", default if candidates is None else candidates, 1, most)
     options = Options(most, bool(exact), as_int("seed", seed), check_threads(threads))
     maps = linear_maps(net, tables=bool(embeddings))
     hidden = {

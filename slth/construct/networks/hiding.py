@@ -8,10 +8,12 @@ from functools import reduce
 import numpy as np
 import torch
 
-from slth.construct.networks.stages import Stage, Units, scale_for, solve
+from slth.construct.networks.stages import Stage, Units, fitted, solve
 from slth.construct.subset_sum import BoolArray, FloatArray
 
-COARSE = 16  # candidates of a stage at most: 2^(n/2) steps an entry are then few
+COARSE = 16  # candidates of a stage, of several: 2^(n/2) steps an entry are then few
+FINE = 24  # candidates of a stage at most
+_LEAST = 8  # candidates of a stage
 _SPARE = 4  # bits that a stage lacks to what its candidates could tell
 _MOST = 24  # stages
 
@@ -47,7 +49,7 @@ def hide(name: str, matrix: torch.Tensor, options: Options) -> Hidden:
 
     Raises ValueError where exact and entries of it cannot be met.
     """
-    return _exactly(name, matrix, options) if options.exact else _once(name, matrix, options)
+    return _exactly(name, matrix, options) if options.exact else _evenly(name, matrix, options)
 
 
 def rounded(merged: FloatArray, dtype: torch.dtype) -> torch.Tensor:
@@ -56,13 +58,21 @@ def rounded(merged: FloatArray, dtype: torch.dtype) -> torch.Tensor:
     return values.to(dtype) if dtype.is_floating_point else values.round().clamp(-128, 127).to(dtype)
 
 
-def _once(name: str, matrix: torch.Tensor, options: Options) -> Hidden:
+def _evenly(name: str, matrix: torch.Tensor, options: Options) -> Hidden:
+    """All candidates for every entry, in as few stages of equal parts as may be."""
     target = matrix.double().numpy()
-    used = target != 0
-    scale = scale_for(target[used], options.candidates) if used.any() else 1.0
-    units = Units(f"{name}.0", options.seed, options.candidates, _sizes(target), scale)
-    stage, unreachable = solve(units, target, used, options.threads)
-    return Hidden((stage,), unreachable, options.candidates)
+    count = -(-options.candidates // FINE)
+    total, stages, unreachable = np.zeros_like(target), [], 0
+    for j in range(count):
+        candidates = (options.candidates + j) // count
+        left = target - total
+        used = left != 0
+        units = fitted(Units(f"{name}.{j}", options.seed, candidates, _sizes(target)), left, used)
+        stage, beyond = solve(units, left, used, options.threads)
+        total += stage.product()
+        stages.append(stage)
+        unreachable = max(unreachable, beyond)
+    return Hidden(tuple(stages), unreachable, options.candidates)
 
 
 def _exactly(name: str, matrix: torch.Tensor, options: Options) -> Hidden:
@@ -82,9 +92,8 @@ def _exactly(name: str, matrix: torch.Tensor, options: Options) -> Hidden:
             )
         left = target - total
         candidates = _candidates(left[open_], room[open_], options.candidates)
-        scale = scale_for(left[open_], candidates) if open_.any() else 1.0
-        used = open_ & (np.abs(left) > scale * 2.0 ** (_SPARE - candidates))
-        units = Units(f"{name}.{len(stages)}", options.seed, candidates, _sizes(target), scale)
+        units = fitted(Units(f"{name}.{len(stages)}", options.seed, candidates, _sizes(target)), left, open_)
+        used = open_ & (np.abs(left) > units.scale * 2.0 ** (_SPARE - candidates))
         stage, _ = solve(units, left, used, options.threads)
         total += stage.product()
         taken += candidates * used
@@ -103,7 +112,7 @@ def _candidates(left: FloatArray, room: FloatArray, most: int) -> int:
     if not left.size:
         return 1
     bits = np.ceil(np.log2(np.abs(left).max() / np.median(room)))
-    return int(np.clip(bits + _SPARE, _SPARE, most))
+    return int(np.clip(bits + _SPARE, min(_LEAST, most), most))
 
 
 def _room(matrix: torch.Tensor) -> FloatArray:

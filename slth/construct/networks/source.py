@@ -79,7 +79,9 @@ class Source(Recorded):
 
     def recorded(self) -> dict[str, torch.Tensor]:
         """The recorded tensors by name."""
-        own = {f"{name}.{j}.scale" for name in self.maps for j in range(len(list(self.net.get_submodule(name).children())))}
+        own = {
+            f"{name}.{j}.scale" for name in self.maps for j in range(len(list(self.net.get_submodule(name).children())))
+        }
         return {name: buffer for name, buffer in self.net.named_buffers() if name not in own}
 
 

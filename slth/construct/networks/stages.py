@@ -5,13 +5,14 @@ h[k, i], so that unit (k, i) listens to input i and an entry (i, o) has the cand
 the second unit has the opposite b. A mask of b that keeps one of each pair gives the entry a sum of +-candidates, which
 is centred at 0 and has no other bound than their size; one that keeps neither gives it 0.
 
-Weights are odd points of a 24-bit lattice on (-1, 1). So a candidate is a multiple of 2^-48, sums of up to 32 are exact
-in float64 in any order, and times the scale, a power of two, they are the same bits on every device.
+a are random signs, b odd points of a 24-bit lattice on (-1, 1). So sums of candidates are exact in float64 in any
+order: times the scale, a power of two, they are the same bits on every device. And more than 24 candidates cannot tell
+more than 24 do.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -36,19 +37,17 @@ class Units:
     seed: int
     candidates: int
     sizes: tuple[int, int]
-    scale: float
+    scale: float = 1.0
 
     @property
     def first(self) -> Recipe:
         """That of a, (units, inputs), twice as many units as candidates."""
-        draw = Draw("uniform", 1.0, self.seed, f"{self.name}.first")
-        return Recipe((draw, draw))
+        return Recipe((Draw("sign", 1.0, self.seed, f"{self.name}.first"),), pairs=(0, 1))
 
     @property
     def second(self) -> Recipe:
         """That of b, (units, inputs, outputs)."""
-        draw = Draw("uniform", 1.0, self.seed, f"{self.name}.second")
-        return Recipe((draw, draw.opposite))
+        return Recipe((Draw("uniform", 1.0, self.seed, f"{self.name}.second"),), pairs=(0, -1))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -79,7 +78,7 @@ class Stage:
         """The mask of b, bool."""
         units = self.units
         plus = _unpacked(self.plus, (units.candidates, *units.sizes))
-        return torch.from_numpy(np.concatenate([plus, ~plus & _unpacked(self.used, units.sizes)]))
+        return torch.from_numpy(np.stack((plus, ~plus & _unpacked(self.used, units.sizes)), 1).reshape(units.shape))
 
     def product(self) -> FloatArray:
         """The pruned product (inputs, outputs), scale included, float64."""
@@ -113,18 +112,20 @@ def solve(units: Units, target: FloatArray, used: BoolArray, threads: int | None
     return Stage(units, np.packbits(plus), np.packbits(used)), unreachable
 
 
-def scale_for(target: FloatArray, candidates: int) -> float:
-    """The power of two at which the sums of so many candidates come nearest to targets, not all of them 0.
+def fitted(units: Units, target: FloatArray, used: BoolArray) -> Units:
+    """The units at the scale, a power of two, at which sums come nearest to the used entries of target.
 
-    Where sums are normal, of standard deviation s = sqrt(candidates) / 3, the error at t s is as exp(t^2 / 2) times the
-    scale. It is the scale at which the mean of the eighth power is least, as the largest errors count.
+    Where an entry's sums are normal, of standard deviation s, the error at t s is as exp(t^2 / 2) times the scale. The
+    scale has the least mean of its eighth power, as the largest errors count; it is 1 where all used entries are 0.
     """
-    spread = np.sqrt(candidates) / 3
-    size = np.abs(target)
-    least = np.floor(np.log2(size.max() / spread)) - 2
-    scales = [float(2.0**exponent) for exponent in least + np.arange(6)]
-    losses = [8 * np.log(s) + _log_mean_exp(4 * (size / (s * spread)) ** 2) for s in scales]
-    return scales[int(np.argmin(losses))]
+    _, second = units.drawn()
+    spread = np.sqrt(np.square(second).sum(0, dtype=np.float64))[used]
+    sizes = np.abs(target[used]) / spread
+    if not sizes.any():
+        return units
+    scales = [float(2.0**exponent) for exponent in np.floor(np.log2(sizes.max())) + np.arange(-2, 4)]
+    losses = [8 * np.log(scale) + _log_mean_exp(4 * (sizes / scale) ** 2) for scale in scales]
+    return replace(units, scale=scales[int(np.argmin(losses))])
 
 
 def _log_mean_exp(values: FloatArray) -> float:

@@ -54,4 +54,4 @@ def module(
         each.name: hide(each.name, each.matrix(net.get_parameter(each.parameter).detach()).cpu(), options)
         for each in maps
     }
-    return ModuleConstruction(net, maps, hidden, options)
+    return ModuleConstruction(net, maps, hidden, options.seed)

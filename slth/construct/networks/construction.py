@@ -12,7 +12,7 @@ from torch import nn
 
 from slth.building import built_of
 from slth.construct.construction import Construction, digests_of
-from slth.construct.networks.hiding import Hidden, Options, rounded
+from slth.construct.networks.hiding import Hidden, rounded
 from slth.construct.networks.maps import LinearMap, linear_maps, recorded
 from slth.construct.networks.source import Source, check_plan, source_arguments, tensors_to_json
 from slth.construct.rounding import spectral_norm
@@ -33,16 +33,17 @@ class ModuleConstruction(Construction):
 
     hidden: dict[str, Hidden]
     recorded: dict[str, torch.Tensor]
+    _net: nn.Module
+    _seed: int
 
     kinds = (Source,)
     allowed = "a source of slth.construct.module"
 
-    def __init__(self, net: nn.Module, maps: list[LinearMap], hidden: dict[str, Hidden], options: Options) -> None:
+    def __init__(self, net: nn.Module, maps: list[LinearMap], hidden: dict[str, Hidden], seed: int) -> None:
         errors = {each.name: _error(net, each, hidden[each.name]) for each in maps}
         self.__dict__ |= {
             "_net": net,
-            "_maps": maps,
-            "_options": options,
+            "_seed": seed,
             "hidden": hidden,
             "recorded": recorded(net, maps),
             "errors": errors,
@@ -52,23 +53,23 @@ class ModuleConstruction(Construction):
         }
 
     @cached_property
-    def source(self) -> Source:  # type: ignore[override]
+    def source(self) -> Source:
         """The random network, not pruned, with the target's recorded tensors."""
-        options, stages = self._options, {name: each.stages for name, each in self.hidden.items()}
-        source = Source(**source_arguments(stages, self.recorded, seed=options.seed))
+        stages = {name: each.stages for name, each in self.hidden.items()}
+        source = Source(**source_arguments(stages, self.recorded, seed=self._seed))
         for name, buffer in source.recorded().items():
             buffer.copy_(self.recorded[name])
         return source
 
     @cached_property
-    def masks(self) -> dict[str, torch.Tensor]:  # type: ignore[override]
+    def masks(self) -> dict[str, torch.Tensor]:
         """The mask of each second factor, by its name in the source; first factors are kept whole."""
         return {
             f"net.{stage.units.name}.second": stage.mask() for each in self.hidden.values() for stage in each.stages
         }
 
     @cached_property
-    def digests(self) -> dict[str, str]:  # type: ignore[override]
+    def digests(self) -> dict[str, str]:
         """What tells the source from others."""
         return digests_of(self.source, self.masks)
 
@@ -141,8 +142,10 @@ def _arguments(ticket: Ticket) -> dict[str, Any]:
     built = ticket.built or {}
     try:
         arguments = dict(built["arguments"])
-        maps = {name: [check_plan(entry) for entry in stages] for name, (_, _, *stages) in arguments["maps"].items()}
-        return {key: arguments[key] for key in ("maps", "recorded", "seed")} if maps else {}
+        for _, _, *stages in arguments["maps"].values():
+            for stage in stages:
+                check_plan(stage)
+        return {key: arguments[key] for key in ("maps", "recorded", "seed")}
     except (KeyError, TypeError, ValueError) as error:
         raise TicketError("a ticket that says of no source of slth.construct.module how it is built") from error
 

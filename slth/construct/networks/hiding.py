@@ -120,7 +120,7 @@ def _room(matrix: torch.Tensor) -> FloatArray:
     if not matrix.dtype.is_floating_point:
         return np.full(matrix.shape, 0.5)
     _, exponent = np.frexp(matrix.double().numpy())
-    return np.ldexp(torch.finfo(matrix.dtype).eps / 4, exponent)
+    return np.asarray(np.ldexp(torch.finfo(matrix.dtype).eps / 4, exponent))
 
 
 def _sizes(target: FloatArray) -> tuple[int, int]:

@@ -64,8 +64,8 @@ class Source(Recorded):
                 units = Units(f"{name}.{j}", seed, candidates, (inputs, outputs), scale)
                 owner.add_module(str(j), RandomProduct(units))
         for name, (dtype, *shape) in recorded.items():
-            owner, _, last = name.rpartition(".")
-            _within(self.net, owner).register_buffer(last, torch.zeros(shape, dtype=getattr(torch, dtype)))
+            path, _, last = name.rpartition(".")
+            _within(self.net, path).register_buffer(last, torch.zeros(shape, dtype=getattr(torch, dtype)))
         self.maps = tuple(maps)
 
     def merged(self) -> Iterator[tuple[str, FloatArray]]:

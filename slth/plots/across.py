@@ -140,7 +140,7 @@ def _draw_lines(
             if "y" in curve.log:
                 panel.set_yscale("log")
                 mark_float64(panel)
-        page.axes[0].set_ylabel(curve.labels[1])
+        page.ylabel(curve.labels[1])
         cut = _bound(page.axes[0], frame, center, log="y" in curve.log)
         page.heading = _heading(frame, center) + CUT * cut
         _name_series(page, groups, labels, of_series, center)

@@ -17,6 +17,7 @@ from slth.plots.looks import (
     MEAN,
     MEDIAN,
     POINTS,
+    Kind,
     Look,
     key,
     looks_of,
@@ -97,7 +98,7 @@ def error_against_width(
             panel.set_xlim(left=0)
             panel.set(xlabel=X_LABELS["hidden"], ylabel="")
             panel.set_title(f"{scale} ({count_sources(table)}, $T$ = {length})")
-        linear.set_ylabel(ERROR_LABEL)
+        page.ylabel(ERROR_LABEL)
         page.legend([key(names[side], SIDES[side], FILLED) for side, _ in _by_side(table)])
         for side, fit in (fits or {}).items():
             page.legend([_draw_fit(linear, names[side], side, fit, table)], linear)
@@ -147,21 +148,22 @@ def error_against_length(
             name = names[side].removeprefix("construction, ")
             panel.set_title(f"{name}, the same {count_sources(on_side)} at every length")
             panel.set(xlabel=X_LABELS["length"], ylabel="")
-        page.axes[0].set_ylabel(ERROR_LABEL)
+        page.ylabel(ERROR_LABEL)
         page.legend(error_keys())
     return page.axes
 
 
 def _draw_fit(axes: Axes, name: str, side: str, fit: Fit, table: pd.DataFrame) -> Artist:
-    """Draw the fit of a side, dotted as every formula is, if it says something; returns the legend's entry."""
+    """Draw the fit of a side, in the side's dashes, if it says something; returns the legend's entry."""
     widths = table.loc[table["side"] == side, "hidden"].nunique()
     complete = finite_fit(fit)
     if complete is None or widths < FEWEST or complete[2] <= 0 <= complete[3]:
         return key(f"{name}: no fit", kind={"linestyle": "", "marker": ""})
     gamma, delta, low, high = complete
-    draw_formula(axes, lambda n: gamma * np.exp(-delta * n), FORMULA, SIDES[side].color)
+    line: Kind = {"linestyle": SIDES[side].dashes, "marker": ""}
+    draw_formula(axes, lambda n: gamma * np.exp(-delta * n), line, SIDES[side].color)
     label = rf"{name}: fit ${gamma:.2g}\,e^{{-{delta:.2g}\,n}}$, rate {low:.2g} to {high:.2g} (95 %)"
-    return key(label, SIDES[side], FORMULA)
+    return key(label, SIDES[side], line)
 
 
 def finite_fit(fit: Fit) -> list[float] | None:

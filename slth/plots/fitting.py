@@ -8,7 +8,7 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import LogFormatterSciNotation, NullFormatter
 
 from slth.plots.marks import Decimal
-from slth.plots.texts import fold
+from slth.plots.texts import balance
 
 POINTS = 72  # an inch
 
@@ -21,7 +21,7 @@ def fold_labels(axes: Axes) -> int:
     added = 0
     for text, side in texts:
         before = text.get_text()
-        text.set_text(fold(before, POINTS * side, float(text.get_fontsize())))
+        text.set_text(balance(before, POINTS * side, float(text.get_fontsize())))
         added += text.get_text().count("\n") - before.count("\n")
     return added
 

@@ -121,9 +121,8 @@ def gap_against_candidates(
         _gap(right, rows["disagreement"], look)
         left.set(title="validation loss", ylabel=GAP_LABELS[0])
         right.set(title="most likely next token", ylabel=GAP_LABELS[1])
-        page.legend([key("measured", look)])
         if (rows[["gap", "disagreement"]] == 0).any(axis=None):
-            page.legend([key("exactly 0, shown at the lower end", look, POINTS)])
+            page.legend([key("measured", look), key("exactly 0, shown at the lower end", look, POINTS)])
     return page.axes
 
 

@@ -80,7 +80,7 @@ def constant(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None, layout:
             panel.set(xlim=(0, 1.05 * table["log"].max()), ylim=(0, 1.1 * needed))
             panel.yaxis.set_major_locator(MaxNLocator(integer=True))
             page.legend(_lines(panel, _verdicts(rows)[1], title.removeprefix("target entries ")), panel)
-        page.axes[0].set_ylabel("candidates per entry $n'$")
+        page.ylabel("candidates per entry $n'$")
         page.legend([key(r"$\log_2(d^2/\epsilon)$", kind=FORMULA)])
     return page.axes
 

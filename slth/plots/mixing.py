@@ -184,7 +184,7 @@ def error_by_variant(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None,
             panel.set_xticks(widths, [f"{width:g}" for width in widths])
             panel.xaxis.minorticks_off()
             panel.set(xlabel="width $n$ of a head of the MHA that is as large", ylabel="", title=title)
-        page.axes[0].set_ylabel("squared error, as a share of the target's\n(median over seeds)")
+        page.ylabel("squared error, as a share of the target's\n(median over seeds)")
     return page.axes
 
 

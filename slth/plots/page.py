@@ -87,6 +87,13 @@ class Page:
         axes.axhline(y, color=GREY, linewidth=1, linestyle=kind["linestyle"])
         self.ends.append(End(axes, text, (None, y), Look(GREY, ""), kind))
 
+    def ylabel(self, text: str) -> None:
+        """Say what the vertical axes show, where a row of panels begins."""
+        specs = [axes.get_subplotspec() for axes in self.axes]
+        for n, (axes, spec) in enumerate(zip(self.axes, specs, strict=True)):
+            if n == 0 or (spec is not None and spec.is_first_col()):
+                axes.set_ylabel(text)
+
     def rows(self, axes: Axes, names: Sequence[str]) -> None:
         """Name lines 0, 1, ... of the vertical axis, from the top."""
         figure = self.figure

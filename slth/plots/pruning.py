@@ -99,7 +99,7 @@ def loss_against_steps(
                 page.name(panel, name, of_run[run], line, kind)
             _draw_levels(page, panel, summary or {}, top=full["val_loss"].max())
             panel.set(xlabel="steps", ylabel="", title=f"GPT-2 {size}")
-        page.axes[0].set_ylabel(LABEL)
+        page.ylabel(LABEL)
     return page.axes
 
 

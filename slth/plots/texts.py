@@ -27,6 +27,18 @@ def fold(text: str, width: float, points: float) -> str:
     return "\n".join(line for part in text.splitlines() for line in _lines(part, width, points))
 
 
+def balance(text: str, width: float, points: float) -> str:
+    """As `fold`, with the lines as even as their number allows."""
+    folded = fold(text, width, points)
+    least, lines = max((width_of(word, points) for word in WORD.findall(text)), default=0.0), folded.count("\n")
+    while folded != text and (width := 0.95 * width) >= least:
+        narrower = fold(text, width, points)
+        if narrower.count("\n") > lines:
+            break
+        folded = narrower
+    return folded
+
+
 def _lines(text: str, width: float, points: float) -> list[str]:
     lines = [""]
     for word in WORD.findall(text):

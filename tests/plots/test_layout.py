@@ -30,7 +30,7 @@ from tables import one_case
 from slth import plots
 from slth.experiments import lab
 from slth.plots.looks import CERTIFICATE, COLORS, MEAN, MEDIAN, POINTS, properties
-from slth.plots.texts import fold, spread, width_of
+from slth.plots.texts import balance, fold, spread, width_of
 
 LONG = "weights whose name is so long that it needs more than one line"
 EIGHT = [f"variant_{n}" for n in range(8)]
@@ -225,6 +225,13 @@ def test_folded_lines_are_no_wider_than_asked_and_lose_no_letter(text, width):
     folded = fold(text, width, 8)
     assert width_of(folded, 8) <= max(width, 9.0)
     assert "".join(folded.split()) == "".join(text.split())
+
+
+def test_labels_are_folded_into_even_lines():
+    text = "squared error, as a share of the target's"
+    assert fold(text, width_of(text, 8) - 1, 8).splitlines()[1] == "target's"
+    assert balance(text, width_of(text, 8) - 1, 8).splitlines() == ["squared error, as a", "share of the target's"]
+    assert balance(text, width_of(text, 8) + 1, 8) == text
 
 
 def test_a_formula_is_not_folded():

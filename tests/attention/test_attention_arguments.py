@@ -45,3 +45,8 @@ def test_tokens_of_another_kind_or_dtype_are_refused(name, masked):
             module(given)
     with torch.autocast("cpu"):
         assert module(x.bfloat16()).isfinite().all()
+
+
+def test_too_many_sizes_are_refused_by_python():
+    with pytest.raises(TypeError, match="positional arguments"):
+        MultiHeadAttention(*range(2, 12))

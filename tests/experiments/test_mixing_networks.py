@@ -40,6 +40,12 @@ class Even(GroupedQueryAttention):
     def __init__(self, *sizes, mixing_init="random", **options):
         super().__init__(*sizes, **options)
 
+class Turned(GroupedQueryAttention):
+    facts = replace(GroupedQueryAttention.facts, grouped=False, width_step=2)
+
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, rope=True, **options)
+
 class Still(GroupedQueryAttention):
     facts = replace(GroupedQueryAttention.facts, causal=False)
 """
@@ -101,6 +107,9 @@ def test_attentions_of_the_user_s_own_are_variants(config, tmp_path, monkeypatch
     found = measure_error(study, Job("error", place, 0, hidden=5, length=8))
     assert (found["width"], math.isnan(found["error_construct"])) == (width, False)
     assert "/" not in Job("error", place, 0).label
+    turned = mixing.Config(**config(variants="own.py:Turned", d_in=4, **starts)).study
+    found = measure_error(turned, Job("error", "own.py:Turned", 0, hidden=8, length=8))
+    assert math.isnan(found["error_construct"])  # positions stand between query and key
     for changed, said in (
         ({"variants": "own.py:Still"}, "variants='own.py:Still': must be an attention that can be causal"),
         ({"variants": "own.py:Even", "mixing_init": "natural"}, "mixing_init='natural': must be one of random for own"),

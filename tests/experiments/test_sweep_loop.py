@@ -128,6 +128,13 @@ def test_a_node_that_comes_in_time_is_used(impatient, tmp_path, capsys):
     assert "no node is left" in capsys.readouterr().err
 
 
+def test_a_run_that_another_sweep_has_made_meanwhile_is_not_begun(tmp_path):
+    cluster, runs = Scripted([1], {"status": 1}), runs_of(seed=[0, 1])
+    (tmp_path / runs[0].id).mkdir()
+    assert drive(cluster, tmp_path, runs).keys() == {runs[1].id}
+    assert set(cluster.submitted) == {runs[1].id}
+
+
 def test_where_there_is_no_terminal_a_line_tells_how_far_it_is(impatient, monkeypatch, tmp_path, capsys):
     drive(Scripted([1], {"status": 1}), tmp_path, runs_of(seed=[0, 1]))
     assert capsys.readouterr().out == ""  # not before a minute is over

@@ -119,7 +119,7 @@ def small_pieces(monkeypatch):
 
 @pytest.mark.usefixtures("small_pieces")
 @given(models(), st.sampled_from([1.0, 1.001, 3.0]), st.sampled_from([1, 1 << 30]), st.sampled_from([1, 32]))
-@settings(max_examples=8)
+@settings(max_examples=4)
 def test_programs_find_what_one_by_one_is_found(model, growth, narrow, room):
     """Wherever the search starts, in 64 bits and in 32, and where the bracket holds more than there is room for."""
     with patch.object(tables, "NARROW", narrow), patch.object(cutting, "ROOM", room):

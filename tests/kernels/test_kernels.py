@@ -169,6 +169,15 @@ def test_autocast_takes_tensors_of_several_dtypes():
     assert wide.dtype == torch.float64
 
 
+def test_autocast_of_another_device_casts_nothing():
+    before = torch.is_autocast_enabled("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    try:
+        assert linear().dtype == torch.float32
+    finally:
+        torch.set_autocast_enabled("cuda", before)
+
+
 def test_gradients_within_autocast():
     def gradients():
         leaves = [t.abs().requires_grad_() for t in (*qkv(1, 9, 8), numbers("mixing", 3, 3))]

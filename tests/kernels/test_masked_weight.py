@@ -33,6 +33,18 @@ def test_an_out_that_does_not_fit_is_refused(out, message):
         kernels.masked_weight(numbers("w", 5, 10), bits(5, 10), out=out)
 
 
+@pytest.mark.parametrize(
+    ("weight", "scores", "message"),
+    [
+        (numbers("w", 5, 10).long(), numbers("s", 5, 10), "weight"),
+        (numbers("w", 5, 10), torch.empty(5, 10, device="meta"), "scores"),
+    ],
+)
+def test_what_cannot_be_masked_is_refused(weight, scores, message):
+    with pytest.raises(ValueError, match=message):
+        kernels.masked_weight(weight, (scores, 0.5))
+
+
 def test_numbers_are_not_copied_to_a_device(monkeypatch):
     monkeypatch.setattr(cut.torch, "as_tensor", None)
     monkeypatch.setattr(cut.torch, "tensor", None)

@@ -180,6 +180,12 @@ def test_gpt2s_attention_is_causal_where_torchs_is(asked, own, told, keys):
     assert asked.count("attention") == before + 1
 
 
+def test_a_mask_of_gpt2_that_adds_to_logits_is_torchs():
+    q, k, v, mask = tokens(1, 2, 5, 8), tokens(1, 2, 5, 8), tokens(1, 2, 5, 8).flip(-1), tokens(1, 1, 5, 5)
+    found, _ = gpt2_kernels.attend(nn.Module(), q, k, v, mask)
+    assert_close(nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2), found)
+
+
 def test_gpt2s_heads_may_be_wider_than_the_kernels_take(monkeypatch):
     monkeypatch.setattr(dispatch, "_obstacle", lambda tensor: "")
     monkeypatch.setattr(dispatch, "_misfit", lambda device: "")

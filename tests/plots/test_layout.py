@@ -111,8 +111,8 @@ FIGURES = {
     ("name", "width"),
     [
         pytest.param(name, width, marks=() if width in usual else pytest.mark.slow)
-        for i, name in enumerate(FIGURES)
-        for usual in (("column",) if i % 3 else ("column", "screen"),)  # the narrowest for all
+        for name in FIGURES
+        for usual in (("column", "screen") if name in ("width", "titled") else ("column",),)  # the narrowest for all
         for width in ("screen", "column", "page")
     ],
 )

@@ -43,7 +43,12 @@ OF_A_SEARCH = (
     "accumulate",
 )  # keys that a construction does not look at
 # what a depth allows
-DEEP = {"method": (approximation.CONSTRUCTION,), "target": ("random",), "side": ("input", "auto")}
+DEEP = {
+    "method": (approximation.CONSTRUCTION,),
+    "target": ("random",),
+    "side": ("input", "auto"),
+    "source_init": ("theory", "xavier"),
+}
 
 
 def per_length(default: int | None, *, help: str) -> Any:
@@ -93,7 +98,11 @@ class Config(lab.TrainingOptions):
     task: str = lab.choice(
         "paper", tuple(approximation.TASKS), help="learnable: a setting of the task that a target can learn"
     )
-    source_init: str = lab.choice("theory", tuple(approximation.SOURCE_INITS), help="of the random sources")
+    source_init: str = lab.choice(
+        "theory",
+        tuple(approximation.SOURCE_INITS),
+        help="of the random sources; antithetic: hidden units in pairs of opposite key and output",
+    )
     sources: int | list[int] | None = per_length(
         None, help="random sources, at every length; None: 100, with a search 10"
     )

@@ -14,7 +14,7 @@ from slth.attention.functional import causal_mask, check_mask, rms_norm
 from slth.attention.positions import rope
 from slth.building import Recorded
 from slth.numbers import as_int
-from slth.weights import inits, recipes
+from slth.weights import antithetic, inits, recipes
 
 
 class Options(TypedDict, total=False):
@@ -41,9 +41,10 @@ class Attention(Recorded):
     of it. It adds its parameters by :meth:`_add` and :meth:`_add_mixing`, and has a `forward` and, as the oracle of its
     tests, a `reference`; `start` and `step` where it decodes, `_merged` where it merges.
 
-    hidden: key and value width of a head. init, a name of `slth.weights.inits.INITS`, draws the weights in float32
-    under the names prefix + parameter name from seed; they are widened where dtype is float64. causal: token t attends
-    to tokens up to t. rope: queries and keys are turned by their positions. qk_norm: they have RMS 1 before that.
+    hidden: key and value width of a head. init, a name of `slth.weights.inits.INITS` or "antithetic"
+    (`slth.weights.antithetic`), draws the weights in float32 under the names prefix + parameter name from seed; they
+    are widened where dtype is float64. causal: token t attends to tokens up to t. rope: queries and keys are turned by
+    their positions. qk_norm: they have RMS 1 before that.
     Raises ValueError for a size below 1, a hidden that `facts.width_step` does not divide, another dtype than float32
     and float64, and an option the mechanism does not have; TypeError for a mechanism without facts.
     """
@@ -79,7 +80,8 @@ class Attention(Recorded):
         self.hidden, self.seed = as_int("hidden", hidden, 1), as_int("seed", seed)
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype={dtype}: must be torch.float32 or torch.float64")
-        inits.scaled(init, inits.Fan(1, 1))  # raises where it is unknown
+        if init != antithetic.INIT:
+            inits.scaled(init, inits.Fan(1, 1))  # raises where it is unknown
         for option, wanted in (("causal", causal), ("rope", rope), ("qk_norm", qk_norm)):
             if wanted and not getattr(self.facts, option):
                 raise ValueError(f"{option}={wanted}: {type(self).__name__} has no {option}, leave it False")
@@ -98,7 +100,10 @@ class Attention(Recorded):
         rows, columns = shape[-2:]
         width = rows if role == "output" else columns
         fan = inits.Fan(fan_in=rows, fan_out=columns, width=width, role=role)
-        self._put(name, shape, recipes.draw(self.init, fan, seed=self.seed, name=self.prefix + name))
+        if self.init == antithetic.INIT:
+            self._make(name, shape, antithetic.recipe(fan, len(shape), seed=self.seed, name=self.prefix + name))
+        else:
+            self._put(name, shape, recipes.draw(self.init, fan, seed=self.seed, name=self.prefix + name))
 
     def _add_mixing(
         self, name: str, start: torch.Tensor, mixing_init: str, natural: recipes.Draw | None = None
@@ -127,7 +132,9 @@ class Attention(Recorded):
         return weight if start is None else start + weight
 
     def _put(self, name: str, shape: tuple[int, ...], draw: recipes.Draw) -> None:
-        recipe = recipes.Recipe((draw,))
+        self._make(name, shape, recipes.Recipe((draw,)))
+
+    def _make(self, name: str, shape: tuple[int, ...], recipe: recipes.Recipe) -> None:
         setattr(self, name, nn.Parameter(recipe.tensor(shape).to(self.dtype)))
         recipes.remember(self, name, recipe)
 

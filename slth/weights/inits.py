@@ -174,7 +174,8 @@ class Fan:
         put(self, **{name: plain(value) for name, value in vars(self).items()})
 
 
-def _theory_scale(fan: Fan) -> float:
+def theory_scale(fan: Fan) -> float:
+    """The scale of the init "theory"."""
     return float(fan.width) ** 0.25 if fan.role in ("query", "key") else 1.0
 
 
@@ -186,7 +187,7 @@ def _kaiming_std(fan: Fan) -> float:
 #: 4: query and key U[-n^(1/4), n^(1/4)], value and output U[-1, 1]); "xavier_uniform" Glorot & Bengio 2010;
 #: "kaiming_*" He et al. 2015 (gain sqrt 2); "signed_constant" Ramanujan et al. 2020; "gpt2" Radford et al. 2019.
 INITS: dict[str, tuple[Callable[..., torch.Tensor], Callable[[Fan], float]]] = {
-    "theory": (uniform, _theory_scale),
+    "theory": (uniform, theory_scale),
     "xavier_uniform": (uniform, lambda fan: math.sqrt(6.0 / (fan.fan_in + fan.fan_out))),
     "kaiming_uniform": (uniform, lambda fan: math.sqrt(3.0) * _kaiming_std(fan)),
     "kaiming_normal": (normal, _kaiming_std),

@@ -30,7 +30,7 @@ from slth.weights.philox import stream_key
 
 T = TypeVar("T")
 
-SOURCE_INITS = {"theory": "theory", "xavier": "xavier_uniform"}
+SOURCE_INITS = {"theory": "theory", "xavier": "xavier_uniform", "antithetic": "antithetic"}
 CONSTRUCTION = "construction"  # the method that learns nothing
 FREE = "free"  # the side of a learned mask: no factor's mask has a structure
 TRAINING, VALIDATION = 4096, 256  # sequences that scores are trained and masks are chosen on

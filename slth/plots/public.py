@@ -13,6 +13,7 @@ from slth.plots.marks import ZERO
 from slth.plots.mixing import MIXING_COLUMNS, difference_to_mha, error_by_variant, loss_by_variant
 from slth.plots.pruning import PRUNING_COLUMNS, loss_against_parameters, loss_against_steps
 from slth.plots.qk_scale import QK_SCALE_COLUMNS, loss_against_qk_scale
+from slth.plots.rate import RATE_COLUMNS, above_limit
 from slth.plots.registry import CURVES, ENTRIES, across_runs, figure_of, figures
 from slth.plots.timing import SPEED_COLUMNS, speed
 
@@ -29,6 +30,7 @@ __all__ = [
     "MIXING_COLUMNS",
     "PRUNING_COLUMNS",
     "QK_SCALE_COLUMNS",
+    "RATE_COLUMNS",
     "SIDES",
     "SIZES",
     "SPEED_COLUMNS",
@@ -39,6 +41,7 @@ __all__ = [
     "Layout",
     "Look",
     "Run",
+    "above_limit",
     "across_runs",
     "constant",
     "difference_to_mha",

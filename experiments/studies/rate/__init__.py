@@ -1,0 +1,1 @@
+"""Bits a weight against error: what `rate.py` measures."""

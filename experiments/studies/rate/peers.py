@@ -1,0 +1,63 @@
+"""Codes of others on arrays: from a matrix and bits to what is decoded, and the bits a weight that it takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from slth.construct.subset_sum import FloatArray
+
+SCALE_BITS = 16  # of a group: bfloat16
+CLIPS = np.linspace(0.15, 1.0, 35)  # tried, over the largest of a group
+
+#: (MSE over the variance, bits, source), on Gaussian weights, as published.
+PUBLISHED = {"E8P": (0.089, 2.0, "arXiv 2402.04396"), "QTIP": (0.069, 2.0, "arXiv 2406.11235")}
+
+
+def rounding(matrix: FloatArray, bits: int, group: int) -> tuple[FloatArray, float]:
+    """Round to the nearest of 2^bits equidistant levels about 0, of the best clip of each group on a grid."""
+    groups = _groups(matrix, group)
+    best, least = np.zeros_like(groups), np.full((len(groups), 1), np.inf)
+    for clip in CLIPS:
+        levels = _rounded(groups, clip, bits)
+        error = np.square(levels - groups).sum(axis=1, keepdims=True)
+        best = np.where(error < least, levels, best)
+        least = np.minimum(error, least)
+    return _matrix(best, matrix), bits + SCALE_BITS / group
+
+
+def absmax(matrix: FloatArray, bits: int, group: int) -> tuple[FloatArray, float]:
+    """The same with levels up to the largest of each group."""
+    return _matrix(_rounded(_groups(matrix, group), 1.0, bits), matrix), bits + SCALE_BITS / group
+
+
+def sign(matrix: FloatArray, bits: int, group: int) -> tuple[FloatArray, float]:
+    """The signs times the mean size of each group; of one bit alone. Raises ValueError for more."""
+    if bits != 1:
+        raise ValueError(f"bits={bits}: must be 1 for signs")
+    groups = _groups(matrix, group)
+    scale = _single(np.abs(groups).mean(axis=1, keepdims=True))
+    return _matrix(np.where(groups > 0, scale, -scale), matrix), 1 + SCALE_BITS / group
+
+
+def _rounded(groups: FloatArray, clip: float, bits: int) -> FloatArray:
+    step = _single(2.0 * clip * np.abs(groups).max(axis=1, keepdims=True) / 2**bits)
+    step[step == 0.0] = 1.0
+    half = 2 ** (bits - 1)
+    out: FloatArray = (np.clip(np.floor(groups / step), -half, half - 1) + 0.5) * step
+    return out
+
+
+def _single(scale: FloatArray) -> FloatArray:
+    """Scales as they are recorded."""
+    return torch.from_numpy(scale).bfloat16().double().numpy()
+
+
+def _groups(matrix: FloatArray, group: int) -> FloatArray:
+    """Weights in their order, `group` in a row, the last row filled up with the mean size of all."""
+    flat = matrix.reshape(-1)
+    return np.pad(flat, (0, -flat.size % group), constant_values=float(np.abs(flat).mean())).reshape(-1, group)
+
+
+def _matrix(groups: FloatArray, like: FloatArray) -> FloatArray:
+    return groups.reshape(-1)[: like.size].reshape(like.shape)

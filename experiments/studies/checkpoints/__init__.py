@@ -1,0 +1,1 @@
+"""A trained checkpoint and its ticket: what `hide_checkpoint.py` reads and measures."""

@@ -1,0 +1,70 @@
+"""Trained checkpoints hidden in random networks: how far the pruned network is, against what it costs in bits."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from slth.plots.curves import Curve
+from slth.plots.entries import Entry, plain
+from slth.plots.layout import SCREEN, Layout
+from slth.plots.looks import POINTS, key, looks_of
+from slth.plots.marks import draw_line
+from slth.plots.page import panels
+from slth.plots.tables import require
+
+COLUMNS = frozenset({"bits_per_weight", "error_max", "attention_difference_max", "exact"})
+LABELS = {
+    "error_max": "largest error of a weight",
+    "attention_difference_max": "largest difference of attention weights",
+}
+
+
+def difference_against_bits(
+    table: pd.DataFrame, *, axes: Sequence[Axes] | None = None, layout: Layout = SCREEN
+) -> list[Axes]:
+    """The largest error of a weight and of an attention weight over the bits that a weight takes.
+
+    Differences of exactly 0 stand hollow at the lower end.
+
+    Args:
+        table: a row per ticket, with COLUMNS.
+        axes: two to draw in; None: a figure of its own.
+        layout: of a figure of its own.
+
+    Returns:
+        The two axes.
+
+    Raises:
+        ValueError: if the table has no rows or lacks a column, or there are not two axes.
+    """
+    require(table, COLUMNS)
+    rows = table.set_index("bits_per_weight").sort_index()
+    (look,) = looks_of(["ticket"]).values()
+    with panels(2, axes, layout) as page:
+        for ax, (column, label) in zip(page.axes, LABELS.items(), strict=True):
+            values = rows[column].dropna()
+            zero, above = values == 0, values[values > 0]
+            ax.set_yscale("log")
+            draw_line(ax, above, look)
+            if zero.any():
+                draw_line(ax, values[zero] + (above.min() / 10 if len(above) else 1e-12), look, POINTS)
+            ax.set(xlabel="bits a weight", ylabel=label)
+        page.legend([key("ticket", look)])
+        if (rows[list(LABELS)] == 0).any(axis=None):
+            page.legend([key("exactly 0, shown at the lower end", look, POINTS)])
+    return page.axes
+
+
+FIGURES = (Entry("difference_vs_bits", COLUMNS, plain(difference_against_bits)),)
+CURVES = (
+    Curve(
+        name="error_vs_bits",
+        columns=COLUMNS,
+        x="bits_per_weight",
+        y="error_max",
+        labels=("bits a weight", LABELS["error_max"]),
+        rows=lambda table: table[table["error_max"] > 0],
+        log="y",
+    ),
+)

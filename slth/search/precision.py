@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
@@ -29,30 +29,58 @@ def resolve(precision: str, device: torch.device) -> Precision:
 
 @contextmanager
 def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Within it operations on the device run in this precision.
+    """Within it operations of a forward pass on the device run in this precision.
 
-    bf16 is torch's autocast; tf32 is allowed for matrix products, and float32 on a GPU forbids it, whatever torch is
-    set to outside. float32 on the CPU changes nothing.
+    bf16 is torch's autocast; else products are those of :func:`products`. float32 on the CPU changes nothing.
     """
     if precision == "bf16":
         with torch.autocast(device.type, torch.bfloat16):
             yield
-    elif device.type == "cuda":
-        with _tf32(precision == "tf32"):
-            yield
     else:
+        with products(precision, device):
+            yield
+
+
+@contextmanager
+def products(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Within it products of float32 on a GPU, backward passes included, round their factors to TF32, or do not.
+
+    That is whatever torch is set to outside. Autocast, which bf16 is, decides it for a backward pass in the forward
+    one. On other devices nothing changes.
+    """
+    if precision == "bf16" or device.type != "cuda":
+        yield
+        return
+    with _tf32(precision == "tf32"):
         yield
 
 
 @contextmanager
 def _tf32(allowed: bool) -> Iterator[None]:
-    """Within it float32 products and convolutions on a GPU may, or may not, round their factors to TF32."""
-    backends: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [backend.allow_tf32 for backend in backends]
+    """Within it float32 products and convolutions on a GPU may, or may not, round their factors to TF32.
+
+    torch has an older and a newer way to say so, and refuses to read the older one where they contradict each other.
+    """
+    backends: Any = torch.backends
+    cudnn = backends.cudnn
+    newer = [backends.cuda.matmul, backends.mkldnn.matmul, cudnn.conv, cudnn.rnn]
+    older = _readable(torch.get_float32_matmul_precision), _readable(lambda: cudnn.allow_tf32)
+    before = [one.fp32_precision for one in newer]
     try:
-        for backend in backends:
-            backend.allow_tf32 = allowed
+        torch.set_float32_matmul_precision("high" if allowed else "highest")
+        cudnn.allow_tf32 = allowed
         yield
     finally:
-        for backend, value in zip(backends, before, strict=True):
-            backend.allow_tf32 = value
+        if older[0] is not None:
+            torch.set_float32_matmul_precision(older[0])
+        if older[1] is not None:
+            cudnn.allow_tf32 = older[1]
+        for one, value in zip(newer, before, strict=True):
+            one.fp32_precision = value
+
+
+def _readable(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except RuntimeError:
+        return None

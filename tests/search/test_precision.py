@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from slth.search.precision import arithmetic
+from slth.search.precision import arithmetic, products
 
 
 @pytest.mark.parametrize(("precision", "allowed"), [("tf32", True), ("float32", False)])
@@ -14,3 +14,27 @@ def test_tf32_is_allowed_or_forbidden_inside_and_as_before_outside(precision, al
     with arithmetic(precision, torch.device("cuda")):
         assert [backend.allow_tf32 for backend in backends] == [allowed] * 2
     assert [backend.allow_tf32 for backend in backends] == [not allowed] * 2
+
+
+@pytest.mark.parametrize(("precision", "word", "name"), [("tf32", "high", "tf32"), ("float32", "highest", "ieee")])
+@pytest.mark.parametrize("outside", ["highest", "high", "medium", "newer"])
+def test_either_of_torchs_ways_to_allow_tf32_is_followed_and_put_back(precision, word, name, outside):
+    matmul, mkldnn = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    before = matmul.fp32_precision, mkldnn.fp32_precision
+    try:
+        if outside == "newer":  # alone, after which torch does not read the older way any more
+            matmul.fp32_precision = "tf32"
+        else:
+            torch.set_float32_matmul_precision(outside)
+        found = matmul.fp32_precision, mkldnn.fp32_precision
+        with products(precision, torch.device("cuda")):
+            assert torch.get_float32_matmul_precision() == word
+            assert matmul.fp32_precision == name
+        assert (matmul.fp32_precision, mkldnn.fp32_precision) == found
+        if outside != "newer":
+            assert torch.get_float32_matmul_precision() == outside
+        with products(precision, torch.device("cpu")), products("bf16", torch.device("cuda")):
+            assert (matmul.fp32_precision, mkldnn.fp32_precision) == found
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        matmul.fp32_precision, mkldnn.fp32_precision = before

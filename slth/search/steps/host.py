@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from slth.defaults import usual
-from slth.search import arguments, parallel
+from slth.search import parallel
 from slth.search.steps.training import Training, not_finite
 
 
@@ -36,8 +36,7 @@ class HostStep:
             loss = parallel.mean(value)
             if not math.isfinite(loss):
                 raise FloatingPointError(not_finite("loss", loss, number))
-            arguments.check_gradient(value)
-            value.backward()
+            self.training.backward(value)
             total += loss
         parallel.average_gradients(model, parameters)
         parallel.agree_on_statistics(model)

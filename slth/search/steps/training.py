@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from slth.search import arguments, batches
-from slth.search.precision import Precision, arithmetic
+from slth.search.precision import Precision, arithmetic, products
 
 #: (model, batch) -> scalar tensor.
 Loss = Callable[[nn.Module, Any], torch.Tensor]
@@ -44,6 +44,12 @@ class Training:
             with arithmetic(self.precision, self.device):
                 value = arguments.check_loss(self.loss(self.model, rows))
             yield value if share == 1.0 else value * share
+
+    def backward(self, value: torch.Tensor) -> None:
+        """The backward pass of a loss. Raises ValueError where it depends on nothing that is trained."""
+        arguments.check_gradient(value)
+        with products(self.precision, self.device):
+            value.backward()
 
 
 class Step(Protocol):

@@ -14,7 +14,7 @@ from . import reference
 from .cuts import Cuts
 from .layout import Layout, layout_of
 
-__all__ = ["Cuts", "Segment", "Table"]
+__all__ = ["Cuts", "Segment", "Table", "have_rows"]
 
 _OPERATIONS = Kernel(reference.Operations, "grouped")
 
@@ -36,6 +36,11 @@ class Segment(NamedTuple):
     pruned: torch.Tensor
     group: int
     free: torch.Tensor | None = None
+
+
+def have_rows(*tensors: torch.Tensor) -> bool:
+    """Whether tensors of one shape lie in memory as those of a :class:`Segment` must."""
+    return layout_of(*tensors) is not None
 
 
 class Table:

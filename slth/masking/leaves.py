@@ -22,7 +22,7 @@ from slth.masking.masked import Masked, straight_through
 from slth.masking.places import Place, places
 
 #: Layers that torch's autocast runs in the lower precision, and what they hold is read by nothing else.
-_PRODUCTS = nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd
+_PRODUCTS = nn.Linear, nn.modules.conv._ConvNd
 
 
 class Leaves(passes.Pass):
@@ -36,7 +36,8 @@ class Leaves(passes.Pass):
         super().__init__(wrapped.weights)
         self.wrapped, self._places = wrapped, found
         held = {path: [p for p in found if p.masked is masked] for path, masked in wrapped.weights.items()}
-        originals = {path: there[0].original.detach() for path, there in held.items()}
+        self._sources = {path: (there[0].masked.scores, there[0].original) for path, there in held.items()}
+        originals = {path: weight.detach() for path, (_, weight) in self._sources.items()}
         self._leaves = {path: _leaf(there, dtype) for path, there in held.items()}
         self._slopes = {path: torch.zeros_like(masked.scores) for path, masked in wrapped.weights.items()}
         self._state = self._current()
@@ -55,18 +56,20 @@ class Leaves(passes.Pass):
         self._table = grouped.Table(segments, len(wrapped.groups))
         self._kept = torch.zeros(len(wrapped.groups), dtype=torch.int64, device=self.device)
         self._counts: list[int] = []
+        self.bypassed = False  # whether scores alone, and no leaf, had a gradient in the last step
         self._cuts: grouped.Cuts | None = None
 
     @classmethod
     def of(cls, model: nn.Module, wrapped: Wrapped, dtype: torch.dtype) -> Self | None:
         """The leaves of a model, products in this dtype. None where a search has its own way with a weight.
 
-        That is a gate other than edge-popup's, scores at rest, a weight that is trained or on
-        another device, and one with a parametrization before the mask.
+        That is a gate other than edge-popup's, scores at rest, a weight that is trained or on another device, one with
+        a parametrization before the mask, and one whose rows are not contiguous (torch.channels_last).
         """
         found = list(places(model, wrapped))
         devices = {tensor.device for place in found for tensor in (place.original, place.masked.scores)}
-        return cls(wrapped, found, dtype) if len(devices) == 1 and all(map(_is_plain, found)) else None
+        fit = len(devices) == 1 and all(_is_plain(place) and _has_rows(place) for place in found)
+        return cls(wrapped, found, dtype) if fit else None
 
     @property
     def device(self) -> torch.device:
@@ -101,6 +104,8 @@ class Leaves(passes.Pass):
 
     def write(self) -> torch.Tensor:
         """Cut the scores and write all masked weights. Returns whether there was NaN, on the device."""
+        self.cuts.clear()  # made by what read a mask in an earlier step
+        torch.clear_autocast_cache()  # an autocast around the training would go on with what the leaves were
         cuts = self._table.cut(self._kept)
         self._table.write(cuts)
         return cuts.nan != 0
@@ -115,7 +120,10 @@ class Leaves(passes.Pass):
             del self.wrapped.leaves
 
     def made(self, masked: Masked, weight: torch.Tensor) -> torch.Tensor:
-        """The leaf of a masked weight."""
+        """The leaf of a masked weight; other scores or weights (`torch.func.functional_call`) are masked as ever."""
+        scores, original = self._sources[masked.path]
+        if masked.scores is not scores or weight is not original:
+            return super().made(masked, weight)
         return self._leaves[masked.path]
 
     def zero(self) -> None:
@@ -131,6 +139,7 @@ class Leaves(passes.Pass):
         the sum of the squares, on the device; None where there was such a gradient.
         """
         own = {path: scores.grad for path, scores in self._scores() if scores.grad is not None}
+        self.bypassed = any(leaf.grad is None and path in own for path, leaf in self._leaves.items())
         for path, leaf in self._leaves.items():
             if leaf.grad is None:
                 leaf.grad = torch.zeros_like(leaf)
@@ -150,10 +159,22 @@ class Leaves(passes.Pass):
 
 
 def _leaf(held: Sequence[Place], dtype: torch.dtype) -> torch.Tensor:
-    """What stands in for a weight: in the lower precision where all that hold it are products."""
+    """What stands in for a weight: in the lower precision where products alone read it."""
     weight = held[0].original
-    lower = weight.dtype == torch.float32 and all(isinstance(p.owner, _PRODUCTS) or is_conv1d(p.owner) for p in held)
+    lower = weight.dtype == torch.float32 and all(map(_is_of_product, held))
     return torch.zeros_like(weight, dtype=dtype if lower else weight.dtype, requires_grad=True)
+
+
+def _is_of_product(place: Place) -> bool:
+    """Whether a product reads the masked weight, with no parametrization in between."""
+    return not place.others and (isinstance(place.owner, _PRODUCTS) or is_conv1d(place.owner))
+
+
+def _has_rows(place: Place) -> bool:
+    """Whether a table can hold the parts of the weight."""
+    masked = place.masked
+    tensors = [t.detach() for t in (place.original, masked.scores, masked.free) if t is not None]
+    return all(grouped.have_rows(*map(part.of, tensors)) for part in masked.parts)
 
 
 def _grad(leaf: torch.Tensor) -> torch.Tensor:

@@ -120,11 +120,11 @@ def fit(
     came in, from 0.
 
     On a GPU, for AdamW, Adam and SGD of torch, nothing is read back from a step: what is not finite is noticed up to 32
-    steps late, is still reported with the step at which it was, and no step after that one changes anything. A graph
-    holds what `loss` and the model did in Python when it was recorded: a number that they take from outside the batch
-    and change between steps must be a tensor on the device, or graph=False. Batches of another layout, a loss that
-    reads something back, a search with gates of its own and a want of memory make steps run without a graph, which is
-    logged once.
+    steps late, is still reported with the step at which it was, and the optimiser changes nothing from that one on. A
+    graph holds what `loss` and the model did in Python when it was recorded: a number that they take from outside the
+    batch and change between steps must be a tensor on the device, or graph=False. Batches of another layout, or with
+    objects in them, a loss that reads something back or draws on the host, a wrapped model that was compiled, a search
+    with gates of its own and a want of memory make steps run without a graph, which is logged once.
 
     On a wrapped model, what has requires_grad beside the scores (a layer that was added after wrap, a bias that was
     unfrozen) is trained densely and stored whole in a ticket: a logged warning names it. A layer in the place of one
@@ -198,7 +198,7 @@ def fit(
         _LOG.log(logging.WARNING if progress else logging.INFO, message, name, result.resumed_at, steps, path)
     save_every = save_every or max(1, steps // 10)
     training = Training(model, loss, built, parameters, math.inf if clip is None else clip, accumulate, chosen)
-    way = steps_of.choose(training, handle(model) if search else None, graph, name)
+    way = steps_of.choose(training, handle(model) if _groups(model) else None, graph, name)
     loop = _Loop(training, search, way, Feed(batches, seed), highest, steps, warmup, seed)
     bar = console.bar(steps, result.resumed_at, name) if progress and first else console.NoBar()
     with bar, torch.random.fork_rng(devices=_devices(parameters)):

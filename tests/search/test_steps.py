@@ -1,83 +1,24 @@
 """Steps of a device, and recordings of them, do what the host's step does; tried on the CPU, where no graph is."""
 
-import logging
 import math
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import regression
 import torch
-from helpers import compiles
-from regression import PATHS, assert_same, batches, loss, net, state, weights_of, wrapped
-from torch import nn
+from regression import assert_same, batches, loss, net, state, wrapped
+from stepping import Replayer, assert_close, result, sgd, training
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.checkpoint import checkpoint
 
 import slth
-from slth.masking.leaves import Leaves
 from slth.models import gpt2
-from slth.search import Bernoulli, EdgePopup, Frozen, IteRand, steps
+from slth.search import Bernoulli, EdgePopup, Frozen, IteRand
 from slth.search.steps.device import DeviceStep, can_fuse
-from slth.search.steps.graph import GraphStep
-from slth.wrapping import handle, random_weight
+from slth.wrapping import handle
 
 CPU = torch.device("cpu")
-
-
-class Replayer:
-    """Stands in for CUDA graphs: work that was recorded is done by Python at each replay, into the same tensor."""
-
-    def __init__(self):
-        self.recorded = 0
-
-    def record(self, work):
-        self.recorded += 1
-        out = []
-
-        def replay():
-            out.append(work())
-            return out[0].copy_(out.pop()) if len(out) > 1 else out[0]
-
-        return replay
-
-
-class Broken:
-    """A recorder of what cannot be recorded."""
-
-    def record(self, work):
-        raise RuntimeError("operation not permitted when stream is capturing")
-
-
-@pytest.fixture
-def by_device(monkeypatch):
-    """Have fit leave its steps to the device, recorded by a Replayer or not."""
-
-    def use(recorder=None):
-        def choose(training, masks, graph, name):
-            step = DeviceStep(training, masks)
-            return GraphStep(step, name, recorder) if recorder else step
-
-        monkeypatch.setattr(steps, "choose", choose)
-
-    return use
-
-
-def sgd(parameters):
-    return torch.optim.SGD(parameters, lr=0.5, momentum=0.9)
-
-
-def result(model, **options):
-    """The rows of a training of 24 steps, and the model's tensors then."""
-    found = slth.fit(model, batches, loss, 24, **({"lr": 0.02, "progress": False, "seed": 3} | options))
-    return found.rows, state(model)
-
-
-def assert_close(ours, theirs):
-    assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        if tensor.is_floating_point():
-            torch.testing.assert_close(tensor, theirs[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
 CASES = {
@@ -109,82 +50,6 @@ def test_the_devices_step_is_the_hosts(by_device, make, options):
     assert_same(replayed[1], device[1])
     assert replayed[0] == device[0]
     assert recorder.recorded == (0 if isinstance(options.get("method"), Bernoulli) else 1)
-
-
-def test_a_gpt2_trains_by_its_leaves(by_device):
-    """Fused query, key and value in columns, and a table that is tied to the output."""
-
-    def trained():
-        settings = gpt2.config(vocabulary=17, length=8, n_layer=1, n_embd=12, n_head=2)
-        model = slth.wrap(gpt2.build(settings, seed=0), keep=0.5)
-        tokens = torch.arange(24).reshape(3, 8) % 17
-        slth.fit(
-            model, lambda step: tokens, lambda m, x: m(input_ids=x, labels=x).loss, 6, lr=0.02, progress=False, seed=1
-        )
-        return state(model)
-
-    host = trained()
-    by_device(Replayer())
-    assert_close(trained(), host)
-
-
-def test_layers_computed_again_read_the_same_leaves(by_device):
-    def again(model, batch):
-        x = checkpoint(model[:3], batch[0], use_reentrant=False)
-        return (model[3](x) - batch[1]).square().mean()
-
-    host = slth.fit(model := wrapped(), batches, again, 5, progress=False)
-    by_device()
-    device = slth.fit(ours := wrapped(), batches, again, 5, progress=False)
-    assert_close(state(ours), state(model))
-    assert device.rows[-1] == pytest.approx(host.rows[-1], rel=1e-5)
-
-
-def test_a_penalty_on_scores_counts_beside_their_masks_gradient(by_device):
-    def penalised(model, batch):
-        return loss(model, batch) + sum(m.scores.square().sum() for m in handle(model).weights.values())
-
-    slth.fit(host := wrapped(), batches, penalised, 5, progress=False)
-    by_device(Replayer())
-    slth.fit(device := wrapped(), batches, penalised, 5, progress=False)
-    assert_close(state(device), state(host))
-
-
-@compiles
-def test_a_compiled_model_trains_though_it_reads_no_leaves(by_device):
-    host = result(wrapped())
-    by_device()
-    model = wrapped()
-    slth.fit(torch.compile(model, backend="eager"), batches, loss, 24, lr=0.02, progress=False, seed=3)
-    assert_close(state(model), host[1])
-
-
-def test_products_alone_are_in_the_lower_precision():
-    model = slth.wrap(nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 7), nn.LayerNorm(7)), keep=0.5)
-    leaves = Leaves.of(model, handle(model), torch.bfloat16)
-    with leaves.standing_in():
-        leaves.follow_keep()
-        leaves.write()
-        assert model[0].weight.dtype == torch.float32
-        assert model[1].weight.dtype == torch.bfloat16
-    assert model[1].weight.dtype == torch.float32
-    tied = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 7))
-    tied[1].weight = tied[0].weight
-    tied = slth.wrap(tied, keep=0.5)
-    leaves = Leaves.of(tied, handle(tied), torch.bfloat16)
-    with leaves.standing_in():
-        assert tied[1].weight.dtype == torch.float32
-
-
-def test_leaves_are_the_masked_weights():
-    model = wrapped(keep=0.3)
-    expected = [model.get_submodule(path.rpartition(".")[0]).weight.detach().clone() for path in PATHS]
-    leaves = Leaves.of(model, handle(model), torch.float32)
-    leaves.follow_keep()
-    assert not leaves.write()
-    with leaves.standing_in():
-        for path, weight in zip(PATHS, expected, strict=True):
-            assert model.get_submodule(path.rpartition(".")[0]).weight.equal(weight)
 
 
 # ---------------------------------------------------------------- what ends a run, or a recording
@@ -234,68 +99,31 @@ def test_scores_that_become_nan_are_named():
         step.settle()
 
 
-def training(model, **options):
-    trained = [p for p in model.parameters() if p.requires_grad]
-    return steps.Training(model, loss, torch.optim.AdamW(trained, lr=0.01, weight_decay=0.0), trained, **options)
-
-
-def test_a_batch_of_another_layout_is_taken_without_the_recording(by_device):
-    def batch(step):
-        x, y = batches(step)
-        return (x[:20], y[:20]) if step % 5 == 4 else (x, y)
-
-    host = slth.fit(theirs := wrapped(), batch, loss, 20, progress=False)
-    recorder = Replayer()
-    by_device(recorder)
-    found = slth.fit(ours := wrapped(), batch, loss, 20, progress=False)
-    assert recorder.recorded == 1
+def test_learning_rates_that_the_user_gave_as_tensors_stay_as_they_are(by_device):
+    rate = torch.tensor(0.02)
+    host = slth.fit(theirs := wrapped(), batches, loss, 8, optimiser=partial(torch.optim.SGD, lr=0.02), progress=False)
+    by_device()
+    found = slth.fit(ours := wrapped(), batches, loss, 8, optimiser=partial(torch.optim.SGD, lr=rate), progress=False)
+    assert rate == torch.tensor(0.02)
     assert_close(state(ours), state(theirs))
     assert found.rows[-1] == pytest.approx(host.rows[-1], rel=1e-4)
 
 
-def test_what_cannot_be_recorded_runs_on_and_says_so_once(by_device, caplog):
-    host = result(wrapped())
-    by_device(Broken())
-    with caplog.at_level(logging.WARNING):
-        found = result(wrapped())
-    assert [r.getMessage() for r in caplog.records if "CUDA graph" in r.getMessage()] == [
-        "fit: steps run without a CUDA graph, as this one cannot be recorded: "
-        "operation not permitted when stream is capturing"
-    ]
-    assert_close(found[1], host[1])
-
-
-def test_scores_that_were_moved_are_recorded_anew():
-    model, recorder = wrapped(), Replayer()
-    step = GraphStep(DeviceStep(training(model), handle(model)), "fit", recorder)
-    for number in range(6):
-        step.take(batches(number), number)
-    masked = next(iter(handle(model).weights.values()))
-    masked.scores.data = masked.scores.data.clone()
-    for number in range(6, 12):
-        step.take(batches(number), number)
-    assert recorder.recorded == 2
-    step.settle()
-
-
-def test_a_killed_run_goes_on_to_the_same_bits(by_device, tmp_path):
-    by_device(Replayer())
-    whole = result(wrapped(), checkpoint=tmp_path / "whole", save_every=5)
-
-    def until(step):
-        if step == 13:
-            raise KeyboardInterrupt
-        return batches(step)
-
-    options = {"lr": 0.02, "progress": False, "seed": 3, "checkpoint": tmp_path / "cut", "save_every": 5}
-    with pytest.raises(KeyboardInterrupt):
-        slth.fit(wrapped(), until, loss, 24, **options)
-    found = result(wrapped(), checkpoint=tmp_path / "cut", save_every=5)
-    assert_same(found[1], whole[1])
-    assert found[0] == whole[0]
-
-
 # ---------------------------------------------------------------- settings
+
+
+def test_a_backward_pass_runs_in_the_precision_of_the_forward_one(monkeypatch):
+    passes = []
+
+    @contextmanager
+    def noted(precision, device):
+        passes.append(precision)
+        yield
+
+    monkeypatch.setattr("slth.search.steps.training.products", noted)
+    model = wrapped()
+    DeviceStep(training(model, precision="tf32"), handle(model)).take(batches(0), 0)
+    assert passes == ["tf32"]
 
 
 def test_pieces_of_a_batch_make_the_step_of_the_whole():
@@ -390,11 +218,3 @@ def test_a_masked_step_is_hardly_more_launches_than_a_dense_one(monkeypatch):
     assert len(handle(model).weights) == 50
     assert 500 < dense < 800
     assert operations(model, handle(model)) + 12 <= 1.1 * dense
-
-
-def test_weights_under_leaves_are_untouched(by_device):
-    by_device()
-    model = wrapped()
-    before = weights_of(model)
-    slth.fit(model, batches, loss, 5, progress=False)
-    assert all(random_weight(model, path).equal(before[path]) for path in PATHS)

@@ -17,7 +17,6 @@ from torch import nn
 
 from slth.masking import Wrapped
 from slth.masking.leaves import Leaves
-from slth.search import arguments
 from slth.search.steps.training import Training, not_finite
 from slth.wrapping import root
 
@@ -42,7 +41,7 @@ def fuse(optimiser: torch.optim.Optimizer, device: torch.device) -> None:
         group["fused"], group["foreach"] = True, False
         if "capturable" in group:
             group["capturable"] = device.type == "cuda"
-        group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32).to(device)
+        group["lr"] = torch.as_tensor(group["lr"]).to(device, torch.float32, copy=True)  # the user's stays as it is
     for state in optimiser.state.values():
         if "step" in state:
             state["step"] = state["step"].to(device, torch.float32)
@@ -74,7 +73,8 @@ class DeviceStep:
         fuse(training.optimiser, device)
 
     def _make_leaves(self) -> None:
-        dtype = torch.bfloat16 if self.training.precision == "bf16" else torch.float32
+        lower = self.training.precision == "bf16" and self.training.accumulate == 1  # else gradients add up in float32
+        dtype = torch.bfloat16 if lower else torch.float32
         self.leaves = Leaves.of(root(self.training.model), self._wrapped, dtype) if self._wrapped else None
         scores = {id(p) for p in self.leaves.scores} if self.leaves else set()
         self._others = [p for p in self.training.parameters if id(p) not in scores]
@@ -83,6 +83,11 @@ class DeviceStep:
     def recordable(self) -> bool:
         """Whether :meth:`run` is work of the device alone, as far as masks are concerned."""
         return self._wrapped is None or self.leaves is not None
+
+    def check_recordable(self) -> None:
+        """Raise RuntimeError where a step has shown that a recording would not follow its masks."""
+        if self.leaves and self.leaves.bypassed:
+            raise RuntimeError("the model cuts masks by itself, as a compiled one does")
 
     def refresh(self) -> bool:
         """Make other leaves where weights, scores or gates are others than they were. Returns whether they were."""
@@ -130,8 +135,7 @@ class DeviceStep:
         total = torch.zeros_like(self._found.loss)
         with leaves.standing_in() if leaves else nullcontext():
             for value in self.training.losses(batch):
-                arguments.check_gradient(value)
-                value.backward()
+                self.training.backward(value)
                 total += value.detach().reshape(())
         self._update(total, self._norm(leaves.pull() if leaves else None), nan)
         return total

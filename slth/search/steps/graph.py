@@ -7,13 +7,16 @@ from outside the batch stays what it was.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch import nn
 
 from slth.search import batches
 from slth.search.steps.device import DeviceStep
+from slth.search.steps.draws import without_draws
 
 _LOG = logging.getLogger(__name__)
 _WARM = 3  # steps that are taken before one is recorded, in which libraries allocate what they keep
@@ -28,13 +31,18 @@ class Recorder(Protocol):
 
 
 class CUDARecorder:
-    """Records work as a CUDA graph."""
+    """Records work as a CUDA graph of a device, which need not be the current one."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
 
     def record(self, work: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
         """Record the work without doing it."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # a loader's threads may go on
-            out = work()
+        with torch.cuda.device(self.device), _left_as_it_was(self.device):
+            graph = torch.cuda.CUDAGraph()
+            # in this mode a loader's threads may go on
+            with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
+                out = work()
 
         def replay() -> torch.Tensor:
             graph.replay()
@@ -43,22 +51,42 @@ class CUDARecorder:
         return replay
 
 
+@contextmanager
+def _left_as_it_was(device: torch.device) -> Iterator[None]:
+    """Undo what torch leaves of a capture that was broken off: its stream as the current one, the generator in it."""
+    generator = torch.cuda.default_generators[device.index]
+    before = generator.clone_state()
+    with torch.cuda.stream(torch.cuda.current_stream(device)):
+        try:
+            yield
+        except BaseException:
+            generator.graphsafe_set_state(before)
+            raise
+
+
 class _Recording(NamedTuple):
     batch: Any  # of tensors on the device, that those of each step are copied into
     replay: Callable[[], torch.Tensor]
+    parameters: list[nn.Parameter]
+    addresses: list[int]  # of these, which the recording reads and writes
+
+    def holds(self) -> bool:
+        """Whether the parameters lie where they did."""
+        return _addresses(self.parameters) == self.addresses
 
 
 class GraphStep:
     """A device's step, recorded after some steps for batches of the first one's layout.
 
     A batch of another layout (structure, shapes, dtypes, anything in it that is no tensor) is taken without the
-    recording. What cannot be recorded, because it reads something back from the device or for want of memory, is not
-    tried again, and a line of the log says so once. Where weights or scores were moved, the step is recorded anew.
+    recording. What cannot be recorded, because it reads something back from the device, draws random numbers on the
+    host or lacks memory, is not tried again, and a line of the log says so once. Where parameters were moved, the step
+    is recorded anew.
     """
 
     def __init__(self, step: DeviceStep, name: str, recorder: Recorder | None = None) -> None:
         self.step, self.name = step, name
-        self._recorder = recorder or CUDARecorder()
+        self._recorder = recorder or CUDARecorder(step.training.device)
         self._recording: _Recording | None = None
         self._layout: list[Any] = []
         self._warm, self._left = 0, _MOST
@@ -73,7 +101,7 @@ class GraphStep:
 
     def take(self, batch: Any, number: int) -> torch.Tensor:
         """Take a step and return the loss, on the device."""
-        if self.step.refresh():
+        if self.step.refresh() or (self._recording and not self._recording.holds()):
             self._forget()
         if self._recording is None and self._left and self.step.recordable:
             self._record(batch)
@@ -85,7 +113,7 @@ class GraphStep:
         assert self._recording
         for held, given in zip(batches.leaves(self._recording.batch), batches.leaves(batch), strict=True):
             if isinstance(held, torch.Tensor):
-                held.copy_(_pinned(given, held.device), non_blocking=True)
+                held.copy_(_staged(given, held.device), non_blocking=True)
         return self._recording.replay()
 
     def _record(self, batch: Any) -> None:
@@ -97,13 +125,18 @@ class GraphStep:
             return
         device = self.step.training.device
         held = batches.mapped(batch, lambda one: one.to(device).clone() if isinstance(one, torch.Tensor) else one)
+        parameters = list(self.step.training.model.parameters())
         try:
-            self._recording = _Recording(held, self._recorder.record(lambda: self.step.run(held)))
+            self.step.check_recordable()
+            with without_draws():
+                replay = self._recorder.record(lambda: self.step.run(held))
         except Exception as error:  # whatever a loss does that a graph cannot hold
             self._forget()
             self._left = 0
-            _LOG.warning("%s: steps run without a CUDA graph, as this one cannot be recorded: %s", self.name, error)
+            why = error.__context__ or error  # of which the end of the capture is a consequence
+            _LOG.warning("%s: steps run without a CUDA graph, as this one cannot be recorded: %s", self.name, why)
         else:
+            self._recording = _Recording(held, replay, parameters, _addresses(parameters))
             self._left -= 1
             self.step.recorded()
 
@@ -112,15 +145,22 @@ class GraphStep:
 
 
 def layout_of(batch: Any) -> list[Any]:
-    """What batches must have in common for one recording to do for them."""
+    """What batches must have in common for one recording to do for them: nothing has, where objects are in them."""
     return [str(batches.mapped(batch, lambda one: "")), *map(_layout_of_leaf, batches.leaves(batch))]
 
 
 def _layout_of_leaf(leaf: Any) -> Any:
     if isinstance(leaf, torch.Tensor):
         return tuple(leaf.shape), leaf.dtype
-    return leaf if isinstance(leaf, int | float | str | bool | None) else id(leaf)
+    return leaf if isinstance(leaf, int | float | str | bool | None) else object()  # what is in it may change
 
 
-def _pinned(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    return tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
+def _staged(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor that a copy to the device need not wait for, and that nobody writes meanwhile."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor
+    return torch.empty_like(tensor, pin_memory=True).copy_(tensor)
+
+
+def _addresses(parameters: Sequence[nn.Parameter]) -> list[int]:
+    return [parameter.data_ptr() for parameter in parameters]

@@ -61,7 +61,13 @@ class Config(lab.Options):
 
 ex = lab.experiment("rate", Config)
 ex.add_named_config("smoke", codes=["pairs", "subset", "rounding", "sign"], bits=[1, 2], blocks=[4, 8], weights=4096)
-ex.add_named_config("quick", weights=16_384, bits=[1, 2, 3], seedlm_blocks=60)
+ex.add_named_config(
+    "quick",
+    codes=[code for code in rate.CODES if code != "independent"],
+    blocks=[8, 16],
+    weights=16_384,
+    seedlm_blocks=60,
+)
 ex.add_named_config("full", weights=1 << 20, seedlm_blocks=1000)
 
 

@@ -67,8 +67,9 @@ def above_limit(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None, layo
                 means = own.groupby("rounded")[["bits", "above_limit_db"]].mean()
                 draw_line(panel, means.set_index("bits")["above_limit_db"], looks[series], kinds[str(series)])
             panel.set(title=f"{weights} weights", xlabel=LABELS[0], ylabel="")
-            panel.set_ylim(bottom=0.0)
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        for panel in page.axes:
+            panel.set_ylim(bottom=0.0)
         page.axes[0].set_ylabel(LABELS[1])
         page.legend([key(series, look, kinds[series]) for series, look in looks.items()])
     return page.axes

@@ -95,6 +95,35 @@ def test_what_a_capture_failed_at_is_told_and_not_how_it_ended(caplog):
     assert caplog.records[-1].getMessage().endswith("cannot be recorded: the loss reads back")
 
 
+def test_a_step_behind_an_evaluation_is_recorded_in_train_mode(by_device):
+    modes = []
+
+    def noted(model, batch):
+        modes.append(model.training)
+        return loss(model, batch)
+
+    by_device(Once())
+    slth.fit(wrapped(), batches, noted, 6, evaluate=lambda model: {"count": len(modes)}, every=1, progress=False)
+    assert modes == [True] * 7
+
+
+def test_optimisers_are_capturable_while_they_are_captured_alone():
+    """As torch warns of a step that is not captured and could be."""
+
+    class Watching(Replayer):
+        def record(self, work):
+            assert [group["capturable"] for group in step.training.optimiser.param_groups] == [True]
+            return super().record(work)
+
+    recorder, model = Watching(), wrapped()
+    step = DeviceStep(training(model), handle(model))
+    recorded = GraphStep(step, "fit", recorder)
+    for number in range(6):
+        recorded.take(batches(number), number)
+        assert [group["capturable"] for group in step.training.optimiser.param_groups] == [False]
+    assert recorder.recorded == 1
+
+
 class BrokenGraph:
     """As torch.cuda.graph where the capture was broken: the capture's stream stays the current one."""
 

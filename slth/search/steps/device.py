@@ -8,8 +8,8 @@ finite on no step changes anything.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -39,12 +39,24 @@ def fuse(optimiser: torch.optim.Optimizer, device: torch.device) -> None:
     """Let an optimiser step in its fused form, by learning rates on the device."""
     for group in optimiser.param_groups:
         group["fused"], group["foreach"] = True, False
-        if "capturable" in group:
-            group["capturable"] = device.type == "cuda"
         group["lr"] = torch.as_tensor(group["lr"]).to(device, torch.float32, copy=True)  # the user's stays as it is
     for state in optimiser.state.values():
         if "step" in state:
             state["step"] = state["step"].to(device, torch.float32)
+
+
+@contextmanager
+def capturable(optimiser: torch.optim.Optimizer) -> Iterator[None]:
+    """Within it an optimiser lets itself be captured. One that does so elsewhere, too, is warned of by torch."""
+    groups = [group for group in optimiser.param_groups if "capturable" in group]
+    before = [group["capturable"] for group in groups]
+    try:
+        for group in groups:
+            group["capturable"] = True
+        yield
+    finally:
+        for group, value in zip(groups, before, strict=True):
+            group["capturable"] = value
 
 
 class _Found(NamedTuple):
@@ -117,14 +129,18 @@ class DeviceStep:
 
     def _prepare(self, number: int) -> None:
         """Tell the device what is new in this step."""
-        if not self.training.model.training:
-            self.training.model.train()
+        self._train()
         self._clock.fill_(number)
         if self.leaves:
             self.leaves.follow_keep()
 
+    def _train(self) -> None:
+        if not self.training.model.training:  # as an evaluation has left it
+            self.training.model.train()
+
     def run(self, batch: Any) -> torch.Tensor:
         """The step itself: all of it work of the device, that can be recorded and run again without Python."""
+        self._train()  # the mode is a part of what is recorded
         leaves = self.leaves
         for parameter in self._others:
             parameter.grad = None

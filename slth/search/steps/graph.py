@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from slth.search import batches
-from slth.search.steps.device import DeviceStep
+from slth.search.steps.device import DeviceStep, capturable
 from slth.search.steps.draws import without_draws
 
 _LOG = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ class GraphStep:
         parameters = list(self.step.training.model.parameters())
         try:
             self.step.check_recordable()
-            with without_draws():
+            with without_draws(), capturable(self.step.training.optimiser):
                 replay = self._recorder.record(lambda: self.step.run(held))
         except Exception as error:  # whatever a loss does that a graph cannot hold
             self._forget()

@@ -1,6 +1,7 @@
 """CONTRIBUTING's recipes do what they say."""
 
 import re
+import subprocess
 import sys
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -21,7 +22,8 @@ from slth.kernels.cases import TOLERANCE, differences
 from slth.plots import registry
 from slth.search import method
 
-TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 #: By file, the one that is named last before the code.
 RECIPES = dict(re.findall(r"`([\w/]+\.py)`(?:(?!\.py`|```).)*```python\n(.*?)```", TEXT, re.DOTALL))
 
@@ -46,6 +48,14 @@ def imported(path, name):
     return module
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_style_is_that_of_the_project(name):
+    for command in (["check", "--quiet"], ["format", "--check"]):
+        ruff = [sys.executable, "-m", "ruff", *command, "--no-cache", "--stdin-filename", name, "-"]
+        done = subprocess.run(ruff, input=RECIPES[name], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_an_attention(recipe):
     kind = find(f"{recipe('slth/attention/tempered.py')}:TemperedAttention")
     module, x = kind(d_in=4, d_out=3, heads=2, hidden=2, temperature=3.0), torch.ones(2, 5, 4).cumsum(1)
@@ -55,7 +65,10 @@ def test_an_attention(recipe):
 def test_a_search(recipe):
     search, model = method(f"{recipe('slth/search/momentum.py')}:Momentum(decay=0.5)"), wrapped()
     fit(model, search, 3)
-    assert all(masked.buffer("mean").any() for masked in slth.handle(model).weights.values())
+    means = [masked.buffer("mean") for masked in slth.handle(model).weights.values()]
+    assert all(mean.any() for mean in means)
+    search.prepare(model)  # as a second search of the kind does, which begins anew
+    assert not any(masked.buffer("mean").any() for masked in slth.handle(model).weights.values())
 
 
 def test_an_experiment(recipe, monkeypatch):
@@ -66,7 +79,7 @@ def test_an_experiment(recipe, monkeypatch):
     config, changed = scripts.resolve(ex, {}, ["smoke"])
     assert changed == {"candidates": [4, 8], "problems": 50}
     assert config == changed | {"seed": 0}
-    assert 0 < sums.median_error(12, 50, seed=0) < sums.median_error(4, 50, seed=0)
+    imported(recipe("tests/experiments/test_sums.py"), "test_sums").test_more_candidates_come_nearer()
 
 
 def test_a_figure(recipe, monkeypatch):

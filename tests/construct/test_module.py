@@ -85,6 +85,34 @@ def test_few_candidates_err_by_what_is_said_and_certified():
     assert f"errors at most {coarse.error_max:.3g}" in repr(coarse)
 
 
+@pytest.mark.parametrize("name", ["torch attention, packed", "tied", "bfloat16"])
+def test_a_network_may_keep_its_factors(name):
+    case = next(case for case in CASES if case.name == name)
+    construction = module(case.build(), candidates=26, embeddings=True)
+    merged, factored = construction.network(), construction.network(factors=True)
+    for path, weight in merged.named_parameters(remove_duplicate=False):
+        prefix, _, last = path.rpartition(".")
+        assert getattr(factored.get_submodule(prefix), last).equal(weight)
+    torch.testing.assert_close(case.run(factored), case.run(merged))
+    factors = [p for n, p in factored.named_parameters() if ".original" in n]
+    assert {p.dtype for p in factors} == {torch.float32}
+    assert any((p == 0).float().mean() >= 0.5 for p in factors)
+
+
+def test_attentions_are_certified_where_their_form_allows():
+    net = nn.MultiheadAttention(WIDTH, 2, batch_first=True).eval()
+    construction = module(net, candidates=6)
+    (bound,) = (each.bound for each in construction.attention_certificates(2.0).values())
+    x = numbers(20, 5, WIDTH)
+    x *= 2.0 / torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    moved = torch.linalg.vector_norm(net(x, x, x)[0] - construction.network()(x, x, x)[0], dim=-1).max()
+    assert bound / 50 < moved < bound
+    bert = next(case for case in CASES if case.name == "bert").build()
+    exact = module(bert, exact=True).attention_certificates(1.0)
+    assert list(exact) == [f"encoder.layer.{i}.attention.self" for i in range(2)]
+    assert all(0 <= each.bound < 1e-9 for each in exact.values())
+
+
 def test_pruning_alone_makes_the_weights():
     construction = module(linear(), candidates=6)
     source = copy.deepcopy(construction.source)

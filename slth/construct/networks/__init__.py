@@ -14,7 +14,7 @@ from slth.numbers import as_int
 
 __all__ = ["ModuleConstruction", "merge", "module"]
 
-CANDIDATES = 24
+CANDIDATES = 32
 
 
 @torch.no_grad()
@@ -36,7 +36,7 @@ def module(
     Args:
         net: a module with values; float64, float32, bfloat16, float16 or int8 weights.
         candidates: products that the sum of an entry chooses signs of, at most 40; more than 24 are taken in two
-            stages. With exact those of one stage, at most 24. None: 24, or 16.
+            stages of half as many. With exact those of one stage, at most 24. None: 32, or 16.
         exact: use several stages, the next one for what the last one left, until every merged weight rounds to the
             value that net has: then the networks are the same, bit for bit.
         embeddings: hide the tables of tokens and positions as well, and what is tied to them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
@@ -11,7 +12,11 @@ import torch
 from torch import nn
 
 from slth.building import built_of
+from slth.construct.certificates import Certificate, certificate
+from slth.construct.checks import check_alpha
 from slth.construct.construction import Construction, digests_of
+from slth.construct.networks.attentions import attentions
+from slth.construct.networks.factored import keep_factors
 from slth.construct.networks.hiding import Hidden, rounded
 from slth.construct.networks.maps import LinearMap, linear_maps, recorded
 from slth.construct.networks.source import Source, check_plan, source_arguments, tensors_to_json
@@ -95,8 +100,11 @@ class ModuleConstruction(Construction):
 
     def weights_of(self, net: nn.Module) -> Iterator[tuple[LinearMap, torch.Tensor]]:
         """(linear map of net, its merged matrix in the dtype of net), one at a time. Raises ValueError as `merge`."""
-        for each in _matched(net, {name: hidden.stages[0].units.sizes for name, hidden in self.hidden.items()}):
+        for each in self._maps(net):
             yield each, rounded(self.hidden[each.name].merged(), each.dtype)
+
+    def _maps(self, net: nn.Module) -> list[LinearMap]:
+        return _matched(net, {name: hidden.stages[0].units.sizes for name, hidden in self.hidden.items()})
 
     def merge(self, net: Module) -> Module:
         """Write the merged weights and what is recorded into net, of the target's class and shapes; returns it.
@@ -106,9 +114,27 @@ class ModuleConstruction(Construction):
         """
         return _merge(net, list(self.weights_of(net)), self.recorded)
 
-    def network(self) -> nn.Module:
-        """A copy of the target with merged weights: the same class, the same code, in eval mode."""
-        return self.merge(copy.deepcopy(self._net)).eval()
+    def network(self, *, factors: bool = False) -> nn.Module:
+        """A copy of the target with merged weights: the same class, the same code, in eval mode.
+
+        factors: its parameters are the pruned random factors, of which weights are made whenever they are read.
+        """
+        net = self.merge(copy.deepcopy(self._net)).eval()
+        if factors:
+            maps = list(self._maps(net))
+            keep_factors(net, maps, [self.hidden[each.name] for each in maps])
+        return net
+
+    @torch.no_grad()
+    def attention_certificates(self, alpha: float) -> dict[str, Certificate]:
+        """Bounds on the outputs of each attention whose form allows it, by its name, for tokens of norm <= alpha.
+
+        Outputs are the heads' side by side, before the layer that follows, or those of nn.MultiheadAttention. Raises
+        ValueError for alpha that is not finite and positive.
+        """
+        norm = math.hypot(check_alpha(alpha), 1.0)
+        merged = dict(attentions(self.network()))
+        return {name: certificate(target, merged[name], norm) for name, target in attentions(self._net)}
 
     def ticket(self) -> Ticket:
         """The ticket of the pruned source, which says how the source is built."""

@@ -67,7 +67,7 @@ def _evenly(name: str, matrix: torch.Tensor, options: Options) -> Hidden:
         candidates = (options.candidates + j) // count
         left = target - total
         used = left != 0
-        units = fitted(Units(f"{name}.{j}", options.seed, candidates, _sizes(target)), left, used)
+        units = fitted(Units(f"{name}.{j}", options.seed, candidates, _sizes(target)), left, used, power=4)
         stage, beyond = solve(units, left, used, options.threads)
         total += stage.product()
         stages.append(stage)
@@ -92,7 +92,7 @@ def _exactly(name: str, matrix: torch.Tensor, options: Options) -> Hidden:
             )
         left = target - total
         candidates = _candidates(left[open_], room[open_], options.candidates)
-        units = fitted(Units(f"{name}.{len(stages)}", options.seed, candidates, _sizes(target)), left, open_)
+        units = fitted(Units(f"{name}.{len(stages)}", options.seed, candidates, _sizes(target)), left, open_, power=8)
         used = open_ & (np.abs(left) > units.scale * 2.0 ** (_SPARE - candidates))
         stage, _ = solve(units, left, used, options.threads)
         total += stage.product()

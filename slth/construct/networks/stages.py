@@ -80,6 +80,12 @@ class Stage:
         plus = _unpacked(self.plus, (units.candidates, *units.sizes))
         return torch.from_numpy(np.stack((plus, ~plus & _unpacked(self.used, units.sizes)), 1).reshape(units.shape))
 
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """A (units, inputs) and b (units, inputs, outputs), 0 where pruned, float32."""
+        units = self.units
+        second = units.second.tensor(units.shape)
+        return units.first.tensor(units.shape[:2]), second.masked_fill_(~self.mask(), 0.0)
+
     def product(self) -> FloatArray:
         """The pruned product (inputs, outputs), scale included, float64."""
         first, second = self.units.drawn()
@@ -112,11 +118,11 @@ def solve(units: Units, target: FloatArray, used: BoolArray, threads: int | None
     return Stage(units, np.packbits(plus), np.packbits(used)), unreachable
 
 
-def fitted(units: Units, target: FloatArray, used: BoolArray) -> Units:
+def fitted(units: Units, target: FloatArray, used: BoolArray, power: int) -> Units:
     """The units at the scale, a power of two, at which sums come nearest to the used entries of target.
 
     Where an entry's sums are normal, of standard deviation s, the error at t s is as exp(t^2 / 2) times the scale. The
-    scale has the least mean of its eighth power, as the largest errors count; it is 1 where all used entries are 0.
+    scale has the least mean of its power (the higher, the more the largest errors count); 1 where all targets are 0.
     """
     _, second = units.drawn()
     spread = np.sqrt(np.square(second).sum(0, dtype=np.float64))[used]
@@ -124,7 +130,7 @@ def fitted(units: Units, target: FloatArray, used: BoolArray) -> Units:
     if not sizes.any():
         return units
     scales = [float(2.0**exponent) for exponent in np.floor(np.log2(sizes.max())) + np.arange(-2, 4)]
-    losses = [8 * np.log(scale) + _log_mean_exp(4 * (sizes / scale) ** 2) for scale in scales]
+    losses = [power * np.log(scale) + _log_mean_exp(0.5 * power * (sizes / scale) ** 2) for scale in scales]
     return replace(units, scale=scales[int(np.argmin(losses))])
 
 

@@ -1,0 +1,60 @@
+"""Weights that are made of their pruned random factors whenever a module reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from slth.construct.networks.hiding import Hidden, rounded
+from slth.construct.networks.maps import LinearMap
+
+
+class PrunedFactors(nn.Module):
+    """A parametrization, in torch's sense: the weight is made of first and second factors, which are the parameters.
+
+    They stand in the order of the weight's linear maps and of the stages of each: first (units, inputs) and second
+    (units, inputs, outputs), float32, 0 where pruned.
+    """
+
+    def __init__(self, maps: Sequence[LinearMap], hidden: Sequence[Hidden], like: torch.Tensor) -> None:
+        super().__init__()
+        self.maps, self.shape, self.dtype = list(maps), like.shape, like.dtype
+        self.scales = [[stage.units.scale for stage in each.stages] for each in hidden]
+        self._first = [factor for each in hidden for stage in each.stages for factor in stage.factors()]
+
+    def right_inverse(self, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What is stored in place of the weight."""
+        factors = tuple(factor.to(weight.device) for factor in self._first)
+        del self._first
+        return factors
+
+    def forward(self, *factors: torch.Tensor) -> torch.Tensor:
+        """The weight, to the bit that of the merged module."""
+        weight = torch.empty(self.shape, dtype=self.dtype)
+        left = iter(factors)
+        for each, scales in zip(self.maps, self.scales, strict=True):
+            total = torch.zeros(each.sizes, dtype=torch.float64)
+            for scale in scales:
+                first, second = (next(left).detach().cpu().double() for _ in range(2))
+                total += scale * torch.einsum("ki,kio->io", first, second)  # exact in any order
+            each.put(weight, rounded(total.numpy(), self.dtype))
+        return weight.to(factors[0].device)
+
+
+def keep_factors(net: nn.Module, maps: Sequence[LinearMap], hidden: Sequence[Hidden]) -> None:
+    """Have the parameters of net that hold these linear maps made of their factors, wherever they are held."""
+    by_parameter: dict[str, list[int]] = {}
+    for i, each in enumerate(maps):
+        by_parameter.setdefault(each.parameter, []).append(i)
+    for path, numbers in by_parameter.items():
+        weight = net.get_parameter(path)
+        for owner, name in _holders(net, weight):
+            factors = PrunedFactors([maps[i] for i in numbers], [hidden[i] for i in numbers], weight)
+            parametrize.register_parametrization(owner, name, factors.train(owner.training), unsafe=True)
+
+
+def _holders(net: nn.Module, weight: nn.Parameter) -> list[tuple[nn.Module, str]]:
+    return [(owner, name) for owner in net.modules() for name, each in owner._parameters.items() if each is weight]

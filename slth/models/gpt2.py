@@ -218,6 +218,7 @@ def build(
     with usual(), no_init_weights():  # torch's own random numbers would be overwritten
         model = GPT2LMHeadModel(config)
     pad_vocabulary(model)
+    gpt2_kernels.make_no_mask(model.transformer)
     model.tie_weights()
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):

@@ -22,6 +22,7 @@ from slth.attention import ATTENTIONS, Attention, find, options_of
 from slth.defaults import usual
 from slth.extras import extra
 from slth.models.gpt2 import INITS, numeric_scale, pad_vocabulary, residual_scale
+from slth.models.gpt2_kernels import entries_of, make_no_mask
 from slth.numbers import as_float, plain, plainly
 from slth.weights.recipes import Draw, Recipe, fill
 
@@ -55,6 +56,7 @@ class InGPT2(nn.Module):
             raise ValueError(
                 "past_key_values: must be None, as use_cache=False has it; the attentions' start and step decode"
             )
+        attention_mask = entries_of(attention_mask)
         if attention_mask is not None:
             attention_mask = _as_bool(attention_mask)[:, 0]
         return self.inner(hidden_states, attention_mask), None
@@ -165,6 +167,7 @@ class GPT2WithAttention(GPT2LMHeadModel):  # type: ignore[no-untyped-call]
         kind = _known(str(said["attention"]))
         super().__init__(config, *inputs, **options)
         pad_vocabulary(self)
+        make_no_mask(self.transformer)
         given = {name: _torch_dtype(one) if name == "dtype" else one for name, one in said["options"].items()}
         with torch.device("cpu"), usual():  # from_pretrained makes models without values, which cannot be drawn
             _put(self, kind, said | {"options": given})

@@ -33,8 +33,10 @@ def attend(
 
     The signature is that of Hugging Face's attention functions, and so is what is causal: without a mask, several
     queries where `is_causal`, or else the module's own, says so; query t then attends to keys up to t. Queries that a
-    mask lets attend to nothing are padding, and get zeros. A mask that is not boolean and dropout are left to torch.
+    mask lets attend to nothing are padding, and get zeros. A mask that is not boolean and dropout are left to torch. A
+    mask without entries is none.
     """
+    attention_mask = entries_of(attention_mask)
     if dropout or (attention_mask is not None and attention_mask.dtype != torch.bool):
         given = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal, **kwargs}
         found: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **given)
@@ -46,6 +48,36 @@ def attend(
         key, value = key[..., :queries, :], value[..., :queries, :]
     out = kernels.attention(query, key, value, attention_mask, causal, scale=scaling, padded=True)
     return out.transpose(1, 2).contiguous(), None
+
+
+def entries_of(mask: torch.Tensor | None) -> torch.Tensor | None:
+    """A mask as it is; None for one without entries, which :func:`make_no_mask` puts in the place of a causal one."""
+    return None if mask is None or mask.numel() == 0 else mask
+
+
+def make_no_mask(model: nn.Module) -> None:
+    """Have a GPT2Model make no mask where tokens come alone, without positions, padding or a cache.
+
+    transformers makes none either, once it has waited for a GPU to see that positions show no packed sequences. Where
+    it cannot look, in a CUDA graph and in torch.compile, it makes one, and attention is not known to be causal.
+    """
+    model.register_forward_pre_hook(_without_mask, with_kwargs=True)
+
+
+def _without_mask(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    config: Any = model.config
+    cached = config.use_cache if kwargs.get("use_cache") is None else kwargs["use_cache"]
+    given = ("past_key_values", "attention_mask", "position_ids", "encoder_hidden_states")
+    if cached or len(args) > 1 or any(kwargs.get(name) is not None for name in given):
+        return None
+    if config._attn_implementation != NAME:
+        return None
+    tokens = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
+    if tokens is None:  # which the model refuses
+        return None
+    return args, kwargs | {"attention_mask": torch.empty((1, 1, 0, 0), dtype=torch.bool, device=tokens.device)}
 
 
 AttentionInterface.register(NAME, attend)

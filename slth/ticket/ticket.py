@@ -71,11 +71,13 @@ class Ticket:
         wrapped, module = handle(model), root(model)
         check_in_place(model)
         masks, value, rest = wrapped.masks(), evaluation(model), dict(others(module, wrapped))
-        plain = tuple(plain_of(module, path, tensor) for path, tensor in rest.items())
+        for path, tensor in rest.items():
+            check_dense(path, tensor)
         weights, digest = together(
             lambda: tuple(weight_of(module, path, m, masks[path], value(path)) for path, m in wrapped.weights.items()),
             lambda: digest_by_name([*masks, *rest], lambda path: rest[path] if path in rest else value(path)),
         )
+        plain = tuple(plain_of(module, path, tensor) for path, tensor in rest.items())
         flat = {path: mask.flatten().cpu() for path, mask in masks.items()}
         buffers = {
             name: {

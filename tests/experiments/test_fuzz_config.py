@@ -99,8 +99,8 @@ def validate(count, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # a value may name a folder
     faults, passed, refused = [], 0, 0
     for i in range(count):
-        rng = random.Random(f"line {i}")
         name = NAMES[i % len(NAMES)]
+        rng = random.Random(f"line {i // len(NAMES)} of {name}")  # the same, whatever experiments there are
         ex = scripts.load(EXPERIMENTS / f"{name}.py")
         words = line(rng, sorted(ex.Config.kinds()), sorted(ex.named_configs))
         try:

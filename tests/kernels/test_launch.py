@@ -18,7 +18,8 @@ from torch import nn
 
 import slth
 from slth import kernels
-from slth.experiments.studies.speed.gpu import command, report
+from slth.experiments.studies.speed.gpu import command, processes, report
+from slth.experiments.studies.speed.gpu.hour import Hour
 from slth.kernels import Cut, Selector, cases, finished, offline, pruned_weight
 from slth.kernels.arguments import placed
 from slth.kernels.seeded import bench as seeded
@@ -79,8 +80,10 @@ def test_speed_measures_seeded_weights(monkeypatch, tmp_path):
     monkeypatch.setattr(seeded, "captured", finished.waited)
     with posing():
         given = ["device=cuda", "what=seeded", "rounds=1", f"out={tmp_path}"]
-        assert command.config_of(given)["device"] == "cuda"
-        timed, summary = command.measure("cuda", ["seeded"], 1, 0, lambda name, contents: None)
+        config = command.config_of(given)
+        assert config["device"] == "cuda"
+        monkeypatch.setattr(processes, "do", lambda jobs, deadline, write: [job.work() for job in jobs])  # posing here
+        timed, summary = Hour.of(config, tmp_path).measure(lambda name, contents: None)
     assert summary["checks"] == 14
     assert not summary["checks_failed"] + timed.failed + timed.skipped
     assert (timed.table["ours_s"] > 0).all()

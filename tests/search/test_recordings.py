@@ -64,7 +64,7 @@ def test_a_loss_that_draws_on_the_host_is_not_recorded(draw, caplog):
     def drawing(model, batch):
         return loss(model, batch) * (1.0 + float(draw()))
 
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), caplog.at_level(logging.INFO):
         _, _, step = replayed(6, batches, loss=drawing, recorder=Once())
     assert step._recording is None
     assert [r.getMessage() for r in caplog.records if "draws random numbers on the host" in r.getMessage()]
@@ -91,7 +91,8 @@ def test_what_a_capture_failed_at_is_told_and_not_how_it_ended(caplog):
             finally:
                 raise RuntimeError("operation failed due to a previous error during capture")
 
-    replayed(5, batches, recorder=Ending())
+    with caplog.at_level(logging.INFO):
+        replayed(5, batches, recorder=Ending())
     assert caplog.records[-1].getMessage().endswith("cannot be recorded: the loss reads back")
 
 

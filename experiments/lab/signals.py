@@ -1,10 +1,15 @@
 """Signals that end a process end its run first, so that it is stored as interrupted."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
+
+_SOON = 0.05  # seconds
 
 
 class Ended(KeyboardInterrupt):
@@ -17,7 +22,10 @@ class Ended(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def signals_end_a_run() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise Ended, once, where they would end the process at once and leave its run RUNNING."""
+    """SIGTERM and SIGHUP raise Ended, once, where they would end the process at once and leave its run RUNNING.
+
+    Where Python ignores what is raised (in a `__del__`, or a callback of its collector) the signal comes again.
+    """
     names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has no SIGHUP
     caught = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]  # nohup ignores SIGHUP
@@ -32,11 +40,22 @@ def signals_end_a_run() -> Iterator[None]:
             signal.signal(other, signal.SIG_IGN)  # while the run is stored
         raise Ended(signal.Signals(number))
 
+    def again(ignored: sys.UnraisableHookArgs) -> None:
+        if not isinstance(ignored.exc_value, Ended):
+            usual(ignored)
+            return
+        for other in caught:
+            signal.signal(other, end)
+        threading.Timer(_SOON, os.kill, (owner, ignored.exc_value.number)).start()
+
+    usual = sys.unraisablehook
+    sys.unraisablehook = again
     for number in caught:
         signal.signal(number, end)
     try:
         yield
     finally:
+        sys.unraisablehook = usual
         for number in caught:
             if signal.getsignal(number) is end:
                 signal.signal(number, signal.SIG_DFL)

@@ -67,7 +67,7 @@ def pieces(batch: Any, count: int) -> Iterator[tuple[Any, float]]:
         return
     total = count_rows(batch, "split")
     if total < count:
-        raise ValueError(f"batch of {total} rows: must have one or more for each of accumulate={count} pieces")
+        raise ValueError(f"accumulate={count}: must be at most {total}, the rows of the batch")
     for i in range(count):
         start, stop = total * i // count, total * (i + 1) // count
         yield rows(batch, slice(start, stop)), (stop - start) / total

@@ -91,17 +91,23 @@ def _tell(collective: Callable[..., Any], *given: Any, device: str = "cpu") -> N
         raise
 
 
-def share(batch: Any) -> tuple[Any, float]:
+def share(batch: Any, pieces: int = 1) -> tuple[Any, float]:
     """(this process's rows of a batch, their share of it times the number of processes): 1.0 where all are equal.
 
-    A batch is a tensor or tuples, lists and dicts of them, split along the first axis. Raises ValueError for another
-    one, rows that differ between its tensors, and fewer rows than processes.
+    A batch is a tensor or tuples, lists and dicts of them, split along the first axis. pieces: that a process will cut
+    its rows into. Raises ValueError, in every process, for another batch, rows that differ between its tensors, and
+    fewer rows than processes and pieces need.
     """
     if size() == 1:
         return batch, 1.0
     count = batches.count_rows(batch, "shared out")
     if count < size():
         raise ValueError(f"batch of {count} rows: must have one or more for each of {size()} processes")
+    if count < size() * pieces:
+        raise ValueError(
+            f"accumulate={pieces}: must be at most {count // size()}, the rows of the batch that each of {size()} "
+            "processes has"
+        )
     rows = [count * r // size() for r in (rank(), rank() + 1)]
     return batches.rows(batch, slice(*rows)), (rows[1] - rows[0]) * size() / count
 

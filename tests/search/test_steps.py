@@ -157,9 +157,10 @@ def test_on_the_cpu_auto_is_float32_on_the_host():
         ({"precision": "fp16"}, "precision='fp16': must be one of auto, float32, tf32, bf16"),
         ({"precision": "tf32"}, "precision='tf32': needs a CUDA device, the model is on cpu"),
         ({"graph": "always"}, "graph='always': must be auto, True or False"),
+        ({"graph": 1}, "graph=1: must be auto, True or False"),
         ({"graph": True}, "graph=True: needs a CUDA device, the model is on cpu"),
         ({"accumulate": 0}, "accumulate=0: must be"),
-        ({"accumulate": 33}, "batch of 32 rows: must have one or more for each of accumulate=33 pieces"),
+        ({"accumulate": 33}, "accumulate=33: must be at most 32, the rows of the batch"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(options, message):

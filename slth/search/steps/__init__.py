@@ -22,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 
 def check_graph(graph: object, device: torch.device) -> None:
     """Raise ValueError unless it is "auto", True or False, and for True without a CUDA device."""
-    if graph not in ("auto", True, False):
+    if graph != "auto" and not isinstance(graph, bool):
         raise ValueError(f"graph={graph!r}: must be auto, True or False")
     if graph is True and device.type != "cuda":
         raise ValueError(f"graph=True: needs a CUDA device, the model is on {device}")

@@ -124,9 +124,9 @@ class GraphStep:
         if self._warm < _WARM:
             return
         device = self.step.training.device
-        held = batches.mapped(batch, lambda one: one.to(device).clone() if isinstance(one, torch.Tensor) else one)
         parameters = list(self.step.training.model.parameters())
         try:
+            held = batches.mapped(batch, lambda one: one.to(device).clone() if isinstance(one, torch.Tensor) else one)
             self.step.check_recordable()
             with without_draws(), capturable(self.step.training.optimiser):
                 replay = self._recorder.record(lambda: self.step.run(held))

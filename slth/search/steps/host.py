@@ -29,7 +29,7 @@ class HostStep:
         model, optimiser, parameters = self.training.model, self.training.optimiser, self.training.parameters
         model.train()
         optimiser.zero_grad(set_to_none=True)
-        rows, weight = parallel.share(batch)
+        rows, weight = parallel.share(batch, self.training.accumulate)
         total = 0.0
         for value in self.training.losses(rows):
             value = value if weight == 1.0 else value * weight

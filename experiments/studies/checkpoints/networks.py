@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -74,7 +75,7 @@ def build(checkpoint: Checkpoint) -> nn.Module:
         raise Unreadable(f"config.json: transformers knows no such {kind!r}") from error
     make = _class(transformers, checkpoint.config)
     try:
-        network = make(settings)
+        network = make(settings, **_without_pooler(make, checkpoint))
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise Unreadable(
             f"config.json describes no {make.__name__} that can be built ({one_line(error)[:120]})"
@@ -103,6 +104,12 @@ def _class(transformers: Any, config: Any) -> Any:
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
         raise Unreadable(f"config.json: architectures={names}: transformers has no such model")
     return kind
+
+
+def _without_pooler(make: Any, checkpoint: Checkpoint) -> dict[str, bool]:
+    """An option of encoders whose checkpoint has no layer behind the last hidden states."""
+    takes = "add_pooling_layer" in inspect.signature(make).parameters
+    return {"add_pooling_layer": False} if takes and not any("pooler." in name for name in checkpoint.tensors) else {}
 
 
 def _take_integers(network: nn.Module, tensors: dict[str, torch.Tensor]) -> None:

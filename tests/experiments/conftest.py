@@ -1,5 +1,7 @@
 """What the tests of experiments share."""
 
+import logging
+
 import pytest
 from sweeping import two_nodes
 
@@ -28,3 +30,10 @@ def text(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "cats.txt"
     path.write_text(request.module.TEXT)
     return path
+
+
+@pytest.fixture(autouse=True)
+def logs():
+    """A sweep's server disables logs in its process, which in tests is the tests' own."""
+    yield
+    logging.disable(logging.NOTSET)

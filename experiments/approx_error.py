@@ -33,15 +33,8 @@ from slth.ticket import Ticket
 WIDTH = 64  # where a curve ends if the config does not say
 POINTS = 9  # widths on the curve that one width asks for
 SOURCES, LEARNED_SOURCES = 100, 10  # that are measured where the config does not say
-OF_A_SEARCH = (
-    "keep",
-    "steps",
-    "lr",
-    "batch",
-    "precision",
-    "graph",
-    "accumulate",
-)  # keys that a construction does not look at
+# keys that a construction does not look at, but for steps and lr, which smoke gives whatever the method
+OF_A_SEARCH = ("keep", "batch", "precision", "graph", "accumulate")
 # what a depth allows
 DEEP = {
     "method": (approximation.CONSTRUCTION,),
@@ -205,7 +198,7 @@ class Config(lab.TrainingOptions):
 
 
 ex = lab.experiment("approx_error", Config)
-ex.add_named_config("smoke", hidden=[4, 8, 12, 16], sources=5, samples=8)
+ex.add_named_config("smoke", hidden=[4, 8, 12, 16], sources=5, samples=8, steps=20, lr=0.3)
 ex.add_named_config("paper_width", hidden=[2, 4, 6, 8, 12, 16, 20, 30, 40, 60, 80, 100], lengths=4)
 ex.add_named_config(
     "paper_length",

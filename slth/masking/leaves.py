@@ -28,8 +28,8 @@ _PRODUCTS = nn.Linear, nn.modules.conv._ConvNd
 class Leaves(passes.Pass):
     """The masked weights of a model in training, each a leaf with a gradient of its own.
 
-    Between :meth:`write` and the end of `standing_in` a forward pass reads these. `moving` are the scores, whose
-    gradients :meth:`pull` writes.
+    Within `standing_in` a forward pass reads these, as :meth:`write` has left them; :meth:`pull` makes the gradients of
+    the scores of theirs.
     """
 
     def __init__(self, wrapped: Wrapped, found: Sequence[Place], dtype: torch.dtype) -> None:
@@ -57,7 +57,6 @@ class Leaves(passes.Pass):
         self._kept = torch.zeros(len(wrapped.groups), dtype=torch.int64, device=self.device)
         self._counts: list[int] = []
         self.bypassed = False  # whether scores alone, and no leaf, had a gradient in the last step
-        self._cuts: grouped.Cuts | None = None
 
     @classmethod
     def of(cls, model: nn.Module, wrapped: Wrapped, dtype: torch.dtype) -> Self | None:

@@ -2,7 +2,7 @@
 
 Learning rates, the step's number and what each group keeps are tensors there. So are clipping and finiteness: they go
 into torch's fused optimisers as those of `torch.amp.GradScaler` do, and from the first loss or gradient that is not
-finite on no step changes anything.
+finite on the optimiser takes no step.
 """
 
 from __future__ import annotations
@@ -102,12 +102,14 @@ class DeviceStep:
             raise RuntimeError("the model cuts masks by itself, as a compiled one does")
 
     def refresh(self) -> bool:
-        """Make other leaves where weights, scores or gates are others than they were. Returns whether they were."""
-        if self._wrapped is None or (self.leaves and self.leaves.holds_still()):
+        """Make other leaves where weights, scores or gates are others than they were. Returns whether they were.
+
+        Where there are none, none are looked for: not in every step of a search with gates of its own.
+        """
+        if self.leaves is None or self.leaves.holds_still():
             return False
-        before = self.leaves
         self._make_leaves()
-        return (before, self.leaves) != (None, None)
+        return True
 
     def set_rates(self, rates: Sequence[float]) -> None:
         """Set the learning rate of each of the optimiser's groups."""

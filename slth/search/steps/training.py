@@ -64,8 +64,8 @@ class Step(Protocol):
     def settle(self) -> None:
         """Wait for what the steps so far have found.
 
-        Raises FloatingPointError where a loss or a gradient was not finite, with the step at which it was: no later
-        step has changed anything.
+        Raises FloatingPointError where a loss or a gradient was not finite, with the step at which it was: from then on
+        the optimiser has taken no step.
         """
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from slth.construct.nearest import BoolArray, all_sums, check, smallest
+from slth.construct.nearest import BoolArray, all_sums, check, keep_nearer, smallest
 from slth.threads import in_parallel
 
 MIDDLE = 8  # vectors whose sums are taken side by side
@@ -134,13 +134,6 @@ def _best(head, middle, target):  # type: ignore[no-untyped-def]  # pragma: no c
             for j in range(count):
                 beyond = abs(rest - sums[j]) - one
                 error[j] += beyond * beyond
-        here = np.int32(i)
-        for j in range(count):
-            nearer = error[j] < least[j]
-            least[j] = error[j] if nearer else least[j]
-            arg[j] = here if nearer else arg[j]
-    best = 0
-    for j in range(1, count):
-        if least[j] < least[best]:
-            best = j
+        keep_nearer(error, np.int32(i), least, arg)
+    best = np.argmin(least)
     return np.int64(arg[best]), best

@@ -151,16 +151,18 @@ def _nearest_pair(first, second, target):  # type: ignore[no-untyped-def]  # pra
     sizes, rest = _sizes(second), np.empty(len(target), np.float32)
     for i in range(first.shape[1]):
         _distances(first[:, i], second, sizes, target, rest, out)
-        here = np.int32(i)
-        for j in range(count):
-            nearer = out[j] < best[j]
-            best[j] = out[j] if nearer else best[j]
-            arg[j] = here if nearer else arg[j]
-    least = 0
-    for j in range(1, count):
-        if best[j] < best[least]:
-            least = j
+        keep_nearer(out, np.int32(i), best, arg)
+    least = np.argmin(best)
     return np.int64(arg[least]), np.int64(least)
+
+
+@njit(cache=True, nogil=True)
+def keep_nearer(errors, here, best, arg):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Where errors are below the best so far, they are the best, and `here` is where."""
+    for j in range(errors.size):
+        nearer = errors[j] < best[j]
+        best[j] = errors[j] if nearer else best[j]
+        arg[j] = here if nearer else arg[j]
 
 
 @njit(cache=True, nogil=True)

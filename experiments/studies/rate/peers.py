@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from slth.construct.codes import SCALE_BITS
 from slth.construct.subset_sum import FloatArray
 
-SCALE_BITS = 16  # of a group: bfloat16
 CLIPS = np.linspace(0.15, 1.0, 35)  # tried, over the largest of a group
 
 #: (MSE over the variance, bits, source), on Gaussian weights, as published.

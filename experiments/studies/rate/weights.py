@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
-import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors.torch
 import torch
 
 from slth.construct.subset_sum import FloatArray
+from slth.experiments.studies.checkpoints.reading import WHEEL, loaded
 from slth.weights import inits
 
-WHEEL = "wheel:"
 ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
 
 
@@ -50,9 +48,7 @@ def _tensors(model: str) -> Mapping[str, object]:
         raise ValueError(f"must be a file, or a folder with a weights file ({', '.join(ENDINGS)})")
     try:
         name, data = _from_wheel(path) if wheel else (path.name, path.read_bytes())
-        if name.endswith(".safetensors"):
-            return safetensors.torch.load(data)
-        held = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        held = loaded(name, data)
     except Exception as error:  # of a library, for a file that is no checkpoint or wants to run code
         raise ValueError(f"cannot be read as weights ({type(error).__name__})") from error
     if not isinstance(held, Mapping):

@@ -24,12 +24,18 @@ class Arithmetic:
     graph: bool | Literal["auto"] = "auto"
     accumulate: int = 1
 
+    def resolved(self, device: torch.device) -> Precision:
+        """The precision that fit trains in on a device."""
+        from slth.search.precision import resolve
+
+        return resolve(self.precision, device)
+
     @contextmanager
     def on(self, device: torch.device) -> Iterator[None]:
         """Within it operations on the device run in the precision that fit trains in there."""
-        from slth.search.precision import arithmetic, resolve
+        from slth.search.precision import arithmetic
 
-        with arithmetic(resolve(self.precision, device), device):
+        with arithmetic(self.resolved(device), device):
             yield
 
 

@@ -15,7 +15,7 @@ from slth.attention.facts import PROJECTIONS
 from slth.construct import TransformerConstruction, certify, language_model, pruned, record_scales
 from slth.experiments.lab import Arithmetic, BadConfig, progress
 from slth.models.transformer import Block, LanguageModel, Product, Table, Transformer
-from slth.search.batches import pieces
+from slth.search.steps import Training
 from slth.tasks import text as task
 from slth.ticket import Ticket
 from slth.weights import inits
@@ -68,15 +68,26 @@ def train_target(study: Study) -> tuple[LanguageModel, dict[str, float]]:
     model = _target(study)
     optimizer = torch.optim.AdamW(model.parameters(), lr=study.lr, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, study.lr, total_steps=study.steps + 1, pct_start=0.1)
-    training, _ = study.tokens
+    tokens, _ = study.tokens
+    training = Training(
+        model,
+        lambda _, rows: _losses(model, rows).mean(),
+        optimizer,
+        list(model.parameters()),
+        accumulate=study.arithmetic.accumulate,
+        precision=study.arithmetic.resolved(tokens.device),
+    )
     before = _losses(model, study.validation).mean().item()
     if study.reach == "bound":
         _bound_norms(model, study)
     bar = progress(range(study.steps), "train the target")
     for step in bar:
-        rows = task.batch(training, study.batch, study.length + 1, seed=study.seed, step=step, name="hidden_lm")
+        rows = task.batch(tokens, study.batch, study.length + 1, seed=study.seed, step=step, name="hidden_lm")
         optimizer.zero_grad()
-        loss = _backward(model, rows, study.arithmetic)
+        loss = 0.0
+        for value in training.losses(rows):
+            training.backward(value)
+            loss += value.item()
         if not math.isfinite(loss):
             raise BadConfig("lr", study.lr, f"smaller: the target's training diverged at step {step}")
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -88,17 +99,6 @@ def train_target(study: Study) -> tuple[LanguageModel, dict[str, float]]:
             bar.set_postfix(loss=f"{loss:.3f}")
     model = model.double().requires_grad_(False)
     return model, {"val_loss_untrained": before, "val_loss_target": _losses(model, study.validation).mean().item()}
-
-
-def _backward(model: LanguageModel, rows: torch.Tensor, arithmetic: Arithmetic) -> float:
-    """The mean loss of a batch, its gradients added up over the pieces."""
-    total = 0.0
-    for piece, share in pieces(rows, arithmetic.accumulate):
-        with arithmetic.on(rows.device):
-            loss = _losses(model, piece).mean() * share
-        loss.backward()
-        total += loss.item()
-    return total
 
 
 def _target(study: Study) -> LanguageModel:

@@ -22,6 +22,7 @@ from ..select import Selector
 from ..timing import Row, compare, interleave
 from . import Table
 from .cases import Weight, gpt2, segments_of
+from .reference import offsets
 
 AREA, KERNELS = "grouped", ("grouped",)  # timed if these are right
 WHAT = "all masked weights"
@@ -99,13 +100,10 @@ class _Model:
 
     def _writes(self, size: str, rounds: int, moved: int) -> list[Row]:
         cuts = self.table.cut(self.kept, impl="triton")
-        offsets = [0] * self.groups
-        by_segment = []
-        for segment in self.segments:
-            by_segment.append(
-                Cut(cuts.value[segment.group], cuts.last_tie[segment.group]).after(offsets[segment.group])
-            )
-            offsets[segment.group] += segment.scores.numel()
+        by_segment = [
+            Cut(cuts.value[segment.group], cuts.last_tie[segment.group]).after(offset)
+            for segment, offset in zip(self.segments, offsets(self.segments, self.groups), strict=True)
+        ]
 
         def all_at_once() -> torch.Tensor:
             self.table.write(cuts, impl="triton")

@@ -25,6 +25,11 @@ def followed(*tensors: torch.Tensor) -> bool:
     return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def exporting() -> bool:
+    """Whether `torch.export` runs. Before torch 2.12 `torch.compiler.is_exporting` is also True in what is compiled."""
+    return torch.compiler._is_exporting_flag
+
+
 def traced() -> bool:
     """Whether torch.jit.trace or torch.fx.symbolic_trace runs, which keep what they do not follow as a constant."""
     return torch._C._get_tracing_state() is not None or is_fx_symbolic_tracing()

@@ -16,7 +16,7 @@ from slth.kernels import Cut
 from slth.masking import masks, passes, state, traits, writing
 from slth.masking.cutting import traced_cut
 from slth.masking.parameters import Part
-from slth.watched import followed, traced, watched
+from slth.watched import exporting, followed, traced, watched
 from slth.weights.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def straight_through(masked: Masked, weight: torch.Tensor) -> torch.Tensor:
     What `torch.export` makes is for evaluation: there it has no gradient.
     """
     pruned = masked.pruned(weight.detach())
-    if torch.compiler.is_exporting() or not followed(weight, masked.scores):
+    if exporting() or not followed(weight, masked.scores):
         return pruned
     return kernels.straight_through(weight, masked.scores, pruned, masked.free)
 

@@ -5,8 +5,9 @@
 * ``installed``: the Python sources of the packages that the core and the experiments depend on, and of those that they
   depend on, without tests, packages and files in sorted order. About 190 MB; it differs with their versions, which the
   corpus lists.
-* ``wikitext-103``: WikiText-103 (Merity et al. 2016, raw) through the package `datasets`, with its own validation part.
-* ``path:FILE``: any UTF-8 file.
+* ``wikitext-103``: WikiText-103 (Merity et al. 2016, raw) through the package `datasets`, with its own validation and
+  test parts.
+* ``path:FILE``: any UTF-8 file. ``path:DIR``: a folder with parts of its own (`slth.tasks.folders`).
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from slth.extras import extra
+from slth.tasks.folders import Parts, parts_of_rows, read_parts
 
-NAMES = ("stdlib", "installed", "wikitext-103", "path:FILE")
+NAMES = ("stdlib", "installed", "wikitext-103", "path:FILE or path:DIR")
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "lib2to3", "turtledemo"}
 _PIECE = 1 << 16  # bytes
 _EXTRAS = ("", "experiments", "gpt2")  # whose needs "installed" reads, "" is the core
@@ -33,8 +35,9 @@ _EXTRAS = ("", "experiments", "gpt2")  # whose needs "installed" reads, "" is th
 class Corpus:
     """A text as UTF-8, where it is from, and its SHA-256 (hex).
 
-    validation is a part of its own, where the corpus comes with one (the digest covers both, one after the other);
-    packages are the "name version" of those that a corpus of sources is made of.
+    validation and test are parts of their own, where the corpus comes with them. The digest covers data and validation,
+    one after the other: all that a training depends on. packages are the "name version" of those that a corpus of
+    sources is made of.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Corpus:
     digest: str
     validation: bytes | None = field(default=None, repr=False)
     packages: tuple[str, ...] = ()
+    test: bytes | None = field(default=None, repr=False)
 
     @property
     def text(self) -> str:
@@ -54,33 +58,37 @@ def corpus(name: str) -> Corpus:
 
     Raises ValueError for an unknown name, a text that is empty or not UTF-8, and what cannot be had here.
     """
-    validation: bytes | None = None
     packages: tuple[str, ...] = ()
     if name == "stdlib":
-        data = _stdlib()
+        parts = Parts(_stdlib())
     elif name == "installed":
         data, packages = _installed()
+        parts = Parts(data)
     elif name == "wikitext-103":
-        data, validation = _wikitext()
+        parts = _wikitext()
     elif name.startswith("path:"):
-        data = _file(name)
+        parts = _path(name)
     else:
         raise ValueError(f"corpus {name!r}: must be {', '.join(NAMES[:-1])} or {NAMES[-1]}")
-    digest = hashlib.sha256(data)
-    for part in (data,) if validation is None else (data, validation):
-        _check(name, part)
-    digest.update(validation or b"")
-    return Corpus(name, data, digest.hexdigest(), validation, packages)
+    held = {part: data for part, data in vars(parts).items() if data is not None}
+    for part, data in held.items():
+        _check(f"corpus {name!r}" + (f", {part}," if len(held) > 1 else ""), data)
+    digest = hashlib.sha256(parts.train)
+    digest.update(parts.validation or b"")
+    return Corpus(name, parts.train, digest.hexdigest(), parts.validation, packages, parts.test)
 
 
-def _file(name: str) -> bytes:
+def _path(name: str) -> Parts:
+    path = Path(name.removeprefix("path:"))
     try:
-        return Path(name.removeprefix("path:")).read_bytes()
+        return read_parts(path) if path.is_dir() else Parts(path.read_bytes())
     except OSError as error:
         raise ValueError(f"corpus {name!r} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"corpus {name!r} {error}") from error
 
 
-def _check(name: str, data: bytes) -> None:
+def _check(label: str, data: bytes) -> None:
     """Raise ValueError unless data is UTF-8 and more than white space, without holding all of it as text."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     empty = True
@@ -90,10 +98,10 @@ def _check(name: str, data: bytes) -> None:
             text = decoder.decode(data[start : start + _PIECE], final=start + _PIECE >= len(data))
         except UnicodeDecodeError as error:
             at = start - waiting + error.start
-            raise ValueError(f"corpus {name!r} is not UTF-8 (byte {at}): must be text in UTF-8") from error
+            raise ValueError(f"{label} is not UTF-8 (byte {at}): must be text in UTF-8") from error
         empty = empty and not text.strip()
     if empty:
-        raise ValueError(f"corpus {name!r} is empty: must hold text")
+        raise ValueError(f"{label} is empty: must hold text")
 
 
 # ---------------------------------------------------------------- Python sources
@@ -163,8 +171,7 @@ def _dependencies(root: str, extras: tuple[str, ...]) -> dict[str, Distribution]
 # ---------------------------------------------------------------- WikiText
 
 
-def _wikitext() -> tuple[bytes, bytes]:
-    """(training, validation) as they are; the test part is left for who will report on it."""
+def _wikitext() -> Parts:
     try:
         datasets: Any = importlib.import_module("datasets")
     except ImportError as error:
@@ -177,8 +184,4 @@ def _wikitext() -> tuple[bytes, bytes]:
         raise ValueError(
             f"corpus 'wikitext-103' cannot be loaded ({reason}): must be in the cache of datasets, or a network at hand"
         ) from error
-    return _lines(parts["train"]), _lines(parts["validation"])
-
-
-def _lines(rows: Any) -> bytes:
-    return b"".join("".join(batch["text"]).encode() for batch in rows.iter(batch_size=10_000))
+    return parts_of_rows(parts)

@@ -7,21 +7,27 @@ import torch
 from slth.numbers import as_int
 from slth.tasks.corpora import Corpus, corpus
 from slth.tasks.ngrams import bigram_loss, unigram_loss
+from slth.tasks.scoring import DOCUMENTS, Perplexity, articles, perplexity, text_perplexity
 from slth.tasks.vocabularies import BPE, OTHER, Bytes, Characters, Vocabulary, cache_folder, vocabulary
 from slth.weights import inits
 
 __all__ = [
     "BPE",
+    "DOCUMENTS",
     "OTHER",
     "Bytes",
     "Characters",
     "Corpus",
+    "Perplexity",
     "Vocabulary",
+    "articles",
     "batch",
     "bigram_loss",
     "cache_folder",
     "corpus",
+    "perplexity",
     "split",
+    "text_perplexity",
     "tokens_of",
     "unigram_loss",
     "vocabulary",

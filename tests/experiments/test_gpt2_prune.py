@@ -321,7 +321,7 @@ REFUSED = [
     ("seed=-1", "seed=-1: must be an int >= 0"),
     ("data=missing", "data='missing': must be a text that can be used (corpus 'path:missing' cannot be read"),
     ("data=3", "data=3: must be a name"),
-    ("data=.", "data='.': must be a text that can be used (corpus 'path:.' cannot be read: Is a directory)"),
+    ("data=.", "data='.': must be a text that can be used (corpus 'path:.' has no train and no validation part"),
     ("data=empty.txt", "data='empty.txt': must be a text that can be used (corpus 'path:empty.txt' is empty"),
     ("data=latin.txt", "data='latin.txt': must be a text that can be used (corpus 'path:latin.txt' is not UTF-8"),
     ("data=short.txt", "data='short.txt': must be long enough for windows of length=32 (text of 25 tokens"),

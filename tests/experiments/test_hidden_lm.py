@@ -94,7 +94,7 @@ def hidden(study, candidates):
         ("data=missing.txt", "data='missing.txt': must be stdlib or a UTF-8 text file .*No such file"),
         ("data=empty.txt", "data='empty.txt': must be .*is empty"),
         ("data=latin.txt", "data='latin.txt': must be .*is not UTF-8"),
-        ("data=.", "data='.': must be .*Is a directory"),
+        ("data=.", "data='.': must be .*has no train and no validation part"),
         ("data=short.txt", "data='short.txt': must be a text of at least 2580 characters, 20 windows"),
     ],
 )

@@ -76,7 +76,7 @@ def sizes(default: str | list[str]) -> Any:
 
 def data() -> Any:
     """Where the text comes from."""
-    help = "stdlib, installed, wikitext-103, or a path to any UTF-8 file"
+    help = "stdlib, installed, wikitext-103, or a path to a UTF-8 file or to a folder with train, valid and test files"
     return lab.key("stdlib", NAME, help=help)
 
 

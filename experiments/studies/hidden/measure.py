@@ -52,7 +52,7 @@ class Study:
     @cached_property
     def tokens(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Training and validation tokens."""
-        return task.split(self.characters.encode(self.corpus.text))
+        return task.tokens_of(self.corpus, self.characters)
 
     @cached_property
     def validation(self) -> torch.Tensor:

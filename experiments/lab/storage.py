@@ -1,7 +1,6 @@
 """What a run leaves: its files, each whole or not there, and how they are read again."""
 
 import contextlib
-import io
 import json
 import math
 import os
@@ -127,13 +126,8 @@ def _read_dict(path: Path) -> dict[str, Any]:
     return json_object(path.read_text(encoding="utf-8"))
 
 
-def read_table(source: Path | io.BytesIO) -> pandas.DataFrame:
-    """A table of CSV, every number exactly as it was written."""
-    return pandas.read_csv(source, float_precision="round_trip")
-
-
 _READERS: dict[str, Callable[[Path], Any]] = {
-    "results.csv": read_table,
+    "results.csv": pandas.read_csv,
     "summary.json": _read_dict,
     "config.json": _read_dict,
 }

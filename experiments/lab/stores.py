@@ -46,7 +46,7 @@ def load_run(place: str | os.PathLike[str]) -> tuple[pandas.DataFrame, dict[str,
         return storage.load_run(place)
     place = str(place)
     found = files(place)
-    results = _read(place, "results.csv", lambda: storage.read_table(io.BytesIO(found["results.csv"])))
+    results = _read(place, "results.csv", lambda: pandas.read_csv(io.BytesIO(found["results.csv"])))
     summary = _read(place, "summary.json", lambda: storage.json_object(found["summary.json"]))
     config = storage.json_object(found["config.json"])
     config.pop("__doc__", None)

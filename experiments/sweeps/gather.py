@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 
 from slth import plots
 from slth.experiments import lab
-from slth.experiments.lab.storage import read_table
 from slth.experiments.sweeps.plan import Run, varying
 from slth.experiments.sweeps.store import Store
 
@@ -104,7 +103,7 @@ def gather(
     pictures: dict[str, bytes] = {}
     if rows:
         try:
-            drawn = figures(done, read_table(io.BytesIO(table_csv)))
+            drawn = figures(done, pandas.read_csv(io.BytesIO(table_csv)))
             pictures = lab.render(drawn)
         except Exception as error:  # tables of single runs, laid together, may be what a figure was not made for
             remarks.append(f"no figures: {type(error).__name__}: {error}")

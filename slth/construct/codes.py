@@ -116,17 +116,27 @@ class BlockProduct(Recorded):
 
     def matrix(self) -> torch.Tensor:
         """The matrix (rows, columns), float64."""
-        blocks = torch.from_numpy(_sums(self.first.numpy(), self.second.numpy()))
-        return blocks.flatten(1)[:, : self.columns] * self.scales()
+        return block_sums(self.first, self.second, self.scales())
 
     def scales(self) -> torch.Tensor:
         """The scale of each entry, float64, (rows or 1, columns)."""
-        group = self.columns if isinstance(self.code.scale, str) else self.code.scale
-        return self.scale.double().repeat_interleave(group, dim=1)[:, : self.columns]
+        return spread(self.scale, self.code, self.columns)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """X (..., rows) -> (..., columns)."""
         return x @ self.matrix().to(x)
+
+
+def spread(scale: torch.Tensor, code: Code, columns: int) -> torch.Tensor:
+    """The scale of each entry, float64, (rows or 1, columns), of those that a :class:`BlockProduct` records."""
+    group = columns if isinstance(code.scale, str) else code.scale
+    return scale.double().repeat_interleave(group, dim=1)[:, :columns]
+
+
+def block_sums(first: torch.Tensor, second: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """The matrix (rows, columns), float64, of a :class:`BlockProduct` with these weights and scales of entries."""
+    blocks = torch.from_numpy(_sums(first.detach().numpy(), second.detach().numpy()))
+    return blocks.flatten(1)[:, : scales.shape[1]] * scales
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -190,16 +200,16 @@ def block_product(
     signs = problem.signs(slice(None), threads=threads)
     mask = np.stack((signs, ~signs), axis=-1) if source.code.pairs else signs
     mask = mask.reshape(source.first.shape)
-    blocks = _sums(source.first.numpy() * mask, source.second.numpy())
-    merged = blocks.reshape(len(matrix), -1)[:, : source.columns] * source.scales().numpy()
+    kept = torch.from_numpy(mask)
+    merged = block_sums(source.first * kept, source.second, source.scales())
     return CodeConstruction(
         source=source,
-        masks={"first": torch.from_numpy(mask)},
-        errors={"product": torch.from_numpy(merged - matrix)},
+        masks={"first": kept},
+        errors={"product": merged - torch.from_numpy(matrix)},
         unreachable=problem.unreachable(),
         entries=matrix.size,
         candidates=source.code.vectors,
-        merged=torch.from_numpy(merged),
+        merged=merged,
         bits=(signs.size + SCALE_BITS * source.scale.numel()) / matrix.size,
     )
 

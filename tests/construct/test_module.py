@@ -13,7 +13,8 @@ from tables import one_case
 from torch import nn
 
 import slth
-from slth.construct import merge, module
+from slth.construct import Code, merge, module
+from slth.construct.networks.maps import linear_maps
 from slth.masking.parameters import Part
 from slth.ticket import TicketError, Weight, packing
 from slth.weights.recipes import Draw, Recipe
@@ -86,9 +87,10 @@ def test_few_candidates_err_by_what_is_said_and_certified():
 
 
 @pytest.mark.parametrize("name", ["torch attention, packed", "tied", "bfloat16"])
-def test_a_network_may_keep_its_factors(name):
+@pytest.mark.parametrize("options", [{"candidates": 26}, {"code": Code(1.5, 4)}], ids=["stages", "code"])
+def test_a_network_may_keep_its_factors(name, options):
     case = next(case for case in CASES if case.name == name)
-    construction = module(case.build(), candidates=26, embeddings=True)
+    construction = module(case.build(), embeddings=True, **options)
     merged, factored = construction.network(), construction.network(factors=True)
     for path, weight in merged.named_parameters(remove_duplicate=False):
         prefix, _, last = path.rpartition(".")
@@ -96,7 +98,7 @@ def test_a_network_may_keep_its_factors(name):
     torch.testing.assert_close(case.run(factored), case.run(merged))
     factors = [p for n, p in factored.named_parameters() if ".original" in n]
     assert {p.dtype for p in factors} == {torch.float32}
-    assert any((p == 0).float().mean() >= 0.5 for p in factors)
+    assert any((p == 0).float().mean() == 0.5 for p in factors)
 
 
 def test_attentions_are_certified_where_their_form_allows():
@@ -125,6 +127,30 @@ def test_pruning_alone_makes_the_weights():
     assert mask[0::2].equal(~mask[1::2])  # one of each pair
     ((_, matrix),) = source.merged()
     assert torch.from_numpy(matrix).float().equal(construction.network().weight.T)
+
+
+@pytest.mark.parametrize("case", HIDDEN, ids=lambda case: case.name)
+def test_a_code_takes_the_bits_that_it_says_and_its_ticket_is_the_network(case):
+    net = case.build()
+    construction = module(net, code=Code(2, 4, scale="row"), seed=3)
+    padded = sum(rows * -(-columns // 4) * 4 for rows, columns in (each.shape for each in construction.errors.values()))
+    rows = sum(len(each) for each in construction.errors.values())
+    assert construction.bits == 2 * padded + 16 * rows
+    ticket = construction.ticket()
+    masks = sum(ticket.tensors[name].numel() for name in ("masks", "coded") if name in ticket.tensors)
+    assert masks <= padded // 4 + len(construction.errors)  # 2 bits each
+    other = case.build(seed=1)
+    merge(slth.Ticket.from_bytes(ticket.to_bytes()), other)
+    twin = construction.network()
+    assert all(a.equal(b) for a, b in zip(other.state_dict().values(), twin.state_dict().values(), strict=True))
+    for name, error in construction.errors.items():
+        power = dict(targets(net))[name].square().mean()
+        assert 0.03 < error.square().mean() / power < 0.3, name
+
+
+def targets(net):
+    """(name, matrix (inputs, outputs)) of each linear map."""
+    yield from ((each.name, each.matrix(net.get_parameter(each.parameter)).double()) for each in linear_maps(net))
 
 
 def test_zeros_take_no_part_and_small_weights_no_coarse_stage():
@@ -184,6 +210,8 @@ def nan():
     [
         (linear(), {"candidates": 0}, "candidates=0: must be an int >= 1 and <= 40"),
         (linear(), {"candidates": 25, "exact": True}, "candidates=25: must be an int >= 1 and <= 24"),
+        (linear(), {"code": Code(), "exact": True}, r"code=Code\(bits=2.0, .*: must be None where exact is True"),
+        (linear(), {"code": Code(), "candidates": 8}, "must be None where exact is True or candidates are given"),
         (linear(), {"threads": 0}, "threads=0: must be an int >= 1"),
         (nan(), {}, "net 'weight' holds NaN or infinite values: all must be finite"),
         (nn.LayerNorm(3), {}, "net=LayerNorm: must have a linear map"),

@@ -17,7 +17,8 @@ from slth.construct.checks import check_alpha
 from slth.construct.construction import Construction, digests_of
 from slth.construct.networks.attentions import attentions
 from slth.construct.networks.factored import keep_factors
-from slth.construct.networks.hiding import Hidden, rounded
+from slth.construct.networks.hidden import Hidden
+from slth.construct.networks.hiding import rounded
 from slth.construct.networks.maps import LinearMap, linear_maps, recorded
 from slth.construct.networks.source import Source, check_plan, source_arguments, tensors_to_json
 from slth.construct.rounding import spectral_norm
@@ -33,7 +34,7 @@ class ModuleConstruction(Construction):
     `source` (of :class:`slth.construct.networks.source.Source`), `masks` and `digests` are made when they are read:
     a source is twice `candidates` times as large as its target. errors: by the name of a linear map, what its weights
     in the merged module differ by from the target's, (inputs, outputs), float64. candidates: the most that an entry
-    chose from. hidden: the stages of each linear map. recorded: all other tensors of the target, by name.
+    chose from, or a block. hidden: what each linear map was found in. recorded: all other tensors, by name.
     """
 
     hidden: dict[str, Hidden]
@@ -60,18 +61,17 @@ class ModuleConstruction(Construction):
     @cached_property
     def source(self) -> Source:
         """The random network, not pruned, with the target's recorded tensors."""
-        stages = {name: each.stages for name, each in self.hidden.items()}
-        source = Source(**source_arguments(stages, self.recorded, seed=self._seed))
+        source = Source(**source_arguments(self.hidden, self.recorded, seed=self._seed))
+        for name, each in self.hidden.items():
+            each.record(source.net.get_submodule(name))
         for name, buffer in source.recorded().items():
             buffer.copy_(self.recorded[name])
         return source
 
     @cached_property
     def masks(self) -> dict[str, torch.Tensor]:
-        """The mask of each second factor, by its name in the source; first factors are kept whole."""
-        return {
-            f"net.{stage.units.name}.second": stage.mask() for each in self.hidden.values() for stage in each.stages
-        }
+        """The masks by the names of their weights in the source; factors without one are kept whole."""
+        return {f"net.{name}": mask for each in self.hidden.values() for name, mask in each.masks().items()}
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -80,8 +80,11 @@ class ModuleConstruction(Construction):
 
     @property
     def bits(self) -> int:
-        """What the masks say: one bit a candidate of every entry that takes part in a stage."""
-        return sum(stage.bits for each in self.hidden.values() for stage in each.stages)
+        """Of the masks: one a candidate of every entry that takes part in a stage, or one a pair of units of a code.
+
+        And 16 bits of each scale of a code.
+        """
+        return sum(each.bits for each in self.hidden.values())
 
     @property
     def recorded_bytes(self) -> int:
@@ -104,7 +107,7 @@ class ModuleConstruction(Construction):
             yield each, rounded(self.hidden[each.name].merged(), each.dtype)
 
     def _maps(self, net: nn.Module) -> list[LinearMap]:
-        return _matched(net, {name: hidden.stages[0].units.sizes for name, hidden in self.hidden.items()})
+        return _matched(net, {name: hidden.sizes for name, hidden in self.hidden.items()})
 
     def merge(self, net: Module) -> Module:
         """Write the merged weights and what is recorded into net, of the target's class and shapes; returns it.

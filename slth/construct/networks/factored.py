@@ -8,22 +8,25 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from slth.construct.networks.hiding import Hidden, rounded
+from slth.construct.networks.hidden import Hidden
+from slth.construct.networks.hiding import rounded
 from slth.construct.networks.maps import LinearMap
 
 
 class PrunedFactors(nn.Module):
     """A parametrization, in torch's sense: the weight is made of first and second factors, which are the parameters.
 
-    They stand in the order of the weight's linear maps and of the stages of each: first (units, inputs) and second
-    (units, inputs, outputs), float32, 0 where pruned.
+    They stand in the order of the weight's linear maps and of the stages of each, first and second, float32, 0 where
+    pruned.
     """
 
     def __init__(self, maps: Sequence[LinearMap], hidden: Sequence[Hidden], like: torch.Tensor) -> None:
         super().__init__()
         self.maps, self.shape, self.dtype = list(maps), like.shape, like.dtype
-        self.scales = [[stage.units.scale for stage in each.stages] for each in hidden]
-        self._first = [factor for each in hidden for stage in each.stages for factor in stage.factors()]
+        self.hidden = list(hidden)
+        factors = [each.factors() for each in hidden]
+        self.counts = [len(each) for each in factors]
+        self._first = [factor for each in factors for factor in each]
 
     def right_inverse(self, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """What is stored in place of the weight."""
@@ -35,12 +38,9 @@ class PrunedFactors(nn.Module):
         """The weight, to the bit that of the merged module."""
         weight = torch.empty(self.shape, dtype=self.dtype)
         left = iter(factors)
-        for each, scales in zip(self.maps, self.scales, strict=True):
-            total = torch.zeros(each.sizes, dtype=torch.float64)
-            for scale in scales:
-                first, second = (next(left).detach().cpu().double() for _ in range(2))
-                total += scale * torch.einsum("ki,kio->io", first, second)  # exact in any order
-            each.put(weight, rounded(total.numpy(), self.dtype))
+        for each, hidden, count in zip(self.maps, self.hidden, self.counts, strict=True):
+            own = [next(left).detach().cpu() for _ in range(count)]
+            each.put(weight, rounded(hidden.product(own), self.dtype))
         return weight.to(factors[0].device)
 
 

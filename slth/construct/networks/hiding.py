@@ -1,13 +1,19 @@
-"""One matrix hidden in stages: a single one, or as many as rounding to the matrix's own dtype takes."""
+"""One matrix hidden in stages, a single one or as many as rounding to its own dtype takes, or by a code."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
+from slth.construct.codes import Code
+from slth.construct.networks.coded import encoded
+from slth.construct.networks.hidden import Hidden
 from slth.construct.networks.stages import Stage, Units, fitted, solve
 from slth.construct.subset_sum import BoolArray, FloatArray
 
@@ -24,12 +30,13 @@ class Options:
 
     candidates: int
     exact: bool
+    code: Code | None
     seed: int
     threads: int | None
 
 
 @dataclass(frozen=True)
-class Hidden:
+class Staged:
     """A matrix (inputs, outputs) in stages.
 
     unreachable: entries that lie outside what a stage's candidates span; most: candidates of an entry at most.
@@ -39,16 +46,50 @@ class Hidden:
     unreachable: int
     most: int
 
+    @property
+    def bits(self) -> int:
+        """Of the masks: one a candidate of every entry that takes part in a stage."""
+        return sum(stage.bits for stage in self.stages)
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """(inputs, outputs)."""
+        return self.stages[0].units.sizes
+
+    def plan(self) -> list[Any]:
+        """[candidates, scale] of each stage."""
+        return [[stage.units.candidates, stage.units.scale] for stage in self.stages]
+
     def merged(self) -> FloatArray:
         """The matrix that the stages add up to, float64."""
         return reduce(np.add, (stage.product() for stage in self.stages))
 
+    def masks(self) -> dict[str, torch.Tensor]:
+        """The mask of each stage's second factor; first factors are kept whole."""
+        return {f"{stage.units.name}.second": stage.mask() for stage in self.stages}
+
+    def record(self, stages: nn.Module) -> None:
+        """Nothing: the plan says the scales."""
+
+    def factors(self) -> tuple[torch.Tensor, ...]:
+        """First and second of each stage."""
+        return tuple(factor for stage in self.stages for factor in stage.factors())
+
+    def product(self, factors: Sequence[torch.Tensor]) -> FloatArray:
+        """The matrix that pruned factors make, float64."""
+        total = torch.zeros(self.sizes, dtype=torch.float64)
+        for stage, first, second in zip(self.stages, factors[::2], factors[1::2], strict=True):
+            total += stage.units.scale * torch.einsum("ki,kio->io", first.double(), second.double())  # exact
+        return total.numpy()
+
 
 def hide(name: str, matrix: torch.Tensor, options: Options) -> Hidden:
-    """Hide a matrix (inputs, outputs) in random products whose weights are named after it.
+    """Hide a matrix (inputs, outputs) in random weights that are named after it.
 
     Raises ValueError where exact and entries of it cannot be met.
     """
+    if options.code is not None:
+        return encoded(name, matrix, options.code, seed=options.seed, threads=options.threads)
     return _exactly(name, matrix, options) if options.exact else _evenly(name, matrix, options)
 
 
@@ -58,7 +99,7 @@ def rounded(merged: FloatArray, dtype: torch.dtype) -> torch.Tensor:
     return values.to(dtype) if dtype.is_floating_point else values.round().clamp(-128, 127).to(dtype)
 
 
-def _evenly(name: str, matrix: torch.Tensor, options: Options) -> Hidden:
+def _evenly(name: str, matrix: torch.Tensor, options: Options) -> Staged:
     """All candidates for every entry, in as few stages of equal parts as may be."""
     target = matrix.double().numpy()
     count = -(-options.candidates // FINE)
@@ -72,10 +113,10 @@ def _evenly(name: str, matrix: torch.Tensor, options: Options) -> Hidden:
         total += stage.product()
         stages.append(stage)
         unreachable = max(unreachable, beyond)
-    return Hidden(tuple(stages), unreachable, options.candidates)
+    return Staged(tuple(stages), unreachable, options.candidates)
 
 
-def _exactly(name: str, matrix: torch.Tensor, options: Options) -> Hidden:
+def _exactly(name: str, matrix: torch.Tensor, options: Options) -> Staged:
     """Stages until every entry rounds to its own value; an entry takes part in those that it needs.
 
     A stage has as many candidates as what is left needs, and leaves entries to the next one that are small enough for
@@ -98,7 +139,7 @@ def _exactly(name: str, matrix: torch.Tensor, options: Options) -> Hidden:
         total += stage.product()
         taken += candidates * used
         stages.append(stage)
-    return Hidden(tuple(stages), 0, int(taken.max()))
+    return Staged(tuple(stages), 0, int(taken.max()))
 
 
 def _open(total: FloatArray, matrix: torch.Tensor) -> BoolArray:

@@ -10,13 +10,15 @@ import torch
 from torch import nn
 
 from slth.building import Recorded
-from slth.construct.networks.stages import Stage, Units
+from slth.construct.codes import BlockProduct, Code
+from slth.construct.networks.hidden import Hidden
+from slth.construct.networks.stages import Units
 from slth.construct.subset_sum import MAX_EXACT, FloatArray
 from slth.numbers import as_float, as_int
 from slth.ticket.making import name_of
 from slth.weights import recipes
 
-#: (candidates, scale) of each stage of a linear map, by its name, behind its inputs and outputs.
+#: (candidates, scale) of each stage of a linear map, or its code, by its name, behind its inputs and outputs.
 Plan = Mapping[str, Sequence[Any]]
 
 
@@ -50,7 +52,8 @@ class Source(Recorded):
     They stand in `net`, under the names that they have in the module.
 
     Args:
-        maps: name of a linear map -> [inputs, outputs, [candidates, scale], ...], a pair for each stage.
+        maps: name of a linear map -> [inputs, outputs, [candidates, scale], ...], a pair for each stage; or [inputs,
+            outputs, code], the options of a :class:`slth.construct.Code`.
         recorded: name of another tensor -> [dtype, *shape]; zeros at first.
         seed: of all weights.
     """
@@ -60,9 +63,8 @@ class Source(Recorded):
         self.net = nn.Module()
         for name, (inputs, outputs, *stages) in maps.items():
             owner = _within(self.net, name)
-            for j, (candidates, scale) in enumerate(stages):
-                units = Units(f"{name}.{j}", seed, candidates, (inputs, outputs), scale)
-                owner.add_module(str(j), RandomProduct(units))
+            for j, stage in enumerate(stages):
+                owner.add_module(str(j), _product(f"{name}.{j}", (inputs, outputs), stage, seed))
         for name, (dtype, *shape) in recorded.items():
             path, _, last = name.rpartition(".")
             _within(self.net, path).register_buffer(last, torch.zeros(shape, dtype=getattr(torch, dtype)))
@@ -73,7 +75,7 @@ class Source(Recorded):
         for name in self.maps:
             total = np.zeros(())
             for stage in self.net.get_submodule(name).children():
-                assert isinstance(stage, RandomProduct)
+                assert isinstance(stage, RandomProduct | BlockProduct)
                 total = total + stage.matrix().cpu().numpy()
             yield name, total
 
@@ -85,14 +87,9 @@ class Source(Recorded):
         return {name: buffer for name, buffer in self.net.named_buffers() if name not in own}
 
 
-def source_arguments(
-    hidden: Mapping[str, Sequence[Stage]], recorded: Mapping[str, torch.Tensor], seed: int
-) -> dict[str, Any]:
-    """The arguments, JSON, of the source that has these stages."""
-    maps = {
-        name: [*stages[0].units.sizes, *([stage.units.candidates, stage.units.scale] for stage in stages)]
-        for name, stages in hidden.items()
-    }
+def source_arguments(hidden: Mapping[str, Hidden], recorded: Mapping[str, torch.Tensor], seed: int) -> dict[str, Any]:
+    """The arguments, JSON, of the source that maps are hidden in."""
+    maps = {name: [*each.sizes, *each.plan()] for name, each in hidden.items()}
     return {"maps": maps, "recorded": tensors_to_json(recorded), "seed": seed}
 
 
@@ -101,11 +98,22 @@ def tensors_to_json(tensors: Mapping[str, torch.Tensor]) -> dict[str, list[Any]]
     return {name: [name_of(tensor.dtype), *tensor.shape] for name, tensor in tensors.items()}
 
 
-def check_plan(stage: Sequence[Any]) -> None:
-    """Raise ValueError or TypeError unless [candidates, scale] can be those of a stage."""
+def check_plan(stage: Any) -> None:
+    """Raise ValueError or TypeError unless this can be a stage: [candidates, scale], or a code."""
+    if isinstance(stage, Mapping):
+        Code(**stage)
+        return
     candidates, scale = stage
     as_int("candidates", candidates, 1, MAX_EXACT)
     as_float("scale", scale, "(0, inf)")
+
+
+def _product(name: str, sizes: tuple[int, int], stage: Any, seed: int) -> nn.Module:
+    """The random weights of a stage, named after it."""
+    if isinstance(stage, Mapping):
+        return BlockProduct(*sizes, Code(**stage), seed=seed, name=name)
+    candidates, scale = stage
+    return RandomProduct(Units(name, seed, candidates, sizes, scale))
 
 
 def _within(module: nn.Module, path: str) -> nn.Module:

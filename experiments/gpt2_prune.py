@@ -19,6 +19,7 @@ from slth.experiments import lab
 from slth.experiments.lab import BadConfig
 from slth.experiments.lab.methods import Method
 from slth.experiments.studies.gpt2 import options as keys
+from slth.experiments.studies.gpt2.parts import Scoring
 from slth.experiments.studies.gpt2.prune import Study, measure, summarise
 
 
@@ -59,6 +60,8 @@ class Config(keys.GPT2Options):
     clip: float = keys.clip()
     every: int = lab.integer(50, least=1, help="steps between measurements of the validation loss")
     windows: int = keys.windows()
+    stride: int | None = keys.stride()
+    documents: str = keys.documents()
     controls: bool = lab.flag(
         True,
         help="also measure a ticket's mask shuffled, or on other weights, a random one, and weights trained in that",
@@ -67,10 +70,13 @@ class Config(keys.GPT2Options):
     saves: int = keys.saves()
     device: str = keys.device()
     seed: int = lab.seed()
+    free = ("stride", "documents")  # what is trained does not depend on them
 
     def check_keys(self) -> None:
         """Sizes, and standard deviations in pairs."""
         _ = self.stds
+        if self.stride is not None and self.stride > self.length:
+            raise BadConfig("stride", self.stride, f"at most length={self.length}")
         self.models(self.size, 256)
 
     @property
@@ -105,8 +111,18 @@ class Config(keys.GPT2Options):
             lrs=self.lr,
             pilot_steps=self.pilot_steps,
             data=self.tokens,
+            scoring=self.scoring,
             controls=self.controls,
         )
+
+    @property
+    def scoring(self) -> Scoring:
+        """How the text's own parts are scored, or BadConfig."""
+        scoring = Scoring(self.length, self.stride or max(1, self.length // 2), self.documents)
+        scoring.check(self.tokens)
+        if not self.tokens.parts:
+            self.require_defaults(["stride", "documents"], "where the text has no validation and test parts of its own")
+        return scoring
 
 
 ex = lab.experiment("gpt2_prune", Config)
@@ -178,6 +194,9 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
             + (f"shuffled {one['val_loss_shuffled_mask']:.4f}; " if config.controls else "")
             + f"{one['ticket_bytes']:,} bytes for {one['state_dict_bytes']:,}"
         )
+        for part in config.tokens.parts:
+            bits = {who: one[f"{part}_bits_per_byte_{who}"] for who in ("dense", "ticket")}
+            print(f"  {part}, bits a byte: " + ", ".join(f"{who} {value:.4f}" for who, value in bits.items()))
     lab.save(run, table, summary, plots.figures(table, summary), {"ticket.safetensors": ticket})
     return summary
 

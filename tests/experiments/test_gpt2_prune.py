@@ -1,5 +1,6 @@
 """Tickets in random GPT-2s and what they are compared with: files, being killed, what is refused."""
 
+import hashlib
 import json
 import math
 import os
@@ -23,6 +24,7 @@ from slth.experiments.studies.gpt2 import prune
 from slth.experiments.studies.gpt2 import training as pruning
 from slth.experiments.studies.gpt2.data import read
 from slth.models import gpt2
+from slth.tasks import text as texts
 
 pytestmark = [pytest.mark.xdist_group("gpt2_prune"), pytest.mark.usefixtures("blank_figures")]  # one stored run
 
@@ -88,6 +90,27 @@ def test_figure_7_for_a_gpu_runs_through_on_the_cpu(tmp_path, config):
     assert "val_loss_shuffled_mask" not in summary
     assert (folder / "loss_vs_parameters.png").exists()
     assert len(list((tmp_path / "parts").glob("*.checkpoint"))) == 2 * 3 * 3  # of each training, pilots too
+
+
+def test_a_text_with_parts_of_its_own_is_scored_on_them(tmp_path, config):
+    articles = "".join(f" \n = Cat {i} = \n \n {cats(3)}" for i in range(4))
+    for part, text in {"train": TEXT, "valid": articles, "test": articles[::-1] + articles}.items():
+        (tmp_path / f"{part}.txt").write_text(text)
+    given = config(data=str(tmp_path), lr=0.02, controls=False, stride=4, documents="separate")
+    _, summary, folder = run(tmp_path / "runs", given)
+    data = read(str(tmp_path), "bytes", 16, 8)
+    model = gpt2.build(gpt2.config("tiny", width=0.25, vocabulary=256, length=16))
+    slth.Ticket.load(folder / "ticket.safetensors").apply(model)
+    for part, text in {"validation": data.corpus.validation, "test": data.corpus.test}.items():
+        found = texts.text_perplexity(model, text, texts.Bytes(), 16, 4, documents="separate")
+        assert summary[f"{part}_bits_per_byte_ticket"] == pytest.approx(found.bits_per_byte, rel=1e-6)
+        assert summary[f"{part}_perplexity_ticket"] == pytest.approx(found.per_token, rel=1e-6)
+        assert summary[f"{part}_word_perplexity_ticket"] == pytest.approx(found.per_word, rel=1e-6)
+        assert 0 < summary[f"{part}_bits_per_byte_dense"] != summary[f"{part}_bits_per_byte_ticket"]
+    assert summary["corpus"]["test_digest"] == hashlib.sha256(data.corpus.test).hexdigest()
+    (tmp_path / "test.txt").write_text(TEXT)
+    with pytest.raises(lab.BadConfig, match=r"^documents='separate': must be joined with this text"):
+        gpt2_prune.Config(**given)
 
 
 def test_bytes_are_those_of_the_network(stored, config):
@@ -318,6 +341,11 @@ REFUSED = [
     ("length=101", "data='fine.txt': must be long enough for windows of length=101 (text of 100 tokens"),
     ("warmup=1", "warmup=1: must be a finite number >= 0.0 and <= 0.9"),
     ("clip=0", "clip=0: must be a finite number > 0.0"),
+    ("stride=0", "stride=0: must be an int >= 1"),
+    ("stride=33", "stride=33: must be at most length=32"),
+    ("stride=8", "stride=8: must be left out, or None, where the text has no validation and test parts"),
+    ("documents=apart", "documents='apart': must be one of joined, separate"),
+    ("documents=separate", "documents='separate': must be left out, or 'joined', where the text has no validation"),
     ("seed=-1", "seed=-1: must be an int >= 0"),
     ("data=missing", "data='missing': must be a text that can be used (corpus 'path:missing' cannot be read"),
     ("data=3", "data=3: must be a name"),

@@ -214,7 +214,7 @@ def test_controls_change_what_they_say(ticket, monkeypatch):
         return float(len(seen))
 
     monkeypatch.setattr(pruning, "val_loss", look)
-    losses = pruning.control_losses(trained, pruning.Data(*[None] * 6), seed=0)
+    losses = pruning.control_losses(trained, pruning.Data(*[None] * 7), seed=0)
     assert losses == {"shuffled_mask": 1.0, "random_mask": 2.0, "redrawn_weights": 3.0}
     shuffled, random_mask, redrawn = seen
     for name, weight in before.items():

@@ -13,11 +13,18 @@ class Data:
     """A text as tokens: training (n,), validation windows (count, length), and what simple models make of it (nat)."""
 
     corpus: texts.Corpus
+    words: texts.Vocabulary
     vocabulary: int
     training: torch.Tensor
     validation: torch.Tensor
     unigram: float
     bigram: float
+
+    @property
+    def parts(self) -> dict[str, bytes]:
+        """The validation and test parts that the text came with, by name."""
+        parts = {"validation": self.corpus.validation, "test": self.corpus.test}
+        return {name: text for name, text in parts.items() if text is not None}
 
 
 def read(name: str, vocabulary: str, length: int, windows: int) -> Data:
@@ -39,6 +46,7 @@ def read(name: str, vocabulary: str, length: int, windows: int) -> Data:
         raise BadConfig("data", name, f"long enough for windows of length={length} ({error})") from error
     return Data(
         corpus,
+        words,
         len(words),
         training,
         shown,

@@ -20,6 +20,7 @@ from slth.experiments.studies.gpt2.data import Data, read
 from slth.experiments.studies.gpt2.training import Pruning, Training
 from slth.masking import masks
 from slth.models import gpt2
+from slth.tasks import text as texts
 from slth.wrapping import SCORES
 
 # ---------------------------------------------------------------- kinds
@@ -169,6 +170,18 @@ def clip() -> Any:
 def windows() -> Any:
     """How much is validated."""
     return lab.integer(64, least=1, help="of validation")
+
+
+def stride() -> Any:
+    """How far the window moves that scores a text's own parts."""
+    help = "tokens that a window scores of a text's own validation and test parts, at most length; None: half of length"
+    return lab.integer(None, least=1, help=help)
+
+
+def documents() -> Any:
+    """Where the contexts of these parts end."""
+    help = "of these parts: joined, or separate, each of WikiText's articles without the one before"
+    return lab.choice("joined", tuple(texts.DOCUMENTS), help=help)
 
 
 def checkpoints(what: str = "of this config alone") -> Any:

@@ -1,5 +1,6 @@
 """A ticket in a random GPT-2 and all that it is compared with: the measurements of gpt2_prune.py."""
 
+import hashlib
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from transformers import GPT2Config
 
 import slth
 from slth.experiments.studies.gpt2.data import Data
+from slth.experiments.studies.gpt2.parts import Scoring
 from slth.experiments.studies.gpt2.training import (
     Pruning,
     Source,
@@ -39,6 +41,7 @@ class Study:
     lrs: list[float]
     pilot_steps: int
     data: Data
+    scoring: Scoring  # of the parts that the text came with
     controls: bool  # whether tickets are compared with other masks and with weights trained under one
 
     def source(self, size: str, init: str, qk_scale: float | str) -> Source:
@@ -62,10 +65,12 @@ def measure(study: Study) -> tuple[pd.DataFrame, list[dict[str, Any]], bytes]:
             plain, None, study.data, study.how, study.stds, study.lrs, f"{size} dense", study.pilot_steps
         )
         rows += [{"size": size, "run": "dense", "qk_scale": 1.0, "nonzero": nonzero(dense.model)} | row for row in made]
+        with study.how.arithmetic.on(study.how.device):
+            scores = study.scoring.of(dense.model, study.data, "dense")
         for qk_scale in study.qk_scales:
             outcome, made, file = prune(study, size, qk_scale, dense, plain)
             rows += made
-            found.append(outcome)
+            found.append(outcome | scores)
             first = first or file
     return pd.DataFrame(rows), found, first
 
@@ -87,6 +92,7 @@ def prune(
     with how.arithmetic.on(how.device):
         if val_loss(rebuilt, data.validation) != val_loss(ticket.model, data.validation):
             raise AssertionError("the ticket gives another loss than the network it was taken from")
+        scores = study.scoring.of(rebuilt, data, "ticket")
     losses = {}
     if study.controls:
         with how.arithmetic.on(how.device):
@@ -103,6 +109,7 @@ def prune(
         "val_loss_ticket": ticket.val_loss,
         "val_loss_dense": dense.val_loss,
         **{f"val_loss_{name}": loss for name, loss in losses.items()},
+        **scores,
         "recovered": recovered(data.unigram, dense.val_loss, ticket.val_loss),
         **({} if shuffled is None else {"recovered_shuffled": recovered(data.unigram, dense.val_loss, shuffled)}),
         "ticket_point": {"lr": ticket.lr, "base_std": ticket.base_std, "position_std": source.position_std},
@@ -134,6 +141,8 @@ def summarise(study: Study, found: list[dict[str, Any]]) -> dict[str, Any]:
         if name.startswith("val_loss")
     }
     corpus = {"name": data.corpus.name, "digest": data.corpus.digest, "packages": list(data.corpus.packages)}
+    if data.corpus.test is not None:
+        corpus["test_digest"] = hashlib.sha256(data.corpus.test).hexdigest()
     return (
         first
         | losses

@@ -130,13 +130,14 @@ def val_loss(model: nn.Module, windows: torch.Tensor) -> float:
     """Nats a token over all windows (count, length), in eval mode, of a bounded number of logits at a time."""
     model.eval()
     windows, config = windows.to(next(model.parameters()).device), cast("GPT2Config", model.config)
-    pieces = windows.split(_windows_at_once(windows.shape[1], config.vocab_size))
+    pieces = windows.split(windows_at_once(windows.shape[1], config.vocab_size))
     with torch.no_grad():
         losses = torch.stack([token_loss(model, piece) for piece in pieces]).tolist()
     return math.fsum(loss * len(piece) for loss, piece in zip(losses, pieces, strict=True)) / len(windows)
 
 
-def _windows_at_once(length: int, vocabulary: int) -> int:
+def windows_at_once(length: int, vocabulary: int) -> int:
+    """How many windows a model is evaluated on at a time, so that their logits fit in memory."""
     return max(1, min(MOST_WINDOWS, MOST_LOGITS // (length * vocabulary)))
 
 

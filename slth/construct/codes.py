@@ -34,6 +34,7 @@ from slth.weights.recipes import Draw, Recipe, fill
 
 SCALE_BITS = 16  # of a recorded scale: bfloat16
 SAMPLE = 256  # blocks that a scale is tried on
+SAMPLE_SEARCH = 4096  # sums of a part that are looked at then, at most
 GRID = (0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.3, 1.45)  # scales tried, over that of a random code
 OFF_CENTRE = 1.6  # the same for sums of 0/1, whose middle is random
 
@@ -49,7 +50,8 @@ class Code:
         orthogonal: vectors are orthonormal, d at a time; else they are normal.
         scale: what has a recorded scale of its own, 16 bits each: "matrix", "row", or so many weights of a row, a
             multiple of block.
-        search: sums of a part that is too long to take all of them, see `slth.construct.bases`.
+        search: sums of a part that is too long to take all of them, see `slth.construct.bases`; None: 4,096 up to 3
+            bits, else 16,384.
 
     Raises ValueError for anything else, and for more vectors than a search takes.
     """
@@ -59,12 +61,13 @@ class Code:
     pairs: bool = True
     orthogonal: bool = True
     scale: Literal["matrix", "row"] | int = "matrix"
-    search: int = 4096
+    search: int | None = None
 
     def __post_init__(self) -> None:
         bits = as_float("bits", self.bits, "(0, 40]")
         block = as_int("block", (16 if bits <= 2 else 8) if self.block is None else self.block, 1)
-        put(self, bits=bits, block=block, search=as_int("search", self.search, 1))
+        search = (4096 if bits <= 3 else 16_384) if self.search is None else self.search
+        put(self, bits=bits, block=block, search=as_int("search", search, 1))
         if self.scale not in ("matrix", "row"):
             put(self, scale=as_int("scale", self.scale, 1))
             if int(self.scale) % block:
@@ -197,7 +200,7 @@ def block_product(
     """
     matrix, threads = array("target", target), check_threads(threads)
     problem = _Problem.of(matrix, source)
-    signs = problem.signs(slice(None), threads=threads)
+    signs = problem.signs(slice(None), problem.search, threads=threads)
     mask = np.stack((signs, ~signs), axis=-1) if source.code.pairs else signs
     mask = mask.reshape(source.first.shape)
     kept = torch.from_numpy(mask)
@@ -238,9 +241,10 @@ def _sampled_error(matrix: FloatArray, source: BlockProduct, scale: torch.Tensor
     """The squared error of some blocks with source's scales set to these."""
     source.scale.copy_(scale)
     problem = _Problem.of(matrix, source)
+    search = min(problem.search, SAMPLE_SEARCH)
     count = len(problem.targets)
     some = np.unique(np.linspace(0, count - 1, SAMPLE).round().astype(int))
-    signs = problem.signs(some)
+    signs = problem.signs(some, search)
     sums = problem.sums(some, signs)
     return float((np.square(sums - problem.targets[some]) * problem.scales[some] ** 2).sum())
 
@@ -274,16 +278,20 @@ class _Problem:
             source.code, vectors.reshape(rows * blocks, -1, d), targets.reshape(-1, d), scales[:, ::d].reshape(-1, 1)
         )
 
-    def signs(self, which: Any, threads: int | None = None) -> BoolArray:
+    @property
+    def search(self) -> int:
+        """Sums of a part that are looked at."""
+        return int(self.code.search or 1)
+
+    def signs(self, which: Any, search: int, threads: int | None = None) -> BoolArray:
         """The signs (P, N) of some blocks, True = kept: the first of its pair, or the unit."""
         code, vectors, targets = self.code, self.vectors[which], self.targets[which]
         if not code.pairs:  # a sum of m c, m in {0, 1}, is half of that of c and of that of +-c
             targets = 2.0 * targets - vectors.sum(axis=1, dtype=np.float64)
         d = vectors.shape[2]
-        solve = bases.solve if code.orthogonal and code.vectors >= d else nearest.solve
-        return solve(
-            vectors, targets, keep=code.search if solve is bases.solve else min(code.search, 512), threads=threads
-        )
+        if code.orthogonal and code.vectors >= d:
+            return bases.solve(vectors, targets, keep=search, threads=threads)
+        return nearest.solve(vectors, targets, keep=min(search, 512), threads=threads)
 
     def sums(self, which: Any, signs: BoolArray) -> FloatArray:
         """What these signs of some blocks add up to, (P, d)."""

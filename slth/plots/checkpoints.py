@@ -11,9 +11,13 @@ from slth.plots.layout import SCREEN, Layout
 from slth.plots.looks import POINTS, key, looks_of
 from slth.plots.marks import draw_line
 from slth.plots.page import panels
+from slth.plots.rate import ABOVE, NAMES
 from slth.plots.tables import require
 
-COLUMNS = frozenset({"bits_per_weight", "error_max", "attention_difference_max", "exact"})
+PRODUCT = "product"  # the code of tickets whose entries are sums of their own
+COLUMNS = frozenset({"code", "bits_per_weight", "error_max", "attention_difference_max", "exact"})
+CODE_COLUMNS = frozenset({"code", "bits_per_weight", "above_limit_db", "loss_gap"})
+CODE_LABELS = {"above_limit_db": ABOVE, "loss_gap": "difference to the original's loss (nats)"}
 LABELS = {
     "error_max": "largest error of a weight",
     "attention_difference_max": "largest difference of attention weights",
@@ -25,7 +29,7 @@ def difference_against_bits(
 ) -> list[Axes]:
     """The largest error of a weight and of an attention weight over the bits that a weight takes.
 
-    Differences of exactly 0 stand hollow at the lower end.
+    Of tickets of products; differences of exactly 0 stand hollow at the lower end.
 
     Args:
         table: a row per ticket, with COLUMNS.
@@ -39,7 +43,7 @@ def difference_against_bits(
         ValueError: if the table has no rows or lacks a column, or there are not two axes.
     """
     require(table, COLUMNS)
-    rows = table.set_index("bits_per_weight").sort_index()
+    rows = table[table["code"] == PRODUCT].set_index("bits_per_weight").sort_index()
     (look,) = looks_of(["ticket"]).values()
     with panels(2, axes, layout) as page:
         for ax, (column, label) in zip(page.axes, LABELS.items(), strict=True):
@@ -56,7 +60,49 @@ def difference_against_bits(
     return page.axes
 
 
-FIGURES = (Entry("difference_vs_bits", COLUMNS, plain(difference_against_bits)),)
+def codes_against_bits(
+    table: pd.DataFrame, *, axes: Sequence[Axes] | None = None, layout: Layout = SCREEN
+) -> list[Axes]:
+    """Decibels above the information limit, and the difference of losses in size, over the bits that a weight takes.
+
+    Args:
+        table: a row per code and number of bits, with CODE_COLUMNS; rows of tickets of products are left out.
+        axes: two to draw in; None: a figure of its own.
+        layout: of a figure of its own.
+
+    Returns:
+        The two axes.
+
+    Raises:
+        ValueError: if the table has no rows or lacks a column, or there are not two axes.
+    """
+    require(table, CODE_COLUMNS)
+    rows = table[table["code"] != PRODUCT].assign(loss_gap=lambda table: table["loss_gap"].abs())
+    looks = looks_of(rows["code"].unique())
+    with panels(2, axes, layout) as page:
+        for ax, (column, label) in zip(page.axes, CODE_LABELS.items(), strict=True):
+            for code, look in looks.items():
+                own = rows[rows["code"] == code].set_index("bits_per_weight").sort_index()
+                draw_line(ax, own[column], look)
+            ax.set(xlabel="bits a weight", ylabel=label)
+        page.axes[0].set_ylim(bottom=0.0)
+        page.axes[1].set_yscale("log")
+        page.legend([key(NAMES.get(code, code), look) for code, look in looks.items()])
+    return page.axes
+
+
+def _has_products(table: pd.DataFrame) -> bool:
+    return bool((table["code"] == PRODUCT).any())
+
+
+def _has_codes(table: pd.DataFrame) -> bool:
+    return bool((table["code"] != PRODUCT).any() and table["loss_gap"].notna().any())
+
+
+FIGURES = (
+    Entry("difference_vs_bits", COLUMNS, plain(difference_against_bits), _has_products),
+    Entry("codes_vs_bits", CODE_COLUMNS, plain(codes_against_bits), _has_codes),
+)
 CURVES = (
     Curve(
         name="error_vs_bits",
@@ -64,7 +110,7 @@ CURVES = (
         x="bits_per_weight",
         y="error_max",
         labels=("bits a weight", LABELS["error_max"]),
-        rows=lambda table: table[table["error_max"] > 0],
+        rows=lambda table: table[(table["code"] == PRODUCT) & (table["error_max"] > 0)],
         log="y",
     ),
 )

@@ -15,7 +15,8 @@ from slth.plots.page import panels
 from slth.plots.tables import require
 
 RATE_COLUMNS = frozenset({"weights", "matrix", "code", "block", "bits", "above_limit_db", "published"})
-LABELS = "bits a weight", "mean squared error above the limit (dB)"
+ABOVE = "mean squared error above the limit (dB)"
+LABELS = "bits a weight", ABOVE
 NAMES = {
     "pairs": "one of each pair",
     "independent": "the same, normal vectors",

@@ -17,8 +17,9 @@ from legible import require_legible
 from tables import one_case
 
 from slth import plots
+from slth.construct.networks.maps import linear_maps
 from slth.experiments import hide_checkpoint, lab
-from slth.experiments.studies.checkpoints import networks, onnx, reading, texts
+from slth.experiments.studies.checkpoints import codes, networks, onnx, reading, texts
 from slth.ticket import Ticket
 
 MODELS = Path(ROOT, hide_checkpoint.MODELS)
@@ -206,15 +207,26 @@ def test_a_run(folder, tmp_path):
     done = launched("hide_checkpoint", tmp_path, "with", "smoke", f"model={folder}", "-F", str(tmp_path / "runs"))
     assert done.returncode == 0, done.stderr
     table, summary, _ = lab.load_run(tmp_path / "runs" / "1")
-    assert table["candidates"].tolist()[:2] == [8, 16]
-    coarse, fine, exact = (row for _, row in table.iterrows())
+    assert table["code"].tolist() == ["pairs", "rounding", "product", "product", "product"]
+    ours, rounding = (row for _, row in table[:2].iterrows())
+    entries = ours["entries"]
+    assert ours["bits_per_weight"] > 2  # rows of 24 take two blocks of 16
+    assert rounding["bits_per_weight"] == pytest.approx(2.125, abs=1e-3)
+    assert ours["above_limit_db"] < rounding["above_limit_db"]
+    assert 0 < ours["bytes_ticket"] - ours["bytes_bits"] - ours["bytes_recorded"] < 6000  # names, recipes, digests
+    assert ours["bytes_recorded"] == rounding["bytes_recorded"]
+    assert ours["loss_gap"] == ours["loss_ticket"] - ours["loss_target"] != 0
+    hidden = table[table["code"] == "product"]
+    assert hidden["candidates"].tolist()[:2] == [8, 16]
+    coarse, fine, exact = (row for _, row in hidden.iterrows())
+    assert exact["entries"] == entries
     assert coarse["error_max"] > fine["error_max"] > exact["error_max"] == 0
     assert exact["attention_difference_max"] == 0 < fine["attention_difference_max"]
     assert exact["agreement"] == 1
     assert exact["loss_target"] == exact["loss_ticket"] == fine["loss_target"]
     assert summary["same_network"] is True
     assert summary["texts"] == "reactions"
-    assert {path.stem for path in (tmp_path / "runs" / "1").glob("*.png")} == {"difference_vs_bits"}
+    assert {path.stem for path in (tmp_path / "runs" / "1").glob("*.png")} == {"difference_vs_bits", "codes_vs_bits"}
     size = (tmp_path / "runs" / "1" / "ticket.safetensors").stat().st_size
     assert exact["bytes_bits"] + exact["bytes_recorded"] < size == summary["bytes_ticket"]
     Ticket.load(tmp_path / "runs" / "1" / "ticket.safetensors")
@@ -225,6 +237,8 @@ def test_a_run(folder, tmp_path):
     ("update", "message"),
     [
         ("candidates=0", "candidates=0: must be an int >= 1 and <= 40"),
+        ("bits=5", "bits=5: must be an int >= 1 and <= 4"),
+        ("codes=gptq", "codes='gptq': must be one or several of pairs, rounding, absmax, sign, seedlm"),
         ("data=missing.txt", "data='missing.txt': must be a file of SMILES, one a line .*No such file"),
         ("data=odd.txt", "data='odd.txt': must be a file of SMILES, one a line .*no token 'Z'"),
         ("length=1", "length=1: must be an int >= 4"),
@@ -238,11 +252,34 @@ def test_bad_values_end_with_one_line(update, message, folder, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_its_figure_is_legible_in_a_column():
+@pytest.mark.parametrize("code", codes.PEERS)
+def test_a_peer_codes_every_map_of_a_network_and_nothing_else(code, folder):
+    net = networks.build(reading.read(str(folder)))
+    bits = 1 if code == "sign" else 3
+    assert codes.has(code, bits)
+    assert codes.has(code, 2) == (code in ("rounding", "absmax"))
+    made = codes.decoded(net, code, bits, 16)
+    before, after = net.state_dict(), made.network.state_dict()
+    hidden = {each.parameter for each in linear_maps(net)}
+    assert {name for name in before if not before[name].equal(after[name])} == hidden
+    for each in linear_maps(net):
+        error = each.matrix(after[each.parameter].double() - before[each.parameter].double())
+        assert made.errors[each.name].equal(error)
+        assert error.square().mean() < (0.5 if bits == 1 else 0.1) * before[each.parameter].square().mean()
+    entries = sum(error.numel() for error in made.errors.values())
+    extra = 1 if code != "seedlm" else 0  # 16 bits of each 16 weights
+    assert bits * entries <= made.bits - extra * entries < (bits + 0.1) * entries
+
+
+def test_its_figures_are_legible_in_a_column():
     bits = [8.0, 16.0, 24.0, 34.0]
     table = pd.DataFrame({"bits_per_weight": bits, "error_max": [0.01, 1e-4, 1e-7, 0.0], "exact": False})
-    table = table.assign(attention_difference_max=[0.1, 1e-3, 1e-6, 0.0])
+    table = table.assign(attention_difference_max=[0.1, 1e-3, 1e-6, 0.0], code="product")
     left, _ = plots.checkpoints.difference_against_bits(table, layout=plots.Layout("column"))
+    require_legible(left.figure)
+    rows = [(code, bits, 5.0 - i, 0.1**bits) for i, code in enumerate(codes.CODES) for bits in (2.0, 3.0, 4.0)]
+    table = pd.DataFrame(rows, columns=["code", "bits_per_weight", "above_limit_db", "loss_gap"])
+    left, _ = plots.checkpoints.codes_against_bits(table, layout=plots.Layout("column"))
     require_legible(left.figure)
 
 

@@ -44,11 +44,14 @@ def test_signs_lose_what_is_known():
 
 
 def test_seedlm_takes_the_best_seed_of_a_register_that_has_all_states():
-    basis, inverse = seedlm._matrices(8, 3)
+    basis, inverse, _ = seedlm._matrices(8, 3)
     assert len(np.unique(basis[:, 0, 0])) == len(basis) == 65_535
     rows, decoded = seedlm.seedlm(NORMAL, 4, 12)
     assert rows.shape == decoded.shape == (12, 8)
     assert 4 < above(rows, decoded, 4) < 8
+    whole, bits = seedlm.whole(NORMAL[:1, :20], 4)
+    assert bits == 4 * 24 / 20
+    assert np.array_equal(whole[0, :8], seedlm.seedlm(NORMAL[:1], 4, 1)[1][0])
     unrounded = np.einsum("sik,skj,pj->spi", basis[:999], inverse[:999], rows[:2])
     assert (np.square(decoded - rows).sum(1)[:2] <= np.square(unrounded - rows[:2]).sum(2).min(0) * 1.5).all()
 

@@ -5,30 +5,44 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
 from torch import nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from slth.construct import ModuleConstruction, module
+from slth import theory
+from slth.construct import Code, ModuleConstruction, module
+from slth.construct.networks.maps import linear_maps, recorded
 from slth.experiments.lab import progress
+from slth.experiments.studies.checkpoints import codes
 from slth.experiments.studies.checkpoints.texts import Texts
 
+PRODUCT = "product"  # the code of tickets whose entries are sums of their own
 _BATCH = 32
 
 
 @dataclass(frozen=True)
 class Study:
-    """A network, what it reads, and the tickets to make of it: numbers of candidates, and whether an exact one."""
+    """A network, what it reads, and what is made of it.
+
+    bits, codes: structured codes and those of others, at so many bits a weight; scale: what has a scale of its own in
+    ours, group: weights that share one in those of others; candidates, exact: tickets of products; ticket: whether
+    tickets are packed, which draws the whole source.
+    """
 
     network: nn.Module
     texts: Texts
     mask: int | None
     special: list[int]
+    bits: list[int]
+    codes: list[str]
+    scale: Literal["matrix", "row"]
+    group: int
     candidates: list[int]
     exact: bool
+    ticket: bool
     embeddings: bool
     seed: int
 
@@ -48,17 +62,60 @@ class Outputs:
     sentences: torch.Tensor
 
 
-def measure(study: Study) -> tuple[pd.DataFrame, ModuleConstruction]:
-    """A row for each ticket, the exact one last, and the construction of the last."""
+@dataclass(frozen=True)
+class Measured:
+    """A row for each network, and the construction and ticket of the last, None where it is not wanted."""
+
+    table: pd.DataFrame
+    construction: ModuleConstruction
+    ticket: bytes | None
+
+
+def measure(study: Study) -> Measured:
+    """A row for each code and number of bits, then one for each ticket of products, the exact one last."""
     expected = outputs(study, study.network)
-    rows, settings = [], [{"candidates": n} for n in study.candidates] + [{"exact": True}] * study.exact
+    rows = [_coded(study, expected, code, bits) for code, bits in progress(_codes(study), "code")]
+    settings = [{"candidates": n} for n in study.candidates] + [{"exact": True}] * study.exact
     for setting in progress(settings, "hide"):
+        row, construction, ticket = _hidden(study, expected, setting)
+        rows.append({"code": PRODUCT, "exact": "exact" in setting} | row)
+    return Measured(pd.DataFrame(rows), construction, ticket)
+
+
+def _codes(study: Study) -> list[tuple[str, int]]:
+    return [(code, bits) for bits in study.bits for code in study.codes if codes.has(code, bits)]
+
+
+def _coded(study: Study, expected: Outputs, code: str, bits: int) -> dict[str, Any]:
+    """The row of a code: of ours, or of one of its peers."""
+    if code == codes.OURS:
+        row, _, _ = _hidden(study, expected, {"code": Code(bits, scale=study.scale)})
+    else:
         started = time.perf_counter()
-        construction = module(study.network, embeddings=study.embeddings, seed=study.seed, **setting)
-        seconds = time.perf_counter() - started
-        rows.append(_row(construction, setting) | _compared(expected, outputs(study, construction.network())))
-        rows[-1]["seconds_construct"] = seconds
-    return pd.DataFrame(rows), construction
+        made = codes.decoded(study.network, code, bits, study.group, embeddings=study.embeddings)
+        row = {"seconds_construct": time.perf_counter() - started}
+        row |= _errors(study, made.errors, made.bits) | _compared(expected, outputs(study, made.network))
+    return {"code": code, "exact": False} | row
+
+
+def _hidden(
+    study: Study, expected: Outputs, setting: dict[str, Any]
+) -> tuple[dict[str, Any], ModuleConstruction, bytes | None]:
+    """The row of a ticket, its construction, and the ticket itself where it is wanted."""
+    started = time.perf_counter()
+    construction = module(study.network, embeddings=study.embeddings, seed=study.seed, **setting)
+    row: dict[str, Any] = {"seconds_construct": time.perf_counter() - started}
+    ticket = construction.ticket().to_bytes() if study.ticket else None
+    row |= _errors(study, construction.errors, construction.bits)
+    row |= _compared(expected, outputs(study, construction.network()))
+    row |= {
+        "candidates": construction.candidates,
+        "unreachable": construction.unreachable,
+        "spectral_max": max(construction.certificates.values()),
+        "same_weights": construction.exact,
+        "bytes_ticket": len(ticket) if ticket else None,
+    }
+    return row, construction, ticket
 
 
 @torch.no_grad()
@@ -103,6 +160,7 @@ def _compared(expected: Outputs, got: Outputs) -> dict[str, Any]:
     return {
         "loss_target": expected.loss,
         "loss_ticket": got.loss,
+        "loss_gap": got.loss - expected.loss,
         "positions": len(expected.likely),
         "agreement": float((expected.likely == got.likely).double().mean()) if len(expected.likely) else float("nan"),
         "attention_difference_max": float(torch.stack(attention).max()) if attention else float("nan"),
@@ -110,17 +168,21 @@ def _compared(expected: Outputs, got: Outputs) -> dict[str, Any]:
     }
 
 
-def _row(construction: ModuleConstruction, setting: Mapping[str, Any]) -> dict[str, Any]:
-    largest = max(float(error.abs().max()) for error in construction.errors.values())
+def _errors(study: Study, errors: Mapping[str, torch.Tensor], bits: int) -> dict[str, Any]:
+    """Of the weights: the mean over maps of decibels above the limit at the bits of all, and the largest error."""
+    targets = {each.name: each for each in linear_maps(study.network, tables=study.embeddings)}
+    entries = sum(error.numel() for error in errors.values())
+    above = []
+    for name, error in errors.items():
+        each = targets[name]
+        power = each.matrix(study.network.get_parameter(each.parameter).detach()).double().square().mean()
+        if error.any() and power:
+            above.append(theory.above_limit(float(error.square().mean() / power), bits / entries))
     return {
-        "candidates": construction.candidates,
-        "exact": bool(setting.get("exact", False)),
-        "bits_per_weight": construction.bits / construction.entries,
-        "entries": construction.entries,
-        "unreachable": construction.unreachable,
-        "error_max": largest,
-        "spectral_max": max(construction.certificates.values()),
-        "same_weights": construction.exact,
-        "bytes_bits": construction.bits // 8,
-        "bytes_recorded": construction.recorded_bytes,
+        "bits_per_weight": bits / entries,
+        "entries": entries,
+        "error_max": max(float(error.abs().max()) for error in errors.values()),
+        "above_limit_db": sum(above) / len(above) if above else float("nan"),
+        "bytes_bits": -(-bits // 8),
+        "bytes_recorded": sum(tensor.nbytes for tensor in recorded(study.network, list(targets.values())).values()),
     }

@@ -2,7 +2,8 @@
 
 The register of 16 bits makes a matrix (weights, coefficients) from its states after the seed, each turned into a number
 of (-1, 1). Of all 65,535 seeds that is taken for which the least-squares coefficients, rounded to 4 bits with one
-exponent of 4 bits for all of them, bring the block nearest.
+exponent of 4 bits for all of them, bring the block nearest. Most seeds need not be tried: unrounded coefficients leave
+what lies outside the matrix's span, and rounding leaves more.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
 from slth.construct.subset_sum import FloatArray
@@ -22,32 +24,55 @@ TAPS = (
     1,
     3,
     12,
-)  # of x^16 + x^15 + x^13 + x^4 + 1, counted from the lowest bit; all 65,535 states follow one another
+)  # of x^16 + x^15 + x^13 + x^4 + 1, from the lowest bit; all 65,535 states follow one another
+_TOGETHER = 16  # blocks whose projections on all seeds are one product of matrices
 
 
 def seedlm(matrix: FloatArray, bits: int, blocks: int) -> tuple[FloatArray, FloatArray]:
-    """(weights, decoded), each (blocks, weights): some blocks spread over the matrix, as searching one takes ms.
+    """(weights, decoded), each (blocks, weights): some blocks spread over the matrix, as searching one takes a while.
 
     Raises ValueError for bits other than 3 and 4.
     """
-    if bits not in SHAPES:
-        raise ValueError(f"bits={bits}: must be 3 or 4")
-    size, coefficients = SHAPES[bits]
+    size = _size(bits)
     rows = matrix.reshape(-1)[: matrix.size // size * size].reshape(-1, size)
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, blocks).astype(int))]
-    basis, inverse = _matrices(size, coefficients)
+    return rows, _decoded(rows, bits)
+
+
+def whole(matrix: FloatArray, bits: int) -> tuple[FloatArray, float]:
+    """All of a matrix, its last block filled up with zeros, and the bits a weight. Raises ValueError as `seedlm`."""
+    size = _size(bits)
+    rows = np.pad(matrix.reshape(-1), (0, -matrix.size % size)).reshape(-1, size)
+    return _decoded(rows, bits).reshape(-1)[: matrix.size].reshape(matrix.shape), bits * rows.size / matrix.size
+
+
+def _size(bits: int) -> int:
+    if bits not in SHAPES:
+        raise ValueError(f"bits={bits}: must be 3 or 4")
+    return SHAPES[bits][0]
+
+
+def _decoded(rows: FloatArray, bits: int) -> FloatArray:
+    size, coefficients = SHAPES[bits]
+    basis, inverse, spans = _matrices(size, coefficients)
     out = np.empty_like(rows)
 
     def work(part: slice) -> None:
-        _decode(rows[part], basis, inverse, out[part])
+        for start in range(part.start, part.stop, _TOGETHER):
+            here = slice(start, min(start + _TOGETHER, part.stop))
+            within = (rows[here].astype(np.float32) @ spans).reshape(-1, len(basis), coefficients)
+            _decode(rows[here], within, basis, inverse, out[here])
 
     in_parallel(work, len(rows))
-    return rows, out
+    return out
 
 
 @lru_cache(maxsize=2)
-def _matrices(size: int, coefficients: int) -> tuple[FloatArray, FloatArray]:
-    """(seeds, size, coefficients), and the matrices that give the least-squares coefficients."""
+def _matrices(size: int, coefficients: int) -> tuple[FloatArray, FloatArray, npt.NDArray[np.float32]]:
+    """(seeds, size, coefficients), the matrices that give the least-squares coefficients, and what they span.
+
+    The last, (size, seeds * coefficients), are orthonormal vectors, `coefficients` of each seed.
+    """
     state = np.arange(1, 1 << SEED_BITS)
     states = []
     for _ in range(size * coefficients):
@@ -57,34 +82,51 @@ def _matrices(size: int, coefficients: int) -> tuple[FloatArray, FloatArray]:
     middle = 1 << (SEED_BITS - 1)
     basis = ((np.stack(states, axis=1) - middle) / (middle - 1)).reshape(-1, size, coefficients)
     turned = np.swapaxes(basis, 1, 2)
-    return basis, np.linalg.inv(turned @ basis + 1e-9 * np.eye(coefficients)) @ turned
+    spans = np.linalg.qr(basis).Q.transpose(1, 0, 2).reshape(size, -1).astype(np.float32)
+    return basis, np.linalg.inv(turned @ basis + 1e-9 * np.eye(coefficients)) @ turned, spans
 
 
 @njit(cache=True, nogil=True)
-def _decode(rows, basis, inverse, out):  # type: ignore[no-untyped-def]  # pragma: no cover
-    count, size = rows.shape
-    coefficients = inverse.shape[1]
-    levels, here = np.empty(coefficients), np.empty(size)
-    for row in range(count):
-        least = np.inf
+def _decode(rows, within, basis, inverse, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+    levels, here = np.empty(inverse.shape[1]), np.empty(rows.shape[1])
+    for row in range(len(rows)):
+        square = np.square(rows[row]).sum()
+        outside = np.empty(len(basis), np.float32)
         for seed in range(len(basis)):
-            largest = 0.0
-            for k in range(coefficients):
-                total = 0.0
-                for i in range(size):
-                    total += inverse[seed, k, i] * rows[row, i]
-                levels[k] = total
-                largest = max(largest, abs(total))
-            step = 2.0 ** np.ceil(np.log2(max(largest, 1e-30) / 7.5))
-            error = 0.0
-            for k in range(coefficients):
-                levels[k] = min(7.0, max(-8.0, np.rint(levels[k] / step))) * step
-            for i in range(size):
-                total = 0.0
-                for k in range(coefficients):
-                    total += basis[seed, i, k] * levels[k]
-                here[i] = total
-                error += (total - rows[row, i]) ** 2
-            if error < least:
-                least = error
+            outside[seed] = square
+            for k in range(len(levels)):
+                outside[seed] -= within[row, seed, k] ** 2
+        first = int(np.argmin(outside))
+        least = _try(rows[row], basis[first], inverse[first], levels, here)
+        out[row] = here
+        slack = np.float32(1e-5 * square)
+        for seed in range(len(basis)):
+            if outside[seed] > least + slack:
+                continue
+            error = _try(rows[row], basis[seed], inverse[seed], levels, here)
+            if error < least or (error == least and seed < first):
+                least, first = error, seed
                 out[row] = here
+
+
+@njit(cache=True, nogil=True)
+def _try(weights, basis, inverse, levels, here):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """The squared error of a seed's rounded coefficients, whose block is written to here."""
+    largest = 0.0
+    for k in range(len(levels)):
+        total = 0.0
+        for i in range(len(weights)):
+            total += inverse[k, i] * weights[i]
+        levels[k] = total
+        largest = max(largest, abs(total))
+    step = 2.0 ** np.ceil(np.log2(max(largest, 1e-30) / 7.5))
+    error = 0.0
+    for k in range(len(levels)):
+        levels[k] = min(7.0, max(-8.0, np.rint(levels[k] / step))) * step
+    for i in range(len(weights)):
+        total = 0.0
+        for k in range(len(levels)):
+            total += basis[i, k] * levels[k]
+        here[i] = total
+        error += (total - weights[i]) ** 2
+    return error

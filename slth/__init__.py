@@ -7,12 +7,12 @@ from slth import former, plugins
 
 if TYPE_CHECKING:
     from slth.search import fit
-    from slth.ticket import Ticket, TicketError
+    from slth.ticket import Ticket, TicketError, inspect
     from slth.ticket.serving import serve
     from slth.wrapping import handle, unwrap, wrap
 
 __version__ = "0.1.0"
-__all__ = ["Ticket", "TicketError", "fit", "handle", "serve", "unwrap", "wrap"]
+__all__ = ["Ticket", "TicketError", "fit", "handle", "inspect", "serve", "unwrap", "wrap"]
 
 # where each name lives: loaded when it is asked for, so that figures can be drawn without torch
 _HOMES = {
@@ -20,6 +20,7 @@ _HOMES = {
     "TicketError": "slth.ticket",
     "fit": "slth.search",
     "handle": "slth.wrapping",
+    "inspect": "slth.ticket",
     "serve": "slth.ticket.serving",
     "unwrap": "slth.wrapping",
     "wrap": "slth.wrapping",

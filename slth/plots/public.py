@@ -15,6 +15,7 @@ from slth.plots.pruning import PRUNING_COLUMNS, loss_against_parameters, loss_ag
 from slth.plots.qk_scale import QK_SCALE_COLUMNS, loss_against_qk_scale
 from slth.plots.rate import RATE_COLUMNS, above_limit
 from slth.plots.registry import CURVES, ENTRIES, across_runs, figure_of, figures
+from slth.plots.tickets import KEPT_COLUMNS, OVERLAP_COLUMNS, kept_share, ticket_overlap
 from slth.plots.timing import SPEED_COLUMNS, speed
 
 __all__ = [
@@ -25,9 +26,11 @@ __all__ = [
     "ENTRIES",
     "ERROR_COLUMNS",
     "HIDDEN_COLUMNS",
+    "KEPT_COLUMNS",
     "MEAN",
     "MEDIAN",
     "MIXING_COLUMNS",
+    "OVERLAP_COLUMNS",
     "PRUNING_COLUMNS",
     "QK_SCALE_COLUMNS",
     "RATE_COLUMNS",
@@ -53,6 +56,7 @@ __all__ = [
     "figure_of",
     "figures",
     "gap_against_candidates",
+    "kept_share",
     "looks_of",
     "loss_against_parameters",
     "loss_against_qk_scale",
@@ -60,4 +64,5 @@ __all__ = [
     "loss_by_variant",
     "overlay",
     "speed",
+    "ticket_overlap",
 ]

@@ -8,9 +8,22 @@ else it holds what does not follow from a constant or a recipe: biases, normalis
 the whole network is compared before anything is changed. On disk it is a sealed safetensors file (`slth.files`).
 
     python -m slth.ticket show FILE
+    python -m slth.ticket summary FILE [OTHER]
 """
 
+from slth.ticket.inspecting import Inspection, Overlap, Share, columns, inspect, overlap
 from slth.ticket.record import Plain, TicketError, Weight
 from slth.ticket.ticket import Ticket
 
-__all__ = ["Plain", "Ticket", "TicketError", "Weight"]
+__all__ = [
+    "Inspection",
+    "Overlap",
+    "Plain",
+    "Share",
+    "Ticket",
+    "TicketError",
+    "Weight",
+    "columns",
+    "inspect",
+    "overlap",
+]

@@ -14,7 +14,7 @@ from slth import files
 from slth.masking import traits
 from slth.modules import check_module
 from slth.threads import together
-from slth.ticket import describing, packing
+from slth.ticket import describing, inspecting, packing
 from slth.ticket.making import (
     base_of,
     check_dense,
@@ -208,6 +208,10 @@ class Ticket:
     def describe(self) -> str:
         """What the ticket holds, for people."""
         return describing.describe(self)
+
+    def summary(self) -> inspecting.Inspection:
+        """What is kept and what is dead: :func:`slth.inspect`, which says what is raised."""
+        return inspecting.inspect(self)
 
     def _check(self, own: Mapping[str, torch.Tensor]) -> None:
         for path, tensor in own.items():

@@ -4,6 +4,8 @@ import json
 import math
 import os
 import runpy
+import signal
+import subprocess
 import sys
 import time
 from types import SimpleNamespace
@@ -193,6 +195,21 @@ def test_tasks_that_kill_or_hold_up_their_process_are_lost_and_no_other(tmp_path
         job.note("hangs")
     processes.do([job], math.inf)
     assert job.found == {"hangs": "lost: its process ended twice"}
+
+
+def test_a_process_that_starts_while_all_are_stopped_ends_too(tmp_path, monkeypatch):
+    crew, start, started = processes._Crew(math.inf), subprocess.Popen, []
+
+    def stopped_meanwhile(command):
+        crew.stop()
+        started.append(start([sys.executable, "-c", "import time; time.sleep(30)"]))
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", stopped_meanwhile)
+    job = Job("gpu_plan", "time", str(tmp_path / "one"), ("a",), "cpu", 3, 0)
+    crew.take_through(job)
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
+    assert job.found == {}
 
 
 @one_case

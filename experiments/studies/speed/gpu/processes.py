@@ -54,6 +54,8 @@ class _Crew:
                 _lose(job, left.tasks[0], "its process ended twice")
                 continue
             process = self.running[job] = subprocess.Popen(left.command())
+            if self.stopped.is_set():  # perhaps just now, and stop() has not seen this process
+                process.kill()
             try:
                 status = process.wait(None if self.deadline == math.inf else self._seconds())
             except subprocess.TimeoutExpired:

@@ -29,6 +29,8 @@ from tables import one_case
 
 from slth import plots
 from slth.experiments import lab
+from slth.plots.callers import SMALLEST
+from slth.plots.fitting import tidy_ticks
 from slth.plots.looks import CERTIFICATE, COLORS, MEAN, MEDIAN, POINTS, properties
 from slth.plots.texts import balance, fold, spread, width_of
 
@@ -172,6 +174,37 @@ def test_a_figure_is_drawn_in_the_callers_axes_which_it_returns(name):
     for axes in filter(Axes.get_legend, grid):
         legend, frame = axes.get_legend().get_window_extent(), axes.bbox
         assert min(legend.x0 - frame.x0, legend.y0 - frame.y0, frame.x1 - legend.x1, frame.y1 - legend.y1) > -1
+
+
+def test_names_of_rows_are_smaller_in_low_axes_and_never_too_small():
+    def sizes(height):
+        figure = Figure(figsize=(9, height))
+        axes = plots.difference_to_mha(make_losses(EIGHT), axes=list(figure.subplots(1, 2)))
+        return {text.get_fontsize() for one in axes for text in one.yaxis.get_majorticklabels() if text.get_text()}
+
+    (tall,), (low,), (lowest,) = sizes(6.0), sizes(2.8), sizes(2.0)
+    assert tall > low > lowest == SMALLEST
+
+
+def test_axes_without_a_grid_stay_where_the_caller_put_them():
+    figure = Figure(figsize=(5, 4))
+    places = [(0.0, 0.15, 0.4, 0.7), (0.6, 0.15, 0.4, 0.7)]  # labels of the first are cut off
+    axes = plots.error_against_width(make_table(), axes=[figure.add_axes(place) for place in places])
+    assert all(one.has_data() for one in axes)
+    figure.draw_without_rendering()
+    assert [one.get_position().bounds for one in axes] == [pytest.approx(place) for place in places]
+
+
+def test_minor_ticks_lose_their_labels_where_these_overlap():
+    axes = Figure(figsize=(1.6, 3)).subplots()
+    axes.set(xscale="log", xlim=(1.5, 80))
+    tidy_ticks(axes)
+    assert not any(text.get_text() for text in axes.get_xminorticklabels())
+    assert [text.get_text() for text in axes.get_xmajorticklabels() if text.get_text()]
+    axes = Figure(figsize=(4, 3)).subplots()
+    axes.set(xscale="log", xlim=(2, 9))
+    tidy_ticks(axes)
+    assert {text.get_text() for text in axes.get_xminorticklabels()} >= {"2", "3", "4", "6"}
 
 
 def test_a_width_that_there_is_not_is_refused():

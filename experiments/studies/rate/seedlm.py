@@ -25,7 +25,6 @@ TAPS = (
     3,
     12,
 )  # of x^16 + x^15 + x^13 + x^4 + 1, from the lowest bit; all 65,535 states follow one another
-_TOGETHER = 16  # blocks whose projections on all seeds are one product of matrices
 
 
 def seedlm(matrix: FloatArray, bits: int, blocks: int) -> tuple[FloatArray, FloatArray]:
@@ -58,10 +57,7 @@ def _decoded(rows: FloatArray, bits: int) -> FloatArray:
     out = np.empty_like(rows)
 
     def work(part: slice) -> None:
-        for start in range(part.start, part.stop, _TOGETHER):
-            here = slice(start, min(start + _TOGETHER, part.stop))
-            within = (rows[here].astype(np.float32) @ spans).reshape(-1, len(basis), coefficients)
-            _decode(rows[here], within, basis, inverse, out[here])
+        _decode(rows[part], spans, basis, inverse, out[part])
 
     in_parallel(work, len(rows))
     return out
@@ -71,7 +67,7 @@ def _decoded(rows: FloatArray, bits: int) -> FloatArray:
 def _matrices(size: int, coefficients: int) -> tuple[FloatArray, FloatArray, npt.NDArray[np.float32]]:
     """(seeds, size, coefficients), the matrices that give the least-squares coefficients, and what they span.
 
-    The last, (size, seeds * coefficients), are orthonormal vectors, `coefficients` of each seed.
+    The last, (coefficients, size, seeds), are orthonormal vectors, `coefficients` of each seed.
     """
     state = np.arange(1, 1 << SEED_BITS)
     states = []
@@ -82,24 +78,19 @@ def _matrices(size: int, coefficients: int) -> tuple[FloatArray, FloatArray, npt
     middle = 1 << (SEED_BITS - 1)
     basis = ((np.stack(states, axis=1) - middle) / (middle - 1)).reshape(-1, size, coefficients)
     turned = np.swapaxes(basis, 1, 2)
-    spans = np.linalg.qr(basis).Q.transpose(1, 0, 2).reshape(size, -1).astype(np.float32)
+    spans = np.linalg.qr(basis).Q.T.astype(np.float32, order="C")
     return basis, np.linalg.inv(turned @ basis + 1e-9 * np.eye(coefficients)) @ turned, spans
 
 
 @njit(cache=True, nogil=True)
-def _decode(rows, within, basis, inverse, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _decode(rows, spans, basis, inverse, out):  # type: ignore[no-untyped-def]  # pragma: no cover
     levels, here = np.empty(inverse.shape[1]), np.empty(rows.shape[1])
     for row in range(len(rows)):
-        square = np.square(rows[row]).sum()
-        outside = np.empty(len(basis), np.float32)
-        for seed in range(len(basis)):
-            outside[seed] = square
-            for k in range(len(levels)):
-                outside[seed] -= within[row, seed, k] ** 2
+        outside = _outside(rows[row].astype(np.float32), spans)
         first = int(np.argmin(outside))
         least = _try(rows[row], basis[first], inverse[first], levels, here)
         out[row] = here
-        slack = np.float32(1e-5 * square)
+        slack = 1e-5 * np.square(rows[row]).sum()
         for seed in range(len(basis)):
             if outside[seed] > least + slack:
                 continue
@@ -107,6 +98,23 @@ def _decode(rows, within, basis, inverse, out):  # type: ignore[no-untyped-def] 
             if error < least or (error == least and seed < first):
                 least, first = error, seed
                 out[row] = here
+
+
+@njit(cache=True, nogil=True)
+def _outside(weights, spans):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """The squared length (seeds,) of what lies outside each seed's span; four weights at a time."""
+    outside = np.full(spans.shape[2], np.square(weights).sum(), np.float32)
+    within = np.empty_like(outside)
+    for k in range(len(spans)):
+        within[:] = 0.0
+        for i in range(0, len(weights), 4):
+            wa, wb, wc, wd = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
+            a, b, c, d = spans[k, i], spans[k, i + 1], spans[k, i + 2], spans[k, i + 3]
+            for seed in range(within.size):
+                within[seed] += (wa * a[seed] + wb * b[seed]) + (wc * c[seed] + wd * d[seed])
+        for seed in range(within.size):
+            outside[seed] -= within[seed] * within[seed]
+    return outside
 
 
 @njit(cache=True, nogil=True)

@@ -1,6 +1,6 @@
 """Masks by learning: every weight has a score, the best `keep` share is the mask, and only scores are trained."""
 
-from slth.search import controls
+from slth.search import baselines, controls
 from slth.search.base import Search
 from slth.search.bernoulli import Bernoulli
 from slth.search.biprop import Biprop
@@ -21,6 +21,7 @@ __all__ = [
     "Frozen",
     "IteRand",
     "Search",
+    "baselines",
     "controls",
     "fit",
     "method",

@@ -20,8 +20,10 @@ _LOSS = "must be a function (model, batch) -> scalar tensor"
 _BATCHES = "must be a function of the step, or an iterable of batches"
 
 
-def check_functions(batches: object, loss: object, evaluate: object) -> None:
+def check_functions(batches: object, loss: object, evaluate: object, log: object = None) -> None:
     """Raise ValueError for what cannot be called as fit does. Nothing is called."""
+    if log is not None and not _takes(log, 2):
+        raise ValueError(f"log={_name(log)}: must be a function (numbers by name, steps done), as wandb.log is")
     of_torch = isinstance(loss, _Loss) or getattr(loss, "__module__", "") == "torch.nn.functional"
     if of_torch or (isinstance(loss, type) and issubclass(loss, nn.Module)):
         raise ValueError(f"loss={_name(loss)}: takes outputs and targets, {_LOSS}, which may call it")

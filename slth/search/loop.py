@@ -25,7 +25,7 @@ from slth.masking import Group
 from slth.modules import check_module
 from slth.numbers import as_float, as_int
 from slth.resuming import Content
-from slth.search import arguments, parallel
+from slth.search import arguments, live, parallel
 from slth.search import checkpoint as checkpoints
 from slth.search import steps as steps_of
 from slth.search.base import Search
@@ -83,6 +83,7 @@ def fit(
     save_every: int = 0,
     seed: int = 0,
     progress: bool = True,
+    log: live.Log | None = None,
     name: str = "fit",
 ) -> Fit:
     """Train a model's parameters that have a gradient: the scores of a wrapped one, the weights of a plain one.
@@ -115,6 +116,12 @@ def fit(
         progress: show a bar, where standard error is a terminal and tqdm installed; name: its label. That a run goes on
             from a checkpoint is logged to "slth.search.loop", as a warning with progress, which Python shows by itself,
             else as info.
+        log: (numbers by name, steps done) -> anything, called as numbers are measured, for a tracker of experiments:
+            `wandb.log`, `mlflow.log_metrics` (more in `slth.search.live`). Some hundred times a run it gets train_loss,
+            lr (of the optimiser's first group), keep (of a wrapped model: the share of weights that is kept now) and
+            steps_per_s (since the last time, evaluation included), and at each evaluation what evaluate gave. Numbers
+            of the same step come together, those of before a checkpoint do not come again. Results and checkpoints do
+            not depend on it.
 
     A scalar of numpy or torch does for an int or a float. Rows count the steps done, from 1; errors name the step they
     came in, from 0.
@@ -133,20 +140,20 @@ def fit(
     Where `torch.distributed` has been initialised (torchrun, accelerate), every process calls this with the same model,
     batches and settings, and trains on its rows of each batch (`slth.search.parallel`): `loss` must be a mean over
     rows. Scores, masks and what is returned are the same in all; the first alone reads and writes the checkpoint and
-    shows the bar. What goes wrong in one process alone ends the others by an error of their connection; over NCCL, and
-    in the backward pass under DDP, only as that process ends or torchrun watches them.
+    shows the bar and calls `log`. What goes wrong in one process alone ends the others by an error of their connection;
+    over NCCL, and in the backward pass under DDP, only as that process ends or torchrun watches them.
 
     Raises ValueError for values outside the above, a model with a method but no scores to train, one without anything
     to train, one whose masked weights (or one of several places that were tied) were replaced or removed after wrap,
     scores that hold NaN, and for an optimiser, a loss or an evaluation that is not what its function must give;
     CheckpointError, with nothing changed, for a checkpoint that is damaged or of another search, which it says the
     differences to; OSError where it cannot be read or written; FloatingPointError where the loss or its gradient is not
-    finite.
+    finite; RuntimeError where `log` raises an error.
     """
     started = time.perf_counter()
     parallel.check_whole(batches)
     check_module(model, "model")
-    arguments.check_functions(batches, loss, evaluate)
+    arguments.check_functions(batches, loss, evaluate, log)
     steps, every, save_every = as_int("steps", steps, 1), as_int("every", every, 0), as_int("save_every", save_every, 0)
     lr, warmup = as_float("lr", lr, "(0, inf)"), as_float("warmup", warmup, "[0, 1)", "a share of the steps")
     accumulate = as_int("accumulate", accumulate, 1)
@@ -200,6 +207,7 @@ def fit(
     training = Training(model, loss, built, parameters, math.inf if clip is None else clip, accumulate, chosen)
     way = steps_of.choose(training, handle(model) if _groups(model) else None, graph, name)
     loop = _Loop(training, search, way, Feed(batches, seed), highest, steps, warmup, seed)
+    tracker = live.Tracker(log if first else None, name, result.resumed_at)
     bar = console.bar(steps, result.resumed_at, name) if progress and first else console.NoBar()
     with bar, torch.random.fork_rng(devices=_devices(parameters)):
         for step in range(result.resumed_at, steps):
@@ -211,16 +219,21 @@ def fit(
             notes = ends or done % max(1, steps // 100) == 0
             if notes or measures or saves:
                 way.settle()
+            numbers: dict[str, float] = {}
             if notes:
+                numbers = {"train_loss": float(value), "lr": float(loop.rates_at(step)[0])} | _keep_of(model)
                 result.rows.append({"step": done, "train_loss": float(value)})
                 bar.set_postfix(loss=f"{float(value):.4g}", refresh=False)
             bar.update()
             if search and ends:
                 search.finish(model)
             if evaluate and measures:
-                result.rows.append({"step": done} | _evaluated(training, evaluate))
+                measured = _evaluated(training, evaluate)
+                result.rows.append({"step": done} | measured)
+                numbers |= measured
             if saves:
                 parallel.from_first(partial(save, _held_by(done, result.rows, origin)))
+            tracker.send(numbers, done)
     model.eval()
     result.seconds = time.perf_counter() - started
     return result
@@ -244,13 +257,17 @@ class _Loop:
         model, optimiser = self.training.model, self.training.optimiser
         batch = self.feed.at(step)
         torch.manual_seed(generator_seed(self.seed, f"step/{rank}" if (rank := parallel.rank()) else "step", step))
-        self.way.set_rates([rate * _factor(step, self.steps, self.warmup) for rate in self.rates])
+        self.way.set_rates(self.rates_at(step))
         if self.search:
             self.search.before_step(model, step, self.steps, optimiser)
         value = self.way.take(batch, step)
         if self.search:
             self.search.after_step(model, step, self.steps, optimiser)
         return value
+
+    def rates_at(self, step: int) -> list[float]:
+        """The learning rate of each of the optimiser's groups."""
+        return [rate * _factor(step, self.steps, self.warmup) for rate in self.rates]
 
 
 def _held_by(step: int, rows: list[dict[str, float]], origin: str | None) -> dict[str, Any]:
@@ -307,6 +324,12 @@ def _groups(model: nn.Module) -> list[Group]:
         return handle(model).groups
     except ValueError:  # not wrapped
         return []
+
+
+def _keep_of(model: nn.Module) -> dict[str, float]:
+    """The share of the masked weights that is kept now; nothing of a plain model."""
+    groups = _groups(model)
+    return {"keep": handle(model).kept() / sum(group.size for group in groups)} if groups else {}
 
 
 def _search(model: nn.Module, method: Search | None, steps: int) -> Search | None:

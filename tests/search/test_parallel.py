@@ -69,6 +69,10 @@ def test_both_processes_hold_the_same_bits(ranks):
         assert_same(one[kind], other[kind], 0.0)
 
 
+def test_the_first_process_alone_tells_a_tracker(ranks):
+    assert [found["logged"] for found in ranks] == [list(range(1, parallel_run.STEPS + 1)), []]
+
+
 def test_score_gradients_travel_and_a_loss(ranks):
     scores = sum(t.numel() for t in ranks[0]["edge_popup"]["scores"].values())
     assert [found["sent"] for found in ranks] == [parallel_run.STEPS * (scores + 1)] * 2

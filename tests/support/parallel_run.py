@@ -78,7 +78,8 @@ def main(folder):
     searched("edge_popup", 8)
     dist.all_reduce = reduce
     found["sent"] = sum(sent)
-    found["uneven"] = state_of(*searched("edge_popup", 5))
+    found["logged"] = []
+    found["uneven"] = state_of(*searched("edge_popup", 5, log=lambda numbers, step: found["logged"].append(step)))
     model = network()
     wrapped = nn.parallel.DistributedDataParallel(model)
     fit = slth.fit(wrapped, batch(5), loss, STEPS, lr=0.05, progress=False)

@@ -4,6 +4,9 @@ Scores are trained, weights stay random. Dense training of the same network gets
 learning rates and init scales; a random mask, the ticket's own mask shuffled or on other weights, weights trained under
 a random mask, and unigram and bigram models say what a loss is worth. The ticket is stored as ticket.safetensors.
 
+`with all_baselines` puts the ticket's file beside those of other masks (random, magnitude, SNIP, GraSP, SynFlow;
+weights random and trained), smaller dense networks, binary and ternary training, and rounding: bytes against loss.
+
 Several sizes or scales of query and key draw the loss against the parameters that are not zero (Figure 7 of
 arXiv 2511.04217). A folder `checkpoints` lets a run that was cut go on.
 """
@@ -19,8 +22,9 @@ from slth.experiments import lab
 from slth.experiments.lab import BadConfig
 from slth.experiments.lab.methods import Method
 from slth.experiments.studies.gpt2 import options as keys
+from slth.experiments.studies.gpt2.beside import NAMES as BASELINES
 from slth.experiments.studies.gpt2.parts import Scoring
-from slth.experiments.studies.gpt2.prune import Study, measure, summarise
+from slth.experiments.studies.gpt2.prune import Study, measure, shipped, summarise
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,14 @@ class Config(keys.GPT2Options):
         True,
         help="also measure a ticket's mask shuffled, or on other weights, a random one, and weights trained in that",
     )
+    baselines: list[str] | None = lab.choices(
+        None, BASELINES, help="what the ticket's file stands beside, at its bytes: see studies/gpt2/beside.py"
+    )
     checkpoints: str | None = keys.checkpoints()
     saves: int = keys.saves()
     device: str = keys.device()
     seed: int = lab.seed()
-    free = ("stride", "documents")  # what is trained does not depend on them
+    free = ("stride", "documents", "baselines")  # what is trained does not depend on them
 
     def check_keys(self) -> None:
         """Sizes, and standard deviations in pairs."""
@@ -113,6 +120,7 @@ class Config(keys.GPT2Options):
             data=self.tokens,
             scoring=self.scoring,
             controls=self.controls,
+            baselines=self.baselines or [],
         )
 
     @property
@@ -150,6 +158,7 @@ ex.add_named_config(
     every=500,
     windows=256,
 )
+ex.add_named_config("all_baselines", baselines=[*BASELINES])
 # Figure 7 within 8 minutes on one H100. A step of 16,384 tokens took 57 ms dense and 79 ms masked in mini, 125 and
 # 187 ms in small, on an H200 whose steps were launched from Python one by one (bf16; the paper's vocabulary, than which
 # bytes are quicker). Taking mini for its half, a step of all nine trainings takes 2 * (57 + 2 * 79) + 125 + 2 * 187 =
@@ -197,6 +206,10 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
         for part in config.tokens.parts:
             bits = {who: one[f"{part}_bits_per_byte_{who}"] for who in ("dense", "ticket")}
             print(f"  {part}, bits a byte: " + ", ".join(f"{who} {value:.4f}" for who, value in bits.items()))
+    if config.baselines:
+        files = shipped(table)
+        lab.show(files.astype({"bytes": "Int64", "nonzero": "Int64"}), None)
+        summary["baselines"] = files.to_dict("records")
     lab.save(run, table, summary, plots.figures(table, summary), {"ticket.safetensors": ticket})
     return summary
 

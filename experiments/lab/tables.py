@@ -5,6 +5,6 @@ import pandas
 MOST_ROWS = 12
 
 
-def show(table: pandas.DataFrame) -> None:
-    """Print a table in aligned columns, numbers with four digits; of a long one the first and the last rows."""
-    print(table.to_string(index=False, max_rows=MOST_ROWS, na_rep="", float_format="{:.4g}".format))
+def show(table: pandas.DataFrame, most: int | None = MOST_ROWS) -> None:
+    """Print a table in aligned columns, numbers with four digits; of more than `most` rows the first and the last."""
+    print(table.to_string(index=False, max_rows=most, na_rep="", float_format="{:.4g}".format))

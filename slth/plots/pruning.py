@@ -26,8 +26,8 @@ LEVELS = {
 
 
 def _measured(table: pd.DataFrame) -> pd.DataFrame:
-    """The losses on the way of full trainings."""
-    return table[(table["stage"] == "full") & table["val_loss"].notna()]
+    """The losses on the way of full trainings, without those of baselines."""
+    return table[(table["stage"] == "full") & table["val_loss"].notna() & table["run"].isin(NAMES)]
 
 
 def _at_the_end(table: pd.DataFrame) -> pd.DataFrame:

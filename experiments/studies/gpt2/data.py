@@ -26,6 +26,14 @@ class Data:
         parts = {"validation": self.corpus.validation, "test": self.corpus.test}
         return {name: text for name, text in parts.items() if text is not None}
 
+    @property
+    def bytes_per_token(self) -> float:
+        """UTF-8 of the tokens of validation that are predicted, over their number."""
+        predicted = self.validation[:, 1:]
+        if isinstance(self.words, texts.Bytes):
+            return 1.0
+        return sum(len(self.words.decode(window).encode()) for window in predicted) / predicted.numel()
+
 
 def read(name: str, vocabulary: str, length: int, windows: int) -> Data:
     """The text, read and split. Raises BadConfig (keys `data`, `vocabulary`)."""

@@ -10,6 +10,7 @@ import torch
 from transformers import GPT2Config
 
 import slth
+from slth.experiments.studies.gpt2 import beside
 from slth.experiments.studies.gpt2.data import Data
 from slth.experiments.studies.gpt2.parts import Scoring
 from slth.experiments.studies.gpt2.training import (
@@ -43,6 +44,7 @@ class Study:
     data: Data
     scoring: Scoring  # of the parts that the text came with
     controls: bool  # whether tickets are compared with other masks and with weights trained under one
+    baselines: list[str]  # of `beside`
 
     def source(self, size: str, init: str, qk_scale: float | str) -> Source:
         """A random network, its positions at the first of their scales."""
@@ -72,6 +74,9 @@ def measure(study: Study) -> tuple[pd.DataFrame, list[dict[str, Any]], bytes]:
             rows += made
             found.append(outcome | scores)
             first = first or file
+        if study.baselines:
+            tickets = [outcome for outcome in found if outcome["size"] == size]
+            rows += beside.measure(study, size, dense, plain, tickets)
     return pd.DataFrame(rows), found, first
 
 
@@ -156,6 +161,13 @@ def summarise(study: Study, found: list[dict[str, Any]]) -> dict[str, Any]:
             "device": device_name(study.how.device),
         }
     )
+
+
+def shipped(table: pd.DataFrame) -> pd.DataFrame:
+    """Of a run with baselines each network's file, from the smallest on: its bytes and what it is worth."""
+    columns = ["size", "run", "weights", "bytes", "bits_per_weight", "nonzero", "val_loss", "bits_per_byte", "lr"]
+    files: pd.DataFrame = table.loc[table["stage"] == "shipped", columns]
+    return files.sort_values("bytes", ignore_index=True, kind="stable")
 
 
 def device_name(device: torch.device) -> str:

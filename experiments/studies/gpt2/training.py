@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -84,6 +84,17 @@ class Source:
         )
 
 
+class Way(Protocol):
+    """What is done to a model before it is trained, other than densely."""
+
+    @property
+    def method(self) -> Method | None:
+        """The search of its scores; None: weights are trained."""
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model, made ready in place."""
+
+
 @dataclass(frozen=True)
 class Pruning:
     """How a ticket is looked for."""
@@ -95,10 +106,14 @@ class Pruning:
     scores: str
     seed: int
 
+    @property
+    def patterns(self) -> list[str] | None:
+        """Shell patterns of what is masked, None for all weights."""
+        return None if self.masked == "all" else [BLOCKS]
+
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model, wrapped."""
-        masked = None if self.masked == "all" else BLOCKS
-        return slth.wrap(model, self.keep, self.policy, masked, scores=self.scores, seed=self.seed)
+        return slth.wrap(model, self.keep, self.policy, self.patterns, scores=self.scores, seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -167,7 +182,7 @@ def train(
 
 def trained(
     source: Source,
-    search: Pruning | None,
+    search: Way | None,
     data: Data,
     how: Training,
     point: tuple[float, float],
@@ -189,7 +204,7 @@ def trained(
 
 def best_of(
     source: Source,
-    search: Pruning | None,
+    search: Way | None,
     data: Data,
     how: Training,
     grid: Sequence[tuple[float, float]],
@@ -224,7 +239,7 @@ def best_of(
 
 def best_of_stds(
     source: Source,
-    search: Pruning | None,
+    search: Way | None,
     data: Data,
     how: Training,
     stds: Sequence[tuple[float, float]],

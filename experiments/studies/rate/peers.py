@@ -16,19 +16,32 @@ PUBLISHED = {"E8P": (0.089, 2.0, "arXiv 2402.04396"), "QTIP": (0.069, 2.0, "arXi
 
 def rounding(matrix: FloatArray, bits: int, group: int) -> tuple[FloatArray, float]:
     """Round to the nearest of 2^bits equidistant levels about 0, of the best clip of each group on a grid."""
+    return decoded(*nearest(matrix, bits, group), matrix), bits + SCALE_BITS / group
+
+
+def nearest(matrix: FloatArray, bits: int, group: int) -> tuple[FloatArray, FloatArray]:
+    """What :func:`rounding` records: whole codes from -2^(bits - 1) below 2^(bits - 1), a group a row, and its step.
+
+    A weight is decoded as (code + 1/2) step. The last row is filled up.
+    """
     groups = _groups(matrix, group)
-    best, least = np.zeros_like(groups), np.full((len(groups), 1), np.inf)
+    codes, steps, least = np.zeros_like(groups), np.ones((len(groups), 1)), np.full((len(groups), 1), np.inf)
     for clip in CLIPS:
-        levels = _rounded(groups, clip, bits)
-        error = np.square(levels - groups).sum(axis=1, keepdims=True)
-        best = np.where(error < least, levels, best)
+        tried, step = _rounded(groups, clip, bits)
+        error = np.square((tried + 0.5) * step - groups).sum(axis=1, keepdims=True)
+        codes, steps = np.where(error < least, tried, codes), np.where(error < least, step, steps)
         least = np.minimum(error, least)
-    return _matrix(best, matrix), bits + SCALE_BITS / group
+    return codes, steps
+
+
+def decoded(codes: FloatArray, steps: FloatArray, like: FloatArray) -> FloatArray:
+    """The matrix of codes and steps of groups, of the shape of `like`."""
+    return _matrix((codes + 0.5) * steps, like)
 
 
 def absmax(matrix: FloatArray, bits: int, group: int) -> tuple[FloatArray, float]:
     """The same with levels up to the largest of each group."""
-    return _matrix(_rounded(_groups(matrix, group), 1.0, bits), matrix), bits + SCALE_BITS / group
+    return decoded(*_rounded(_groups(matrix, group), 1.0, bits), matrix), bits + SCALE_BITS / group
 
 
 def sign(matrix: FloatArray, bits: int, group: int) -> tuple[FloatArray, float]:
@@ -40,12 +53,12 @@ def sign(matrix: FloatArray, bits: int, group: int) -> tuple[FloatArray, float]:
     return _matrix(np.where(groups > 0, scale, -scale), matrix), 1 + SCALE_BITS / group
 
 
-def _rounded(groups: FloatArray, clip: float, bits: int) -> FloatArray:
+def _rounded(groups: FloatArray, clip: float, bits: int) -> tuple[FloatArray, FloatArray]:
+    """(codes, steps), levels up to this share of the largest of each group."""
     step = _single(2.0 * clip * np.abs(groups).max(axis=1, keepdims=True) / 2**bits)
     step[step == 0.0] = 1.0
     half = 2 ** (bits - 1)
-    out: FloatArray = (np.clip(np.floor(groups / step), -half, half - 1) + 0.5) * step
-    return out
+    return np.clip(np.floor(groups / step), -half, half - 1), step
 
 
 def _single(scale: FloatArray) -> FloatArray:

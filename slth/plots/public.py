@@ -1,6 +1,7 @@
 """What `slth.plots` offers. Importing this module imports seaborn, matplotlib and pandas."""
 
 from slth.plots.across import overlay
+from slth.plots.baselines import BYTES_COLUMNS, loss_against_bytes
 from slth.plots.curves import Curve, Run
 from slth.plots.depth import DEPTH_COLUMNS, error_against_depth
 from slth.plots.entries import Entry
@@ -19,6 +20,7 @@ from slth.plots.tickets import KEPT_COLUMNS, OVERLAP_COLUMNS, kept_share, ticket
 from slth.plots.timing import SPEED_COLUMNS, speed
 
 __all__ = [
+    "BYTES_COLUMNS",
     "CERTIFICATE",
     "CONSTANT_COLUMNS",
     "CURVES",
@@ -58,6 +60,7 @@ __all__ = [
     "gap_against_candidates",
     "kept_share",
     "looks_of",
+    "loss_against_bytes",
     "loss_against_parameters",
     "loss_against_qk_scale",
     "loss_against_steps",

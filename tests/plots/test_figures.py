@@ -9,6 +9,7 @@ from figure_tables import (
     ends_of,
     legend_of,
     lines_of,
+    make_files,
     make_hidden,
     make_losses,
     make_pruning,
@@ -253,3 +254,22 @@ def test_a_hidden_model_that_cannot_be_drawn_is_refused(draw):
         getattr(plots, draw)(make_hidden().drop(columns=["norm", "agreement"]))
     with pytest.raises(ValueError, match="no rows"):
         getattr(plots, draw)(make_hidden()[:0])
+
+
+def test_files_are_points_at_their_bytes_hollow_where_weights_are_random():
+    table = make_files()
+    axes = plots.loss_against_bytes(table, {"val_loss_bigram": 2.4})
+    drawn = {(line.get_xdata()[0], line.get_ydata()[0]): line for line in lines_of(axes) if len(line.get_xdata()) == 1}
+    single = table[(table["run"] != "rounding") & table["bytes"].notna()]
+    assert drawn.keys() >= set(zip(single["bytes"], single["val_loss"], strict=True))
+    for at, loss, weights in single[["bytes", "val_loss", "weights"]].to_numpy():
+        assert (drawn[at, loss].get_markerfacecolor() == "white") == (weights == "random")
+    assert any(list(line.get_xdata()) == [1.4e5 * bits for bits in (1, 2, 3, 4, 8)] for line in lines_of(axes))
+    assert "bigram" in words(plots.figure_of(axes))
+
+
+def test_a_table_without_files_has_no_figure_of_them():
+    assert "loss_vs_bytes" not in plots.figures(make_pruning(1.0))
+    files = make_files()
+    assert "loss_vs_bytes" in plots.figures(files)
+    assert "loss_vs_bytes" not in plots.figures(files.assign(stage="full"))

@@ -12,6 +12,7 @@ from figure_tables import (
     FITS,
     make_constant,
     make_depth,
+    make_files,
     make_hidden,
     make_losses,
     make_pruning,
@@ -87,6 +88,7 @@ FIGURES = {
     "steps": all_axes(plots.loss_against_steps, make_pruning(1.0), LEVELS),
     "sizes over steps": all_axes(plots.loss_against_steps, pruning_sizes(), LEVELS),
     "parameters": all_axes(plots.loss_against_parameters, pruning_sizes(), LEVELS),
+    "bytes": all_axes(plots.loss_against_bytes, make_files(), LEVELS),
     "scale": all_axes(plots.loss_against_qk_scale, make_qk_scale(0)),
     "constant": all_axes(plots.constant, pd.concat([make_constant(10).assign(d=d) for d in range(2, 10)])),
     "speed": all_axes(plots.speed, make_times(["scipy.milp", "torch.sort"])),
@@ -134,7 +136,7 @@ def test_no_text_is_cut_off_or_lies_on_another(name, width):
 
 
 WIDTH = next(curve for curve in plots.CURVES if curve.name == "error_vs_width")
-ONE_PANEL = {"block", "parameters", "losses"}
+ONE_PANEL = {"block", "parameters", "losses", "bytes"}
 MAKERS = {
     "width": (plots.error_against_width, make_table()),
     "length": (plots.error_against_length, make_table(lengths=(8, 64))),
@@ -143,6 +145,7 @@ MAKERS = {
     "gap": (plots.gap_against_candidates, make_hidden()),
     "steps": (plots.loss_against_steps, pruning_sizes()),
     "parameters": (plots.loss_against_parameters, pruning_sizes()),
+    "bytes": (plots.loss_against_bytes, make_files()),
     "scale": (plots.loss_against_qk_scale, make_qk_scale(0)),
     "constant": (plots.constant, make_constant(10)),
     "speed": (plots.speed, make_times(["scipy.milp"])),

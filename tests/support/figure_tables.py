@@ -42,6 +42,17 @@ def make_pruning(level):
     return table.assign(val_loss=level + table["step"] / 10 + (table["stage"] == "grid") * 100)
 
 
+def make_files():
+    """The files of a ticket and all that it stands beside."""
+    masks, others = ("random", "magnitude", "snip", "grasp", "synflow"), ("dense_nonzero", "dense_bytes", "binary")
+    rows = [(run, "trained", 1.1e6, 2.1 + i / 50) for i, run in enumerate(masks)]
+    rows += [(run, "random", 1.3e5, 5.6 + i / 10) for i, run in enumerate(masks)]
+    rows += [(run, "trained", 1e5 + 5e5 * i, 2.2 + i / 9) for i, run in enumerate((*others, "ternary", "dense"))]
+    rows += [("rounding", "trained", 1.4e5 * bits, 1.9 + 4 / bits**2) for bits in (1, 2, 3, 4, 8)]
+    rows += [("ticket", "random", 1.32e5, 2.1), ("grasp", "trained", np.nan, np.inf)]
+    return pd.DataFrame(rows, columns=["run", "weights", "bytes", "val_loss"]).assign(size="tiny", stage="shipped")
+
+
 def make_qk_scale(first):
     table = pd.MultiIndex.from_product([(0.02, 0.1), (1.0, 2.0), (first, first + 1)])
     table = table.set_names(["base_std", "qk_scale", "seed"]).to_frame(index=False)

@@ -104,11 +104,8 @@ def measure(study: Study, size: str, dense: Trained, plain: Source, tickets: Seq
 def _ticket(study: Study, size: str, ticket: Row) -> Row:
     total = ticket["state_dict_bytes"] / 4  # float32
     about: Row = {"size": size, "run": "ticket", "qk_scale": ticket["qk_scale"], "nonzero": ticket["nonzero_ticket"]}
-    return (
-        about
-        | ticket["ticket_point"]
-        | _shipped(study, ticket["val_loss_ticket"], ticket["ticket_bytes"], total, "random")
-    )
+    about.update(ticket["ticket_point"])
+    return about | _shipped(study, ticket["val_loss_ticket"], ticket["ticket_bytes"], total, "random")
 
 
 def _of_dense(study: Study, size: str, dense: Trained, plain: Source) -> Iterator[Row]:

@@ -66,6 +66,11 @@ def _nowhere() -> TextIO:
     return open(os.devnull, "w", encoding="utf-8")
 
 
+def one_line(text: str) -> str:
+    """Any text on one line, its unprintable characters escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 class NoBar:
     """A progress bar that shows nothing."""
 

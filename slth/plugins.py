@@ -105,11 +105,7 @@ def load(key: str, place: str, base: type[T]) -> type[T]:
 
     Raises ValueError where there is no such file, module or class, where importing it fails, and for another class.
     """
-    where, _, name = place.rpartition(":")
-    refused = f"{key}={place}: "
-    if not (where and name.isidentifier()):
-        raise ValueError(f"{refused}must be the place of a class, as my_file.py:Name or package.module:Name")
-    module = _from_file(refused, Path(where)) if where.endswith(".py") else _imported(refused, where, import_module)
+    refused, where, module, name = _looked_up(key, place, "class")
     classes = [n for n, c in vars(module).items() if isinstance(c, type) and c is not base and issubclass(c, base)]
     found = getattr(module, name, None)
     wanted = f"{base.__module__}.{base.__qualname__}"
@@ -120,6 +116,25 @@ def load(key: str, place: str, base: type[T]) -> type[T]:
     _places.setdefault(found, place)
     _classes[place] = _classes[_whole(place)] = found
     return found
+
+
+def load_callable(key: str, place: str) -> Callable[..., Any]:
+    """The class or function at a place; its module is executed. Arguments and errors are those of :func:`load`."""
+    refused, where, module, name = _looked_up(key, place, "class or function")
+    function: Callable[..., Any] | None = getattr(module, name, None)
+    if not callable(function):
+        raise ValueError(f"{refused}{where} has no class or function {name}")
+    return function
+
+
+def _looked_up(key: str, place: str, what: str) -> tuple[str, str, ModuleType, str]:
+    """(the beginning of a refusal, the module's place, the module, the name to be looked up there)."""
+    where, _, name = place.rpartition(":")
+    refused = f"{key}={place}: "
+    if not (where and name.isidentifier()):
+        raise ValueError(f"{refused}must be the place of a {what}, as my_file.py:Name or package.module:Name")
+    module = _from_file(refused, Path(where)) if where.endswith(".py") else _imported(refused, where, import_module)
+    return refused, where, module, name
 
 
 def place_of(kind: type) -> str | None:

@@ -30,6 +30,8 @@ FLOORS = [
     "construct search",
     "plots",
     "experiments",
+    "cli",
+    "__main__",
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 

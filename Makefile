@@ -14,10 +14,10 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run models test test-slow test-oldest lint types format clean
+.PHONY: help run models test test-slow test-oldest lint types format docs release-check clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 	@echo 'PYTHON=python3.12 names the Python to install with: 3.11, 3.12 or 3.13.'
 
 run: $(RUN) ## measure the error against the width and draw it; ARGS="with hidden=32" is passed on
@@ -49,6 +49,13 @@ types: $(DEV) ## check the types
 format: $(DEV) ## put the style right
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: $(DEV) ## build the documentation into build/docs; a warning is an error
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
+	@echo build/docs/index.html
+
+release-check: $(DEV) ## build sdist and wheel, install the wheel into a fresh environment, run it there; ARGS=--offline
+	$(BIN)/python .ci/release_check.py $(ARGS)
 
 clean: ## remove .venv and every cache; runs/ stays
 	rm -rf $(VENV) $(VENV)-oldest build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from slth.ticket.serving import serve
     from slth.wrapping import handle, unwrap, wrap
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Ticket", "TicketError", "fit", "handle", "inspect", "serve", "unwrap", "wrap"]
 
 # where each name lives: loaded when it is asked for, so that figures can be drawn without torch

@@ -52,9 +52,9 @@ def test_plain_import_is_light(tmp_path):
 
 
 def test_the_core_alone_runs_readmes_example_and_names_the_extras(tmp_path):
-    example = re.findall(r"## The API in ten lines\n+```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    example = re.findall(r"## Construct\n+```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     rest = """
-print(float((source(x) - target(x)).norm(dim=-1).max()), float(found.certificate.bound), found.keep)
+print(float((source(x) - target(x)).norm(dim=-1).max()), float(construction.certificate.bound), construction.keep)
 import slth.search, slth.tasks.text, slth.ticket.serving
 for line in "import slth.models.gpt2", "from slth.plots import figures":
     try:
@@ -82,7 +82,7 @@ def test_constraints_pin_every_requirement_within_its_bounds():
 
 def test_tests_have_what_experiments_need():
     extras = PYPROJECT["project"]["optional-dependencies"]
-    assert {"experiments", "gpt2", "cluster", "sql", "train"} == Requirement(extras["dev"][0]).extras
+    assert {"experiments", "gpt2", "cluster", "sql", "train", "docs"} == Requirement(extras["dev"][0]).extras
 
 
 def test_the_core_is_small():

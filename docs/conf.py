@@ -42,7 +42,7 @@ def plain_text(app: Sphinx, what: str, name: str, obj: object, options: object, 
             literal = None
         if literal is None and not re.match(r"\s*(>>>|={3,} )", line):
             parts = re.split(r"(`+[^`]+`+)", line)
-            parts[::2] = [re.sub(r"\||\*(?=\S)", r"\\\g<0>", part) for part in parts[::2]]
+            parts[::2] = [re.sub(r"\||\*(?=\S)|(?<=\w)_(?!\w)", r"\\\g<0>", part) for part in parts[::2]]
             lines[i] = "".join(parts)
         if line.rstrip().endswith("::"):
             literal = indent

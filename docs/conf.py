@@ -26,7 +26,7 @@ python_maximum_signature_line_length = 88
 
 html_theme = "furo"
 html_title = f"slth {release}"
-html_copy_source = False
+smartquotes = False  # "input" is what one writes
 suppress_warnings = ["ref.python"]  # fields of two classes may bear one name
 
 

@@ -20,9 +20,9 @@ An experiment script says what it measures; everything about command lines, run 
         lab.launch(ex)
 
 options: what a config may say · values: as a command line writes it · experiment, command_line, sacred_options,
-signals: how a run is made or refused · storage, figures, stores: what it leaves in a folder or a database · bars,
-tables: what it prints · resuming: what a run that was cut goes on from · scripts: the experiments as modules, for those
-who run them · border: Sacred.
+signals: how a run is made or refused · storage, figures, stores: what it leaves in a folder or a database · live,
+metrics: its curves while they grow · bars, tables: what it prints · resuming: what a run that was cut goes on from ·
+scripts: the experiments as modules, for those who run them · border: Sacred.
 """
 
 from slth.experiments.lab.arithmetic import Arithmetic, TrainingOptions
@@ -31,6 +31,7 @@ from slth.experiments.lab.border import Run
 from slth.experiments.lab.command_line import launch
 from slth.experiments.lab.experiment import Experiment, experiment
 from slth.experiments.lab.figures import render
+from slth.experiments.lab.live import curves
 from slth.experiments.lab.options import (
     Options,
     anything,
@@ -65,6 +66,7 @@ __all__ = [
     "anything",
     "choice",
     "choices",
+    "curves",
     "experiment",
     "flag",
     "free",

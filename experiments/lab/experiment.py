@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from slth.experiments.lab import config_files
 from slth.experiments.lab.border import ConfigDict, ConfigSummary, Run, sacred
+from slth.experiments.lab.live import sent_to
 from slth.experiments.lab.options import MOST_SEED, Options, an_integer
 from slth.experiments.lab.refusals import Refused, brief
 from slth.experiments.lab.values import require_text
@@ -51,7 +52,8 @@ class Experiment(sacred.Experiment, Generic[C]):  # type: ignore[misc]  # Sacred
 
     def _default(self, function: Main[C], *, unobserved: bool) -> Main[C]:
         def command(_run: Run) -> object:
-            return function(self.checked, _run)
+            with sent_to(_run.log_scalar):
+                return function(self.checked, _run)
 
         command.__name__, command.__doc__ = function.__name__, function.__doc__
         self.command(command, unobserved=unobserved)

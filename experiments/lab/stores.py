@@ -1,7 +1,7 @@
 """Runs that Sacred stored in an SQL database (-s URL): read like those in a folder.
 
 A run in a database is named URL#ID: sqlite:///runs.db#0, postgresql+psycopg://user@host/study#2. It holds what a run's
-folder does: its config, its status, and results.csv and summary.json as artifacts.
+folder does: its config, its status, its curves in a table `metric`, and results.csv and summary.json as artifacts.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas
 
-from slth.experiments.lab import storage
+from slth.experiments.lab import metrics, storage
 from slth.experiments.lab.border import SqlObserver
 from slth.experiments.lab.refusals import BadConfig, Refused, one_line
 
@@ -54,7 +54,7 @@ def load_run(place: str | os.PathLike[str]) -> tuple[pandas.DataFrame, dict[str,
 
 
 def files(place: str) -> dict[str, bytes]:
-    """The files of a run URL#ID as its folder would hold them: artifacts, config.json, run.json, cout.txt.
+    """The files of a run URL#ID as its folder would hold them: artifacts, cout.txt and the like.
 
     Raises as :func:`load_run`.
     """
@@ -69,6 +69,7 @@ def files(place: str) -> dict[str, bytes]:
             raise BadConfig("runs", place, f"a completed run; this one is {row.status}")
         rows = connection.execute(artifact.select().where(artifact.c.run_id == run_id))
         found = {one.filename: bytes(one.content) for one in rows}
+        curves = metrics.read(connection, tables, run_id)
         made_of, made_by = (_row(connection, tables[one], row) for one in ("experiment", "host"))
     for needed in NEEDED:
         if needed not in found:
@@ -88,6 +89,7 @@ def files(place: str) -> dict[str, bytes]:
         **found,
         "config.json": _json({key: _plain(value) for key, value in config.items()}),
         "run.json": _json({**about, **times}),
+        "metrics.json": metrics.to_json(curves),
         "cout.txt": (row.captured_out or "").encode(),
     }
 
@@ -141,13 +143,13 @@ def add(url: str, folder: Path) -> None:
     try:
         run, config = (storage.json_object((folder / name).read_bytes()) for name in ("run.json", "config.json"))
         begun, ended = (datetime.fromisoformat(run[key]) for key in ("start_time", "stop_time"))
-        out = (folder / "cout.txt").read_text(encoding="utf-8")
+        out, curves = (folder / "cout.txt").read_text(encoding="utf-8"), _curves_of(folder)
         about, sources = _experiment_of(folder, run["experiment"])
         given = {"command": run["command"], "host_info": run["host"], "meta_info": run["meta"], "config": config}
         artifacts = [name for name in run["artifacts"] if (folder / name).is_file()]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadConfig("runs", str(folder), f"a whole run ({type(error).__name__}: {error})") from error
-    with _connected(url):  # which says in one line what a database has against it
+    with _connected(url) as (connection, tables):  # which says in one line what a database has against it
         for observer in observers(url, folder.name):
             try:
                 _put_sources(observer, sources)
@@ -155,11 +157,21 @@ def add(url: str, folder: Path) -> None:
                     observer.started_event(about, **given, start_time=begun, _id=folder.name)
                 for name in artifacts:
                     observer.artifact_event(name, folder / name)
+                metrics.insert(connection, tables, folder.name, curves)
+                connection.commit()
                 observer.heartbeat_event({}, out, ended, None)
                 observer.completed_event(ended, None)
             finally:
                 observer.session.close()
                 observer.engine.dispose()
+
+
+def _curves_of(folder: Path) -> dict[str, dict[str, list[Any]]]:
+    """What the folder's metrics.json holds; none where it was written before there were curves."""
+    path = folder / "metrics.json"
+    curves = storage.json_object(path.read_bytes()) if path.is_file() else {}
+    times = {name: [datetime.fromisoformat(one) for one in curve["timestamps"]] for name, curve in curves.items()}
+    return {name: {**curve, "timestamps": times[name]} for name, curve in curves.items()}
 
 
 def _experiment_of(folder: Path, experiment: dict[str, Any]) -> tuple[dict[str, Any], dict[tuple[str, str], str]]:
@@ -184,9 +196,10 @@ def _put_sources(observer: SqlObserver, sources: dict[tuple[str, str], str]) -> 
 
 
 def remove(url: str, run_id: str) -> None:
-    """Remove a run, completed or not, and its artifacts; nothing where there is none. Raises Refused."""
+    """Remove a run, completed or not, its artifacts and its curves; nothing where there is none. Raises Refused."""
     with _connected(url) as (connection, tables):
-        for table in ("artifact", "runs_resources", "run"):
+        tables[metrics.TABLE].create(connection, checkfirst=True)
+        for table in ("artifact", metrics.TABLE, "runs_resources", "run"):
             connection.execute(tables[table].delete().where(tables[table].c.run_id == run_id))
         connection.commit()
 
@@ -257,6 +270,7 @@ def sql_tables() -> Any:
         warnings.filterwarnings("ignore", message="The ``declarative_base", category=sqlalchemy.exc.MovedIn20Warning)
         from sacred.observers.sql_bases import Base
 
+    metrics.declare(Base.metadata)
     for table in Base.metadata.tables.values():
         for column in table.columns:
             if type(column.type) is sqlalchemy.String:

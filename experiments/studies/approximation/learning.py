@@ -32,7 +32,7 @@ import slth
 from slth import search as searches
 from slth.attention import MultiHeadAttention
 from slth.attention.facts import PROJECTIONS
-from slth.experiments.lab import Arithmetic
+from slth.experiments.lab import Arithmetic, curves
 from slth.wrapping import effective, handle
 
 EVERY = 5  # steps from one look at the validation inputs to the next
@@ -42,8 +42,8 @@ EVERY = 5  # steps from one look at the validation inputs to the next
 class Learning:
     """How a mask is learned: the share of each factor's weights that is kept, and the training of the scores.
 
-    method: None for edge-popup. Where it is computed in several pieces (arithmetic.accumulate), the error of each is
-    relative to what the target makes of that piece.
+    method: None for edge-popup. label: of its curves. Where it is computed in several pieces (arithmetic.accumulate),
+    the error of each is relative to what the target makes of that piece.
     """
 
     keep: float
@@ -52,6 +52,7 @@ class Learning:
     batch: int
     method: searches.Search | None = None
     arithmetic: Arithmetic = field(default_factory=Arithmetic)
+    label: str = "learn"
 
 
 class Examples(NamedTuple):
@@ -96,6 +97,8 @@ def prune_wrapped(source: nn.Module, train: Examples, validation: Examples, sear
         evaluate=best.look,
         every=every,
         progress=False,
+        log=curves(search.label),
+        name=search.label,
         **vars(search.arithmetic),
     )
     slth.unwrap(source)

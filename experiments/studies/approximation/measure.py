@@ -5,7 +5,7 @@ Tickets are constructed, or learned beside constructed ones of the same sources.
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -191,7 +191,8 @@ def _learned(
     tickets = Series(study.method, FREE, [], [])
     for number in progress(range(max(study.sources)), f"hidden={hidden}: learn"):
         source = make_source(study, hidden, number).requires_grad_(False)
-        learning.learn(source, train, validation, study.search)
+        search = replace(study.search, label=f"hidden={hidden} source={number}")
+        learning.learn(source, train, validation, search)
         merged = source.double().merged()
         bound = certificate(target, merged, study.alpha, length=max(study.lengths) + 1)
         kept = torch.cat([weight.flatten() != 0 for weight in source.parameters()])

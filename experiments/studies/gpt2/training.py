@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from transformers import GPT2Config
 
 import slth
-from slth.experiments.lab import Arithmetic
+from slth.experiments.lab import Arithmetic, curves
 from slth.experiments.studies.gpt2.data import Data
 from slth.models import gpt2
 from slth.search import Fit, controls
@@ -53,6 +53,16 @@ class Training:
             return texts.batch(tokens, self.batch, self.length, seed=self.seed, step=step, name="gpt2/batches")
 
         return batch
+
+    def log(self, label: str) -> Callable[[dict[str, float], int], None]:
+        """Logs the curves of a training, for `slth.fit`; with tokens a second, too."""
+        log = curves(label)
+
+        def with_tokens(numbers: dict[str, float], step: int) -> None:
+            rate = numbers.get("steps_per_s")
+            log(numbers | ({} if rate is None else {"tokens_per_s": rate * self.batch * self.length}), step)
+
+        return with_tokens
 
     def tokens_per_s(self, fit: Fit) -> float:
         """Tokens a second, evaluation included, of the steps that this process did; NaN where it did none."""
@@ -175,6 +185,7 @@ def train(
         checkpoint=checkpoint,
         save_every=max(1, steps // how.saves),
         seed=how.seed,
+        log=how.log(label),
         name=label,
         **vars(how.arithmetic),
     )

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from slth.attention.facts import PROJECTIONS
 from slth.construct import TransformerConstruction, certify, language_model, pruned, record_scales
-from slth.experiments.lab import Arithmetic, BadConfig, progress
+from slth.experiments.lab import Arithmetic, BadConfig, curves, progress
 from slth.models.transformer import Block, LanguageModel, Product, Table, Transformer
 from slth.search.steps import Training
 from slth.tasks import text as task
@@ -80,7 +80,7 @@ def train_target(study: Study) -> tuple[LanguageModel, dict[str, float]]:
     before = _losses(model, study.validation).mean().item()
     if study.reach == "bound":
         _bound_norms(model, study)
-    bar = progress(range(study.steps), "train the target")
+    bar, log, begun = progress(range(study.steps), "train the target"), curves("target"), time.perf_counter()
     for step in bar:
         rows = task.batch(tokens, study.batch, study.length + 1, seed=study.seed, step=step, name="hidden_lm")
         optimizer.zero_grad()
@@ -92,6 +92,9 @@ def train_target(study: Study) -> tuple[LanguageModel, dict[str, float]]:
             raise BadConfig("lr", study.lr, f"smaller: the target's training diverged at step {step}")
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        if (step + 1) % max(1, study.steps // 100) == 0:
+            rate = (step + 1) / (time.perf_counter() - begun)
+            log({"train_loss": loss, "lr": optimizer.param_groups[0]["lr"], "steps_per_s": rate}, step + 1)
         schedule.step()
         if study.reach == "bound":
             _bound_norms(model, study)

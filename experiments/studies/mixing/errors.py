@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ def measure_error(study: Study, job: Job) -> dict[str, Any]:
     mixing_init, init = study.config.mixing_init, study.config.source_init
     options = options_of(study, job.variant, length, mixing_init)
     source = attention_of(job.variant)(study.d, study.d, study.heads, width, init=init, seed=job.seed, **options)
-    learn(source, training, validation, study.learning, job.seed)
+    learn(source, training, validation, replace(study.learning, label=job.label), job.seed)
     with torch.no_grad():
         error = float(relative_error(source, test))
     found = {"error": error, "width": width, "parameters": parameters(source)}

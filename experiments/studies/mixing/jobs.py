@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from slth.experiments.lab import progress
+from slth.experiments.lab.live import Point, collected, replay
 from slth.experiments.studies.mixing.config import Config
 from slth.experiments.studies.mixing.errors import measure_error
 from slth.experiments.studies.mixing.losses import measure_dense, measure_ticket
@@ -50,7 +51,9 @@ def _on_processes(study: Study, jobs: list[Job]) -> Iterator[dict[str, Any]]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(study.config.processes, context, _begin, (study.config.values(),)) as pool:
         try:
-            yield from pool.map(_done_here, jobs)
+            for found, points in pool.map(_done_here, jobs):
+                replay(points)
+                yield found
         except KeyboardInterrupt:  # what is not stored yet is done again: nobody waits for it
             for worker in multiprocessing.active_children():
                 worker.terminate()
@@ -75,8 +78,10 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _done_here(job: Job) -> dict[str, Any]:
-    return _done(_here, job)
+def _done_here(job: Job) -> tuple[dict[str, Any], list[Point]]:
+    """What comes of a job, and the curves that the process with the run is to log."""
+    with collected() as points:
+        return _done(_here, job), points
 
 
 def _done(study: Study, job: Job) -> dict[str, Any]:

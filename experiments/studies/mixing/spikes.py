@@ -42,6 +42,7 @@ def measure_spikes(study: Study, job: Job) -> dict[str, Any]:
             warmup=how.warmup,
             clip=how.clip,
             seed=job.seed,
+            log=how.log(job.label),
             name=job.label,
             **vars(how.arithmetic),
         )

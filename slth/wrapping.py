@@ -22,8 +22,11 @@ from torch.nn.utils import parametrize
 
 from slth import storage
 from slth.masking import Group, Masked, Wrapped, choices, huggingface, passes, pickling, saving, writing
+from slth.masking.forms import Form
+from slth.masking.kinds import PRUNE, Kind
 from slth.masking.parameters import MaskedParameter, find
 from slth.masking.places import check, check_there, freeze, place, settle, take_off, unmasked
+from slth.masking.scales import check_scale, scale_of
 from slth.modules import check_module
 from slth.numbers import as_int
 from slth.weights import inits, recipes
@@ -56,6 +59,8 @@ def wrap(
     scores: str = "kaiming_uniform",
     seed: int = 0,
     *,
+    kind: Kind | str | Mapping[str, Kind | str] = PRUNE,
+    scale: str | None = None,
     targets: str | Sequence[str] | None = None,
 ) -> nn.Module:
     """Mask the weights of a module, in place; :func:`unwrap` takes the masks off. Returns the module.
@@ -75,6 +80,11 @@ def wrap(
             fan; a ticket can store only these weights, and those of slth's models, as a seed.
         scores: how scores start, a key of SCORES.
         seed: of scores and weights, an int.
+        kind: what a mask makes of a weight, of `slth.masking.kinds`: "prune" (or kept as it is), "signed" (kept with
+            either sign), "nested" (kept several times), "blocks", "n_of_m"; as an object or a text with options, as
+            "nested(levels=3)"; or by pattern, where what no pattern matches is plainly pruned.
+        scale: None, or what has a learned factor (float32, 1 at first) beside its scores: "matrix", "head" (a head of
+            attention; matrices that belong to none have one each) or "row" (an output unit).
         targets: the former name of `parameters`.
 
     The row of an embedding's padding_idx is 0 where weights are drawn, and pruned first where it is 0; it counts among
@@ -91,35 +101,32 @@ def wrap(
         if parameters is not None:
             raise ValueError(f"targets={targets!r}: must be left out, it is the former name of parameters")
         parameters = targets
-    choices.check_kinds(keep, policy, parameters, weights)
+    choices.check_types(keep, policy, parameters, weights)
+    check_scale(scale)
     if not isinstance(scores, str) or scores not in SCORES:
         raise ValueError(f"scores={scores!r}: must be one of {', '.join(SCORES)}")
     seed = as_int("seed", seed)
     with torch.inference_mode(False), torch.no_grad():
-        return _wrapped(module, keep, policy, parameters, weights, scores, seed)
+        params = _find(module, parameters)
+        plan = choices.plan(params, keep, policy, weights, kind, seed)
+        return _wrapped(module, params, plan, scale, scores, seed)
 
 
 def _wrapped(
-    module: nn.Module,
-    keep: float | Mapping[str, float],
-    policy: str | Mapping[str, str | Sequence[str]],
-    parameters: str | Sequence[str] | None,
-    weights: str | Mapping[str, str] | None,
-    scores: str,
-    seed: int,
+    module: nn.Module, params: list[MaskedParameter], plan: choices.Plan, scale: str | None, scores: str, seed: int
 ) -> nn.Module:
-    params = _find(module, parameters)
-    keeps = choices.keeps_of(params, keep)
-    members = choices.groups_of(params, keeps, policy)
-    drawn = choices.recipes_of(params, keeps, weights, seed)
     for param in params:
-        if param.path not in drawn and param.tensor.amax().isnan():  # the largest is NaN where any is
+        if param.path not in plan.recipes and param.tensor.amax().isnan():  # the largest is NaN where any is
             raise ValueError(f"{param.path} holds NaN: weights must be numbers, or be drawn anew by weights=...")
     storage.check(module, [param.path for param in params])
 
-    recipes.fill(module, drawn)
-    weights_of = {param.path: Masked(_scores(param, scores, seed), param.parts, param.path) for param in params}
-    groups = [Group(name, share, [(weights_of[p], i) for p, i in parts]) for name, share, parts in members]
+    recipes.fill(module, plan.recipes)
+    weights_of = {}
+    for param in params:
+        kind = plan.kinds[param.path]
+        form = Form(tuple(param.tensor.shape), kind, param.axes, scale_of(param, scale))
+        weights_of[param.path] = Masked(_scores(param, kind, scores, seed), param.parts, param.path, form)
+    groups = [Group(name, share, [(weights_of[p], i) for p, i in parts]) for name, share, parts in plan.groups]
     for group in groups:
         group.set_keep(group.keep)
     wrapped = Wrapped(params, weights_of, groups)
@@ -132,11 +139,12 @@ def _find(module: nn.Module, patterns: str | Sequence[str] | None) -> list[Maske
     return find(module, [patterns] if isinstance(patterns, str) else patterns)
 
 
-def _scores(param: MaskedParameter, scores: str, seed: int) -> torch.Tensor:
-    """Scores to start with, 0 for a row of padding: no gradient would ever reach it."""
+def _scores(param: MaskedParameter, kind: Kind, scores: str, seed: int) -> torch.Tensor:
+    """Scores to start with, 0 for a row of padding that has its own: no gradient would ever reach it."""
     weight = param.tensor.detach()
-    start = SCORES[scores](weight, param.fan(param.parts[0], 1.0).fan_in, seed, f"scores/{param.path}")
-    for row in param.padding_rows:
+    behind = kind.pooled(weight, param.axes)
+    start = SCORES[scores](behind, param.fan(param.parts[0], 1.0).fan_in, seed, f"scores/{param.path}")
+    for row in param.padding_rows if behind.shape == weight.shape else ():
         if not weight[row].any():
             start[row] = 0.0
     return start

@@ -1,15 +1,46 @@
-"""What `slth.wrap` is asked for: keep, policy and weights, one for all parameters or one by shell pattern."""
+"""What `slth.wrap` is asked for: keep, policy, weights and kind, one for all parameters or one by shell pattern."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from slth.masking import masks
+from slth.masking.kinds import PRUNE, Kind, as_kind
 from slth.masking.parameters import MaskedParameter, first_match, some
 from slth.weights import inits, recipes
 
+#: (name, keep, [(parameter name, index of its part)]) of a group.
+Members = tuple[str, float, list[tuple[str, int]]]
 
-def check_kinds(keep: object, policy: object, parameters: object, weights: object) -> None:
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of each parameter, by name, and the groups within which scores compete."""
+
+    groups: list[Members]
+    kinds: dict[str, Kind]
+    recipes: dict[str, recipes.Recipe]  # of those that are drawn anew
+
+
+def plan(
+    params: Sequence[MaskedParameter],
+    keep: float | Mapping[str, float],
+    policy: str | Mapping[str, str | Sequence[str]],
+    weights: str | Mapping[str, str] | None,
+    kind: Kind | str | Mapping[str, Kind | str],
+    seed: int,
+) -> Plan:
+    """What `slth.wrap` does to these parameters. Raises ValueError for what does not fit them, or each other."""
+    keeps = keeps_of(params, keep)
+    groups, kinds = groups_of(params, keeps, policy), kinds_of(params, keeps, kind)
+    for name, _, parts in groups:
+        if len(unlike := {str(kinds[path]) for path, _ in parts}) > 1:
+            raise ValueError(f"kind={', '.join(sorted(unlike))} within the group {name!r}: must be one for a group")
+    return Plan(groups, kinds, recipes_of(params, keeps, weights, seed))
+
+
+def check_types(keep: object, policy: object, parameters: object, weights: object) -> None:
     """Raise ValueError unless each of these is words, or words by name, as `slth.wrap` says; weights' are inits."""
     if not (parameters is None or _are_words(parameters)):
         raise ValueError(
@@ -51,8 +82,8 @@ def keeps_of(params: Sequence[MaskedParameter], keep: float | Mapping[str, float
 
 def groups_of(
     params: Sequence[MaskedParameter], keeps: Mapping[str, float], policy: str | Mapping[str, str | Sequence[str]]
-) -> list[tuple[str, float, list[tuple[str, int]]]]:
-    """(name, keep, [(parameter name, index of its part)]) of each group. Raises ValueError for another policy."""
+) -> list[Members]:
+    """The groups. Raises ValueError for another policy."""
     if isinstance(policy, str) and policy not in ("layer", "global"):
         raise ValueError(f'policy={policy!r}: must be "layer", "global" or patterns by group name')
     named = {} if isinstance(policy, str) else _patterns(policy)
@@ -72,6 +103,23 @@ def groups_of(
             raise ValueError(f"keep={sorted(shares)} within the group {name!r}: must be one share for a group")
         result.append((name, shares.pop(), parts))
     return result
+
+
+def kinds_of(
+    params: Sequence[MaskedParameter], keeps: Mapping[str, float], kind: Kind | str | Mapping[str, Kind | str]
+) -> dict[str, Kind]:
+    """Parameter name -> kind. Raises ValueError for a kind that does not fit a weight, a pattern that matches none."""
+    table = {key: as_kind(one) for key, one in kind.items()} if isinstance(kind, Mapping) else {"*": as_kind(kind)}
+    _all_used("kind", table, params)
+    kinds = {param.path: first_match(table, param.paths) or PRUNE for param in params}
+    for param in params:
+        one = kinds[param.path]
+        for part in param.parts:
+            try:
+                one.check(part.of(param.tensor).shape, param.axes, keeps[param.path])
+            except ValueError as error:
+                raise ValueError(f"kind={one} of {param.path}: {error}") from error
+    return kinds
 
 
 def _patterns(policy: Mapping[str, str | Sequence[str]]) -> dict[str, str]:

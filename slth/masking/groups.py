@@ -26,12 +26,13 @@ class Group:
         self.name, self.keep, self.current = name, keep, keep
         self.members = list(members)
         self.offsets: dict[tuple[str, int], int] = {}  # of a part's first score, by parameter name and index
-        self.size = 0  # weights, kept or not
+        self.size = 0  # scores, of what is kept and what is not
         for masked, i in self.members:
             masked.groups[i] = self
             self.offsets[masked.path, i] = self.size
             self.size += masked.parts[i].of(masked.scores).numel()
-        self._idle: dict[torch.device, list[Selector]] = {}  # those that no thread cuts with at the moment
+        # those that no thread cuts with at the moment, by the share that they cut at
+        self._idle: dict[tuple[torch.device, float], list[Selector]] = {}
 
     @property
     def current(self) -> float:
@@ -61,17 +62,17 @@ class Group:
         return [masked.parts[i].of(masked.scores) for masked, i in found]
 
     @torch.no_grad()
-    def cut(self, weights: Mapping[str, Masked]) -> Cut:
-        """The cut of the scores as they are. Raises ValueError for those that hold NaN."""
+    def cut(self, weights: Mapping[str, Masked], share: float = 1.0) -> Cut:
+        """The cut of the scores as they are, at a share of what is kept. Raises ValueError for those that hold NaN."""
         scores = self.scores(weights)
-        idle = self._idle.setdefault(scores[0].device, [])
+        idle = self._idle.setdefault((scores[0].device, share), [])
         try:
             selector = idle.pop()
         except IndexError:  # all are in use
             selector = Selector()
         try:
             with self._naming():
-                return selector.cut(scores, masks.count_kept(self.size, self.current))
+                return selector.cut(scores, masks.count_kept(self.size, self.current * share))
         finally:
             idle.append(selector)
 
@@ -165,38 +166,62 @@ class Wrapped:
 
     def masks(self) -> dict[str, torch.Tensor]:
         """The masks by parameter name, bool. Raises ValueError for scores that hold NaN."""
+        return {path: multiplier != 0 for path, multiplier in self.multipliers().items()}
+
+    def multipliers(self) -> dict[str, torch.Tensor]:
+        """What weights are multiplied by, by parameter name: bool where masks prune and no more, else int8.
+
+        Raises ValueError for scores that hold NaN.
+        """
         with passes.within(passes.Pass(self.weights)) as span:
             for group in self.groups:
                 span.cut(group)
                 group.settle()
-            return {path: masked.mask() for path, masked in self.weights.items()}
+            return {path: m.mask() if m.form.prunes else m.multiplier() for path, m in self.weights.items()}
 
     @torch.no_grad()
     def set_masks(self, given: Mapping[str, torch.Tensor]) -> None:
-        """Make these the masks, bool by parameter name: scores become 1 and 0, each group's keep what the masks keep.
+        """Make these the masks, by parameter name: bool, or int8 multipliers where masks do more than prune.
 
-        Raises ValueError for other names or shapes, and for a group in which nothing would be kept.
+        Scores become multipliers, and each group's keep what the masks keep. Raises ValueError, with nothing changed,
+        for other names, shapes or dtypes, for a group in which nothing would be kept, and for multipliers that no
+        scores of the kind give.
         """
         if given.keys() != self.weights.keys():
             odd = sorted(given.keys() ^ self.weights.keys())
             raise ValueError(f"masks: must be given for exactly the wrapped weights, differ in {', '.join(odd[:8])}")
         for path, mask in given.items():
-            if mask.dtype != torch.bool or mask.shape != self.weights[path].scores.shape:
-                shape = tuple(self.weights[path].scores.shape)
-                raise ValueError(f"mask of {path}: {mask.dtype} {tuple(mask.shape)}, must be torch.bool {shape}")
-        counts = [self._count(group, given) for group in self.groups]
-        for group, (kept, _) in zip(self.groups, counts, strict=True):
-            if kept == 0:
+            form = self.weights[path].form
+            dtype = torch.bool if form.prunes else torch.int8
+            if mask.dtype != dtype or mask.shape != form.shape:
+                raise ValueError(f"mask of {path}: {mask.dtype} {tuple(mask.shape)}, must be {dtype} {form.shape}")
+        scores = {path: self.weights[path].form.scores(mask) for path, mask in given.items()}
+        shares = [self._share(group, scores) for group in self.groups]
+        for group, share in zip(self.groups, shares, strict=True):
+            if share == 0:
                 raise ValueError(f"masks keep nothing in {group.name}: must keep at least one weight")
-        for path, mask in given.items():
-            self.weights[path].scores.copy_(mask)
-        for group, (kept, total) in zip(self.groups, counts, strict=True):
-            group.set_keep(kept / total)
+        before = [(group, group.keep, group.current) for group in self.groups]
+        former = {path: masked.scores.clone() for path, masked in self.weights.items()}
+        self._take(scores)
+        for group, share in zip(self.groups, shares, strict=True):
+            group.set_keep(share)
+        made = self.multipliers()
+        if odd := [path for path, mask in given.items() if not torch.equal(made[path], mask.to(made[path].device))]:
+            self._take(former)
+            for group, keep, current in before:
+                group.set_keep(keep)
+                group.current = current
+            raise ValueError(f"mask of {odd[0]}: must be one that scores of {self.weights[odd[0]].form.kind} give")
+
+    def _take(self, scores: Mapping[str, torch.Tensor]) -> None:
+        for path, values in scores.items():
+            self.weights[path].scores.copy_(values)
 
     @staticmethod
-    def _count(group: Group, given: Mapping[str, torch.Tensor]) -> tuple[int, int]:
-        parts = [masked.parts[i].of(given[masked.path]) for masked, i in group.members]
-        return sum(int(part.sum()) for part in parts), sum(part.numel() for part in parts)
+    def _share(group: Group, scores: Mapping[str, torch.Tensor]) -> float:
+        """The share of a group's scores that are not 0."""
+        parts = [masked.parts[i].of(scores[masked.path]) for masked, i in group.members]
+        return sum(int(part.count_nonzero()) for part in parts) / sum(part.numel() for part in parts)
 
     def kept(self) -> int:
         """Weights that the masks keep now, over all groups."""

@@ -41,6 +41,17 @@ _INPUTS_FIRST = {"Llama4TextExperts"}  # of transformers; its others say `is_tra
 
 
 @dataclass(frozen=True)
+class Axes:
+    """The axes of a weight along which its output units and its inputs lie."""
+
+    outputs: int = 0
+    inputs: int = 1
+
+
+MATRIX = Axes()  # as torch's linear layers have them
+
+
+@dataclass(frozen=True)
 class Seat:
     """Where a module holds a parameter: `owner.name`, which is the tensor `role` of `layer`, found at `layer_path`.
 
@@ -125,6 +136,16 @@ class Seat:
         if tensor.dim() == 3 and not isinstance(self.layer, _LAYERS) and not self._is_convolution():
             return tensor.mT.reshape(-1, tensor.shape[1])
         return tensor.flatten(1).T
+
+    def axes(self, dim: int) -> Axes:
+        """The axes of output units and of inputs of a weight with so many axes, two or more, laid out as in `fans`."""
+        if self._inputs_first(dim):
+            return Axes(outputs=dim - 1, inputs=dim - 2)
+        if isinstance(self.layer, nn.modules.conv._ConvTransposeNd):
+            return Axes(outputs=1, inputs=0)
+        if dim == 3 and not isinstance(self.layer, _LAYERS) and not self._is_convolution():
+            return Axes(outputs=1, inputs=2)
+        return Axes(outputs=0, inputs=min(1, dim - 1))
 
     def is_table(self) -> bool:
         """Whether rows are looked up or added, not multiplied by: of tokens, positions or classes."""

@@ -62,8 +62,9 @@ class Leaves(passes.Pass):
     def of(cls, model: nn.Module, wrapped: Wrapped, dtype: torch.dtype) -> Self | None:
         """The leaves of a model, products in this dtype. None where a search has its own way with a weight.
 
-        That is a gate other than edge-popup's, scores at rest, a weight that is trained or on another device, one with
-        a parametrization before the mask, and one whose rows are not contiguous (torch.channels_last).
+        That is a gate other than edge-popup's, a mask that does more than prune, a scale, scores at rest, a weight that
+        is trained or on another device, one with a parametrization before the mask, and one whose rows are not
+        contiguous (torch.channels_last).
         """
         found = list(places(model, wrapped))
         devices = {tensor.device for place in found for tensor in (place.original, place.masked.scores)}
@@ -185,6 +186,7 @@ def _is_plain(place: Place) -> bool:
     masked = place.masked
     return (
         masked.gate is straight_through
+        and masked.form.is_plain
         and masked.scores.requires_grad
         and not place.original.requires_grad
         and place.stack[0] is masked

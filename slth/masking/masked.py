@@ -15,6 +15,7 @@ from slth.fields import require_dataclass
 from slth.kernels import Cut
 from slth.masking import masks, passes, state, traits, writing
 from slth.masking.cutting import traced_cut
+from slth.masking.forms import Form, through, times
 from slth.masking.parameters import Part
 from slth.watched import exporting, followed, traced, watched
 from slth.weights.recipes import Recipe
@@ -27,23 +28,28 @@ if TYPE_CHECKING:
 
 @state.named(state.PLAIN)
 def straight_through(masked: Masked, weight: torch.Tensor) -> torch.Tensor:
-    """The gate of edge-popup: weight where the mask keeps it, else 0; the score's gradient is g * weight * sign.
+    """The gate of edge-popup: weight times multiplier and scale; the score's gradient is that of its mask's kind.
+
+    Of plain masks: weight where the mask keeps it, else 0; gradient * weight * sign.
 
     What `torch.export` makes is for evaluation: there it has no gradient.
     """
     pruned = masked.pruned(weight.detach())
-    if exporting() or not followed(weight, masked.scores):
-        return pruned
-    return kernels.straight_through(weight, masked.scores, pruned, masked.free)
+    if exporting() or not followed(weight, *masked.trained):
+        return masked.scaled(pruned)
+    if masked.form.prunes:
+        return masked.scaled(kernels.straight_through(weight, masked.scores, pruned, masked.free))
+    return masked.scaled(through(masked.form, weight, masked.scores, pruned))
 
 
 @state.named(state.PLAIN)
 def fixed(masked: Masked, weight: torch.Tensor) -> torch.Tensor:
     """The gate of a mask that stays: gradients reach the kept weights, where these are trained, and no score."""
-    return torch.where(masked.mask(), weight, torch.zeros((), dtype=weight.dtype, device=weight.device))
+    return masked.scaled(masked.multiplied(weight))
 
 
-_OF_AN_ENTRY = {"version", "gate", "kind", "recipe", "parts", "groups", "current", "buffers"}  # but for traits
+#: What an entry says but for traits.
+_OF_AN_ENTRY = {"version", "gate", "kind", "mask", "scale", "recipe", "parts", "groups", "current", "buffers"}
 
 #: What a weight is multiplied with: (masked, weight) -> effective weight, differentiable in the scores.
 Gate = Callable[["Masked", torch.Tensor], torch.Tensor]
@@ -52,21 +58,31 @@ Gate = Callable[["Masked", torch.Tensor], torch.Tensor]
 class Masked(nn.Module):
     """The mask of one weight, as a parametrization: scores in, masked weight out.
 
-    `scores` float32 of the weight's shape. `gate` says how mask and weight meet; searches put in their own. `free`, if
-    any, is bool of the weight's shape: scores elsewhere have no gradient. `keep` is float64: that of each part's group,
-    so that a state_dict holds all that its masks follow from. Whatever else a search needs for a weight lies in buffers
-    of its own (:meth:`put`), and `traits` say what a ticket must know of it.
+    `form` says what scores make of the weight. `scores` are float32 of the shape that its kind asks for, the weight's
+    but for blocks; `factors` (float32) are the learned scale, if any. `gate` says how mask and weight meet; searches
+    put in their own. `free`, if any, is bool of the weight's shape: scores elsewhere have no gradient. `keep` is
+    float64: that of each part's group, so that a state_dict holds all that its masks follow from. Whatever else a
+    search needs for a weight lies in buffers of its own (:meth:`put`), and `traits` say what a ticket must know of it.
     """
 
     scores: nn.Parameter
+    factors: nn.Parameter | None
     keep: torch.Tensor
     free: torch.Tensor | None
     search = ""  # the class of the search that was last begun here, which no state_dict tells
 
-    def __init__(self, scores: torch.Tensor, parts: Sequence[Part], path: str) -> None:
+    def __init__(
+        self,
+        scores: torch.Tensor,
+        parts: Sequence[Part],
+        path: str,
+        form: Form | None = None,
+    ) -> None:
         super().__init__()
         self.scores = nn.Parameter(scores)
         self.parts, self.path = tuple(parts), path
+        self.form = form or Form(tuple(scores.shape))
+        self.register_parameter("factors", self.form.factors(scores.device))
         self.groups: dict[int, Group] = {}  # that the parts belong to
         self.gate: Gate = straight_through
         self.traits: dict[str, traits.Trait] = {}  # by key
@@ -170,7 +186,7 @@ class Masked(nn.Module):
     # what a state_dict says beside the tensors
 
     @property
-    def kind(self) -> str:
+    def made_by(self) -> str:
         """What a search has made of the mask: "edge-popup", also where none has been, "biprop", "frozen" and so on."""
         gate = state.describe(self.gate)
         kinds = [str(gate.get("name", gate.get("own"))), *map(traits.kind_of, self._added)]
@@ -184,7 +200,8 @@ class Masked(nn.Module):
         standing = self.wrapped.standing(self) if self.wrapped else []
         return {
             "gate": state.describe(self.gate),
-            "kind": self.kind,
+            "kind": self.made_by,
+            **self.form.entry(),
             **traits.entry(self),
             "recipe": self.recipe and self.recipe.told(),
             "parts": [list(astuple(part)) for part in self.parts],
@@ -210,13 +227,16 @@ class Masked(nn.Module):
             if prefix + state.KEY not in state_dict:
                 return  # saved before there were entries
             entry, own = state.decode(state_dict[prefix + state.KEY]), self._told()
+            self.form.check_entry(entry)
             if entry["parts"] != own["parts"]:
                 raise ValueError(f"has parts {state.roles(entry['parts'])}, must have {state.roles(own['parts'])}")
             if entry["groups"] != own["groups"]:
                 there, here = state.policies(entry["groups"]), state.policies(own["groups"])
                 raise ValueError(f"competes {there}, here {here}: wrap this model with the policy of the saved one")
-            if self.kind not in (state.PLAIN, entry["kind"]):
-                raise ValueError(f"is of {entry['kind']}, the model of {self.kind}: load it into a freshly wrapped one")
+            if self.made_by not in (state.PLAIN, entry["kind"]):
+                raise ValueError(
+                    f"is of {entry['kind']}, the model of {self.made_by}: load it into a freshly wrapped one"
+                )
             traits.from_entry(entry, _OF_AN_ENTRY)
             state.revive(entry["gate"], self.gate)
             for name in entry.get("buffers", ()):
@@ -254,21 +274,52 @@ class Masked(nn.Module):
         return self
 
     @property
+    def trained(self) -> list[torch.Tensor]:
+        """What a search trains: scores, and the factors of a scale."""
+        return [self.scores] if self.factors is None else [self.scores, self.factors]
+
+    @property
     def cuts(self) -> list[Cut]:
         """Where the group of each part is cut: in the open forward pass, else by the scores as they are."""
+        return self._cuts_at(1.0)
+
+    def _cuts_at(self, share: float) -> list[Cut]:
+        """The same at a share of what is kept."""
         groups = [self.groups[i] for i in range(len(self.parts))]
         if watched():
-            return [traced_cut(group.scores({self.path: self}), group.share) for group in groups]
+            return [traced_cut(group.scores({self.path: self}), group.share * share) for group in groups]
         span = passes.running(self) or self._own_pass()
-        return [span.cut(group, self) for group in groups]
+        return [span.cut(group, self, share) for group in groups]
 
     def mask(self) -> torch.Tensor:
         """The mask: bool, the weight's shape."""
+        if not self.form.prunes:
+            return self.multiplier() != 0
         made = [cut.mask(part.of(self.scores), offset) for part, cut, offset in self._cut_parts()]
         return made[0] if len(made) == 1 else torch.cat(made, dim=self.parts[0].dim)
 
+    def multiplier(self) -> torch.Tensor:
+        """What the weight is multiplied by: int8, the weight's shape."""
+        cuts = [self._cuts_at(share) for share in self.form.kind.shares]
+        offsets = [self.groups[i].offsets[self.path, i] for i in range(len(self.parts))]
+        made = [
+            self.form.multiplier(part.of(self.scores.detach()), [at[i] for at in cuts], offset)
+            for i, (part, offset) in enumerate(zip(self.parts, offsets, strict=True))
+        ]
+        return (made[0] if len(made) == 1 else torch.cat(made, dim=self.parts[0].dim)).expand(self.form.shape)
+
+    def multiplied(self, weight: torch.Tensor) -> torch.Tensor:
+        """Weight times multiplier, exactly 0 where it is pruned."""
+        return times(weight, self.mask() if self.form.prunes else self.multiplier())
+
+    def scaled(self, value: torch.Tensor) -> torch.Tensor:
+        """The masked weight times its learned scale, where it has one."""
+        return self.form.scaled(value, self.factors)
+
     def pruned(self, weight: torch.Tensor) -> torch.Tensor:
-        """Weight where the mask keeps it, else exactly 0; without gradient."""
+        """Weight times multiplier, of plain masks the weight where it is kept; else exactly 0; without gradient."""
+        if not self.form.prunes:
+            return self.multiplied(weight.detach())
         parts = self._cut_parts()
         if len(parts) == 1:
             part, cut, offset = parts[0]

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from slth.masking.layouts import Seat, is_conv1d
+from slth.masking.layouts import Axes, Seat, is_conv1d
 from slth.weights import inits
 
 Value = TypeVar("Value")
@@ -77,6 +77,11 @@ class MaskedParameter:
         fan_in, fan_out = self.seats[0].fans(part.of(self.tensor).shape)
         width = self.head or int(fan_in if part.role == "output" else fan_out)  # else the side that faces the heads
         return inits.Fan(fan_in, fan_out, width=width, role=part.role, keep=keep)
+
+    @property
+    def axes(self) -> Axes:
+        """Those of its output units and inputs."""
+        return self.seats[0].axes(self.tensor.dim())
 
     @property
     def places(self) -> list[tuple[nn.Module, str]]:

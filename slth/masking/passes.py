@@ -53,12 +53,11 @@ class _Held(NamedTuple):
 
 class _Made(NamedTuple):
     value: torch.Tensor
-    scores: Stamp
-    weight: Stamp
+    stamps: list[Stamp]  # of what it is made of
 
 
-#: Where groups are cut, as several passes may share it.
-Cuts = dict["Group", _Held]
+#: Where groups are cut at shares of what they keep, as several passes may share it.
+Cuts = dict[tuple["Group", float], _Held]
 
 
 class Pass:
@@ -69,25 +68,25 @@ class Pass:
         self.cuts: Cuts = {} if cuts is None else cuts
         self._made: dict[tuple[Masked, bool, bool, Hooks | None], _Made] = {}
 
-    def cut(self, group: Group, reader: Masked | None = None) -> Cut:
-        """Where a group is cut in this pass, anew where the reader's scores have changed.
+    def cut(self, group: Group, reader: Masked | None = None, share: float = 1.0) -> Cut:
+        """Where a group is cut in this pass at a share of what it keeps, anew where the reader's scores have changed.
 
         Raises ValueError for scores that hold NaN.
         """
-        held = self.cuts.get(group)
+        held = self.cuts.get((group, share))
         if held is None or (reader is not None and not held.stamps[reader.path].holds(reader.scores)):
             stamps = {path: Stamp.of(scores) for path, scores in group.held(self.weights)}
-            held = self.cuts[group] = _Held(group.cut(self.weights), stamps)
+            held = self.cuts[group, share] = _Held(group.cut(self.weights, share), stamps)
         return held.cut
 
     def made(self, masked: Masked, weight: torch.Tensor) -> torch.Tensor:
         """The masked weight, made once for what it is made of. Raises ValueError for scores that hold NaN."""
         key = masked, torch.is_grad_enabled(), torch.is_inference_mode_enabled(), saving()
-        made = self._made.get(key)
-        if made is None or not (made.scores.holds(masked.scores) and made.weight.holds(weight)):
-            stamps = Stamp.of(masked.scores), Stamp.of(weight)
+        made, sources = self._made.get(key), [weight, *masked.trained]
+        if made is None or not all(stamp.holds(source) for stamp, source in zip(made.stamps, sources, strict=True)):
+            stamps = [Stamp.of(source) for source in sources]
             with within(self):
-                made = self._made[key] = _Made(masked.gate(masked, weight), *stamps)
+                made = self._made[key] = _Made(masked.gate(masked, weight), stamps)
         return made.value
 
     def holds(self, masked: Masked) -> bool:

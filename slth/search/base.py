@@ -27,6 +27,7 @@ from torch import nn
 
 from slth.fields import require_dataclass
 from slth.masking import Gate, Masked, masks, straight_through
+from slth.masking.forms import Form
 from slth.search import options
 from slth.wrapping import handle
 
@@ -60,6 +61,15 @@ class Search:
     def require_keep(self, keep: float) -> None:
         """Raise ValueError where it cannot end with this share kept, whatever the model."""
 
+    #: Whether it can search for masks that do more than prune, and for scales (`slth.masking.forms`).
+    any_form: ClassVar[bool] = True
+
+    def require_form(self, form: Form) -> None:
+        """Raise ValueError where it cannot search for masks of this kind, or with a scale."""
+        if not (self.any_form or form.is_plain):
+            what = f"scale of {form.scale.count} factors" if form.prunes and form.scale else f"kind={form.kind}"
+            raise ValueError(f"{what}: {type(self).__name__} must have plain masks, kind=prune and no scale")
+
     def gate(self, masked: Masked) -> Gate:
         """How mask and weight meet in the forward pass, and what gradient the scores get."""
         return straight_through
@@ -70,6 +80,8 @@ class Search:
         What an earlier search added to the masks is removed (:meth:`Masked.begin`), so a subclass calls this before it
         adds its own. If this or a later step raises, the masks are restored.
         """
+        for masked in handle(model).weights.values():
+            self.require_form(masked.form)
         for masked in handle(model).weights.values():
             masked.begin(f"{type(self).__module__}.{type(self).__qualname__}")
             masked.gate = self.gate(masked)

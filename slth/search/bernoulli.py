@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -28,6 +29,7 @@ class Bernoulli(Search):
     sigma: float = options.number(0.5, "(0, inf)", help="the noise's standard deviation")
     sharpness: float = options.number(2.0, "(0, inf)", help="the gate's slope over the mean score")
     seed: int = options.integer(0, help="of the noise")
+    any_form: ClassVar[bool] = False
 
     def gate(self, masked: Masked) -> Gate:
         """A noisy gate, at step 0."""

@@ -23,6 +23,8 @@ class Biprop(Search):
     the network sees, where the paper's code has g * |weight|.
     """
 
+    any_form: ClassVar[bool] = False
+
     def gate(self, masked: Masked) -> Gate:
         """Binary weights."""
         return binary

@@ -24,17 +24,16 @@ def random_mask(model: nn.Module, seed: int) -> None:
     _finish(wrapped)
 
 
+@torch.no_grad()
 def shuffled_mask(model: nn.Module, seed: int) -> None:
-    """The model's own mask with the entries of each part of each weight in random order: same shares, other places."""
+    """The model's own mask with the scores of each part of each weight in random order: same shares, other places."""
     wrapped = handle(model)
-    masks = wrapped.masks()
     for path, masked in wrapped.weights.items():
         for part in masked.parts:
-            here = part.of(masks[path])
+            here = part.of(masked.scores)
             name = f"shuffled_mask/{path}/{part.index}"
             order = inits.uniform((here.numel(),), 1.0, seed=seed, name=name, device=here.device).argsort(stable=True)
             here.copy_(here.flatten()[order].reshape(here.shape))
-    wrapped.set_masks(masks)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -25,6 +26,7 @@ class Frozen(Search):
     pruned: float = options.number(0.25, "[0, 1)", help="the share of weights that is never kept")
     locked: float = options.number(0.25, "[0, 1)", help="the share of weights that is always kept")
     seed: int = options.integer(0, help="of the places that are frozen")
+    any_form: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -54,7 +54,7 @@ class IteRand(Search):
         super().prepare(model)
         for masked in handle(model).weights.values():
             if masked.buffer(_COUNTS) is None:
-                masked.put(_COUNTS, torch.zeros(masked.scores.shape, dtype=torch.uint8, device=masked.scores.device))
+                masked.put(_COUNTS, torch.zeros(masked.form.shape, dtype=torch.uint8, device=masked.scores.device))
 
     def restore(self, model: nn.Module, step: int) -> None:
         """Weights from the generations that the checkpoint holds."""
@@ -69,7 +69,7 @@ class IteRand(Search):
         wrapped = handle(model)
         for path, mask in wrapped.masks().items():
             masked, generation = wrapped.weights[path], _generation(wrapped.weights[path])
-            shape, device = masked.scores.shape, masked.scores.device
+            shape, device = mask.shape, masked.scores.device
             draws = inits.uniform(shape, 0.5, seed=self.seed, name=f"iterand/{path}", stream=step, device=device)
             generation += (draws + 0.5 < self.rate) & ~mask & (generation < _MOST)
             _write(model, path, masked)

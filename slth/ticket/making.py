@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from slth.masking import Masked, Wrapped, traits
+from slth.masking.forms import times
 from slth.masking.parameters import Part
 from slth.masking.places import places
 from slth.masking.traits import Trait
@@ -21,11 +22,12 @@ from slth.weights.recipes import Recipe, recipe_of
 from slth.wrapping import check_plain, random_weight
 
 
-def weight_of(module: nn.Module, path: str, masked: Masked, mask: torch.Tensor, value: torch.Tensor) -> Weight:
+def weight_of(module: nn.Module, path: str, masked: Masked, multiplier: torch.Tensor, value: torch.Tensor) -> Weight:
     """The record of a masked weight, given its value under the mask: of its recipe, or over a base where none makes it.
 
-    Raises TicketError where neither gives the value.
+    multiplier: bool where the mask prunes and no more, else int8. Raises TicketError where neither gives the value.
     """
+    mask, form = multiplier != 0, masked.form
     had = [trait for kind in traits.known().values() if (trait := kind.of(masked, mask))]
     recipe, weight = recipe_of(module, path), random_weight(module, path).detach()
     if recipe and not same_kept(traits.random_weight(recipe, had, dict(masked.named_buffers()), value), weight, mask):
@@ -39,30 +41,37 @@ def weight_of(module: nn.Module, path: str, masked: Masked, mask: torch.Tensor, 
         kept=int(mask.count_nonzero()),
         recipe=recipe,
         parts=masked.parts,
-        traits=_traits_of(path, masked.parts, had, mask, weight, value),
+        traits=_traits_of(masked, had, multiplier, weight, value),
         base=base_of(weight, mask) if recipe is None else None,
+        kind=form.kind,
+        axes=form.axes,
+        scale=form.scale,
+        pieces=() if form.prunes else tuple(piece.numel() for piece in form.kind.pieces(multiplier, form.axes)),
     )
 
 
 def _traits_of(
-    path: str,
-    parts: Sequence[Part],
-    had: Sequence[Trait],
-    mask: torch.Tensor,
-    weight: torch.Tensor,
-    value: torch.Tensor,
+    masked: Masked, had: Sequence[Trait], multiplier: torch.Tensor, weight: torch.Tensor, value: torch.Tensor
 ) -> tuple[Trait, ...]:
     """The traits by which the weight is the value under the mask: those that the mask has, or is seen to have.
 
     What an earlier search left behind may not hold any more. Raises TicketError where none give the value.
     """
+    parts = masked.parts
     idle = [trait for trait in had if trait.shown(weight, parts) is weight]
     seen = (t for kind in traits.known().values() if (t := kind.seen(value, weight, parts)))
     for candidate in itertools.chain([had, idle], ([*idle, trait] for trait in seen)):
-        if is_pruned(value, traits.shown(weight, candidate, parts), mask):
+        if _is_masked(value, traits.shown(weight, candidate, parts), masked, multiplier):
             return tuple(candidate)
     told = " nor ".join(["its weights", *(kind.words for kind in traits.known().values() if kind.words)])
-    raise TicketError(f"{path}: what evaluation sees is neither {told} under a mask")
+    raise TicketError(f"{masked.path}: what evaluation sees is neither {told} under a mask")
+
+
+def _is_masked(value: torch.Tensor, weight: torch.Tensor, masked: Masked, multiplier: torch.Tensor) -> bool:
+    """Whether a value is what a mask makes of a weight."""
+    if masked.form.is_plain:
+        return is_pruned(value, weight, multiplier)
+    return torch.equal(value, masked.scaled(times(weight, multiplier)))
 
 
 def weight_under(module: nn.Module, path: str, mask: torch.Tensor) -> Weight:
@@ -94,11 +103,6 @@ def _keeps_one_of_each(recipe: Recipe, mask: torch.Tensor) -> bool:
 def base_of(weight: torch.Tensor, mask: torch.Tensor) -> str:
     """What tells a base from others: SHA-256 of the entries that a mask keeps of its weight, whatever it prunes."""
     return digest_of({"": weight[mask]})
-
-
-def pruned(weight: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The weight, 0 where the mask (on its device) does not keep it."""
-    return torch.where(mask, weight, torch.zeros((), dtype=weight.dtype, device=weight.device))
 
 
 def plain_of(module: nn.Module, path: str, tensor: torch.Tensor) -> Plain:

@@ -14,13 +14,16 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from slth.masking import traits
+from slth.masking import kinds, traits
+from slth.masking.layouts import Axes
 from slth.masking.parameters import Part
+from slth.masking.scales import Scale
 from slth.ticket import bits, pairs
 from slth.ticket.making import name_of
 from slth.ticket.record import DIGEST, Plain, TicketError, Weight
@@ -30,6 +33,8 @@ Tensors = Mapping[str, torch.Tensor]
 _PAIRS = "pairs"  # the tensor of where the masks of pairs are alike
 #: What an entry says of a weight but for traits.
 _OF_WEIGHTS = {"path", "shape", "dtype", "kept", "recipe", "zero_rows", "pairs", "one_of_pair", "base", "parts"}
+_OF_WEIGHTS |= {"mask", "axes", "pieces", "scale"}
+_FACTORS = "factors"  # the tensor of all factors of scales, float32
 
 
 @contextmanager
@@ -47,11 +52,20 @@ def refusing() -> Iterator[None]:
 
 
 def packed(
-    weights: Sequence[Weight], masks: Tensors, buffers: Mapping[str, Tensors], stored: Tensors
+    weights: Sequence[Weight],
+    masks: Tensors,
+    buffers: Mapping[str, Tensors],
+    stored: Tensors,
+    pieces: Mapping[str, Sequence[torch.Tensor]] = MappingProxyType({}),
+    factors: Tensors = MappingProxyType({}),
 ) -> dict[str, torch.Tensor]:
-    """The tensors of the file. masks are bool by path, buffers uint8 by a trait's buffer and path; all are flat."""
+    """The tensors of the file.
+
+    masks are bool by path, buffers uint8 by a trait's buffer and path, factors float32; all are flat. pieces: bits by
+    path of the masks that do more than prune.
+    """
     alike = {w.path: pairs.alike(w, masks[w.path]) for w in weights if pairs.in_pairs(w)}
-    told = [piece for w in weights for piece in _asked(w, masks[w.path], alike.get(w.path))]
+    told = [piece for w in weights for piece in pieces.get(w.path) or _asked(w, masks[w.path], alike.get(w.path))]
     raw, coded = bits.pack(told), bits.encode(told)
     tensors = {"coded": coded} if coded.numel() < raw.numel() else {"masks": raw}
     if alike:
@@ -62,6 +76,8 @@ def packed(
         numbers = torch.cat([buffers[trait.buffer][w.path][masks[w.path]] for w in having])
         compressed = zlib.compress(numbers.numpy().tobytes(), 9)
         tensors[trait.tensor] = torch.frombuffer(bytearray(compressed), dtype=torch.uint8)
+    if having := [w for w in weights if w.scale]:
+        tensors[_FACTORS] = torch.cat([factors[w.path] for w in having])
     return tensors | {f"stored.{path}": tensor for path, tensor in stored.items()}
 
 
@@ -69,8 +85,12 @@ def check(weights: Sequence[Weight], plain: Sequence[Plain], tensors: Tensors) -
     """Raise TicketError unless these are the tensors that go with the records."""
     wanted = {"coded" if "coded" in tensors else "masks"} | {f"stored.{p.path}" for p in plain if p.stored}
     wanted |= {trait.tensor for trait in _with_tensors(weights)} | {_PAIRS for w in weights if pairs.in_pairs(w)}
+    count = sum(w.scale.count for w in weights if w.scale)
+    wanted |= {_FACTORS} if count else set()
     if odd := sorted(wanted ^ tensors.keys()):
         raise TicketError(f"no ticket: {odd[0]!r} is {'missing' if odd[0] in wanted else 'not told of'}")
+    if count and (tensors[_FACTORS].dtype, tuple(tensors[_FACTORS].shape)) != (torch.float32, (count,)):
+        raise TicketError(f"no ticket: factors must be float32 ({count},), as its scales say")
     for p in plain:
         if p.stored:
             held = tensors[f"stored.{p.path}"]
@@ -78,8 +98,17 @@ def check(weights: Sequence[Weight], plain: Sequence[Plain], tensors: Tensors) -
                 raise TicketError(f"{p.path}: is stored with another shape or dtype than the manifest says")
 
 
-def masks_of(weights: Sequence[Weight], tensors: Tensors) -> dict[str, torch.Tensor]:
-    """The masks by path, bool of the weights' shapes. Raises TicketError, or ValueError where the bits do not fit."""
+def factors_of(weights: Sequence[Weight], tensors: Tensors) -> dict[str, torch.Tensor]:
+    """The factors of scales by path, float32."""
+    scales = {w.path: w.scale.count for w in weights if w.scale}
+    return dict(zip(scales, tensors[_FACTORS].split(list(scales.values())), strict=True)) if scales else {}
+
+
+def multipliers_of(weights: Sequence[Weight], tensors: Tensors) -> dict[str, torch.Tensor]:
+    """What weights are multiplied by, by path, of their shapes: bool where a mask prunes and no more, else int8.
+
+    Raises TicketError, or ValueError where the bits do not fit.
+    """
     alike = _alike(weights, tensors)
     sizes = [_sizes(w, alike.get(w.path)) for w in weights]
     flat = list(itertools.chain(*sizes))
@@ -87,8 +116,8 @@ def masks_of(weights: Sequence[Weight], tensors: Tensors) -> dict[str, torch.Ten
     pieces = [list(itertools.islice(told, len(own))) for own in sizes]
     masks = {w.path: _whole(w, own, alike.get(w.path)) for w, own in zip(weights, pieces, strict=True)}
     for w in weights:
-        if int(masks[w.path].sum()) != w.kept:
-            raise TicketError(f"{w.path}: its mask keeps {int(masks[w.path].sum())}, must keep {w.kept}")
+        if int(masks[w.path].count_nonzero()) != w.kept:
+            raise TicketError(f"{w.path}: its mask keeps {int(masks[w.path].count_nonzero())}, must keep {w.kept}")
     return {w.path: masks[w.path].reshape(w.shape) for w in weights}
 
 
@@ -103,7 +132,7 @@ def buffers_of(weights: Sequence[Weight], masks: Tensors, tensors: Tensors) -> d
         numbers = torch.from_numpy(np.frombuffer(data, np.uint8).copy()).split([w.kept for w in having])
         for w, own in zip(having, numbers, strict=True):
             blank = torch.zeros(w.shape, dtype=torch.uint8, device="cpu")
-            buffers[w.path][trait.buffer] = blank.masked_scatter(masks[w.path], own)
+            buffers[w.path][trait.buffer] = blank.masked_scatter(masks[w.path] != 0, own)
     return buffers
 
 
@@ -137,7 +166,9 @@ def _asked(weight: Weight, mask: torch.Tensor, alike: torch.Tensor | None) -> li
 
 
 def _sizes(weight: Weight, alike: torch.Tensor | None) -> list[int]:
-    """How many bits :func:`_asked` gives."""
+    """How many bits :func:`_asked` gives, or the kind of the mask."""
+    if not weight.form.prunes:
+        return list(weight.pieces)
     if alike is not None:
         return [int((~alike).sum()), int(alike.sum())]
     places = _known(weight)
@@ -147,6 +178,9 @@ def _sizes(weight: Weight, alike: torch.Tensor | None) -> list[int]:
 
 
 def _whole(weight: Weight, told: list[torch.Tensor], alike: torch.Tensor | None) -> torch.Tensor:
+    """The multipliers, flat, of these bits."""
+    if not weight.form.prunes:
+        return weight.kind.joined(weight.shape, told, weight.axes).flatten()
     if alike is not None:
         return pairs.whole(weight, told, alike)
     if axis := _axis_of_pairs(weight):
@@ -229,10 +263,13 @@ def _weight_to_json(weight: Weight) -> dict[str, Any]:
         "shape": weight.shape,
         "dtype": weight.dtype,
         "kept": weight.kept,
+        **weight.form.entry(),
         **({"base": weight.base} if weight.recipe is None else _recipe_to_json(weight.recipe)),
     }
     if weight.one_of_pair:
         entry["one_of_pair"] = True
+    if not weight.form.prunes:
+        entry |= {"axes": [weight.axes.outputs, weight.axes.inputs], "pieces": weight.pieces}
     if len(weight.parts) > 1:
         entry["parts"] = [weight.parts[0].dim, *(part.role for part in weight.parts)]
     return entry | {trait.key: trait.to_json() for trait in weight.traits}
@@ -253,7 +290,15 @@ def _weight_from_json(entry: dict[str, Any]) -> Weight:
         traits=tuple(traits.from_entry(entry, _OF_WEIGHTS).values()),
         base=_text(entry["base"]) if "base" in entry else None,
         one_of_pair=bool(entry.get("one_of_pair")),
+        scale=Scale.from_json(entry["scale"]) if "scale" in entry else None,
+        **(_kind_from_json(entry) if "mask" in entry else {}),
     )
+
+
+def _kind_from_json(entry: dict[str, Any]) -> dict[str, Any]:
+    outputs, inputs = map(_whole_number, entry["axes"])
+    pieces = tuple(_whole_number(bits) for bits in entry["pieces"])
+    return {"kind": kinds.of_json(entry["mask"]), "axes": Axes(outputs, inputs), "pieces": pieces}
 
 
 def _plain_to_json(plain: Plain) -> dict[str, Any]:

@@ -6,7 +6,11 @@ import math
 import re
 from dataclasses import dataclass
 
+from slth.masking.forms import Form
+from slth.masking.kinds import PRUNE, Kind
+from slth.masking.layouts import MATRIX, Axes
 from slth.masking.parameters import Part
+from slth.masking.scales import Scale
 from slth.masking.traits import Trait
 from slth.weights.recipes import Recipe
 
@@ -24,8 +28,9 @@ class Weight:
 
     A weight that no recipe makes (of a trained network, say) lies over a base, a module that has it already: `base` is
     then the digest of the entries kept, by :func:`slth.ticket.making.base_of`, in place of the recipe. one_of_pair: of
-    each of the recipe's pairs exactly one is kept, so that a pair has one bit. Raises TicketError for what no tensor
-    can be.
+    each of the recipe's pairs exactly one is kept, so that a pair has one bit. Masks of another kind than pruning are
+    stored as `pieces` of so many bits, in the order of the kind; a scale has its factors in the file. Raises
+    TicketError for what no tensor can be.
     """
 
     path: str
@@ -37,6 +42,10 @@ class Weight:
     traits: tuple[Trait, ...] = ()
     base: str | None = None
     one_of_pair: bool = False
+    kind: Kind = PRUNE
+    axes: Axes = MATRIX
+    scale: Scale | None = None
+    pieces: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _check(self.path, self.shape)
@@ -63,11 +72,29 @@ class Weight:
             raise TicketError(
                 f"{self.path}: keeps one of each pair, must then have pairs, and keep half of its entries"
             )
-        for trait in self.traits:
-            try:
+        try:
+            for trait in self.traits:
                 trait.check(self.parts)
-            except ValueError as error:
-                raise TicketError(f"{self.path}: {error}") from error
+            self._check_kind()
+        except ValueError as error:
+            raise TicketError(f"{self.path}: {error}") from error
+
+    def _check_kind(self) -> None:
+        """Raise ValueError for a kind or a scale that the shape cannot have."""
+        if self.scale is not None:
+            self.scale.check(self.shape)
+        if self.form.prunes:
+            return
+        if not all(0 <= axis < len(self.shape) for axis in (self.axes.outputs, self.axes.inputs)):
+            raise ValueError(f"axes {self.axes}: must be of {self.shape}")
+        self.kind.check(self.shape, self.axes, self.kept / self.size)
+        if self.one_of_pair or any(not 0 <= bits <= self.size for bits in self.pieces):
+            raise ValueError(f"pieces of {self.pieces} bits: must be of 0 to {self.size}, and no pairs")
+
+    @property
+    def form(self) -> Form:
+        """That of its mask."""
+        return Form(self.shape, self.kind, self.axes, self.scale)
 
     @property
     def size(self) -> int:

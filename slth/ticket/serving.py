@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,8 +22,9 @@ import slth.kernels as kernels
 from slth.building import Recorded
 from slth.kernels.seeded.reference import SEEDED
 from slth.masking.layouts import is_conv1d
+from slth.masking.scales import Scale
 from slth.modules import check_module
-from slth.ticket import Ticket, Weight
+from slth.ticket import Ticket, Weight, packing
 from slth.ticket.making import tensors_of
 from slth.ticket.seeded import read_seeded
 from slth.weights.recipes import Draw
@@ -99,11 +101,73 @@ class SeededLinear(nn.Module):
         return int(self.inputs_first)
 
 
+class SeededSum(nn.Module):
+    """A linear layer, (..., in) -> (..., out), whose weight is a sum of differently masked ones: signs or multiples.
+
+    Each of `layers` draws the same weights under a mask of its own; `signs` (1 or -1) say how they add up. With a scale
+    the sum is multiplied by factors of the outputs, or its input by factors of the inputs.
+    """
+
+    outputs: torch.Tensor | None
+    inputs: torch.Tensor | None
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        layers: Sequence[SeededLinear],
+        signs: Sequence[int],
+        bias: nn.Parameter | None = None,
+        scale: tuple[Scale, torch.Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.layers, self.signs = nn.ModuleList(layers), tuple(signs)
+        self.register_parameter("bias", bias)
+        first = layers[0]
+        self.in_features, self.out_features, self.inputs_first = (
+            first.in_features,
+            first.out_features,
+            first.inputs_first,
+        )
+        outputs = scale is not None and scale[0].axis == int(self.inputs_first)
+        spread = None if scale is None else scale[0].spread(scale[1], self._shape).flatten()
+        self.register_buffer("outputs", spread if outputs else None)
+        self.register_buffer("inputs", None if outputs else spread)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """X (..., in) -> (..., out), of x's dtype; differentiable in x and the bias."""
+        if self.inputs is not None:
+            x = x * self.inputs.to(x.dtype)
+        out = self._sum([layer(x) for layer in self.layers])
+        if self.outputs is not None:
+            out = out * self.outputs.to(x.dtype)
+        return out if self.bias is None else out + self.bias.to(x.dtype)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The dense weight, float32, (out, in) or (in, out): made whenever it is read."""
+        total = self._sum([layer.weight for layer in self.layers])
+        for factors, axis in ((self.outputs, int(self.inputs_first)), (self.inputs, 1 - int(self.inputs_first))):
+            if factors is not None:
+                total = total * factors.reshape([-1 if i == axis else 1 for i in range(2)])
+        return total
+
+    def _sum(self, terms: Sequence[Any]) -> torch.Tensor:
+        """With the signs of the layers."""
+        return torch.stack([sign * term for sign, term in zip(self.signs, terms, strict=True)]).sum(0)
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        """Of the weight."""
+        shape = self.out_features, self.in_features
+        return shape[::-1] if self.inputs_first else shape
+
+
 @torch.no_grad()
 def serve(ticket: Ticket, module: nn.Module) -> nn.Module:
     """Make a plain module the ticket's network, in place, its linear layers served from one bit a weight.
 
-    Replaced by :class:`SeededLinear` is each nn.Linear and Hugging Face Conv1D whose masked weight `slth.kernels` can
+    Replaced by :class:`SeededLinear` (or, where masks do more than prune, a :class:`SeededSum` of several, one for each
+    sign and level) is each nn.Linear and Hugging Face Conv1D whose masked weight `slth.kernels` can
     make: drawn by uniform, uniform16 or sign, in parts along the outputs if several. Such weights of slth's own modules
     are made whenever they are read. Everything else becomes what `Ticket.apply` makes it: embeddings, convolutions,
     tied weights, those drawn by normal, those that a search has redrawn or made binary. Outputs are those of the
@@ -125,13 +189,14 @@ def serve(ticket: Ticket, module: nn.Module) -> nn.Module:
     check_module(module)
     served = _served(ticket, module)
     ticket.apply(module)
-    masks = ticket.masks()
+    masks, factors = ticket.multipliers(), packing.factors_of(ticket.weights, ticket.tensors)
     for weight in served:
         assert weight.recipe
         if not _is_linear(module.get_submodule(_layer(weight))):
             read_seeded(module, weight.path, weight.recipe.draws[0], masks.pop(weight.path))
             continue
-        layer = _seeded(weight, masks.pop(weight.path), module.get_submodule(_layer(weight)))
+        place, own = module.get_submodule(_layer(weight)), factors.get(weight.path)
+        layer = _seeded(weight, masks.pop(weight.path), own, place)
         if not _layer(weight):
             return layer
         module.set_submodule(_layer(weight), layer)
@@ -186,13 +251,31 @@ def _obstacle(weight: Weight, layers: dict[str, nn.Module], tied: set[str]) -> s
         return "has rows of padding"
     if weight.recipe.pairs is not None:
         return "comes in pairs"
+    if of_slth and not weight.form.is_plain:
+        return f"has masks of {weight.kind} or a scale, must be of an nn.Linear or Conv1D then"
     return ""
 
 
-def _seeded(weight: Weight, mask: torch.Tensor, layer: nn.Module) -> SeededLinear:
+def _seeded(
+    weight: Weight, multiplier: torch.Tensor, factors: torch.Tensor | None, layer: nn.Module
+) -> SeededLinear | SeededSum:
     """What stands in a layer's place."""
     bias, device = layer.bias, layer.get_parameter("weight").device
     assert bias is None or isinstance(bias, nn.Parameter)
-    mask = mask.to(device)
     assert weight.recipe
-    return SeededLinear(weight.recipe.draws, mask, bias, inputs_first=is_conv1d(layer)).train(layer.training)
+    draws, multiplier, first = weight.recipe.draws, multiplier.to(device), is_conv1d(layer)
+    if weight.form.is_plain:
+        return SeededLinear(draws, multiplier, bias, inputs_first=first).train(layer.training)
+    masks = as_masks(multiplier)
+    layers = [SeededLinear(draws, mask, inputs_first=first) for mask, _ in masks]
+    scale = None if factors is None or weight.scale is None else (weight.scale, factors.to(device))
+    return SeededSum(layers, [sign for _, sign in masks], bias, scale).train(layer.training)
+
+
+def as_masks(multiplier: torch.Tensor) -> list[tuple[torch.Tensor, int]]:
+    """(mask, sign) of masks (bool) whose signed sum is the multiplier; only those that keep anything, at least one."""
+    multiplier = multiplier.to(torch.int8)
+    levels = int(multiplier.abs().max())
+    masks = [(multiplier >= level, 1) for level in range(1, levels + 1)]
+    masks += [(-multiplier >= level, -1) for level in range(1, levels + 1)]
+    return [(mask, sign) for mask, sign in masks if mask.any()] or [(multiplier != 0, 1)]

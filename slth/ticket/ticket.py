@@ -12,6 +12,7 @@ from torch import nn
 
 from slth import files
 from slth.masking import traits
+from slth.masking.forms import times
 from slth.modules import check_module
 from slth.threads import together
 from slth.ticket import describing, inspecting, packing
@@ -24,7 +25,6 @@ from slth.ticket.making import (
     name_of,
     others,
     plain_of,
-    pruned,
     tensors_of,
     weight_of,
     weight_under,
@@ -32,7 +32,7 @@ from slth.ticket.making import (
 from slth.ticket.record import Plain, TicketError, Weight
 from slth.wrapping import check_in_place, evaluation, handle, root
 
-KIND, VERSIONS = "ticket", (1, 2)  # 1 where every weight has a recipe
+KIND, VERSIONS = "ticket", (1, 2, 3)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -70,15 +70,21 @@ class Ticket:
         """
         wrapped, module = handle(model), root(model)
         check_in_place(model)
-        masks, value, rest = wrapped.masks(), evaluation(model), dict(others(module, wrapped))
+        multipliers, value, rest = wrapped.multipliers(), evaluation(model), dict(others(module, wrapped))
         for path, tensor in rest.items():
             check_dense(path, tensor)
         weights, digest = together(
-            lambda: tuple(weight_of(module, path, m, masks[path], value(path)) for path, m in wrapped.weights.items()),
-            lambda: digest_by_name([*masks, *rest], lambda path: rest[path] if path in rest else value(path)),
+            lambda: tuple(weight_of(module, p, m, multipliers[p], value(p)) for p, m in wrapped.weights.items()),
+            lambda: digest_by_name([*multipliers, *rest], lambda path: rest[path] if path in rest else value(path)),
         )
         plain = tuple(plain_of(module, path, tensor) for path, tensor in rest.items())
-        flat = {path: mask.flatten().cpu() for path, mask in masks.items()}
+        flat = {path: multiplier.cpu().flatten() != 0 for path, multiplier in multipliers.items()}
+        pieces = {
+            path: m.form.kind.pieces(multipliers[path].cpu(), m.form.axes)
+            for path, m in wrapped.weights.items()
+            if not m.form.prunes
+        }
+        factors = {path: m.factors.detach().cpu() for path, m in wrapped.weights.items() if m.factors is not None}
         buffers = {
             name: {
                 path: held.flatten().cpu()
@@ -88,7 +94,8 @@ class Ticket:
             for name in {trait.buffer for weight in weights for trait in weight.traits if trait.tensor}
         }
         stored = {p.path: rest[p.path].detach().cpu() for p in plain if p.stored}
-        return cls(weights, plain, packing.packed(weights, flat, buffers, stored), digest, built)
+        tensors = packing.packed(weights, flat, buffers, stored, pieces, factors)
+        return cls(weights, plain, tensors, digest, built)
 
     @classmethod
     @torch.no_grad()
@@ -114,7 +121,7 @@ class Ticket:
         plain = tuple(plain_of(module, path, tensor) for path, tensor in rest.items())
         flat = {path: mask.flatten().cpu() for path, mask in here.items()}
         stored = {p.path: rest[p.path].cpu() for p in plain if p.stored}
-        values = {path: pruned(own[path], mask) for path, mask in here.items()}
+        values = {path: times(own[path], mask) for path, mask in here.items()}
         return cls(weights, plain, packing.packed(weights, flat, {}, stored), digest_of(values | rest), built)
 
     @property
@@ -124,7 +131,9 @@ class Ticket:
 
     @property
     def version(self) -> int:
-        """The version of the file: 1 where every weight has a recipe, 2 over a base."""
+        """The version of the file: 1 where every weight has a recipe, 2 over a base, 3 with other kinds or scales."""
+        if not all(w.form.is_plain for w in self.weights):
+            return 3
         return 2 if self.over else 1
 
     def to_bytes(self) -> bytes:
@@ -168,8 +177,15 @@ class Ticket:
 
         Takes the memory that the file asks for: of a file that nobody vouches for, `apply` compares the shapes first.
         """
+        return {path: multiplier != 0 for path, multiplier in self.multipliers().items()}
+
+    def multipliers(self) -> dict[str, torch.Tensor]:
+        """What weights are multiplied by, by parameter name: bool where a mask prunes and no more, else int8.
+
+        A learned scale is not in them. Raises TicketError as :meth:`masks` does.
+        """
         with packing.refusing():
-            return packing.masks_of(self.weights, self.tensors)
+            return packing.multipliers_of(self.weights, self.tensors)
 
     @torch.no_grad()
     def apply(self, module: nn.Module) -> nn.Module:
@@ -228,9 +244,13 @@ class Ticket:
 
     def _rebuilt(self, own: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The network's tensors by name, each like the module's own."""
-        masks = packing.masks_of(self.weights, self.tensors)
-        buffers = packing.buffers_of(self.weights, masks, self.tensors)
-        built = {w.path: _built(w, masks[w.path], buffers[w.path], own[w.path]) for w in self.weights}
+        multipliers = packing.multipliers_of(self.weights, self.tensors)
+        buffers = packing.buffers_of(self.weights, multipliers, self.tensors)
+        factors = packing.factors_of(self.weights, self.tensors)
+        built = {
+            w.path: _built(w, multipliers[w.path], buffers[w.path], factors.get(w.path), own[w.path])
+            for w in self.weights
+        }
         return built | {p.path: self._told(p, own[p.path]) for p in self.plain}
 
     def _told(self, plain: Plain, like: torch.Tensor) -> torch.Tensor:
@@ -244,16 +264,23 @@ class Ticket:
         return self.tensors[f"stored.{plain.path}"].to(like.device)
 
 
-def _built(weight: Weight, mask: torch.Tensor, buffers: dict[str, torch.Tensor], own: torch.Tensor) -> torch.Tensor:
+def _built(
+    weight: Weight,
+    multiplier: torch.Tensor,
+    buffers: dict[str, torch.Tensor],
+    factors: torch.Tensor | None,
+    own: torch.Tensor,
+) -> torch.Tensor:
     """A masked weight like the module's own, which it is itself where it lies over a base."""
-    mask = mask.to(own.device)
+    multiplier = multiplier.to(own.device)
     if weight.recipe is not None:
         value = traits.random_weight(weight.recipe, weight.traits, buffers, own)
-    elif base_of(own, mask) == weight.base:
+    elif base_of(own, multiplier != 0) == weight.base:
         value = own
     else:
         raise TicketError(
             f"{weight.path}: is not that of the ticket's base: no seed makes this weight, the module must be the very "
             "network that was pruned, or a copy of it"
         )
-    return pruned(traits.shown(value, weight.traits, weight.parts), mask)
+    masked = times(traits.shown(value, weight.traits, weight.parts), multiplier)
+    return weight.form.scaled(masked, None if factors is None else factors.to(own.device))

@@ -194,7 +194,7 @@ def test_any_mask_of_pairs_is_packed(bits, axis):
     weight = Weight("w", shape, "float32", sum(bits), Recipe((draw,), pairs=(axis, -1)), (Part(),))
     mask = torch.tensor(bits)
     tensors = packing.packed([weight], {"w": mask}, {}, {})
-    assert packing.masks_of([weight], tensors)["w"].equal(mask.reshape(shape))
+    assert packing.multipliers_of([weight], tensors)["w"].equal(mask.reshape(shape))
 
 
 def nan():

@@ -19,13 +19,19 @@ import slth
 from slth.search import Bernoulli, IteRand, parallel
 from slth.weights import inits
 
-METHODS = {"edge_popup": lambda: None, "iterand": lambda: IteRand(every=3), "bernoulli": Bernoulli}
+METHODS = {
+    "edge_popup": lambda: None,
+    "iterand": lambda: IteRand(every=3),
+    "bernoulli": Bernoulli,
+    "signed": lambda: None,
+}
+FORMS = {"signed": {"kind": "signed(levels=2)", "scale": "row"}}  # of masks
 STEPS = 8
 
 
-def network():
+def network(**form):
     net = nn.Sequential(nn.Linear(6, 16, bias=False), nn.ReLU(), nn.Linear(16, 3, bias=False))
-    return slth.wrap(net, keep=0.5, weights="kaiming_normal", seed=3)
+    return slth.wrap(net, keep=0.5, weights="kaiming_normal", seed=3, **form)
 
 
 def batch(rows):
@@ -44,7 +50,7 @@ def loss(model, given):
 
 
 def searched(method, rows, **options):
-    model = network()
+    model = network(**FORMS.get(method, {}))
     fit = slth.fit(model, batch(rows), loss, STEPS, method=METHODS[method](), lr=0.05, progress=False, **options)
     return model, fit
 
@@ -52,7 +58,7 @@ def searched(method, rows, **options):
 def state_of(model, fit):
     found = slth.handle(model)
     return {
-        "scores": {path: masked.scores.detach() for path, masked in found.weights.items()},
+        "scores": {path: torch.cat([t.detach().flatten() for t in m.trained]) for path, m in found.weights.items()},
         "masks": found.masks(),
         "losses": [row["train_loss"] for row in fit.rows],
     }

@@ -300,13 +300,13 @@ def control_losses(ticket: Trained, data: Data, seed: int) -> dict[str, float]:
     ticket.model is left with the last of these: its own mask, other weights.
     """
     wrapped = handle(ticket.model)
-    mask = wrapped.masks()
+    masks = wrapped.multipliers()
     losses = {}
     for name, change in (("shuffled_mask", controls.shuffled_mask), ("random_mask", controls.random_mask)):
-        wrapped.set_masks(mask)
+        wrapped.set_masks(masks)
         change(ticket.model, seed + 1)
         losses[name] = val_loss(ticket.model, data.validation)
-    wrapped.set_masks(mask)
+    wrapped.set_masks(masks)
     controls.redrawn_weights(ticket.model, seed + 1)
     losses["redrawn_weights"] = val_loss(ticket.model, data.validation)
     return losses

@@ -1,0 +1,100 @@
+"""The form of one weight's mask: its kind and its scale, and where the weight's output units and inputs lie."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd import Function
+
+from slth.masking.kinds import PRUNE, Kind, Prune
+from slth.masking.kinds.base import Cuts
+from slth.masking.layouts import MATRIX, Axes
+from slth.masking.scales import Scale
+
+
+@dataclass(frozen=True)
+class Form:
+    """The kind and the scale of the mask of a weight of this shape."""
+
+    shape: tuple[int, ...]
+    kind: Kind = PRUNE
+    axes: Axes = MATRIX
+    scale: Scale | None = None
+
+    @property
+    def prunes(self) -> bool:
+        """Whether an entry is pruned or kept as it is, but for a scale: with no sign and no multiple."""
+        return isinstance(self.kind, Prune)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the mask prunes and does nothing else."""
+        return self.prunes and self.scale is None
+
+    def factors(self, device: torch.device) -> nn.Parameter | None:
+        """The factors of the scale at first, float32 (count,), all 1; None without a scale."""
+        return None if self.scale is None else nn.Parameter(torch.ones(self.scale.count, device=device))
+
+    def multiplier(self, scores: torch.Tensor, cuts: Cuts, offset: int) -> torch.Tensor:
+        """As the kind has it, of the scores of a part."""
+        return self.kind.multiplier(scores, cuts, offset, self.axes)
+
+    def scores(self, multiplier: torch.Tensor) -> torch.Tensor:
+        """Scores, float32, that give these multipliers where a group keeps just those that are not 0."""
+        return self.kind.pooled(multiplier.float(), self.axes)
+
+    def scaled(self, value: torch.Tensor, factors: torch.Tensor | None) -> torch.Tensor:
+        """A masked weight times the factors of the scale, where there is one."""
+        if self.scale is None or factors is None:
+            return value
+        return value * self.scale.spread(factors, self.shape).to(value.dtype)
+
+    def entry(self) -> dict[str, Any]:
+        """What a state_dict's entry and a ticket say of it; nothing of a plain mask."""
+        told: dict[str, Any] = {} if self.prunes else {"mask": self.kind.to_json()}
+        return told if self.scale is None else told | {"scale": self.scale.to_json()}
+
+    def check_entry(self, entry: Mapping[str, Any]) -> None:
+        """Raise ValueError where a state_dict's entry says another kind or scale."""
+        for name in ("mask", "scale"):
+            there, here = (json.dumps(told.get(name)) for told in (entry, self.entry()))
+            if there != here:
+                raise ValueError(f"was wrapped with {name} {there}, here {here}: wrap this model as the saved one")
+
+
+def times(weight: torch.Tensor, multiplier: torch.Tensor) -> torch.Tensor:
+    """Weight times multiplier (bool or int8), +0 where that is 0."""
+    zero = torch.zeros((), dtype=weight.dtype, device=weight.device)
+    if multiplier.dtype == torch.bool:
+        return torch.where(multiplier, weight, zero)
+    return torch.where(multiplier != 0, weight * multiplier.to(weight.dtype), zero)
+
+
+def through(form: Form, weight: torch.Tensor, scores: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+    """The masked weight `masked`, with the straight-through gradient of its kind to the scores alone (`Kind.slope`)."""
+    out: torch.Tensor = _Through.apply(weight, scores, masked, form)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Through(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(weight: torch.Tensor, scores: torch.Tensor, masked: torch.Tensor, form: Form) -> torch.Tensor:
+        return masked
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        weight, scores, _, ctx.form = inputs
+        ctx.save_for_backward(weight, scores)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[None, torch.Tensor, None, None]:
+        weight, scores = ctx.saved_tensors
+        product = grad.float() * weight.float()
+        return None, ctx.form.kind.slope(product, scores, ctx.form.axes), None, None

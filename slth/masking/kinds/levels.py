@@ -1,0 +1,146 @@
+"""Kinds in which each weight has a multiplier of its own: pruned or kept, with a sign, several times."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from slth.masking.kinds.base import Cuts, Kind, by_sign, entropy, require_sizes
+from slth.masking.layouts import Axes
+from slth.numbers import as_int, put
+
+_MOST = 100  # levels, far below what an int8 holds
+
+
+class _Levels(Kind):
+    """A multiplier from 0 to `depth`: how many of so many nested masks keep the weight.
+
+    The masks are cut from one score by magnitude: of n weights kept, the first mask keeps n, the second
+    n (depth - 1) / depth, and so on in equal steps.
+    """
+
+    @property
+    def depth(self) -> int:
+        """The number of nested masks."""
+        return 1
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """One nested mask a level."""
+        return tuple((self.depth - i) / self.depth for i in range(self.depth))
+
+    def bits(self, keep: float) -> float:
+        """The entropy of a multiplier: 0 with 1 - keep, each level with an equal share of keep."""
+        return entropy(1 - keep, *[keep / self.depth] * self.depth)
+
+    def multiplier(self, scores: torch.Tensor, cuts: Cuts, offset: int, axes: Axes) -> torch.Tensor:
+        """The number of masks that keep a weight."""
+        first, *others = [cut.mask(scores, offset) for cut in cuts]
+        total = first.to(torch.int8)
+        for mask in others:
+            total = total + mask
+        return total
+
+    def pieces(self, multiplier: torch.Tensor, axes: Axes) -> list[torch.Tensor]:
+        """Of all weights whether the first mask keeps them, of those whether the second one does, and so on."""
+        rest, pieces = multiplier.flatten().abs(), []
+        for level in range(1, self.depth + 1):
+            kept = rest >= level
+            pieces.append(kept)
+            rest = rest[kept]
+        return pieces
+
+    def joined(self, shape: Sequence[int], pieces: Sequence[torch.Tensor], axes: Axes) -> torch.Tensor:
+        """As the base has it."""
+        out = torch.zeros(math.prod(shape), dtype=torch.int8, device="cpu")
+        require_sizes(pieces, [out.numel(), *(int(p.sum()) for p in pieces[: self.depth - 1])])
+        where = torch.arange(out.numel(), device="cpu")
+        for piece in pieces:
+            where = where[piece]
+            out[where] += 1
+        return out.reshape(tuple(shape))
+
+
+@dataclass(frozen=True)
+class Prune(_Levels):
+    """A weight is pruned or kept as it is: at most 1 bit a weight (Ramanujan et al. 2020, arXiv 1911.13299)."""
+
+    key: ClassVar[str] = "prune"
+
+
+@dataclass(frozen=True)
+class Nested(_Levels):
+    """The sum of nested masks: multicoated supermasks (Okoshi et al. 2022, ICML), log2(levels + 1) bits a weight.
+
+    As many where keep is levels / (levels + 1), so that all multipliers are as likely: 1.58 with 2 levels, 2 with 3.
+    Raises ValueError unless levels is an int from 1 to 100.
+    """
+
+    key: ClassVar[str] = "nested"
+
+    levels: int = 2
+
+    def __post_init__(self) -> None:
+        _check_levels(self, self.levels)
+
+    @property
+    def depth(self) -> int:
+        """`levels`."""
+        return self.levels
+
+
+@dataclass(frozen=True)
+class Signed(_Levels):
+    """A weight is pruned, or kept with either sign, up to `levels` times: 1.58 bits a weight with one level.
+
+    The score's magnitude says whether and how often it is kept, its sign the sign; the score's gradient is gradient
+    * weight, that of weight * score. A signed mask of w is an ordinary mask of the pair (w, -w), of which it keeps one
+    or none. As many bits where keep is 2 levels / (2 levels + 1). With keep=1 and one level only signs are learned, at
+    1 bit a weight. Raises ValueError unless levels is an int from 1 to 100.
+    """
+
+    key: ClassVar[str] = "signed"
+
+    levels: int = 1
+
+    def __post_init__(self) -> None:
+        _check_levels(self, self.levels)
+
+    @property
+    def depth(self) -> int:
+        """`levels`."""
+        return self.levels
+
+    def bits(self, keep: float) -> float:
+        """That of the level, and 1 for the sign of what is kept."""
+        return super().bits(keep) + keep
+
+    def multiplier(self, scores: torch.Tensor, cuts: Cuts, offset: int, axes: Axes) -> torch.Tensor:
+        """The level with the score's sign."""
+        return super().multiplier(scores, cuts, offset, axes) * by_sign(scores)
+
+    def slope(self, product: torch.Tensor, scores: torch.Tensor, axes: Axes) -> torch.Tensor:
+        """Weight * gradient, whatever the score's sign."""
+        return product
+
+    def pieces(self, multiplier: torch.Tensor, axes: Axes) -> list[torch.Tensor]:
+        """The levels', and of what is kept whether it is negative."""
+        kept = multiplier.flatten()
+        return [*super().pieces(multiplier, axes), kept[kept != 0] < 0]
+
+    def joined(self, shape: Sequence[int], pieces: Sequence[torch.Tensor], axes: Axes) -> torch.Tensor:
+        """As the base has it."""
+        out = super().joined(shape, pieces[:-1], axes).flatten()
+        where = out.nonzero().flatten()
+        require_sizes(pieces[-1:], [where.numel()])
+        negative = where[pieces[-1]]
+        out[negative] = -out[negative]
+        return out.reshape(tuple(shape))
+
+
+def _check_levels(kind: Kind, levels: int) -> None:
+    put(kind, levels=as_int("levels", levels, 1, _MOST, "the number of nested masks"))

@@ -13,7 +13,7 @@ arXiv 2511.04217). A folder `checkpoints` lets a run that was cut go on.
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +25,8 @@ from slth.experiments.studies.gpt2 import options as keys
 from slth.experiments.studies.gpt2.beside import NAMES as BASELINES
 from slth.experiments.studies.gpt2.parts import Scoring
 from slth.experiments.studies.gpt2.prune import Study, measure, shipped, summarise
+from slth.experiments.studies.gpt2.pruning import Masks
+from slth.masking.kinds import Kind
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,10 @@ class Config(keys.GPT2Options):
     policy: str = keys.policy()
     schedule: str = keys.schedule()
     masked: str = keys.masked()
+    kind: Kind = keys.kind()
+    scale: str | None = keys.scale()
+    embedding_kind: Kind | None = keys.embedding_kind()
+    embedding_keep: float | None = keys.embedding_keep()
     scores: str = keys.scores()
     init: str = keys.init("signed", "the ticket's source")
     dense_init: str = keys.init("gpt2", "the dense network")
@@ -62,6 +68,8 @@ class Config(keys.GPT2Options):
     batch: int = keys.batch(16)
     warmup: float = keys.warmup()
     clip: float = keys.clip()
+    beta1: float = keys.beta1(0.9)
+    beta2: float = keys.beta2(0.999)
     every: int = lab.integer(50, least=1, help="steps between measurements of the validation loss")
     windows: int = keys.windows()
     stride: int | None = keys.stride()
@@ -84,7 +92,12 @@ class Config(keys.GPT2Options):
         _ = self.stds
         if self.stride is not None and self.stride > self.length:
             raise BadConfig("stride", self.stride, f"at most length={self.length}")
-        self.models(self.size, 256)
+        self.require_masks(*self.models(self.size, 256).values())
+
+    @property
+    def masks(self) -> Masks:
+        """What masks make of weights."""
+        return Masks(self.kind, self.scale, self.embedding_kind, self.embedding_keep)
 
     @property
     def stds(self) -> list[tuple[float, float]]:
@@ -113,7 +126,7 @@ class Config(keys.GPT2Options):
             qk_scales=self.qk_scale,
             embedding_std=self.embedding_std,
             search=self.search(self.keep),
-            how=self.training(self.every),
+            how=replace(self.training(self.every), betas=(self.beta1, self.beta2)),
             stds=self.stds,
             lrs=self.lr,
             pilot_steps=self.pilot_steps,

@@ -55,7 +55,7 @@ def test_a_fresh_model_becomes_the_saved_one(method, policy):
         assert torch.equal(other.train(mode)(X), model.train(mode)(X))
     assert same(handle(other).masks(), handle(model).masks())
     assert same(values(other), values(model))
-    assert [m.kind for m in handle(other).weights.values()] == [method] * 3
+    assert [m.made_by for m in handle(other).weights.values()] == [method] * 3
 
 
 @every_method

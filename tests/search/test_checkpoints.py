@@ -225,11 +225,11 @@ def test_a_checkpoint_of_this_search_that_lacks_something_changes_nothing(tmp_pa
     interrupted(wrapped(), path, method=method)
     tensors, content = files.read(path, "checkpoint", [1])
     files.save(path, "checkpoint", 1, {n: t for n, t in tensors.items() if not n.startswith(lost)}, content | rest)
-    before, kinds = state(model), [masked.kind for masked in handle(model).weights.values()]
+    before, kinds = state(model), [masked.made_by for masked in handle(model).weights.values()]
     with pytest.raises(CheckpointError, match="checkpoint: "):
         fit(model, until(0), checkpoint=path, method=method)
     assert_same(before, state(model))
-    assert [masked.kind for masked in handle(model).weights.values()] == kinds == ["edge-popup"] * len(kinds)
+    assert [masked.made_by for masked in handle(model).weights.values()] == kinds == ["edge-popup"] * len(kinds)
 
 
 @pytest.mark.parametrize("method", [EdgePopup(), Frozen(pruned=0.2, locked=0.2)])

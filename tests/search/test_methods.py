@@ -107,7 +107,7 @@ def test_no_score_is_stuck_after_frozen_ones():
     locked = {path: masked.scores == LOCKED for path, masked in handle(model).weights.items()}
     fit(model, method("edge_popup"), STEPS)
     for path, masked in handle(model).weights.items():
-        assert masked.kind == "edge-popup"
+        assert masked.made_by == "edge-popup"
         assert masked.scores.max() < 1
         assert len(masked.scores[locked[path]].unique()) > 0.3 * locked[path].sum()
 
@@ -120,7 +120,7 @@ def test_a_buffer_stays_for_a_search_of_the_same_class():
         assert masked.buffer("mean").eq(1).all()
     masked.begin("Other")
     assert masked.buffer("mean") is None
-    assert masked.kind == "edge-popup"
+    assert masked.made_by == "edge-popup"
     assert list(masked.state_dict())[-2:] == ["keep", "_extra_state"]
 
 
@@ -214,7 +214,7 @@ def test_what_a_users_search_made_says_where_it_comes_from(tmp_path):
 
     place, described, model = said(OWN[0])
     assert (place, described) == (OWN[0], True)
-    assert handle(model).weights["0.weight"].kind == "mean"
+    assert handle(model).weights["0.weight"].made_by == "mean"
     fit(model, method("biprop"), 2)
     assert "found by" not in Ticket.of(model).describe()
     assert said("iterand")[:2] == (None, False)

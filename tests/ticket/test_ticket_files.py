@@ -94,7 +94,7 @@ def test_a_file_is_named_in_the_error(tmp_path, data):
     [
         (lambda: b"", "not a safetensors file"),
         (lambda: b"PK\3\4" + bytes(2000), "not a safetensors file"),
-        (lambda: files.seal("ticket", 3, {}, {}), "version 3 of kind 'ticket': must be 1, 2"),
+        (lambda: files.seal("ticket", 4, {}, {}), "version 4 of kind 'ticket': must be 1, 2, 3"),
         (lambda: files.seal("checkpoint", 1, {}, {}), "a file of kind 'checkpoint': must be 'ticket'"),
         (lambda: files.seal("ticket", 1, {}, {}), r"its manifest does not fit \(KeyError: 'weights'\)"),
     ],

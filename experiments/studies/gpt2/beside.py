@@ -26,8 +26,8 @@ from transformers import GPT2Config
 
 import slth
 from slth.experiments.studies.gpt2 import shipping
+from slth.experiments.studies.gpt2.pruning import Pruning
 from slth.experiments.studies.gpt2.training import (
-    Pruning,
     Source,
     Trained,
     Way,

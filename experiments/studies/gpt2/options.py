@@ -1,7 +1,7 @@
 """The keys that experiments with GPT-2 share, each declared once, and what they mean.
 
-An experiment's config derives from GPT2Options and declares these keys by the functions below, each with a default of
-its own.
+An experiment's config derives from GPT2Options, or from GPT2Training where its search has keys of its own, and declares
+these keys by the functions below, each with a default of its own.
 """
 
 from abc import abstractmethod
@@ -17,8 +17,10 @@ from slth.experiments import lab
 from slth.experiments.lab import BadConfig, methods
 from slth.experiments.lab.options import Kind, a_number, as_list, where
 from slth.experiments.studies.gpt2.data import Data, read
-from slth.experiments.studies.gpt2.training import Pruning, Training
-from slth.masking import masks
+from slth.experiments.studies.gpt2.pruning import PLAIN, Masks, Pruning
+from slth.experiments.studies.gpt2.training import Training
+from slth.masking import kinds, masks
+from slth.masking.scales import SCALES as FACTORS
 from slth.models import gpt2
 from slth.tasks import text as texts
 from slth.wrapping import SCORES
@@ -54,10 +56,21 @@ def _scales(key: str, value: Any) -> list[float | str]:
     return scales
 
 
+def _kind(key: str, value: Any) -> kinds.Kind:
+    try:
+        return kinds.as_kind(value)
+    except ValueError as error:
+        raise BadConfig(
+            key, value, f"one of {', '.join(kinds.KINDS)}, with its options in parentheses ({error})"
+        ) from error
+
+
+A_KIND = Kind(_kind, lambda: f"one of {', '.join(kinds.KINDS)}, with its options in parentheses")
 POSITIVE = Kind(_positive, lambda: "a number > 0 or a list of them")
 DISTINCT = Kind(_distinct, lambda: "a number > 0 or a list of them, none twice")
 SCALES = Kind(_scales, lambda: "theory, a number > 0, or a list of these, none twice")
-LATER = ("precision", "accumulate", "controls")  # keys that former folders of checkpoints know nothing of
+#: Keys that former folders of checkpoints know nothing of.
+LATER = ("precision", "accumulate", "controls", "kind", "scale", "embedding_kind", "embedding_keep", "beta1", "beta2")
 NAME = where(lambda value: isinstance(value, str), "a name")
 
 # ---------------------------------------------------------------- keys
@@ -119,6 +132,37 @@ def masked() -> Any:
 def scores() -> Any:
     """How scores begin."""
     return lab.choice("kaiming_uniform", tuple(SCORES), help="what the scores are at first")
+
+
+def kind() -> Any:
+    """What a mask makes of a weight."""
+    help = "of the blocks' masks: prune, signed, nested(levels=2), blocks(rows=4, columns=4) or n_of_m(n=2, m=4)"
+    return lab.key("prune", A_KIND, help=help)
+
+
+def scale() -> Any:
+    """What is learned beside scores."""
+    return lab.choice(None, FACTORS, help="what has a learned factor beside its scores; None: nothing")
+
+
+def embedding_kind(default: str | None = None) -> Any:
+    """The kind of the embeddings' masks."""
+    return lab.key(default, A_KIND, help="of the embeddings' masks; None: as the blocks'")
+
+
+def embedding_keep(default: float | None = None) -> Any:
+    """The share of the embeddings that is kept."""
+    return lab.number(default, above=0.0, most=1.0, help="share of the embeddings that is kept; None: keep")
+
+
+def beta1(default: float) -> Any:
+    """AdamW's first beta."""
+    return lab.number(default, least=0.0, most=0.999, help="of AdamW, of all trainings: its running mean of gradients")
+
+
+def beta2(default: float) -> Any:
+    """AdamW's second beta."""
+    return lab.number(default, least=0.0, most=0.99999, help="of AdamW, of all trainings: that of their squares")
 
 
 def init(default: str, what: str) -> Any:
@@ -203,20 +247,12 @@ def device() -> Any:
 # ---------------------------------------------------------------- what they mean
 
 
-class GPT2Options(lab.TrainingOptions):
-    """Base of the configs: they declare these keys."""
+class GPT2Training(lab.TrainingOptions):
+    """Base of all configs: a text, and how models are trained on it. They declare these keys."""
 
     data: str
     vocabulary: str
     length: int
-    method: methods.Method
-    keep: float | list[float]
-    policy: str
-    schedule: str
-    masked: str
-    scores: str
-    lr: list[float]
-    pilot_steps: int
     steps: int
     batch: int
     warmup: float
@@ -234,20 +270,17 @@ class GPT2Options(lab.TrainingOptions):
         if self.device == "cuda" and not torch.cuda.is_available():
             raise BadConfig("device", self.device, "auto or cpu: there is no CUDA device here")
         self.check_arithmetic(self.batch, self.where.type)
-        if steps := self.searches:
-            self.method.require(steps, as_list(self.keep), schedule=self.schedule)
+        self.check_search()
         self.check_keys()
         _ = self.study
         self.resumable.check(self.parts)
 
+    def check_search(self) -> None:
+        """Raise BadConfig for a search that cannot be made."""
+
     @abstractmethod
     def check_keys(self) -> None:
         """Raise BadConfig for values that do not fit together, as far as that is known before a text is read."""
-
-    def require_pilots(self, *rates: Sequence[float]) -> None:
-        """BadConfig for pilot_steps where no learning rate is chosen of several."""
-        if all(len(lrs) == 1 for lrs in rates):
-            self.require_defaults(["pilot_steps"], "where there is one learning rate, which needs no pilot")
 
     @property
     @abstractmethod
@@ -284,16 +317,6 @@ class GPT2Options(lab.TrainingOptions):
     def where(self) -> torch.device:
         """Where models are trained."""
         return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
-
-    @property
-    def searches(self) -> list[int]:
-        """The steps of each kind of training in which scores are searched."""
-        return [self.pilot_steps, self.steps] if len(self.lr) > 1 else [self.steps]
-
-    def search(self, keep: float) -> Pruning:
-        """How tickets are looked for."""
-        method = self.method.search(schedule=self.schedule)
-        return Pruning(method, keep, self.policy, self.masked, self.scores, self.seed)
 
     def models(self, size: object, vocabulary: int) -> dict[str, GPT2Config]:
         """The models by size, or BadConfig."""
@@ -334,3 +357,50 @@ class GPT2Options(lab.TrainingOptions):
             if key not in free and not (key in LATER and value == defaults[key])
         }
         return lab.Resumable(self.folder, values | {"text": self.tokens.corpus.digest}, self.free)
+
+
+class GPT2Options(GPT2Training):
+    """Base of the configs of one search: they declare these keys too."""
+
+    method: methods.Method
+    keep: float | list[float]
+    policy: str
+    schedule: str
+    masked: str
+    scores: str
+    lr: list[float]
+    pilot_steps: int
+
+    def check_search(self) -> None:
+        """Raise BadConfig for a method that never acts in so many steps, or cannot end with such a keep."""
+        if steps := self.searches:
+            self.method.require(steps, as_list(self.keep), schedule=self.schedule)
+
+    @property
+    def searches(self) -> list[int]:
+        """The steps of each kind of training in which scores are searched."""
+        return [self.pilot_steps, self.steps] if len(self.lr) > 1 else [self.steps]
+
+    def search(self, keep: float) -> Pruning:
+        """How tickets are looked for."""
+        method = self.method.search(schedule=self.schedule)
+        return Pruning(method, keep, self.policy, self.masked, self.scores, self.seed, self.masks)
+
+    @property
+    def masks(self) -> Masks:
+        """What masks make of weights."""
+        return PLAIN
+
+    def require_masks(self, *models: GPT2Config) -> None:
+        """BadConfig for masks that the method cannot search for, or that do not fit the weights of the models."""
+        for search in map(self.search, as_list(self.keep)):
+            for model in models:
+                try:
+                    search.check(model)
+                except ValueError as error:
+                    raise BadConfig("kind", str(self.masks.kind), f"one that fits: {error}") from error
+
+    def require_pilots(self, *rates: Sequence[float]) -> None:
+        """BadConfig for pilot_steps where no learning rate is chosen of several."""
+        if all(len(lrs) == 1 for lrs in rates):
+            self.require_defaults(["pilot_steps"], "where there is one learning rate, which needs no pilot")

@@ -13,8 +13,8 @@ import slth
 from slth.experiments.studies.gpt2 import beside
 from slth.experiments.studies.gpt2.data import Data
 from slth.experiments.studies.gpt2.parts import Scoring
+from slth.experiments.studies.gpt2.pruning import Pruning
 from slth.experiments.studies.gpt2.training import (
-    Pruning,
     Source,
     Trained,
     Training,

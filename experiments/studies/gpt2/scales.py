@@ -12,7 +12,8 @@ from transformers import GPT2Config
 
 from slth.experiments import lab
 from slth.experiments.studies.gpt2.data import Data
-from slth.experiments.studies.gpt2.training import Pruning, Source, Training, best_of
+from slth.experiments.studies.gpt2.pruning import Pruning
+from slth.experiments.studies.gpt2.training import Source, Training, best_of
 from slth.models import gpt2
 
 AT = ["run", "base_std", "qk_scale", "seed"]  # what names a measurement

@@ -8,6 +8,7 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -19,13 +20,13 @@ from transformers import GPT2Config
 import slth
 from slth.experiments.lab import Arithmetic, curves
 from slth.experiments.studies.gpt2.data import Data
+from slth.experiments.studies.gpt2.pruning import Pruning
 from slth.models import gpt2
 from slth.search import Fit, controls
 from slth.search import Search as Method
 from slth.tasks import text as texts
 from slth.wrapping import effective, handle
 
-BLOCKS = "*.h.*.c_*.weight"  # the weight matrices of the blocks, by parameter name
 MOST_WINDOWS, MOST_LOGITS = 32, 1 << 27  # of validation at once; so many logits take 0.5 GB
 
 
@@ -44,6 +45,7 @@ class Training:
     folder: Path | None  # of checkpoints
     saves: int  # of each training
     arithmetic: Arithmetic
+    betas: tuple[float, float] = (0.9, 0.999)  # of AdamW
 
     def batches(self, data: Data) -> Callable[[int], torch.Tensor]:
         """Step -> windows (batch, length) of the training text, which is moved to the device once."""
@@ -106,27 +108,6 @@ class Way(Protocol):
 
 
 @dataclass(frozen=True)
-class Pruning:
-    """How a ticket is looked for."""
-
-    method: Method
-    keep: float
-    policy: str
-    masked: str  # all, or blocks
-    scores: str
-    seed: int
-
-    @property
-    def patterns(self) -> list[str] | None:
-        """Shell patterns of what is masked, None for all weights."""
-        return None if self.masked == "all" else [BLOCKS]
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The model, wrapped."""
-        return slth.wrap(model, self.keep, self.policy, self.patterns, scores=self.scores, seed=self.seed)
-
-
-@dataclass(frozen=True)
 class Trained:
     """A trained model, its measurements, and the point of the grid it was trained at."""
 
@@ -178,6 +159,7 @@ def train(
         steps,
         method=method,
         lr=lr,
+        optimiser=partial(torch.optim.AdamW, lr=lr, weight_decay=0.0, betas=how.betas),
         warmup=how.warmup,
         clip=how.clip,
         evaluate=lambda m: {"val_loss": val_loss(m, data.validation)},

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from slth.experiments.studies.gpt2.training import Pruning, train
+from slth.experiments.studies.gpt2.pruning import Pruning
+from slth.experiments.studies.gpt2.training import train
 from slth.experiments.studies.mixing.matrices import trained_matrices
 from slth.experiments.studies.mixing.networks import network, parameters
 from slth.experiments.studies.mixing.study import Job, Study

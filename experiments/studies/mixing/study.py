@@ -10,7 +10,8 @@ from transformers import GPT2Config
 
 from slth.experiments.studies.approximation.learning import Learning
 from slth.experiments.studies.gpt2.data import Data
-from slth.experiments.studies.gpt2.training import Pruning, Training
+from slth.experiments.studies.gpt2.pruning import Pruning
+from slth.experiments.studies.gpt2.training import Training
 from slth.experiments.studies.mixing.variants import LINEAR, has_matrix
 
 if TYPE_CHECKING:

@@ -1,0 +1,122 @@
+"""What of a search's recipe matters: tickets in a random GPT-2 by recipes that differ in one thing, on paired seeds.
+
+A recipe says which kinds of masks blocks and embeddings have, how much they keep, the inits, the method and the
+optimiser (`slth.experiments.studies.gpt2.recipes`). Each is trained with every seed, dense training too. What is shown
+is the loss against bits a weight, the share of dense training's gain over a unigram model, and differences to the first
+recipe with 95 % intervals, corrected for how many there are (Holm). A folder `checkpoints` lets a run that was cut go
+on.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from slth import plots
+from slth.experiments import lab
+from slth.experiments.lab import BadConfig
+from slth.experiments.lab.options import as_list
+from slth.experiments.studies.gpt2 import options as keys
+from slth.experiments.studies.gpt2.recipes import RECIPES, Recipe, Study, in_words, measure, recipe_of, summarise
+
+
+@dataclass(frozen=True)
+class Config(keys.GPT2Training):
+    """The recipes, the model and the training."""
+
+    recipes: Any = lab.anything(
+        list(RECIPES),
+        allowed="names of recipes, or a table of what differs from base by name",
+        help=f"which are compared: of {', '.join(RECIPES)}, or your own by name, as "
+        '\'{"base": {}, "mine": {"keep": 0.4}}\'; the first is what others are compared with, names that begin with '
+        "dense train weights",
+    )
+    base: Any = lab.anything({}, allowed="fields of a recipe", help="what all recipes have unless they say otherwise")
+    seeds: int = lab.seeds(3, help="each has its own weights, scores and batches, the same with every recipe")
+    size: str = keys.size("tiny")
+    data: str = keys.data()
+    vocabulary: str = keys.vocabulary()
+    length: int = keys.length(128)
+    steps: int = keys.steps(400)
+    batch: int = keys.batch(16)
+    warmup: float = keys.warmup()
+    clip: float = keys.clip()
+    windows: int = keys.windows()
+    checkpoints: str | None = keys.checkpoints()
+    saves: int = keys.saves()
+    device: str = keys.device()
+    seed: int = lab.seed()
+
+    def check_keys(self) -> None:
+        """Seeds, and recipes that fit the model."""
+        lab.seeds_from(self.seed, self.seeds)
+        model = self.model(self.size, 256)
+        for name, recipe in self.chosen.items():
+            try:
+                recipe.search(self.seed).check(model)
+            except ValueError as error:
+                raise BadConfig("recipes", name, f"a recipe that fits ({error})") from error
+
+    @cached_property
+    def chosen(self) -> dict[str, Recipe]:
+        """The recipes by name, or BadConfig."""
+        given = self.recipes
+        names = list(given) if isinstance(given, Mapping) else as_list(given)
+        if not names or len(set(map(str, names))) < len(names):
+            raise BadConfig("recipes", given, "names of recipes, none twice, or a table of them")
+        if not isinstance(self.base, Mapping):
+            raise BadConfig("base", self.base, "fields of a recipe by name")
+        chosen = {}
+        for name in names:
+            differs = given[name] if isinstance(given, Mapping) else RECIPES.get(str(name))
+            if not isinstance(differs, Mapping):
+                raise BadConfig("recipes", name, f"one of {', '.join(RECIPES)}, or what differs from base")
+            try:
+                chosen[str(name)] = recipe_of(self.base, differs)
+            except (ValueError, TypeError) as error:
+                raise BadConfig("recipes", name, f"a recipe ({error})") from error
+        return chosen
+
+    @cached_property
+    def study(self) -> Study:
+        """What a run does."""
+        return Study(
+            model=self.model(self.size, self.tokens.vocabulary),
+            recipes=self.chosen,
+            seeds=lab.seeds_from(self.seed, self.seeds),
+            how=self.training(self.steps),
+            data=self.tokens,
+        )
+
+
+ex = lab.experiment("recipe", Config)
+ex.add_named_config(
+    "smoke",
+    recipes=["base", "signed", "dense"],
+    size="tiny*0.25",
+    seeds=2,
+    length=32,
+    steps=5,
+    batch=4,
+    windows=8,
+)
+
+
+@ex.main
+def main(config: Config, run: lab.Run) -> dict[str, Any]:
+    """Train by every recipe and compare."""
+    started = time.perf_counter()
+    study = config.study
+    config.resumable.begin()
+    table = measure(study)
+    summary = summarise(study, table) | {"seconds": time.perf_counter() - started}
+    base = next(iter(study.recipes))
+    for name, found in summary["recipes"].items():
+        print(in_words(name, found, base))
+    lab.save(run, table, summary, plots.figures(table, summary))
+    return summary
+
+
+if __name__ == "__main__":
+    lab.launch(ex)

@@ -1,0 +1,111 @@
+"""How tickets in a GPT-2 are looked for: the method, what is kept, and what masks make of blocks and embeddings."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
+
+import slth
+from slth.masking import choices
+from slth.masking.forms import Form
+from slth.masking.kinds import PRUNE, Kind
+from slth.masking.parameters import parameters_of
+from slth.masking.scales import scale_of
+from slth.search import Search as Method
+
+BLOCKS = "*.h.*.c_*.weight"  # the weight matrices of the blocks, by parameter name
+TABLES = ("*.wte.weight", "*.wpe.weight")  # the embeddings, of tokens and positions
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What masks make of weights: of the blocks, and of the embeddings where these have other masks."""
+
+    kind: Kind
+    scale: str | None = None
+    embedding_kind: Kind | None = None
+    embedding_keep: float | None = None
+
+
+PLAIN = Masks(PRUNE)
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How a ticket is looked for."""
+
+    method: Method
+    keep: float
+    policy: str
+    masked: str  # all, or blocks
+    scores: str
+    seed: int
+    masks: Masks = PLAIN
+
+    @property
+    def plain(self) -> "Pruning":
+        """The same by masks that prune and do no more."""
+        return replace(self, masks=PLAIN)
+
+    @property
+    def patterns(self) -> list[str] | None:
+        """Shell patterns of what is masked, None for all weights."""
+        return None if self.masked == "all" else [BLOCKS]
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model, wrapped."""
+        return slth.wrap(
+            model,
+            self.keeps,
+            self.policy,
+            self.patterns,
+            scores=self.scores,
+            seed=self.seed,
+            kind=self.kinds,
+            scale=self.masks.scale,
+        )
+
+    def check(self, config: GPT2Config) -> None:
+        """Raise ValueError where the method or a weight of such a model takes no such masks. No weight is made."""
+        for form, _ in self._forms(config):
+            self.method.require_form(form)
+
+    def bits(self, config: GPT2Config) -> float:
+        """Bits a masked weight of such a model: of masks by their kinds' count, 32 of each factor of a scale."""
+        forms = self._forms(config)
+        sizes = [math.prod(form.shape) for form, _ in forms]
+        masks = math.fsum(size * form.kind.bits(keep) for size, (form, keep) in zip(sizes, forms, strict=True))
+        return (masks + sum(32 * form.scale.count for form, _ in forms if form.scale)) / sum(sizes)
+
+    def _forms(self, config: GPT2Config) -> list[tuple[Form, float]]:
+        """The form of each weight's mask, and the share that it keeps. Raises ValueError for one that does not fit."""
+        with torch.device("meta"):
+            params = [param for param in parameters_of(GPT2LMHeadModel(config)) if param.is_weight]
+        if self.masked == "blocks":
+            params = [param for param in params if fnmatchcase(param.path, BLOCKS)]
+        keeps = choices.keeps_of(params, self.keeps)
+        kinds = choices.plan(params, self.keeps, self.policy, None, self.kinds, self.seed).kinds
+        return [
+            (Form(tuple(p.tensor.shape), kinds[p.path], p.axes, scale_of(p, self.masks.scale)), keeps[p.path])
+            for p in params
+        ]
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """Of masks, by pattern of parameter names."""
+        own = self.masks.embedding_kind or self.masks.kind
+        return dict.fromkeys(self._tables, own) | {"*": self.masks.kind}
+
+    @property
+    def keeps(self) -> float | dict[str, float]:
+        """Shares that are kept, by pattern of parameter names where they differ."""
+        own = self.masks.embedding_keep or self.keep
+        return self.keep if own == self.keep else dict.fromkeys(self._tables, own) | {"*": self.keep}
+
+    @property
+    def _tables(self) -> Sequence[str]:
+        return () if self.masked == "blocks" else TABLES

@@ -8,7 +8,6 @@ on.
 """
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 from slth import plots
 from slth.experiments import lab
 from slth.experiments.lab import BadConfig
-from slth.experiments.lab.options import as_list
+from slth.experiments.lab.options import several, where
 from slth.experiments.studies.gpt2 import options as keys
 from slth.experiments.studies.gpt2.recipes import RECIPES, Recipe, Study, in_words, measure, recipe_of, summarise
 
@@ -25,14 +24,12 @@ from slth.experiments.studies.gpt2.recipes import RECIPES, Recipe, Study, in_wor
 class Config(keys.GPT2Training):
     """The recipes, the model and the training."""
 
-    recipes: Any = lab.anything(
+    recipes: list[str] = lab.key(
         list(RECIPES),
-        allowed="names of recipes, or a table of what differs from base by name",
-        help=f"which are compared: of {', '.join(RECIPES)}, or your own by name, as "
-        '\'{"base": {}, "mine": {"keep": 0.4}}\'; the first is what others are compared with, names that begin with '
-        "dense train weights",
+        several(where(lambda value: isinstance(value, str), "a recipe")),
+        help=f"which are compared: {', '.join(RECIPES)}; with what differs in parentheses, as base(keep=0.4); the "
+        "first is what others are compared with, those that begin with dense train weights",
     )
-    base: Any = lab.anything({}, allowed="fields of a recipe", help="what all recipes have unless they say otherwise")
     seeds: int = lab.seeds(3, help="each has its own weights, scores and batches, the same with every recipe")
     size: str = keys.size("tiny")
     data: str = keys.data()
@@ -61,21 +58,14 @@ class Config(keys.GPT2Training):
     @cached_property
     def chosen(self) -> dict[str, Recipe]:
         """The recipes by name, or BadConfig."""
-        given = self.recipes
-        names = list(given) if isinstance(given, Mapping) else as_list(given)
-        if not names or len(set(map(str, names))) < len(names):
-            raise BadConfig("recipes", given, "names of recipes, none twice, or a table of them")
-        if not isinstance(self.base, Mapping):
-            raise BadConfig("base", self.base, "fields of a recipe by name")
         chosen = {}
-        for name in names:
-            differs = given[name] if isinstance(given, Mapping) else RECIPES.get(str(name))
-            if not isinstance(differs, Mapping):
-                raise BadConfig("recipes", name, f"one of {', '.join(RECIPES)}, or what differs from base")
+        for name in self.recipes:
             try:
-                chosen[str(name)] = recipe_of(self.base, differs)
+                chosen[name] = recipe_of(name)
             except (ValueError, TypeError) as error:
-                raise BadConfig("recipes", name, f"a recipe ({error})") from error
+                raise BadConfig(
+                    "recipes", name, f"one of {', '.join(RECIPES)}, or as base(keep=0.4) ({error})"
+                ) from error
         return chosen
 
     @cached_property

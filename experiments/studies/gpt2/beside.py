@@ -127,9 +127,9 @@ def _trained(study: Study, size: str, name: str, ticket: Row) -> list[Row]:
     source, data, how = study.source(size, study.dense_init, 1.0), study.data, study.how
     way: Way | None = None
     if name in baselines.BASELINES:
-        way = UnderMask(study.search, name, how.batches(data), how.seed + 1)
+        way = UnderMask(study.search.plain, name, how.batches(data), how.seed + 1)
     elif name in baselines.QUANTISED:
-        way = Quantised(study.search, name)
+        way = Quantised(study.search.plain, name)
     else:
         count = ticket["nonzero_ticket"] if name == "dense_nonzero" else ticket["ticket_bytes"] / _HALF
         source = replace(source, config=narrowed(source.config, count))

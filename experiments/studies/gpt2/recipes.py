@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from transformers import GPT2Config
 
+from slth import plugins
 from slth.experiments import lab
 from slth.experiments.studies.gpt2.data import Data
 from slth.experiments.studies.gpt2.prune import recovered
@@ -86,13 +87,18 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def recipe_of(base: Mapping[str, Any], differs: Mapping[str, Any]) -> Recipe:
-    """The recipe. Raises ValueError for a field that there is not, and as :class:`Recipe` does."""
+def recipe_of(text: str) -> Recipe:
+    """The recipe of a name of RECIPES, with what differs from it in parentheses: recipe_of("base(keep=0.4)").
+
+    Raises ValueError for an unknown name, a field that there is not, and as :class:`Recipe` does.
+    """
+    name, differs = plugins.split(text)
+    if name not in RECIPES:
+        raise ValueError(f"no recipe {name!r}")
     known = [each.name for each in fields(Recipe)]
-    for name, value in (dict(base) | dict(differs)).items():
-        if name not in known:
-            raise ValueError(f"{name}={value!r}: no such field, must be one of {', '.join(known)}")
-    return Recipe(**(dict(base) | dict(differs)))
+    if odd := [field for field in differs if field not in known]:
+        raise ValueError(f"no field {odd[0]!r}, must be one of {', '.join(known)}")
+    return Recipe(**(RECIPES[name] | differs))
 
 
 @dataclass(frozen=True)

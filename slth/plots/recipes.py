@@ -1,0 +1,49 @@
+"""Recipes of searches beside each other: the loss of each, over paired seeds."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from slth.plots.entries import Entry, plain
+from slth.plots.layout import SCREEN, Layout
+from slth.plots.looks import looks_of
+from slth.plots.marks import draw_points
+from slth.plots.page import panels
+from slth.plots.tables import require
+
+RECIPE_COLUMNS = frozenset({"recipe", "seed", "val_loss", "bits_per_weight"})
+
+
+def loss_by_recipe(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None, layout: Layout = SCREEN) -> list[Axes]:
+    """Validation loss of each recipe: a line of the figure each, with its bits a weight; means large, seeds faint.
+
+    Args:
+        table: one row per (recipe, seed), with RECIPE_COLUMNS; losses in nats a token.
+        axes: one to draw in; None: a figure of its own.
+        layout: of a figure of its own.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: if the table has no rows or lacks a column, or there is not one axes.
+    """
+    require(table, RECIPE_COLUMNS)
+    names = list(table["recipe"].unique())
+    bits = table.groupby("recipe")["bits_per_weight"].first()
+    with panels(1, axes, layout) as page:
+        (panel,) = page.axes
+        look = next(iter(looks_of(["mean"]).values()))
+        for line, name in enumerate(names):
+            losses = table.loc[table["recipe"] == name, "val_loss"]
+            draw_points(panel, losses, [line] * len(losses), look)
+            panel.plot([losses.mean()], [line], marker="D", color=look.color, linestyle="")
+        page.rows(panel, [f"{name} ({bits[name]:.3g} bits)" for name in names])
+        seeds = table["seed"].nunique()
+        panel.set(xlabel="validation loss (nat a token)", ylabel="")
+        page.heading = f"mean and single values of {seeds} paired seeds" if seeds > 1 else "one seed"
+    return page.axes
+
+
+FIGURES = (Entry("loss_by_recipe", RECIPE_COLUMNS, plain(loss_by_recipe)),)

@@ -1,6 +1,7 @@
 """The settings of the documentation: `make docs` builds it into build/docs."""
 
 import re
+from collections.abc import Iterator
 
 from sphinx.application import Sphinx
 
@@ -8,6 +9,7 @@ import slth
 
 project = "slth"
 author = "the authors of slth"
+copyright = "2026, the authors of slth"
 release = version = slth.__version__
 language = "en"
 
@@ -35,17 +37,32 @@ def plain_text(app: Sphinx, what: str, name: str, obj: object, options: object, 
     own = type(obj).__doc__
     if what in ("data", "attribute") and isinstance(own, str) and lines[:1] == own.splitlines()[:1]:
         lines.clear()  # the words of dict itself on a dict
-    literal: int | None = None  # the indent of the line that a literal block follows
-    for i, line in enumerate(lines):
-        indent = len(line) - len(line.lstrip())
-        if line.strip() and literal is not None and indent <= literal:
-            literal = None
-        if literal is None and not re.match(r"\s*(>>>|={3,} )", line):
-            parts = re.split(r"(`+[^`]+`+)", line)
-            parts[::2] = [re.sub(r"\||\*(?=\S)|(?<=\w)_(?!\w)", r"\\\g<0>", part) for part in parts[::2]]
-            lines[i] = "".join(parts)
-        if line.rstrip().endswith("::"):
-            literal = indent
+    lines[:] = list(escaped(lines))
+
+
+def escaped(lines: list[str]) -> Iterator[str]:
+    """The lines with indented blocks as literal ones, and with signs outside of code that mean nothing."""
+    block: int | None = None  # the indent of the line that a literal block follows
+    indent, blank, marked = 0, False, False
+    for line in lines:
+        if line.strip():
+            own = len(line) - len(line.lstrip())
+            if block is None and blank and own >= indent + 4:
+                block = indent
+                if not marked:
+                    yield from (" " * indent + "::", "")
+            elif block is not None and own <= block:
+                block = None
+            if block is None:
+                indent, marked = own, line.rstrip().endswith("::")
+        blank = not line.strip()
+        yield line if block is not None or re.match(r"\s*(>>>|={3,} )", line) else _escaped(line)
+
+
+def _escaped(line: str) -> str:
+    parts = re.split(r"(`+[^`]+`+)", line)
+    parts[::2] = [re.sub(r"\||\*(?=\S)|(?<=\w)_(?!\w)", r"\\\g<0>", part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def setup(app: Sphinx) -> None:

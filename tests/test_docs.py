@@ -45,6 +45,7 @@ def test_blocks_run(name, tmp_path):
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     alone = {
+        "OMP_NUM_THREADS": "1",
         "RANK": "0",
         "WORLD_SIZE": "1",
         "MASTER_ADDR": "127.0.0.1",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from slth.masking import traits
 from slth.masking.forms import times
 from slth.modules import check_module
 from slth.threads import together
-from slth.ticket import describing, inspecting, packing
+from slth.ticket import describing, hub, inspecting, packing
 from slth.ticket.making import (
     base_of,
     check_dense,
@@ -171,6 +172,44 @@ class Ticket:
             return cls.from_bytes(data)
         except TicketError as error:
             raise TicketError(f"{os.fspath(path)}: {error}") from error
+
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], *, method: str | None = None, losses: Mapping[str, float] | None = None
+    ) -> Path:
+        """Write ticket.safetensors, config.json and a model card into a folder, as the Hugging Face hub has them.
+
+        method and losses: how it was found, and finite numbers by name, for config.json and the card.
+
+        Returns the folder. Raises ValueError for others, OSError where it cannot be written.
+        """
+        return hub.save(self, folder, method=method, losses=losses)
+
+    @classmethod
+    def from_pretrained(cls, place: str | os.PathLike[str], **options: Any) -> Ticket:
+        """Read a folder of :meth:`save_pretrained`, or a repository "user/name" of the Hugging Face hub.
+
+        options: of `huggingface_hub.hf_hub_download`, such as revision, token and cache_dir.
+
+        Raises TicketError as :meth:`load` does, OSError where there is no such file, ModuleNotFoundError without
+        huggingface_hub (`slth[hub]`), and what huggingface_hub raises of repositories.
+        """
+        return cls.load(hub.find(place, **options))
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        method: str | None = None,
+        losses: Mapping[str, float] | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Put what :meth:`save_pretrained` writes into a repository "user/name" of the hub, made where there is none.
+
+        Returns its address. Raises as :meth:`save_pretrained`, ModuleNotFoundError without huggingface_hub
+        (`slth[hub]`), and what huggingface_hub raises.
+        """
+        return hub.push(self, repo, method=method, losses=losses, private=private, token=token)
 
     def masks(self) -> dict[str, torch.Tensor]:
         """The masks by parameter name, bool, of the weights' shapes. Raises TicketError where the file's do not fit.

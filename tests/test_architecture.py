@@ -28,6 +28,7 @@ FLOORS = [
     "wrapping",
     "ticket",
     "construct search",
+    "hf",
     "plots",
     "experiments",
     "cli",

@@ -9,7 +9,7 @@ LIBRARIES = {
     "matplotlib": {"plots", "experiments"},
     "pandas": {"plots", "experiments"},
     "triton": {"kernels", "experiments"},  # where reports tell its version
-    "transformers": {"models", "experiments"},
+    "transformers": {"hf", "models", "experiments"},
 }
 
 #: What comes with extras, and the modules that need them as soon as they are imported.

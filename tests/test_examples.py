@@ -55,3 +55,7 @@ def test_hide_a_checkpoint(main, tmp_path):
     differences = main("hide_a_checkpoint")(steps=20)
     assert differences["exact"] == 0
     assert 0 < differences["3 bits a weight"] < 2
+
+
+def test_own_loop(main):
+    assert main("own_loop")() > 0.8

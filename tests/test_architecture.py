@@ -25,6 +25,7 @@ FLOORS = [
     "masking",
     "attention",
     "models theory tasks",
+    "convert",
     "wrapping",
     "ticket",
     "construct search",

@@ -5,7 +5,8 @@ import pdb
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +28,7 @@ from slth.experiments.lab.experiment import USAGE, Experiment, require_known, re
 from slth.experiments.lab.options import Options
 from slth.experiments.lab.refusals import BadConfig, Refused, one_line
 from slth.experiments.lab.resuming import KEY as CHECKPOINTS
-from slth.experiments.lab.sacred_options import STORES, require_possible
+from slth.experiments.lab.sacred_options import STORES, require_mongo, require_possible
 from slth.experiments.lab.signals import Ended, signals_end_a_run
 from slth.experiments.lab.storage import RUNS, folder_of, places_of, plain, require_writable
 from slth.experiments.lab.values import quoted
@@ -46,6 +47,11 @@ def launch(ex: Experiment[C]) -> None:
 
     Runs are stored in the folder `runs` unless the user chose a store of Sacred's (-F, -s, -m, -S, -t) or none (-u).
     """
+    with _left_alone(ex):
+        _launch(ex)
+
+
+def _launch(ex: Experiment[C]) -> None:
     console.forgive()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s - %(name)s - %(message)s")
     options: dict[str, Any] = {}
@@ -82,6 +88,18 @@ def launch(ex: Experiment[C]) -> None:
         sys.exit(1)
 
 
+@contextmanager
+def _left_alone(ex: Experiment[C]) -> Iterator[None]:
+    """Take back what a launch adds to the experiment, for whoever runs it in the same process later."""
+    added = ("observers", "config_hooks", "post_run_hooks")
+    before = {name: list(getattr(ex, name)) for name in added}
+    try:
+        yield
+    finally:
+        for name, held in before.items():
+            getattr(ex, name)[:] = held
+
+
 def _require_places(
     ex: Experiment[C], options: Mapping[str, Any], stored: bool
 ) -> Callable[[dict[str, Any], str, Any], dict[str, Any]]:
@@ -92,6 +110,8 @@ def _require_places(
             _require_config_file(config.get("config_filename", "config.json"))
         if stored and options["--sql"]:
             stores.require_database(options["--sql"], options["--id"])
+        if stored and options["--mongo_db"]:
+            require_mongo(options["--mongo_db"])
         if stored and (options["--file_storage"] or ex.observers):
             _require_room(Path(options["--file_storage"] or RUNS), options["--id"])
         logger.addFilter(_says_more)

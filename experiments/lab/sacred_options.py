@@ -27,6 +27,19 @@ def require_possible(options: Mapping[str, Any]) -> None:
             raise Refused(f"{option}={options[option]}: needs {module}: pip install {module}")
 
 
+def require_mongo(place: str) -> None:
+    """Refused where no server answers at a --mongo_db. Waits for three seconds at most."""
+    import pymongo
+    from sacred.observers.mongo import parse_mongo_db_arg
+
+    url = parse_mongo_db_arg(place).get("url", "localhost:27017")
+    try:
+        with pymongo.MongoClient(f"mongodb://{url}", serverSelectionTimeoutMS=3000) as client:  # type: ignore[var-annotated]
+            client.admin.command("ping")
+    except pymongo.errors.PyMongoError as error:
+        raise Refused(f"--mongo_db={place}: must be where a server answers, none does at {url}") from error
+
+
 def _is_number(text: str, minimum: float = -math.inf, maximum: float = math.inf) -> bool:
     try:
         return math.isfinite(float(text)) and minimum <= float(text) <= maximum

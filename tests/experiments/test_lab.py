@@ -185,7 +185,10 @@ def refusal(tmp_path, monkeypatch, capsys):
         ("-i _sources", "--id='_sources': must be"),
         (f"-i {'ä' * 120}", "--id="),
         ("--file_storage=", "--file_storage='': must be a place, not empty"),
-        ("-F store -m db", "--mongo_db=db: needs pymongo: pip install pymongo"),
+        (
+            "-F store -m localhost:9:db",
+            "--mongo_db=localhost:9:db: must be where a server answers, none does at localhost:9",
+        ),
         ("-F store -t db", "--tiny_db=db: needs tinydb"),
         ("-F store -S s3://a/b", "--s3=s3://a/b: needs boto3"),
         ("with hiden=3 -F store -s sqlite:///new.db", "hiden=3: unknown key"),
@@ -248,3 +251,12 @@ def test_an_id_that_a_database_holds_is_refused(tmp_path, monkeypatch):
     lab.launch(make_experiment())
     with pytest.raises(SystemExit, match="--id=7: the database holds a run of that id"):
         lab.launch(make_experiment())
+
+
+def test_an_experiment_that_was_launched_can_be_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["small.py"])
+    ex = make_experiment()
+    lab.launch(ex)
+    assert (ex.observers, ex.post_run_hooks) == ([], [])
+    assert ex.run().status == "COMPLETED"

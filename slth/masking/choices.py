@@ -18,6 +18,7 @@ Members = tuple[str, float, list[tuple[str, int]]]
 class Plan:
     """What becomes of each parameter, by name, and the groups within which scores compete."""
 
+    keeps: dict[str, float]
     groups: list[Members]
     kinds: dict[str, Kind]
     recipes: dict[str, recipes.Recipe]  # of those that are drawn anew
@@ -37,7 +38,7 @@ def plan(
     for name, _, parts in groups:
         if len(unlike := {str(kinds[path]) for path, _ in parts}) > 1:
             raise ValueError(f"kind={', '.join(sorted(unlike))} within the group {name!r}: must be one for a group")
-    return Plan(groups, kinds, recipes_of(params, keeps, weights, seed))
+    return Plan(keeps, groups, kinds, recipes_of(params, keeps, weights, seed))
 
 
 def check_types(keep: object, policy: object, parameters: object, weights: object) -> None:

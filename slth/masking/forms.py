@@ -67,12 +67,16 @@ class Form:
                 raise ValueError(f"was wrapped with {name} {there}, here {here}: wrap this model as the saved one")
 
 
+def kept(multiplier: torch.Tensor) -> torch.Tensor:
+    """Where a multiplier (bool or int8) keeps a weight, bool: itself where it is a mask."""
+    return multiplier if multiplier.dtype == torch.bool else multiplier != 0
+
+
 def times(weight: torch.Tensor, multiplier: torch.Tensor) -> torch.Tensor:
     """Weight times multiplier (bool or int8), +0 where that is 0."""
     zero = torch.zeros((), dtype=weight.dtype, device=weight.device)
-    if multiplier.dtype == torch.bool:
-        return torch.where(multiplier, weight, zero)
-    return torch.where(multiplier != 0, weight * multiplier.to(weight.dtype), zero)
+    value = weight if multiplier.dtype == torch.bool else weight * multiplier.to(weight.dtype)
+    return torch.where(kept(multiplier), value, zero)
 
 
 def through(form: Form, weight: torch.Tensor, scores: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from slth.kernels import Cut, Selector
 from slth.masking import masks, passes
+from slth.masking.forms import kept
 from slth.masking.masked import Masked
 from slth.masking.parameters import MaskedParameter
 
@@ -166,7 +167,7 @@ class Wrapped:
 
     def masks(self) -> dict[str, torch.Tensor]:
         """The masks by parameter name, bool. Raises ValueError for scores that hold NaN."""
-        return {path: multiplier != 0 for path, multiplier in self.multipliers().items()}
+        return {path: kept(multiplier) for path, multiplier in self.multipliers().items()}
 
     def multipliers(self) -> dict[str, torch.Tensor]:
         """What weights are multiplied by, by parameter name: bool where masks prune and no more, else int8.
@@ -200,22 +201,22 @@ class Wrapped:
         for group, share in zip(self.groups, shares, strict=True):
             if share == 0:
                 raise ValueError(f"masks keep nothing in {group.name}: must keep at least one weight")
-        before = [(group, group.keep, group.current) for group in self.groups]
-        former = {path: masked.scores.clone() for path, masked in self.weights.items()}
-        self._take(scores)
-        for group, share in zip(self.groups, shares, strict=True):
-            group.set_keep(share)
-        made = self.multipliers()
-        if odd := [path for path, mask in given.items() if not torch.equal(made[path], mask.to(made[path].device))]:
-            self._take(former)
-            for group, keep, current in before:
-                group.set_keep(keep)
+        unsure = [path for path, masked in self.weights.items() if not masked.form.prunes]  # scores give any bool mask
+        former = {path: masked.scores.clone() for path, masked in self.weights.items() if unsure}
+        before = [(group.keep, group.current) for group in self.groups]
+        self._take(scores, shares)
+        made = self.multipliers() if unsure else {}
+        if odd := [path for path in unsure if not torch.equal(made[path], given[path].to(made[path].device))]:
+            self._take(former, [keep for keep, _ in before])
+            for group, (_, current) in zip(self.groups, before, strict=True):
                 group.current = current
             raise ValueError(f"mask of {odd[0]}: must be one that scores of {self.weights[odd[0]].form.kind} give")
 
-    def _take(self, scores: Mapping[str, torch.Tensor]) -> None:
+    def _take(self, scores: Mapping[str, torch.Tensor], shares: Sequence[float]) -> None:
         for path, values in scores.items():
             self.weights[path].scores.copy_(values)
+        for group, share in zip(self.groups, shares, strict=True):
+            group.set_keep(share)
 
     @staticmethod
     def _share(group: Group, scores: Mapping[str, torch.Tensor]) -> float:

@@ -15,7 +15,7 @@ from slth.fields import require_dataclass
 from slth.kernels import Cut
 from slth.masking import masks, passes, state, traits, writing
 from slth.masking.cutting import traced_cut
-from slth.masking.forms import Form, through, times
+from slth.masking.forms import Form, kept, through, times
 from slth.masking.parameters import Part
 from slth.watched import exporting, followed, traced, watched
 from slth.weights.recipes import Recipe
@@ -294,7 +294,7 @@ class Masked(nn.Module):
     def mask(self) -> torch.Tensor:
         """The mask: bool, the weight's shape."""
         if not self.form.prunes:
-            return self.multiplier() != 0
+            return kept(self.multiplier())
         made = [cut.mask(part.of(self.scores), offset) for part, cut, offset in self._cut_parts()]
         return made[0] if len(made) == 1 else torch.cat(made, dim=self.parts[0].dim)
 

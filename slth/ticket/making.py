@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from slth.masking import Masked, Wrapped, traits
-from slth.masking.forms import times
+from slth.masking.forms import kept, times
 from slth.masking.parameters import Part
 from slth.masking.places import places
 from slth.masking.traits import Trait
@@ -22,12 +22,20 @@ from slth.weights.recipes import Recipe, recipe_of
 from slth.wrapping import check_plain, random_weight
 
 
-def weight_of(module: nn.Module, path: str, masked: Masked, multiplier: torch.Tensor, value: torch.Tensor) -> Weight:
+def weight_of(
+    module: nn.Module,
+    path: str,
+    masked: Masked,
+    multiplier: torch.Tensor,
+    pieces: Sequence[torch.Tensor],
+    value: torch.Tensor,
+) -> Weight:
     """The record of a masked weight, given its value under the mask: of its recipe, or over a base where none makes it.
 
-    multiplier: bool where the mask prunes and no more, else int8. Raises TicketError where neither gives the value.
+    multiplier: bool where the mask prunes and no more, else int8, which pieces tell then. Raises TicketError where
+    neither gives the value.
     """
-    mask, form = multiplier != 0, masked.form
+    mask, form = kept(multiplier), masked.form
     had = [trait for kind in traits.known().values() if (trait := kind.of(masked, mask))]
     recipe, weight = recipe_of(module, path), random_weight(module, path).detach()
     if recipe and not same_kept(traits.random_weight(recipe, had, dict(masked.named_buffers()), value), weight, mask):
@@ -46,7 +54,7 @@ def weight_of(module: nn.Module, path: str, masked: Masked, multiplier: torch.Te
         kind=form.kind,
         axes=form.axes,
         scale=form.scale,
-        pieces=() if form.prunes else tuple(piece.numel() for piece in form.kind.pieces(multiplier, form.axes)),
+        pieces=tuple(piece.numel() for piece in pieces),
     )
 
 

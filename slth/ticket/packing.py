@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from slth.masking import kinds, traits
+from slth.masking.forms import kept
 from slth.masking.layouts import Axes
 from slth.masking.parameters import Part
 from slth.masking.scales import Scale
@@ -132,7 +133,7 @@ def buffers_of(weights: Sequence[Weight], masks: Tensors, tensors: Tensors) -> d
         numbers = torch.from_numpy(np.frombuffer(data, np.uint8).copy()).split([w.kept for w in having])
         for w, own in zip(having, numbers, strict=True):
             blank = torch.zeros(w.shape, dtype=torch.uint8, device="cpu")
-            buffers[w.path][trait.buffer] = blank.masked_scatter(masks[w.path] != 0, own)
+            buffers[w.path][trait.buffer] = blank.masked_scatter(kept(masks[w.path]), own)
     return buffers
 
 

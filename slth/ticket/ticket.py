@@ -13,7 +13,7 @@ from torch import nn
 
 from slth import files
 from slth.masking import traits
-from slth.masking.forms import times
+from slth.masking.forms import kept, times
 from slth.modules import check_module
 from slth.threads import together
 from slth.ticket import describing, hub, inspecting, packing
@@ -74,17 +74,19 @@ class Ticket:
         multipliers, value, rest = wrapped.multipliers(), evaluation(model), dict(others(module, wrapped))
         for path, tensor in rest.items():
             check_dense(path, tensor)
-        weights, digest = together(
-            lambda: tuple(weight_of(module, p, m, multipliers[p], value(p)) for p, m in wrapped.weights.items()),
-            lambda: digest_by_name([*multipliers, *rest], lambda path: rest[path] if path in rest else value(path)),
-        )
-        plain = tuple(plain_of(module, path, tensor) for path, tensor in rest.items())
-        flat = {path: multiplier.cpu().flatten() != 0 for path, multiplier in multipliers.items()}
         pieces = {
             path: m.form.kind.pieces(multipliers[path].cpu(), m.form.axes)
             for path, m in wrapped.weights.items()
             if not m.form.prunes
         }
+        weights, digest = together(
+            lambda: tuple(
+                weight_of(module, p, m, multipliers[p], pieces.get(p, ()), value(p)) for p, m in wrapped.weights.items()
+            ),
+            lambda: digest_by_name([*multipliers, *rest], lambda path: rest[path] if path in rest else value(path)),
+        )
+        plain = tuple(plain_of(module, path, tensor) for path, tensor in rest.items())
+        flat = {path: kept(multiplier).cpu().flatten() for path, multiplier in multipliers.items()}
         factors = {path: m.factors.detach().cpu() for path, m in wrapped.weights.items() if m.factors is not None}
         buffers = {
             name: {
@@ -216,7 +218,7 @@ class Ticket:
 
         Takes the memory that the file asks for: of a file that nobody vouches for, `apply` compares the shapes first.
         """
-        return {path: multiplier != 0 for path, multiplier in self.multipliers().items()}
+        return {path: kept(multiplier) for path, multiplier in self.multipliers().items()}
 
     def multipliers(self) -> dict[str, torch.Tensor]:
         """What weights are multiplied by, by parameter name: bool where a mask prunes and no more, else int8.
@@ -314,7 +316,7 @@ def _built(
     multiplier = multiplier.to(own.device)
     if weight.recipe is not None:
         value = traits.random_weight(weight.recipe, weight.traits, buffers, own)
-    elif base_of(own, multiplier != 0) == weight.base:
+    elif base_of(own, kept(multiplier)) == weight.base:
         value = own
     else:
         raise TicketError(

@@ -87,12 +87,10 @@ class Pruning:
             params = [param for param in parameters_of(GPT2LMHeadModel(config)) if param.is_weight]
         if self.masked == "blocks":
             params = [param for param in params if fnmatchcase(param.path, BLOCKS)]
-        keeps = choices.keeps_of(params, self.keeps)
-        kinds = choices.plan(params, self.keeps, self.policy, None, self.kinds, self.seed).kinds
-        return [
-            (Form(tuple(p.tensor.shape), kinds[p.path], p.axes, scale_of(p, self.masks.scale)), keeps[p.path])
-            for p in params
-        ]
+        plan = choices.plan(params, self.keeps, self.policy, None, self.kinds, self.seed)
+        scales = {p.path: scale_of(p, self.masks.scale) for p in params}
+        forms = [Form(tuple(p.tensor.shape), plan.kinds[p.path], p.axes, scales[p.path]) for p in params]
+        return [(form, plan.keeps[p.path]) for form, p in zip(forms, params, strict=True)]
 
     @property
     def kinds(self) -> dict[str, Kind]:

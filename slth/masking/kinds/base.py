@@ -41,11 +41,6 @@ class Kind:
     def bits(self, keep: float) -> float:
         """Bits a weight that say which multiplier it has, at this share kept; the entropy where all are as likely."""
 
-    @property
-    def most_bits(self) -> float:
-        """Bits a weight at the share that takes the most."""
-        return max(self.bits(k / 1000) for k in range(1, 1001))
-
     # of a weight
 
     def check(self, shape: Sequence[int], axes: Axes, keep: float) -> None:

@@ -73,7 +73,22 @@ class Prune(_Levels):
 
 
 @dataclass(frozen=True)
-class Nested(_Levels):
+class _Deep(_Levels):
+    """As many nested masks as `levels` says, an int from 1 to _MOST."""
+
+    levels: int = 1
+
+    def __post_init__(self) -> None:
+        put(self, levels=as_int("levels", self.levels, 1, _MOST, "the number of nested masks"))
+
+    @property
+    def depth(self) -> int:
+        """`levels`."""
+        return self.levels
+
+
+@dataclass(frozen=True)
+class Nested(_Deep):
     """The sum of nested masks: multicoated supermasks (Okoshi et al. 2022, ICML), log2(levels + 1) bits a weight.
 
     As many where keep is levels / (levels + 1), so that all multipliers are as likely: 1.58 with 2 levels, 2 with 3.
@@ -84,17 +99,9 @@ class Nested(_Levels):
 
     levels: int = 2
 
-    def __post_init__(self) -> None:
-        _check_levels(self, self.levels)
-
-    @property
-    def depth(self) -> int:
-        """`levels`."""
-        return self.levels
-
 
 @dataclass(frozen=True)
-class Signed(_Levels):
+class Signed(_Deep):
     """A weight is pruned, or kept with either sign, up to `levels` times: 1.58 bits a weight with one level.
 
     The score's magnitude says whether and how often it is kept, its sign the sign; the score's gradient is gradient
@@ -104,16 +111,6 @@ class Signed(_Levels):
     """
 
     key: ClassVar[str] = "signed"
-
-    levels: int = 1
-
-    def __post_init__(self) -> None:
-        _check_levels(self, self.levels)
-
-    @property
-    def depth(self) -> int:
-        """`levels`."""
-        return self.levels
 
     def bits(self, keep: float) -> float:
         """That of the level, and 1 for the sign of what is kept."""
@@ -140,7 +137,3 @@ class Signed(_Levels):
         negative = where[pieces[-1]]
         out[negative] = -out[negative]
         return out.reshape(tuple(shape))
-
-
-def _check_levels(kind: Kind, levels: int) -> None:
-    put(kind, levels=as_int("levels", levels, 1, _MOST, "the number of nested masks"))

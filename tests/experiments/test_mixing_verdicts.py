@@ -13,6 +13,7 @@ from tables import one_case
 
 from slth import plots
 from slth.attention import ATTENTIONS
+from slth.experiments.studies import comparing
 from slth.experiments.studies.mixing import verdicts
 from slth.plots.mixing import SHORT
 
@@ -22,7 +23,7 @@ from slth.plots.mixing import SHORT
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=7), st.floats(-3, 3))
 @settings(max_examples=25)
 def test_intervals_move_with_the_differences(values, shift):
-    found, moved = (verdicts.compared(pd.Series(v), 3) for v in (values, [v + shift for v in values]))
+    found, moved = (comparing.compared(pd.Series(v), 3) for v in (values, [v + shift for v in values]))
     for key in ("difference", "difference_low", "difference_high", "student_low", "student_high"):
         assert moved[key] == pytest.approx(found[key] + shift, abs=1e-9)
     assert min(values) - 1e-12 <= found["difference_low"] <= found["difference_high"] <= max(values) + 1e-12
@@ -35,7 +36,7 @@ def test_the_interval_is_that_of_the_bootstrap():
     peer = stats.bootstrap(
         (values,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
-    assert verdicts.bootstrap(values, seed=0) == pytest.approx((peer.low, peer.high), abs=0.02)
+    assert comparing.bootstrap(values, seed=0) == pytest.approx((peer.low, peer.high), abs=0.02)
 
 
 @one_case
@@ -54,14 +55,14 @@ def test_the_interval_is_that_of_the_bootstrap():
     ],
 )
 def test_verdicts(values, verdict):
-    assert verdicts.compared(pd.Series(values), 0)["verdict"] == verdict
+    assert comparing.compared(pd.Series(values), 0)["verdict"] == verdict
 
 
 def test_p_is_that_of_student_s_test():
     for values in ([-0.3, 0.1, 0.25, 0.4, 0.05], [-0.1, -0.11, -0.09, -0.1, -0.12], [0.2, 0.3]):
-        assert verdicts.compared(pd.Series(values), 0)["p"] == pytest.approx(stats.ttest_1samp(values, 0.0).pvalue)
+        assert comparing.compared(pd.Series(values), 0)["p"] == pytest.approx(stats.ttest_1samp(values, 0.0).pvalue)
     for values, p in (([0.0] * 5, 1.0), ([0.5] * 5, 0.0), ([0.5], math.nan), ([math.inf] * 5, math.nan)):
-        assert verdicts.compared(pd.Series(values), 0)["p"] == pytest.approx(p, nan_ok=True)
+        assert comparing.compared(pd.Series(values), 0)["p"] == pytest.approx(p, nan_ok=True)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=9), st.floats(0, 1))
@@ -72,14 +73,14 @@ def test_holm_is_its_procedure(p, level):
         if p[i] * left > level:
             break
         rejected.add(i)
-    assert {i for i, value in enumerate(verdicts.holm(p)) if value <= level} == (
+    assert {i for i, value in enumerate(comparing.holm(p)) if value <= level} == (
         rejected if level < 1 else {*range(len(p))}
     )
 
 
 def test_holm_by_hand():
-    assert verdicts.holm([0.04, 0.01, math.nan, 0.03]) == pytest.approx([0.09, 0.04, 1.0, 0.09])
-    assert verdicts.holm([]) == []
+    assert comparing.holm([0.04, 0.01, math.nan, 0.03]) == pytest.approx([0.09, 0.04, 1.0, 0.09])
+    assert comparing.holm([]) == []
 
 
 def test_nine_comparisons_are_told_apart_less_easily_than_one():
@@ -89,17 +90,17 @@ def test_nine_comparisons_are_told_apart_less_easily_than_one():
         [0.1, -0.1, 0.0, 0.2, -0.2],
     )
     values = {"a": clear, "b": faint} | {f"c{i}": none for i in range(7)}
-    family = {name: verdicts.compared(pd.Series(differences), 0) for name, differences in values.items()}
+    family = {name: comparing.compared(pd.Series(differences), 0) for name, differences in values.items()}
     for name, found in family.items():
-        found |= {"dense": verdicts.compared(pd.Series(values[name][::-1]), 0), "width": 3}
+        found |= {"dense": comparing.compared(pd.Series(values[name][::-1]), 0), "width": 3}
     family["b"]["by_keep"] = {}  # others have none
-    verdicts.correct(family)
+    comparing.correct(family)
     for one in (family, {name: found["dense"] for name, found in family.items()}):
         assert [found["verdict"] for found in one.values()] == ["better", "worse"] + ["cannot tell"] * 7
         assert [found["verdict_corrected"] for found in one.values()] == ["better"] + ["cannot tell"] * 8
         assert one["b"]["p"] < 0.05 < one["b"]["p_corrected"] == pytest.approx(8 * one["b"]["p"])
-    alone = {"b": verdicts.compared(pd.Series(faint), 0)}
-    verdicts.correct(alone)
+    alone = {"b": comparing.compared(pd.Series(faint), 0)}
+    comparing.correct(alone)
     assert alone["b"]["verdict_corrected"] == "worse"
     lines = verdicts.in_groups({"variants": {"mha": {}, **family}, "seeds": range(5), "verdicts": ["worth", "b"]})
     assert lines[0] == "worth"

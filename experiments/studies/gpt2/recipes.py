@@ -14,11 +14,11 @@ from transformers import GPT2Config
 
 from slth import plugins
 from slth.experiments import lab
+from slth.experiments.studies.comparing import compared, correct, student
 from slth.experiments.studies.gpt2.data import Data
 from slth.experiments.studies.gpt2.prune import recovered
 from slth.experiments.studies.gpt2.pruning import Masks, Pruning
 from slth.experiments.studies.gpt2.training import Source, Training, trained
-from slth.experiments.studies.mixing.verdicts import compared, correct
 from slth.masking.kinds import as_kind
 from slth.models import gpt2
 from slth.numbers import as_float
@@ -161,11 +161,11 @@ def summarise(study: Study, table: pd.DataFrame) -> dict[str, Any]:
 def shares(unigram: float, dense: "pd.Series[float]", losses: "pd.Series[float]") -> dict[str, Any]:
     """The share of dense training's gain over unigrams, seed by seed, with the mean's 95 % interval (Student's t)."""
     values = np.array([recovered(unigram, d, loss) for d, loss in zip(dense, losses, strict=True)])
-    found = compared(pd.Series(values), 0)
+    low, high = student(values)[:2] if len(values) > 1 and np.isfinite(values).all() else (-math.inf, math.inf)
     return {
         "recovered": float(values.mean()),
-        "recovered_low": found["student_low"],
-        "recovered_high": found["student_high"],
+        "recovered_low": low,
+        "recovered_high": high,
         "recovered_by_seed": values.tolist(),
     }
 

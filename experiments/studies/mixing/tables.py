@@ -5,13 +5,13 @@ from typing import Any
 
 import pandas as pd
 
+from slth.experiments.studies.comparing import correct
 from slth.experiments.studies.mixing.spikes import SPIKE
 from slth.experiments.studies.mixing.study import Job, Study
 from slth.experiments.studies.mixing.verdicts import (
     BASE,
     MARGIN,
     caveat,
-    correct,
     in_words,
     of_variant,
     spike_counts,

@@ -1,0 +1,87 @@
+"""What differences that are paired by seed are worth: intervals, p, verdicts, and their correction for how many."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy  # its parts load where they are used
+
+from slth.weights import inits
+
+ENOUGH = 5  # paired seeds that a conclusion needs
+DRAWS = 10_000  # of the bootstrap
+LEVEL = 0.05  # at most this often is any of the corrected verdicts on a family of variants wrong by chance
+
+
+def student(values: np.ndarray) -> tuple[float, float, float]:
+    """(low, high, p) of the mean of two values or more: Student's 95 % interval, and p of a mean of 0, two-sided."""
+    count, mean = len(values), float(np.mean(values))
+    deviation = float(np.std(values, ddof=1)) / math.sqrt(count)
+    half = float(scipy.stats.t.ppf(0.975, count - 1)) * deviation
+    p = 2 * float(scipy.stats.t.sf(abs(mean) / deviation, count - 1)) if deviation else float(mean == 0)
+    return mean - half, mean + half, p
+
+
+def compared(differences: "pd.Series[float]", seed: int) -> dict[str, Any]:
+    """Differences by seed, their mean, its 95 % intervals, the p of Student's paired t-test, and a verdict.
+
+    difference_low, difference_high: percentiles of the bootstrap. With few seeds these are too narrow; so "better" and
+    "worse" need ENOUGH seeds, and Student's interval to leave 0 out as well. p, two-sided, is NaN where there is one
+    seed alone, or a difference that is no number.
+    """
+    values = differences.to_numpy(dtype=float)
+    count, mean = len(values), float(np.mean(values))
+    found = {"difference": mean, "difference_low": -math.inf, "difference_high": math.inf}
+    found |= {"student_low": -math.inf, "student_high": math.inf, "p": math.nan}
+    if count > 1 and np.isfinite(values).all():
+        low, high = bootstrap(values, seed)
+        found |= {"difference_low": low, "difference_high": high}
+        low, high, p = student(values)
+        found |= {"student_low": low, "student_high": high, "p": p}
+    verdict = "cannot tell"
+    if count < ENOUGH:
+        pass
+    elif max(found["difference_high"], found["student_high"]) < 0:
+        verdict = "better"
+    elif min(found["difference_low"], found["student_low"]) > 0:
+        verdict = "worse"
+    return found | {"differences": values.tolist(), "verdict": verdict}
+
+
+def correct(family: Mapping[str, dict[str, Any]]) -> None:
+    """Add to comparisons, one for each variant, what is left of them as a family, and likewise to those inside them.
+
+    p_corrected is by :func:`holm`; verdict_corrected is "better" or "worse" where the verdict is and p_corrected is at
+    most LEVEL. A single verdict may be wrong by chance once in 20 times, and so one of nine about once in three.
+    """
+    for key in next(iter(family.values()), {}):
+        if all(isinstance(found.get(key), dict) for found in family.values()):
+            correct({name: found[key] for name, found in family.items()})
+    if all("verdict" in found for found in family.values()):
+        for found, p in zip(family.values(), holm([found["p"] for found in family.values()]), strict=True):
+            found |= {"p_corrected": p, "verdict_corrected": found["verdict"] if p <= LEVEL else "cannot tell"}
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """P-values corrected for how many they are; a NaN counts as 1.
+
+    The k-th least, of m, is multiplied by m - k + 1, and is no less than those before it (Holm 1979, "A simple
+    sequentially rejective multiple test procedure"). Whatever depends on what, the chance that any true null
+    hypothesis has a corrected p of at most a is at most a.
+    """
+    values = np.nan_to_num(np.asarray(p, dtype=float), nan=1.0)
+    order = np.argsort(values, kind="stable")
+    stepped = values[order] * np.arange(len(values), 0, -1)
+    corrected = np.empty_like(values)
+    corrected[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
+    return [float(value) for value in corrected]
+
+
+def bootstrap(values: np.ndarray, seed: int) -> tuple[float, float]:
+    """Percentiles 2.5 and 97.5 of the means of DRAWS samples, drawn with replacement."""
+    dice = inits.uniform((DRAWS, len(values)), 1.0, seed=seed, name="mixing/bootstrap").double().numpy()
+    drawn = values[((dice + 1.0) / 2.0 * len(values)).astype(int)]
+    low, high = np.quantile(drawn.mean(axis=1), [0.025, 0.975])
+    return float(low), float(high)

@@ -21,8 +21,9 @@ from slth import plots
 from slth.experiments import lab
 from slth.experiments.lab import BadConfig
 from slth.experiments.lab.methods import Method
-from slth.experiments.studies.gpt2 import options as keys
+from slth.experiments.studies.gpt2 import keys
 from slth.experiments.studies.gpt2.beside import NAMES as BASELINES
+from slth.experiments.studies.gpt2.options import GPT2Options
 from slth.experiments.studies.gpt2.parts import Scoring
 from slth.experiments.studies.gpt2.prune import Study, measure, shipped, summarise
 from slth.experiments.studies.gpt2.pruning import Masks
@@ -30,7 +31,7 @@ from slth.masking.kinds import Kind
 
 
 @dataclass(frozen=True)
-class Config(keys.GPT2Options):
+class Config(GPT2Options):
     """The models, the search, the grid of both sides, and the training."""
 
     size: str | list[str] = keys.sizes("tiny")

@@ -15,13 +15,14 @@ from slth import plots
 from slth.experiments import lab
 from slth.experiments.lab import BadConfig
 from slth.experiments.lab.methods import Method
-from slth.experiments.studies.gpt2 import options as keys
+from slth.experiments.studies.gpt2 import keys
+from slth.experiments.studies.gpt2.options import GPT2Options
 from slth.experiments.studies.gpt2.scales import Study, measure, summarise, theory_of
 from slth.threads import one_torch_thread
 
 
 @dataclass(frozen=True)
-class Config(keys.GPT2Options):
+class Config(GPT2Options):
     """The model, the scales, the search and the training."""
 
     size: str = keys.size("tiny*0.5")

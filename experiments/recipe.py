@@ -16,12 +16,13 @@ from slth import plots
 from slth.experiments import lab
 from slth.experiments.lab import BadConfig
 from slth.experiments.lab.options import several, where
-from slth.experiments.studies.gpt2 import options as keys
+from slth.experiments.studies.gpt2 import keys
+from slth.experiments.studies.gpt2.options import GPT2Training
 from slth.experiments.studies.gpt2.recipes import RECIPES, Recipe, Study, in_words, measure, recipe_of, summarise
 
 
 @dataclass(frozen=True)
-class Config(keys.GPT2Training):
+class Config(GPT2Training):
     """The recipes, the model and the training."""
 
     recipes: list[str] = lab.key(

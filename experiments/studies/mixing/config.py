@@ -12,7 +12,8 @@ from slth.experiments.lab import BadConfig
 from slth.experiments.lab.methods import Method
 from slth.experiments.lab.options import Kind
 from slth.experiments.studies.approximation.learning import Learning
-from slth.experiments.studies.gpt2 import options as keys
+from slth.experiments.studies.gpt2 import keys
+from slth.experiments.studies.gpt2.options import GPT2Options
 from slth.experiments.studies.mixing import variants as mixing
 from slth.experiments.studies.mixing.networks import require_drawn
 from slth.experiments.studies.mixing.study import Study
@@ -37,7 +38,7 @@ def start_of_mixing(default: str, what: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Config(keys.GPT2Options):
+class Config(GPT2Options):
     """What is compared, what of it is measured, and how."""
 
     variants: tuple[str, ...] = lab.key(

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from slth import resuming
+from slth.masking.kinds import PRUNE
 from slth.resuming import Content
 from slth.ticket.making import digest_of, named_tensors
 
@@ -66,7 +67,7 @@ class Identity:
         names = [name for name in here | there if here.get(name) != there.get(name)]
         if "method" in names:
             names = [name for name in names if not name.startswith("method.")]
-        lines = [f"{name} {there.get(name, 'none')} != {here.get(name, 'none')}" for name in names]
+        lines = [f"{name} {_told(name, there)} != {_told(name, here)}" for name in names]
         if odd := sorted(set(other["trained"]) ^ set(self.trained)):
             lines.append(f"only one of them trains {', '.join(odd[:4])}")
         if other["model"] != self.model:
@@ -74,9 +75,14 @@ class Identity:
         return lines
 
 
+def _told(name: str, settings: Mapping[str, Any]) -> Any:
+    """A setting; of one that is not stored what that means."""
+    return settings.get(name, PRUNE if name.startswith("kind of ") else "none")
+
+
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings side by side, by the names that a user knows them by."""
-    flat = {name: value for name, value in settings.items() if name not in ("method", "optimiser", "groups")}
+    flat = {name: value for name, value in settings.items() if name not in ("method", "optimiser", "groups", "kinds")}
     if settings.get("method"):
         name, options = settings["method"]
         flat |= {"method": name} | {f"method.{key}": value for key, value in options.items()}
@@ -85,6 +91,7 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     for i, options in enumerate(groups):
         where = f" of group {i}" if len(groups) > 1 else ""
         flat |= {f"{key}{where}": value for key, value in options.items()}
+    flat |= {f"kind of {name}": kind for name, kind in settings.get("kinds", {}).items()}
     return flat | {f"keep of {name}": keep for name, keep in settings["groups"]}
 
 

@@ -346,10 +346,14 @@ def _search(model: nn.Module, method: Search | None, steps: int) -> Search | Non
 
 
 def _described(model: nn.Module, search: Search | None, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
-    """Search, optimiser and groups, as JSON that differs where they do."""
+    """Search, optimiser, groups and kinds of masks, as JSON that differs where they do."""
     options = [{k: repr(v) for k, v in group.items() if k != "params"} for group in optimiser.param_groups]
-    return {
+    groups = _groups(model)
+    masked = handle(model).weights if groups else {}
+    kinds = {path: str(weight.form.kind) for path, weight in masked.items() if not weight.form.prunes}
+    described: dict[str, Any] = {
         "method": list(identity_of(search)) if search else None,
         "optimiser": [type(optimiser).__name__, options],
-        "groups": [[group.name, group.keep] for group in _groups(model)],
+        "groups": [[group.name, group.keep] for group in groups],
     }
+    return described | ({"kinds": kinds} if kinds else {})  # checkpoints of before there were kinds go on

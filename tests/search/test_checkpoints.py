@@ -28,6 +28,8 @@ OTHERS = {
     "its rate": {"method": IteRand(every=5, rate=0.2)},
     "frozen": {"method": Frozen()},
     "keep": {"build": lambda: wrapped(keep=0.41)},
+    "kind": {"build": lambda: wrapped(kind="signed")},
+    "scale": {"build": lambda: wrapped(scale="matrix")},
     "policy": {"build": lambda: wrapped(policy="global")},
     "weights": {"build": lambda: wrapped(weights="signed_constant")},
     "their seed": {"build": lambda: wrapped(seed=2)},
@@ -69,6 +71,7 @@ TOLD = {
     "method": r"\(method IteRand != Biprop\)",
     "its rate": r"\(method\.rate 0\.1 != 0\.2\)",
     "keep": r"keep of 0\.weight 0\.4 != 0\.41",
+    "kind": r"\(kind of 0\.weight prune != signed\(levels=1\); kind of 3",
     "dense": r"method IteRand != none; .*only one of them trains",
     "trained": r"\(the model differs \(weights, scores, masks or buffers",
 }

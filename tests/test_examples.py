@@ -1,11 +1,15 @@
 """The examples end with what they show, and are short enough to be read."""
 
 import runpy
+from pathlib import Path
 
+import nbformat
 import pytest
 from helpers import ROOT, cats
+from nbclient import NotebookClient
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+SHOWN = {"learn_a_ticket": "2,304 of the random weights", "solve_for_a_ticket": "the same output: True"}
 
 
 @pytest.fixture
@@ -59,3 +63,30 @@ def test_hide_a_checkpoint(main, tmp_path):
 
 def test_own_loop(main):
     assert main("own_loop")() > 0.8
+
+
+def outputs(path: Path, folder: Path) -> list[nbformat.NotebookNode]:
+    """What the cells of a notebook give, run from the first to the last in a folder."""
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+def kinds(of: list[nbformat.NotebookNode]) -> list[tuple[str, ...]]:
+    """Text, tables and figures, in order."""
+    return [(output.output_type, *sorted(output.get("data", ()))) for output in of]
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_notebooks_give_what_they_show(name, tmp_path):
+    path = ROOT / "examples" / "notebooks" / f"{name}.ipynb"
+    stored = [out for cell in nbformat.read(path, as_version=4).cells for out in cell.get("outputs", [])]
+    made = outputs(path, tmp_path)
+    assert kinds(made) == kinds(stored)
+    assert any("image/png" in output.get("data", ()) for output in made)
+    for shown in (made, stored):
+        assert SHOWN[name] in "".join(output.get("text", "") for output in shown)
+
+
+def test_no_notebook_is_left_out():
+    assert {path.stem for path in (ROOT / "examples").rglob("*.ipynb")} == set(SHOWN)

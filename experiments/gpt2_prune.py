@@ -173,6 +173,24 @@ ex.add_named_config(
     windows=256,
 )
 ex.add_named_config("all_baselines", baselines=[*BASELINES])
+# Figure 7 on one CPU core, some 12 minutes a seed. Several seeds, side by side:
+# python experiments/sweep.py with experiment=gpt2_prune named=cpu_figure7 grid.seed=[0,1,2]
+ex.add_named_config(
+    "cpu_figure7",
+    size=["tiny", "mini*0.5"],
+    keep=0.3,
+    init="gpt2",
+    qk_scale=[1.0, "theory"],
+    embedding_std=0.02,
+    lr=[0.003, 0.01],
+    base_std=0.02,
+    position_std=0.02,
+    pilot_steps=40,
+    steps=300,
+    batch=8,
+    every=100,
+    controls=False,
+)
 # Figure 7 within 8 minutes on one H100. A step of 16,384 tokens took 57 ms dense and 79 ms masked in mini, 125 and
 # 187 ms in small, on an H200 whose steps were launched from Python one by one (bf16; the paper's vocabulary, than which
 # bytes are quicker). Taking mini for its half, a step of all nine trainings takes 2 * (57 + 2 * 79) + 125 + 2 * 187 =

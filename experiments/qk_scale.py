@@ -120,6 +120,19 @@ ex.add_named_config(
     batch=64,
     windows=256,
 )
+# Figure 8 on one CPU core, some 30 minutes; with size=tiny some 10.
+ex.add_named_config(
+    "cpu_figure8",
+    size="mini*0.5",
+    length=128,
+    qk_scale=[1.0, "theory", 5.0],
+    base_std=[0.02, 0.05, 0.1],
+    seeds=3,
+    keep=0.3,
+    embedding_std=0.02,
+    lr=0.01,
+    steps=150,
+)
 # Figure 8 within 8 minutes on one H100. A masked step of mini on 16,384 tokens took 79 ms on an H200 whose steps were
 # launched from Python one by one (bf16; the paper's vocabulary, than which bytes are quicker): 140 steps of 3 seeds, 2
 # standard deviations and 4 scales take 265 s. Reading the text, building, storing and drawing take some 90 s: 355 s,

@@ -4,9 +4,9 @@ with experiment=approx_error grid.hidden=[32,64,128] grid.seed=[0,1,2,3] makes 1
 of its own, in a folder of runs/sweeps that is named by the experiment and the grid. The same command goes on where a
 sweep was cut: a finished run is skipped, a failed one tried again. A run is named by its config and the code: other
 code, other runs. base.KEY=value holds for all runs, named=smoke is a named config of the experiment, address=HOST:PORT
-joins a Ray cluster whose machines all see this checkout and the folder. file=sweep.yaml reads the same keys, and
-`runs`, a list of configs, from a file. sql=URL stores every run that is made in that database as well, under the same
-name, and takes from there whose folder is gone.
+joins a Ray cluster whose machines all see this checkout and the folder, engine=ray starts Ray on this machine.
+file=sweep.yaml reads the same keys, and `runs`, a list of configs, from a file. sql=URL stores every run that is made
+in that database as well, under the same name, and takes from there whose folder is gone.
 """
 
 import json
@@ -23,6 +23,7 @@ from slth.experiments.lab.options import Kind, as_list, where
 from slth.experiments.lab.storage import RUNS
 from slth.experiments.lab.values import unbracketed
 from slth.experiments.sweeps import code, conduct, plan
+from slth.experiments.sweeps.engine import ENGINES, PROCESSES, RAY
 
 SEED = "given for the runs, as base.seed=5 or grid.seed=[0,1]"
 
@@ -63,10 +64,11 @@ class Config(lab.Options):
         "a folder",
         help="None: runs/sweeps/EXPERIMENT-XXXXXXXX, one for each grid; in one folder grids share their runs",
     )
+    engine: str | None = lab.choice(
+        None, ENGINES, help="what makes the runs, here; None: ray with address=, processes without"
+    )
     address: str | None = lab.text(
-        None,
-        "host:port of a cluster, or None",
-        help="of a Ray cluster, host:port; None: one is started on this machine",
+        None, "host:port of a cluster, or None", help="of a Ray cluster, host:port; None: this machine alone"
     )
     cpus: int = lab.integer(1, least=1, help="per run")
     gpus: float = lab.number(0, least=0, help="per run; a share, as 0.5, is possible")
@@ -94,6 +96,7 @@ class Config(lab.Options):
             named=named,
             points=points,
             folder=Path(self.folder or RUNS / "sweeps" / plan.name(script.stem, named, points)),
+            engine=self._engine(),
             address=self.address,
             cpus=self.cpus,
             gpus=self._gpus(),
@@ -115,6 +118,11 @@ class Config(lab.Options):
         except (TypeError, ValueError) as error:
             raise BadConfig("runs", points, f"numbers, text, lists and None ({error})") from error
         return points
+
+    def _engine(self) -> str:
+        if self.address is not None and self.engine == PROCESSES:
+            raise BadConfig("engine", self.engine, "ray, or left out, with address")
+        return self.engine or (PROCESSES if self.address is None else RAY)
 
     def _gpus(self) -> float:
         if self.gpus > 1 and not self.gpus.is_integer():

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from slth.processors import processors
+
 _MOST_HELPERS = 1024  # threads are started where they are wanted and none is idle, so this many never are
 
 
 def cores() -> int:
     """Processors that this process may use, at most OMP_NUM_THREADS where that says how many."""
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    here = processors()
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     return min(here, int(wanted)) if wanted.isdecimal() and int(wanted) else here
 

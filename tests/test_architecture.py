@@ -16,7 +16,7 @@ from libraries import LIBRARIES
 
 #: From the ground up: a room may import itself and the rooms of the lines before its own.
 FLOORS = [
-    "disk",
+    "disk processors",
     # one idea each, none knows a room
     "former fields numbers threads watched console defaults modules storage files plugins extras building",
     "resuming",

@@ -1,4 +1,4 @@
-"""How the sweep, and Ray's workers on every node, talk to the machine's fork server; and how they start it.
+"""How the sweep, or Ray's workers on every node, talk to the machine's fork server; and how they start it.
 
 A request is one line of JSON over a Unix socket, its answer lines of JSON. Whoever asks keeps the connection open:
 where it ends, the server kills what it forked for it.
@@ -124,21 +124,53 @@ class Server:
             raise
         return connection
 
-    def ask(self, request: dict[str, Any]) -> list[dict[str, Any]]:
-        """The lines of the answer; the last one is the status that the forked process ended with.
+    def send(self, request: dict[str, Any], devices: str = "") -> socket.socket:
+        """Ask; returns the connection on which the answer comes. A run sees these GPUs, and is killed where it closes.
+
+        Raises:
+            ServerLost: if there is no server to ask.
+        """
+        connection = self.connect()
+        try:
+            request = {**request, "environment": {"CUDA_VISIBLE_DEVICES": devices}}
+            connection.sendall(json.dumps(request).encode() + b"\n")
+        except OSError as error:
+            connection.close()
+            raise self._lost(error) from error
+        return connection
+
+    def answer(self, connection: socket.socket) -> list[dict[str, Any]]:
+        """The lines of the answer, once all are there; the last one is the status that the forked process ended with.
 
         Raises:
             ServerLost: if there is no such line.
         """
         try:
-            with self.connect() as connection, connection.makefile("rw", encoding="utf-8") as stream:
-                print(json.dumps(request), file=stream, flush=True)
+            with connection, connection.makefile(encoding="utf-8") as stream:
                 answer = [json.loads(line) for line in stream]
         except OSError as error:
-            raise ServerLost(f"the server of the runs was lost ({error}): {self.last_words()}") from error
+            raise self._lost(error) from error
         if not answer or "status" not in answer[-1]:
             raise ServerLost(f"the server of the runs ended: {self.last_words()}")
         return answer
+
+    def ask(self, request: dict[str, Any]) -> list[dict[str, Any]]:
+        """Send, and wait for the answer. Raises as these do."""
+        return self.answer(self.send(request))
+
+    def outcome(self, connection: socket.socket) -> dict[str, Any]:
+        """What became of the run that was asked for on this connection, once it has ended.
+
+        Returns {"status": the exit status, negative for a signal}; also with "lost": why, where the machine could not
+        begin the run or its server ended; also with "full": why, where a disk takes no more.
+        """
+        try:
+            return {key: value for line in self.answer(connection) for key, value in line.items()}
+        except ServerLost as error:
+            return {"lost": str(error)}
+
+    def _lost(self, error: OSError) -> ServerLost:
+        return ServerLost(f"the server of the runs was lost ({error}): {self.last_words()}")
 
     def last_words(self) -> str:
         """The last line of the server's own log."""
@@ -170,22 +202,17 @@ def last_line(path: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def on_node(server: Server, request: dict[str, Any]) -> dict[str, Any]:
-    """What a Ray task does: `execute`, and say on which node."""
+def on_node(server: Server, request: dict[str, Any], gpus: float) -> dict[str, Any]:
+    """What a Ray task does: `execute`, with the GPUs that Ray gives it, and say on which node."""
     import ray
 
-    return {**execute(server, request), "node": ray.get_runtime_context().get_node_id()}
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "") if gpus else ""
+    return {**execute(server, request, devices), "node": ray.get_runtime_context().get_node_id()}
 
 
-def execute(server: Server, request: dict[str, Any]) -> dict[str, Any]:
-    """Have the machine's server fork the run, and wait for its end.
-
-    Returns {"status": the exit status, negative for a signal}; also with "lost": why, where the machine could not begin
-    the run or its server ended; also with "full": why, where a disk takes no more.
-    """
+def execute(server: Server, request: dict[str, Any], devices: str = "") -> dict[str, Any]:
+    """Have the machine's server fork the run, wait for its end, and return its `Server.outcome`."""
     try:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if request["gpus"] else ""
-        answer = server.ask({**request, "environment": {"CUDA_VISIBLE_DEVICES": visible}})
-        return {key: value for line in answer for key, value in line.items()}
+        return server.outcome(server.send(request, devices))
     except ServerLost as error:
         return {"lost": str(error)}

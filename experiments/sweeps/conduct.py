@@ -12,9 +12,11 @@ from typing import Any
 from slth.experiments import lab
 from slth.experiments.lab import stores
 from slth.experiments.sweeps.client import Server, ServerLost
-from slth.experiments.sweeps.engine import cluster
+from slth.experiments.sweeps.cluster import cluster
+from slth.experiments.sweeps.engine import RAY, Engine
 from slth.experiments.sweeps.gather import gather
 from slth.experiments.sweeps.loop import drive
+from slth.experiments.sweeps.machine import machine
 from slth.experiments.sweeps.plan import Run
 from slth.experiments.sweeps.store import Store
 
@@ -29,6 +31,7 @@ class Sweep:
     named: list[str]
     points: list[dict[str, Any]]
     folder: Path
+    engine: str
     address: str | None
     cpus: int
     gpus: float
@@ -150,8 +153,14 @@ def _restored(store: Store, sql: str, run_id: str) -> bool:
 
 def _make(store: Store, server: Server, sweep: Sweep, runs: Sequence[Run], version: str) -> dict[str, str]:
     request = {"do": "run", "cwd": os.getcwd(), "named": sweep.named, "version": version, "sql": sweep.sql}
-    with cluster(sweep.address, server, sweep.cpus, sweep.gpus, sweep.workers) as found:
-        return drive(found, store, runs, request, sweep.retries)
+    with _engine(server, sweep) as engine:
+        return drive(engine, store, runs, request, sweep.retries)
+
+
+def _engine(server: Server, sweep: Sweep) -> contextlib.AbstractContextManager[Engine]:
+    if sweep.engine == RAY:
+        return cluster(sweep.address, server, sweep.cpus, sweep.gpus, sweep.workers)
+    return machine(server, sweep.cpus, sweep.gpus, sweep.workers)
 
 
 def _tell(folder: Path, files: Mapping[str, bytes], remarks: Sequence[str]) -> None:

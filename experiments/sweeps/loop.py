@@ -10,12 +10,12 @@ from typing import Any
 
 from slth.experiments import lab
 from slth.experiments.sweeps.client import last_line
-from slth.experiments.sweeps.engine import Cluster
+from slth.experiments.sweeps.engine import Engine
 from slth.experiments.sweeps.plan import Run
 from slth.experiments.sweeps.store import Store
 
 LOSSES = 5  # times that a run may lose its node; this is no fault of the run
-TICK_S = 1.0  # at most between two looks at the cluster
+TICK_S = 1.0  # at most between two looks at the engine
 PATIENCE_S = 60.0  # to wait for a node that a run fits on, where the last one is gone
 NEWS_S = 60.0  # between two lines where there is no terminal for a bar
 
@@ -53,13 +53,13 @@ class News:
 class Room:
     """How many runs may go on at once; for PATIENCE_S it may be none."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._none_since: float | None = None
 
     def now(self) -> int:
         """Raises lab.Refused where no node has come for too long."""
-        room = self._cluster.capacity()
+        room = self._engine.capacity()
         now = time.monotonic()
         if room:
             self._none_since = None
@@ -72,14 +72,14 @@ class Room:
         return room
 
 
-def drive(cluster: Cluster, store: Store, runs: Sequence[Run], request: dict[str, Any], retries: int) -> dict[str, str]:
+def drive(engine: Engine, store: Store, runs: Sequence[Run], request: dict[str, Any], retries: int) -> dict[str, str]:
     """Make all the runs; returns why, for those that failed more than `retries` times.
 
     Raises:
         OSError: if the folder cannot be written any more; what stands there is whole.
         lab.Refused: if the cluster was lost, or the last node that a run fits on.
     """
-    room = Room(cluster)
+    room = Room(engine)
     waiting = deque(Attempt(run) for run in runs)
     running: dict[Any, Attempt] = {}
     failed: dict[str, str] = {}
@@ -94,13 +94,13 @@ def drive(cluster: Cluster, store: Store, runs: Sequence[Run], request: dict[str
                     continue
                 attempt.place = store.place_for(attempt.run.id, attempt.number)
                 run = {"id": attempt.run.id, "updates": attempt.run.updates, "place": str(attempt.place)}
-                running[cluster.submit({**request, **run})] = attempt
+                running[engine.submit({**request, **run})] = attempt
             news.tell(len(waiting), len(running), len(failed))
             if waiting and not running:
                 time.sleep(TICK_S)
-            for ticket in cluster.finished(list(running), TICK_S) if running else []:
+            for ticket in engine.finished(list(running), TICK_S) if running else []:
                 attempt = running.pop(ticket)
-                why = _ended(store, attempt, cluster.outcome(ticket))
+                why = _ended(store, attempt, engine.outcome(ticket))
                 if why is None:
                     bar.update()
                 elif attempt.failures > retries or attempt.losses > LOSSES:

@@ -5,6 +5,7 @@ At full size with `-m slow`; a small version of each runs always.
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from contextlib import contextmanager
@@ -120,13 +121,51 @@ def alive(pid):
         return False
 
 
-@needs_ray
+def test_a_sweep_is_interrupted_and_its_runs_and_server_are_killed(undisturbed, tmp_path):
+    notes, gates = tmp_path / "notes", tmp_path / "gates"
+    notes.mkdir()
+    gates.mkdir()
+    (gates / "0").touch()  # no other run ends before its gate is open
+    arguments = (*grid(3, wait=0), f"base.notes={notes}", f"base.gates={gates}")
+
+    def begun(seed):
+        return sorted(int(note.name.split("-")[2]) for note in notes.iterdir() if note.name.split("-")[1] == seed)
+
+    with start(tmp_path, *arguments, "folder=out", "workers=2") as process:
+        wait_for(lambda: begun("1") and begun("2"))
+        os.kill(begun("1")[0], signal.SIGKILL)  # a run that crashes is tried again
+        wait_for(lambda: len(begun("1")) == 2)
+        process.send_signal(signal.SIGINT)
+        done = ended(process)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (130, "interrupted")
+    wait_for(lambda: not any(alive(pid) for pid in begun("1") + begun("2")))
+    assert len(run_folders(tmp_path / "out")) == 1
+    with start(tmp_path, *arguments, "folder=out", "workers=2") as process:
+        wait_for(lambda: len(begun("1")) == 3 and len(begun("2")) == 2)
+        servers = {parent_of(begun(seed)[-1]) for seed in "12"}
+        os.kill(*servers, signal.SIGKILL)  # another is started, and the runs are made again
+        wait_for(lambda: len(begun("1")) == 4 and len(begun("2")) == 3)
+        process.terminate()
+        done = ended(process)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (143, "interrupted by SIGTERM")
+    wait_for(lambda: not any(alive(pid) for pid in begun("1") + begun("2")))
+    assert len(begun("0")) == 1
+    for seed in "12":
+        (gates / seed).touch()
+    assert sweep_here(tmp_path, *arguments, "folder=out").returncode == 0
+    require_whole(tmp_path / "out", undisturbed(*arguments), 3)
+
+
+def parent_of(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().split()[3])
+
+
 @pytest.mark.parametrize("runs", SIZES)
-def test_two_sweeps_in_one_folder(runs, nodes, undisturbed, tmp_path):
+def test_two_sweeps_in_one_folder(runs, undisturbed, tmp_path):
     arguments = grid(runs)
     with (
-        start(tmp_path, *arguments, "folder=out", f"address={nodes.address}") as one,
-        start(tmp_path, *arguments, "folder=out", f"address={nodes.address}") as other,
+        start(tmp_path, *arguments, "folder=out") as one,
+        start(tmp_path, *arguments, "folder=out") as other,
     ):
         ends = [ended(process) for process in (one, other)]
     assert [(done.returncode, done.stderr) for done in ends] == [(0, "")] * 2

@@ -8,23 +8,21 @@ import sys
 import threading
 
 import pytest
-from command_lines import launched
-from sweeping import leftovers, needs_ray, of_toy, run_folders, sweep, sweep_here, timeless
+from sweeping import leftovers, needs_ray, run_folders, sweep, sweep_here, timeless
 from tables import one_case
 
 from slth.experiments import lab
-from slth.experiments.sweeps import engine
+from slth.experiments.sweeps import cluster
 
 GRID = ("grid.hidden=[8,4]", "grid.seed=[0,1]")
 
 
 @pytest.fixture(scope="module")
-def swept(nodes, tmp_path_factory):
+def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("swept")
-    return folder, sweep(folder, *GRID, "folder=out", f"address={nodes.address}")
+    return folder, sweep(folder, *GRID, "folder=out")
 
 
-@needs_ray
 def test_a_sweep_makes_every_run_and_gathers_in_the_order_of_the_grid(swept):
     folder, done = swept
     assert (done.returncode, done.stderr) == (0, "")
@@ -41,7 +39,6 @@ def test_a_sweep_makes_every_run_and_gathers_in_the_order_of_the_grid(swept):
     assert leftovers(folder / "out") == []
 
 
-@needs_ray
 def test_a_sweeps_run_is_a_run_like_any_other(swept):
     folders = run_folders(swept[0] / "out")
     assert len(folders) == 4
@@ -55,7 +52,6 @@ def test_a_sweeps_run_is_a_run_like_any_other(swept):
         assert (swept[0] / "out" / run["experiment"]["sources"][0][1]).is_file()
 
 
-@needs_ray
 def test_the_page_needs_nothing_else(swept):
     page = (swept[0] / "out" / "index.html").read_text()
     assert "4 of 4 runs are completed" in page
@@ -64,7 +60,6 @@ def test_the_page_needs_nothing_else(swept):
     assert "<script" not in page
 
 
-@needs_ray
 def test_the_same_command_makes_nothing_twice_and_a_larger_grid_the_rest(swept, tmp_path):
     folder = shutil.copytree(swept[0], tmp_path, dirs_exist_ok=True)
     before = {run: (run / "run.json").read_bytes() for run in run_folders(folder / "out")}
@@ -121,7 +116,6 @@ def test_a_run_that_fails_once_is_made_by_the_second_attempt(tmp_path):
     assert list((tmp_path / "out" / ".failed").iterdir()) == []
 
 
-@needs_ray
 def test_a_changed_result_is_noticed_moved_aside_and_made_again(swept, tmp_path):
     shutil.copytree(swept[0], tmp_path, dirs_exist_ok=True)
     out = tmp_path / "out"
@@ -167,7 +161,7 @@ def test_a_sweep_of_the_defaults_is_one_run_and_done_when_it_is_there(tmp_path):
 @pytest.mark.parametrize("address", ["garbage", "host:", ":1", "host:one"])
 def test_an_address_is_a_host_and_a_port(address):
     with pytest.raises(lab.Refused, match="must be host:port of a cluster"):
-        engine._require_open(address)
+        cluster._require_open(address)
 
 
 @needs_ray
@@ -175,7 +169,7 @@ def test_an_address_is_a_host_and_a_port(address):
     "greeting", [b"HTTP/1.0 400 Bad request\r\n", b"", None], ids=["another", "hangs up", "silent"]
 )
 def test_an_address_where_something_else_listens_is_refused_before_ray_tries_it(greeting, monkeypatch):
-    monkeypatch.setattr(engine, "REACH_S", 0.5)
+    monkeypatch.setattr(cluster, "REACH_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer():
@@ -192,13 +186,17 @@ def test_an_address_where_something_else_listens_is_refused_before_ray_tries_it(
         other.start()
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(lab.Refused, match="no cluster answers there"):
-            engine._require_open(address)
+            cluster._require_open(address)
         done.set()
         other.join()
 
 
-def test_without_ray_one_line_says_so(tmp_path, monkeypatch):
+def test_only_a_cluster_needs_ray(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    done = launched("sweep", tmp_path, *of_toy(tmp_path))
+    done = sweep_here(tmp_path, "folder=out")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = sweep_here(tmp_path, "engine=ray", "base.hidden=8")
     assert done.returncode == 1
-    assert done.stderr == "a sweep needs Ray, which is not installed: pip install 'slth[cluster]'\n"
+    assert done.stderr == "engine=ray and address need Ray, which is not installed: pip install 'slth[cluster]'\n"
+    done = sweep_here(tmp_path, "engine=processes", "address=127.0.0.1:1")
+    assert done.stderr == "engine='processes': must be ray, or left out, with address\n"

@@ -13,8 +13,9 @@ import pytest
 from sweeping import leftovers, runs_of
 
 from slth.experiments import lab
-from slth.experiments.sweeps import child, conduct, engine, loop
-from slth.experiments.sweeps.client import Server
+from slth.experiments.sweeps import child, conduct, loop, machine
+from slth.experiments.sweeps import cluster as on_ray
+from slth.experiments.sweeps.client import Server, ServerLost
 from slth.experiments.sweeps.store import Store
 
 # ---------------------------------------------------------------- the folder
@@ -158,13 +159,45 @@ def test_a_cluster_that_is_gone_is_one_line(monkeypatch):
         def __getattr__(self, name):
             raise ConnectionError("the head does not\nanswer")
 
-    lost = engine.Cluster.__new__(engine.Cluster)
+    lost = on_ray.Cluster.__new__(on_ray.Cluster)
     lost._ray, lost._name = Gone(), "it"
-    monkeypatch.setattr(engine, "HEAD_S", 0.0)
-    monkeypatch.setattr(engine.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(on_ray, "HEAD_S", 0.0)
+    monkeypatch.setattr(on_ray.time, "sleep", lambda seconds: None)
     for ask in (lost.capacity, lambda: lost.finished([], 1.0), lambda: lost.outcome(None)):
         with pytest.raises(lab.Refused, match=r"^it was lost \(ConnectionError: the head does not answer\); what"):
             ask()
+
+
+def test_a_machine_has_as_many_slots_as_gpus_and_processors_allow(monkeypatch):
+    monkeypatch.setattr(machine, "processors", lambda: 4)
+    monkeypatch.setattr(machine, "_gpus", lambda: ["3", "5"])
+
+    def slots(cpus, gpus, workers=None):
+        with machine.machine(Server("none", "toy.py", cpus), cpus, gpus, workers) as here:
+            return [devices for _, devices in here._free]
+
+    assert slots(2, 0) == ["", ""]
+    assert slots(2, 0, workers=3) == ["", "", ""]
+    assert slots(1, 0.5) == ["3", "5", "3", "5"]
+    assert slots(1, 0.4, workers=3) == ["3", "5", "3"]
+    assert slots(1, 1) == ["3", "5"]
+    assert slots(1, 2) == ["3,5"]
+    with pytest.raises(lab.Refused, match="cpus=1 gpus=3: this machine has 4 processors and 2 GPUs, too few for one"):
+        slots(1, 3)
+    with pytest.raises(lab.Refused, match="cpus=5 gpus=0: this machine has 4 processors, too few for one run"):
+        slots(5, 0)
+
+
+def test_a_run_whose_server_cannot_be_reached_is_lost_and_its_slot_free(monkeypatch):
+    def refuse(self, request, devices):
+        raise ServerLost("no server")
+
+    monkeypatch.setattr(Server, "send", refuse)
+    with machine.machine(Server("none", "toy.py", 1), 1, 0, workers=1) as here:
+        for _ in range(2):
+            ticket = here.submit({})
+            assert here.finished([ticket], 0.0) == [ticket]
+            assert here.outcome(ticket) == {"lost": "no server"}
 
 
 class TwoNodes:
@@ -191,9 +224,9 @@ class TwoNodes:
 
 
 def test_a_node_that_is_not_fit_for_runs_is_avoided_after_two(monkeypatch, capsys):
-    monkeypatch.setattr(engine.Cluster, "_await_head", lambda self: None)
+    monkeypatch.setattr(on_ray.Cluster, "_await_head", lambda self: None)
     ray = TwoNodes()
-    cluster = engine.Cluster(ray, "it", Server("none", "toy.py", 1), 1, 0, None)
+    cluster = on_ray.Cluster(ray, "it", Server("none", "toy.py", 1), 1, 0, None)
     ray.outcomes = {"well": {"status": 0, "node": "bad"}, "no": {"lost": "other code", "node": "bad"}}
     for ticket in ("no", "well", "no"):
         cluster.outcome(ticket)
@@ -225,7 +258,7 @@ def test_ray_has_a_second_try_to_start(failures):
         "Ray did not start .* twice: The current node timed out .*; the machine may be busy: run the same command again"
     )
     with pytest.raises(lab.Refused, match=line) if failures == 2 else contextlib.nullcontext():
-        engine._start(ray, 1)
+        on_ray._start(ray, 1)
     assert calls == ["init", "shutdown", "init"]
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from helpers import EXPERIMENTS
-from sweeping import TOY, needs_ray, run_folders, sweep, wait_for
+from sweeping import TOY, run_folders, sweep, wait_for
 
-from slth.experiments.sweeps import client, conduct, engine
+from slth.experiments.sweeps import client, cluster, conduct
 from slth.experiments.sweeps.client import Server, ServerLost, execute
 
 
@@ -84,9 +84,9 @@ def test_a_socket_lies_in_a_short_folder(short, monkeypatch):
 
 def test_rays_sockets_lie_in_a_short_folder_where_the_user_chose_none(short, monkeypatch):
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    assert engine._sessions() == str(short / "ray")
+    assert cluster._sessions() == str(short / "ray")
     monkeypatch.setenv("RAY_TMPDIR", "/elsewhere")
-    assert engine._sessions() is None
+    assert cluster._sessions() is None
 
 
 @pytest.mark.parametrize("given", ["relative", "/nowhere/at/all"])
@@ -101,7 +101,6 @@ def test_a_sweep_names_its_temporary_folder_in_full(given, tmp_path, monkeypatch
     assert (os.environ["TMPDIR"] == str(tmp_path / "relative")) == (given == "relative")
 
 
-@needs_ray
 def test_a_sweep_with_a_long_temporary_folder(tmp_path, monkeypatch):
     long = tmp_path / ("a" * 60) / ("b" * 60)
     long.mkdir(parents=True)
@@ -147,14 +146,14 @@ def alive(pid):
 
 
 def test_other_code_on_a_node_is_no_failure_of_the_run(server, tmp_path):
-    outcome = execute(server, {"do": "run", "version": "other", "place": str(tmp_path), "gpus": 0})
+    outcome = execute(server, {"do": "run", "version": "other", "place": str(tmp_path)})
     assert outcome["lost"].startswith(f"{socket.gethostname()} has other code: ")
     assert list(tmp_path.iterdir()) == [tmp_path / "toy.py"]
 
 
 def test_a_node_that_does_not_see_the_folder_says_so(server, tmp_path):
     version = planned(server, [{}])["version"]
-    outcome = execute(server, {"do": "run", "version": version, "place": str(tmp_path / "elsewhere"), "gpus": 0})
+    outcome = execute(server, {"do": "run", "version": version, "place": str(tmp_path / "elsewhere")})
     assert outcome["status"] == 1
     assert f"No such file or directory: '{tmp_path / 'elsewhere' / 'log.txt'}'" in outcome["lost"]
     assert socket.gethostname() in outcome["lost"]

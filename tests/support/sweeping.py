@@ -1,4 +1,4 @@
-"""What the tests of sweeps share: a small experiment, the command line, and a cluster of Ray's beside the tests."""
+"""What the tests of sweeps share: a small experiment, the command line, and a Ray cluster beside the tests."""
 
 import atexit
 import contextlib
@@ -21,7 +21,7 @@ from command_lines import launched
 from helpers import EXPERIMENTS
 
 from slth.experiments.sweeps import conduct, plan
-from slth.experiments.sweeps.client import Server, execute
+from slth.experiments.sweeps.client import Server
 
 on_ray = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: slth[cluster]"),
@@ -166,32 +166,6 @@ def of_toy(folder, *arguments):
     return "with", f"experiment={script}", *arguments
 
 
-class Here:
-    """In place of a cluster of Ray's: this machine's server, which makes one run after another."""
-
-    def __init__(self, server):
-        self._server, self._outcomes = server, []
-
-    def capacity(self):
-        return 1
-
-    def submit(self, request):
-        self._outcomes.append(execute(self._server, {**request, "gpus": 0}))
-        return len(self._outcomes) - 1
-
-    def finished(self, tickets, timeout_s):
-        return tickets
-
-    def outcome(self, ticket):
-        return self._outcomes[ticket]
-
-
-@contextlib.contextmanager
-def _here(address, server, *_):
-    assert address is None, "no cluster is to be asked for"
-    yield Here(server)
-
-
 @functools.cache
 def _toy_server():
     """A folder with the small experiment, and a server of it that ends with this process."""
@@ -208,14 +182,13 @@ def _toy_server():
 
 
 def sweep_here(folder, *arguments):
-    """A sweep that has ended, made in this process, without Ray, and by one server for all sweeps here."""
+    """A sweep that has ended, made in this process, run after run, and by one server for all sweeps here."""
     toy, server = _toy_server()
     with (
-        patch.object(conduct, "cluster", _here),
         patch.object(conduct, "_server", lambda own: contextlib.nullcontext(server)),
         patch.dict(os.environ, SETTINGS),
     ):
-        return launched("sweep", folder, *of_toy(toy, *arguments))
+        return launched("sweep", folder, *of_toy(toy, "workers=1", *arguments))
 
 
 def start(folder, *arguments):

@@ -1,0 +1,185 @@
+"""Ray: where there are processors for a run, and word of what became of it."""
+
+import contextlib
+import logging
+import os
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+from slth.experiments import lab
+from slth.experiments.sweeps.client import Server, on_node, short_temporary
+
+REACH_S = 5.0  # for a cluster's address to answer
+HEAD_S = 20.0  # to wait for a head that does not answer any more; after 60 s Ray would end this process by itself
+TROUBLES = 2  # on end that keep a node from runs: other code, no folder, a server that does not start
+MESSAGE = 300  # characters of what Ray has to say
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+OBJECT_STORE = 80_000_000  # bytes, about the least that Ray takes; results do not go through it
+
+SESSION_BYTES = 74  # of "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store", and some
+SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # an empty frame of this kind, with which each side begins
+
+
+class Cluster:
+    """An `engine.Engine`: Ray, on this machine or joined; use `cluster(...)`."""
+
+    def __init__(self, ray: ModuleType, name: str, server: Server, cpus: int, gpus: float, workers: int | None) -> None:
+        self._ray, self._name, self._server, self._workers = ray, name, server, workers
+        self._needs = {"CPU": cpus, "GPU": gpus}
+        self._troubles: Counter[str] = Counter()  # by node
+        self._shunned: set[str] = set()
+        task = ray.remote(on_node)
+        self._task = task.options(num_cpus=cpus, num_gpus=gpus, max_retries=0, scheduling_strategy="SPREAD")
+
+    def capacity(self) -> int:
+        """How many runs go on at once, by the nodes that live now and are fit for them."""
+        with self._reached():
+            self._await_head()
+            nodes = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
+        needs = {name: number for name, number in self._needs.items() if number}
+        rooms = {
+            node: min(int(has.get(name, 0) / number) for name, number in needs.items()) for node, has in nodes.items()
+        }
+        fit = {node: room for node, room in rooms.items() if self._troubles[node] < TROUBLES}
+        self._shunned = {*rooms} - {*fit} if any(fit.values()) else set()  # a bad node is better than none
+        room = sum(room for node, room in rooms.items() if node not in self._shunned)
+        return room if self._workers is None else min(room, self._workers)
+
+    def submit(self, request: dict[str, Any]) -> Any:
+        """Have a run made; returns the ticket to ask for it."""
+        task = self._task
+        if self._shunned:
+            task = task.options(label_selector={"ray.io/node-id": f"!in({','.join(sorted(self._shunned))})"})
+        with self._reached():
+            return task.remote(self._server, request, self._needs["GPU"])
+
+    def finished(self, tickets: list[Any], timeout_s: float) -> list[Any]:
+        """Those that have ended, waiting for one of them."""
+        with self._reached():
+            return list(self._ray.wait(tickets, num_returns=1, timeout=timeout_s)[0])
+
+    def outcome(self, ticket: Any) -> dict[str, Any]:
+        """{"status": exit status}, or {"lost": why} where the run's node or worker died, or is not fit for runs."""
+        with self._reached():
+            try:
+                outcome = dict(self._ray.get(ticket))
+            except self._ray.exceptions.RayError as error:
+                return {"lost": lab.one_line(f"{type(error).__name__}: {error}")[-MESSAGE:]}
+        node = outcome.pop("node")
+        self._troubles[node] = self._troubles[node] + 1 if "lost" in outcome else 0
+        if self._troubles[node] == TROUBLES:
+            print(lab.one_line(f"a node is avoided where another has room: {outcome['lost']}"), file=sys.stderr)
+        return outcome
+
+    def _await_head(self) -> None:
+        until = time.monotonic() + HEAD_S
+        while True:
+            try:
+                return _greet(self._ray.get_runtime_context().gcs_address)
+            except (OSError, ValueError):
+                if time.monotonic() > until:
+                    raise
+            time.sleep(1.0)
+
+    @contextlib.contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            why = lab.one_line(f"{type(error).__name__}: {error}")[:MESSAGE]
+            line = f"{self._name} was lost ({why}); what is finished stands, and the same command goes on"
+            raise lab.Refused(line) from error
+
+
+@contextlib.contextmanager
+def cluster(address: str | None, server: Server, cpus: int, gpus: float, workers: int | None) -> Iterator[Cluster]:
+    """Start Ray on this machine, or join the cluster at host:port, and leave it in the end.
+
+    Raises:
+        lab.Refused: if there is no Ray, no cluster at the address, or no node that has what one run asks for.
+    """
+    # Read when Ray is imported. A run without GPUs is told so by the server, not by Ray.
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    try:
+        import ray
+    except ImportError as error:
+        line = "engine=ray and address need Ray, which is not installed: pip install 'slth[cluster]'"
+        raise lab.Refused(line) from error
+    try:
+        if address is None:
+            _start(ray, None if workers is None else workers * cpus)
+        else:
+            _join(ray, address)
+        name = "Ray on this machine" if address is None else f"address={address}: the cluster"
+        found = Cluster(ray, name, server, cpus, gpus, workers)
+        if not found.capacity():
+            raise lab.Refused(f"cpus={cpus} gpus={gpus}: no node has so many for one run")
+        yield found
+    finally:
+        ray.shutdown()
+
+
+def _start(ray: ModuleType, cpus: int | None) -> None:
+    """Start Ray here, with a second try: on a busy machine its parts may wait for each other for too long."""
+    small = {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
+    try:
+        sessions = _sessions()
+    except OSError as error:
+        raise lab.Refused(str(error)) from error
+    for last in (False, True):
+        try:
+            # without "local", one that happens to run here is joined
+            ray.init("local", num_cpus=cpus, _temp_dir=sessions, **small, **QUIET)
+            return
+        except Exception as error:
+            if last:
+                why = str(error).strip()[:MESSAGE]
+                hint = "the machine may be busy: run the same command again"
+                raise lab.Refused(f"Ray did not start on this machine, tried twice: {why}; {hint}") from error
+            ray.shutdown()
+
+
+def _join(ray: ModuleType, address: str) -> None:
+    _require_open(address)
+    try:
+        ray.init(address=address, **QUIET)
+    except Exception as error:
+        hint = "a cluster that asks for a token wants RAY_AUTH_MODE=token"
+        raise lab.Refused(f"address={address}: Ray refuses: {str(error).strip()[:MESSAGE]}; {hint}") from error
+
+
+def _sessions() -> str | None:
+    """The folder for Ray's sessions, short enough for the sockets in them; None where the user chose one for Ray.
+
+    Raises:
+        OSError: if there is no place for it.
+    """
+    return None if "RAY_TMPDIR" in os.environ else str(short_temporary(room=SESSION_BYTES) / "ray")
+
+
+def _require_open(address: str) -> None:
+    """Ray itself would try for minutes: ask first whether anything there speaks its protocol, gRPC over HTTP/2."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise lab.Refused(f"address={address}: must be host:port of a cluster")
+    try:
+        _greet(address)
+    except (OSError, ValueError, OverflowError) as error:
+        raise lab.Refused(
+            f"address={address}: no cluster answers there ({error}); it must be host:port of one"
+        ) from error
+
+
+def _greet(address: str) -> None:
+    """Raises OSError, ValueError or OverflowError where no answer comes, or another than Ray's."""
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=REACH_S) as connection:
+        if os.environ.get("RAY_USE_TLS") != "1":
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS)
+            if connection.recv(4)[3:] != SETTINGS[3:4]:
+                raise ValueError("something else than Ray does")

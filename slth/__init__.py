@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 __all__ = ["Ticket", "TicketError", "fit", "handle", "inspect", "serve", "unwrap", "wrap"]
 
-# where each name lives: loaded when it is asked for, so that figures can be drawn without torch
+# the module that defines each public name: imported on first access, so that figures can be drawn without torch
 _HOMES = {
     "Ticket": "slth.ticket",
     "TicketError": "slth.ticket",
@@ -42,7 +42,7 @@ _ROOMS = (
 )
 
 former.follow()
-plugins.define("slth.search")  # its traits and gates, which what is stored names
+plugins.define("slth.search")  # registers the traits and gates that stored models refer to by name
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""`python -m slth` is the command `slth`."""
+"""Run the command `slth` as `python -m slth`."""
 
 import sys
 

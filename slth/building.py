@@ -1,7 +1,7 @@
-"""How a module was built: its class and its arguments, as information for people.
+"""Record how a module was built (its class and arguments) for human readers.
 
-A ticket holds weights and no code. It may also say which class its network is of and what that was called with, so that
-a reader of the file knows which network to build. Nothing ever imports or calls what is written there.
+A ticket holds weights and no code. It may also name the class of its network and the arguments of the constructor, so
+that a reader of the file knows which network to build. This record is never imported or called.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ARGUMENTS = "_slth_arguments"
 
 
 class Recorded(nn.Module):
-    """A module that keeps the arguments it was made with, as JSON, for :func:`built_of`."""
+    """A module that stores the arguments of its constructor, as JSON, for :func:`built_of`."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -29,12 +29,15 @@ class Recorded(nn.Module):
 
 
 def built_of(module: nn.Module, **arguments: Any) -> dict[str, Any]:
-    """How a module was built, as JSON.
+    """Describe how a module was built, as JSON.
 
     Args:
-        module: "class" is the path of its class. A Hugging Face model adds its "config"; a module of slth the
-            "arguments" that it was made with; one of another dtype than float32 its "dtype" as it is now.
-        arguments: of its class, where the module does not know them itself.
+        module: any module.
+        arguments: of its constructor, for a module that does not store them itself.
+
+    Returns:
+        "class", the path of the module's class; "config" for a Hugging Face model; "arguments", those of the
+        constructor, for a module of slth or where they are passed; "dtype", the present one, if it is not float32.
     """
     kind = type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
     built: dict[str, Any] = {"class": f"{kind.__module__}.{kind.__qualname__}"}
@@ -49,13 +52,13 @@ def built_of(module: nn.Module, **arguments: Any) -> dict[str, Any]:
 
 
 def _dtypes(module: nn.Module) -> str:
-    """The floating dtypes of a module's parameters; "" where it has none."""
+    """The floating dtypes of a module's parameters, separated by commas; "" if it has none."""
     dtypes = {p.dtype for p in module.parameters() if p.is_floating_point()}
     return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
 
 
 def _recording(init: Any) -> Any:
-    """A constructor that notes its arguments first; those of a base class, which it calls in turn, are not noted."""
+    """Wrap a constructor so that it stores its arguments; a base class's constructor, called within, stores none."""
 
     @wraps(init)
     def recorded(self: nn.Module, *args: Any, **options: Any) -> None:
@@ -67,7 +70,7 @@ def _recording(init: Any) -> Any:
 
 
 def _bound(init: Any, args: tuple[Any, ...], options: dict[str, Any]) -> dict[str, Any]:
-    """The arguments by name; none where they are wrong, which the constructor itself will say."""
+    """The arguments by name; {} if they do not fit the signature, as the constructor itself will then raise."""
     signature = inspect.signature(init)
     try:
         _, *bound = signature.bind_partial(None, *args, **options).arguments.items()
@@ -81,7 +84,7 @@ def _bound(init: Any, args: tuple[Any, ...], options: dict[str, Any]) -> dict[st
 
 
 def _json(value: Any) -> Any:
-    """A value as JSON has it: a module as what it was built of, anything that JSON does not know as its repr."""
+    """Convert a value to JSON types: a module to its :func:`built_of`, an object that JSON lacks to its repr."""
     if value is None or isinstance(value, bool | int | float | str):
         return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
     if isinstance(value, Mapping):

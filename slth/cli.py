@@ -24,7 +24,7 @@ EXPERIMENTS = Path(__file__).parent / "experiments"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 1, with one line on stderr, where it cannot be done."""
+    """Run one command. Returns the exit status: 0, or 1 with one line on stderr if the command fails."""
     console.forgive()
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], str] = options.command
@@ -92,7 +92,7 @@ def _apply(options: argparse.Namespace) -> str:
     if options.base is not None:
         try:
             load_model(module, options.base)
-        except Exception as error:  # what safetensors and torch say of other files, names and shapes
+        except Exception as error:  # safetensors and torch raise several types for wrong files, names and shapes
             raise ValueError(f"--base={options.base}: must hold the weights of {options.module} ({error})") from error
     ticket.apply(module)
     save_model(module, options.out)
@@ -100,11 +100,11 @@ def _apply(options: argparse.Namespace) -> str:
 
 
 def _built(place: str) -> nn.Module:
-    """The module that the user's function at a place builds."""
+    """Build a module with the user's function at `place`. Raises ValueError if that fails."""
     from slth import plugins
 
     if "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` does: the user's modules lie in the working folder
+        sys.path.insert(0, "")  # as `python -m` does, so that modules in the working folder can be imported
     where, options = plugins.split(place)
     build = plugins.load_callable("MODULE", where)
     try:
@@ -126,7 +126,7 @@ def _experiments() -> list[str]:
 
 
 def _summary_of(script: Path) -> str:
-    """The first line of its docstring; the script is not imported."""
+    """The first line of a script's docstring, read without importing the script."""
     return (ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 

@@ -1,4 +1,4 @@
-"""Standard output and error of programs whose work must not fail because a line cannot be written."""
+"""Standard output and error that never make a program fail because a line cannot be written."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 
 class Forgiving:
-    """A text stream that drops what it cannot write, and escapes letters that its encoding does not have.
+    """A text stream that drops text it cannot write and escapes characters that its encoding lacks.
 
-    The stream may be closed, its disk full, its reader gone. All that is not writing is the stream's own.
+    Writing never fails, even if the stream is closed, the disk is full or the reader of a pipe is gone. All other
+    attributes are those of the underlying stream.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -25,37 +26,37 @@ class Forgiving:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write what can be written. Returns len(text)."""
+        """Write the text if possible. Returns len(text) in any case."""
         try:
             self._stream.write(text)
         except UnicodeEncodeError:
             encoding = self._stream.encoding
             self.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        except (OSError, ValueError):  # ValueError: of a closed file
+        except (OSError, ValueError):  # ValueError: the file is closed
             pass
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write one after the other."""
+        """Write the lines one after another, each as :meth:`write` does."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Write what waits, where it can be written."""
+        """Flush the buffer if possible."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
 
 
 def forgive() -> None:
-    """From now on nothing that is printed fails this program: sys.stdout and sys.stderr are `Forgiving`.
+    """Replace sys.stdout and sys.stderr by `Forgiving` streams, so that no print can fail from now on.
 
-    Descriptors 0 to 2 that are closed lead to the null device, so that no other file gets their numbers.
+    File descriptors 0 to 2 that are closed are opened on the null device, so that no other file gets their numbers.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the least number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is `descriptor`
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if not isinstance(stream, Forgiving):
@@ -67,7 +68,7 @@ def _nowhere() -> TextIO:
 
 
 def one_line(text: str) -> str:
-    """Any text on one line, its unprintable characters escaped."""
+    """Put a text on one line by escaping its unprintable characters, line breaks included."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -88,7 +89,7 @@ class NoBar:
 
 
 def bar(total: int, done: int, name: str) -> tqdm[Any] | NoBar:
-    """A bar at `done` of `total` steps, seen where standard error is a terminal and tqdm is installed."""
+    """Make a progress bar at `done` of `total` steps; it is shown on a terminal, if tqdm is installed."""
     try:
         from tqdm import tqdm
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""Attentions and encoder layers of torch as those of slth, which have no biases: for constructions and searches."""
+"""Convert torch's attentions and encoder layers to those of slth, which have no biases."""
 
 from __future__ import annotations
 
@@ -22,13 +22,21 @@ def from_torch(module: nn.TransformerEncoderLayer) -> Block: ...
 
 @torch.no_grad()
 def from_torch(module: nn.Module) -> MultiHeadAttention | Block:
-    """The same function of X (..., T, d), as the module is in eval mode, in its dtype, on the CPU.
+    """Convert a module of torch to one of slth that computes the same function of X (..., T, d) in eval mode.
 
-    Key biases change nothing and are left out; those of values and outputs may cancel; a norm's scale goes into the
-    weights that follow it. A mask of slth is True where torch's bool mask is False: where a token is attended to.
+    Key biases do not change an attention and are dropped. Biases of value and output are accepted where they cancel. A
+    norm's scale is multiplied into the weights that follow it. Note that slth's masks are True where a token is
+    attended to, torch's bool masks False.
 
-    Raises ValueError for another module, one that slth has no form of (other key widths, add_zero_attn, bias_k;
-    norm_first=False, another activation than ReLU, another eps than 1e-5), and a bias that cannot be folded, by name.
+    Args:
+        module: an attention, or an encoder layer with norm_first=True, ReLU and eps=1e-5.
+
+    Returns:
+        The converted module on the CPU, in the module's dtype.
+
+    Raises:
+        ValueError: for another type of module, one without a counterpart in slth (other key widths, add_zero_attn,
+            bias_k, norm_first=False, another activation or eps), or a bias that cannot be dropped, which is named.
     """
     if isinstance(module, nn.MultiheadAttention):
         return _attention(module, torch.ones(module.embed_dim))
@@ -38,7 +46,7 @@ def from_torch(module: nn.Module) -> MultiHeadAttention | Block:
 
 
 def _attention(module: nn.MultiheadAttention, scale: torch.Tensor) -> MultiHeadAttention:
-    """scale (d,) multiplies the inputs."""
+    """Convert an attention whose inputs are multiplied by scale (d,)."""
     if module.in_proj_weight is None or module.bias_k is not None or module.add_zero_attn:
         raise ValueError("MultiheadAttention: must be without kdim, vdim, add_bias_kv and add_zero_attn")
     d, heads, dtype = module.embed_dim, module.num_heads, module.in_proj_weight.dtype
@@ -48,10 +56,10 @@ def _attention(module: nn.MultiheadAttention, scale: torch.Tensor) -> MultiHeadA
         of_query, _, of_value = module.in_proj_bias.cpu().split(d)
         _require_none("in_proj_bias of the query", of_query)
         _require_none("in_proj_bias of the value with out_proj.bias", of_value @ output + module.out_proj.bias.cpu())
-    made = MultiHeadAttention(d, d, heads, d // heads, dtype=dtype)
+    converted = MultiHeadAttention(d, d, heads, d // heads, dtype=dtype)
     for name, weight in (("query", query), ("key", key), ("value", value), ("output", output.view(heads, -1, d))):
-        made.get_parameter(name).copy_(weight)
-    return made
+        converted.get_parameter(name).copy_(weight)
+    return converted
 
 
 def _block(layer: nn.TransformerEncoderLayer) -> Block:

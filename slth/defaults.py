@@ -1,4 +1,4 @@
-"""Torch's defaults as they are before anybody sets them: float32, on the CPU."""
+"""Torch's initial default dtype and device: float32 on the CPU."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 @contextmanager
 def usual() -> Iterator[None]:
-    """Within it `torch.set_default_dtype` and `torch.set_default_device` have not been called.
+    """Run the block with torch's initial defaults, as if no default dtype or device had been set.
 
-    For code of others that makes tensors by these defaults (torch's optimisers, transformers' models): what comes out
-    must follow from the arguments alone. Costs nothing where both are as usual.
+    For third-party code that creates tensors by these defaults (torch's optimisers, transformers' models), so that its
+    result depends on its arguments alone. Costs nothing if the defaults have not been changed.
     """
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     if (dtype, device.type) == (torch.float32, "cpu"):

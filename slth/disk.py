@@ -1,4 +1,4 @@
-"""The one place where files are written: each whole or not at all."""
+"""Atomic writes: a file is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from pathlib import Path
 
 
 def write(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a whole file, or leave what was there as it was, even where the process is killed or the power fails.
+    """Write a file atomically: if the process is killed or the power fails, the old content is still there.
 
-    The bytes go to a hidden temporary file in the same folder, which takes the path's place once they are on the disk.
-    Links are followed. Raises OSError, with the path, where that cannot be done; the temporary file is then removed.
+    The bytes go to a hidden temporary file in the same folder, which replaces the file once they are on the disk.
+    Symbolic links are followed. Raises OSError, with the path, if the file cannot be written; the temporary file is
+    then removed.
     """
     _replace(path, data)
     _sync_folder(Path(os.path.realpath(path)).parent)
 
 
 def write_all(folder: str | os.PathLike[str], files: Mapping[str, bytes]) -> None:
-    """Write files by name into a folder, each as :func:`write` does, one after the other."""
+    """Write files, given as {name: content}, into a folder, each atomically as :func:`write` does."""
     for name, data in files.items():
         _replace(Path(folder) / name, data)
     _sync_folder(Path(folder))
@@ -37,14 +38,14 @@ def _replace(path: str | os.PathLike[str], data: bytes) -> None:
             os.fsync(stream.fileno())
         os.replace(temporary, file)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, os.fspath(path)) from error  # with the name that the caller knows
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error  # the caller's path, not the temporary
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 def clear_leftovers(path: str | os.PathLike[str]) -> None:
-    """Remove what a killed :func:`write` of this path left behind. Only for a path that no other process writes."""
+    """Remove temporary files that a killed :func:`write` of this path left. No other process may be writing it."""
     file = Path(os.path.realpath(path))
     name = re.compile(re.escape(f".{file.name}.") + r"[0-9a-f]{8}\.tmp")
     for other in file.parent.iterdir():
@@ -53,7 +54,7 @@ def clear_leftovers(path: str | os.PathLike[str]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the folder's new entry survive a power failure, where the system can open folders."""
+    """Flush a folder's entries to the disk, if the system can open folders."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""What is not of the core comes with an extra of this package, as pyproject.toml lists them."""
+"""Optional dependencies, installed with the extras that pyproject.toml lists."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Import packages of an extra within it: `with extra("gpt2"): import transformers`.
+    """Import packages of an extra in a block: `with extra("gpt2"): import transformers`.
 
-    Raises ModuleNotFoundError for one that is not installed, with the command that installs it.
+    Raises ModuleNotFoundError, with the command to install the extra, for a package that is not installed.
     """
     try:
         yield

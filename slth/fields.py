@@ -7,9 +7,9 @@ from dataclasses import is_dataclass
 
 
 def require_dataclass(kind: type) -> None:
-    """Raise ValueError if a class or a base of it annotates fields and lacks @dataclass, so that they would be lost.
+    """Raise ValueError if a class or one of its bases annotates fields but lacks @dataclass, which ignores them.
 
-    What a class that derives from it declares again, as a dataclass, is not lost.
+    Fields that a derived dataclass declares again are allowed.
     """
     declared: set[str] = set()
     for each in kind.__mro__:

@@ -1,8 +1,8 @@
-"""Sealed files: written whole or not at all (`slth.disk`), and no bit changed unnoticed.
+"""Sealed files: written atomically (`slth.disk`) and protected by a checksum against any changed bit.
 
-A sealed file is an ordinary safetensors file, so nothing in it is ever executed. Beside its tensors it holds a manifest
-(JSON, compressed, as a tensor of bytes) and one stamp in the header's metadata: kind, version and the SHA-256 of every
-byte of the file but those of the digest itself. The header is thereby hashed with the rest.
+A sealed file is an ordinary safetensors file, so reading it executes no code. Besides its tensors it holds a manifest
+(JSON, compressed, stored as a tensor of bytes) and, in the metadata of the header, a stamp: the kind of file, its
+version and the SHA-256 of all bytes of the file, header included, except the digest itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from slth.disk import clear_leftovers, write
 __all__ = ["FileError", "clear_leftovers", "read", "save", "seal", "unseal", "write"]
 
 MANIFEST = "__manifest__"  # the tensor that holds the manifest
-MANIFEST_LIMIT = 1 << 24  # bytes of JSON: a small file must not unfold into a large one
+MANIFEST_LIMIT = 1 << 24  # bytes of JSON, so that a small file cannot decompress to a huge one
 _RESERVED = (MANIFEST, "__metadata__")
 _KIND = re.compile(r"[a-z]+")
 _STAMP = re.compile(rb'.{8}\{"__metadata__":\{"slth":"([a-z]+) ([0-9]{1,9}) ([0-9a-f]{64})"\}', re.DOTALL)
@@ -33,20 +33,26 @@ _END = re.compile(rb'"data_offsets":\[[0-9]+,([0-9]{1,18})\]')
 
 
 class FileError(ValueError):
-    """The bytes are no file of the wanted kind, or not the ones that were written; the message has the reason."""
+    """A file is of the wrong kind or version, or damaged; the message says which."""
 
 
 # ---------------------------------------------------------------- sealed bytes
 
 
 def seal(kind: str, version: int, tensors: Mapping[str, torch.Tensor], manifest: Mapping[str, Any]) -> bytes:
-    """One safetensors file as bytes, the same for equal arguments (and the same zlib).
+    """Encode tensors and a manifest as the bytes of one sealed file.
 
-    kind is a word of lower-case letters and version an int in [0, 10^9). Tensors may be of any shape, device and
-    dtype that safetensors knows, none sharing memory with another. The manifest holds JSON's own types, finite
-    numbers and text keys; its keys come back sorted, so an order that matters belongs in a list.
+    Equal arguments give equal bytes, for the same version of zlib.
 
-    Raises ValueError where an argument is none of these, or the manifest is over MANIFEST_LIMIT bytes of JSON.
+    Args:
+        kind: a word of lower-case letters.
+        version: an int in [0, 10^9).
+        tensors: of any shape, device and dtype that safetensors supports; no two may share memory.
+        manifest: JSON types, with text keys and finite numbers, at most MANIFEST_LIMIT bytes of JSON. Its keys are
+            sorted: an order that matters belongs in a list.
+
+    Raises:
+        ValueError: if an argument is not as above.
     """
     if not _KIND.fullmatch(kind):
         raise ValueError(f"kind={kind!r}: must be a word of lower-case letters")
@@ -64,10 +70,10 @@ def seal(kind: str, version: int, tensors: Mapping[str, torch.Tensor], manifest:
 
 
 def unseal(data: bytes, kind: str, versions: Collection[int]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """(tensors on the CPU, manifest) of what :func:`seal` made of them, for any of the versions given.
+    """Decode the bytes of a sealed file. Returns (tensors on the CPU, manifest).
 
-    Safe on any bytes: raises FileError with the reason for what is no sealed file, cut short, of another kind or an
-    unknown version, changed in any bit, or holds a manifest that seal would not write.
+    Safe on untrusted bytes. Raises FileError, with the reason, for bytes that are no sealed file, truncated, of
+    another kind, of a version not in `versions` or damaged, and for a manifest that :func:`seal` would not write.
     """
     tensors = _tensors(data)
     stamp = _STAMP.match(data)
@@ -93,14 +99,14 @@ def save(
     tensors: Mapping[str, torch.Tensor],
     manifest: Mapping[str, Any],
 ) -> None:
-    """Seal and write. Raises ValueError as :func:`seal` and OSError as :func:`write` do."""
+    """Write a sealed file. Raises ValueError as :func:`seal` does and OSError as :func:`write` does."""
     write(path, seal(kind, version, tensors, manifest))
 
 
 def read(
     path: str | os.PathLike[str], kind: str, versions: Collection[int]
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read and unseal. Raises FileError as :func:`unseal` does, with the path, and OSError where it cannot be read."""
+    """Read a sealed file. Raises FileError, with the path, as :func:`unseal` does, and OSError if it is unreadable."""
     data = Path(path).read_bytes()
     try:
         return unseal(data, kind, versions)
@@ -112,7 +118,7 @@ def read(
 
 
 def _stamped(blank: bytes) -> bytes:
-    """The file with the digest of all its other bytes in the place of the blank one."""
+    """Replace the blank digest in a file by the digest of all other bytes."""
     stamp = _STAMP.match(blank)
     if stamp is None:
         raise AssertionError("safetensors no longer writes the metadata first")
@@ -137,8 +143,8 @@ def _bytes_tensor(data: bytes) -> torch.Tensor:
 def _tensors(data: bytes) -> dict[str, torch.Tensor]:
     try:
         tensors: dict[str, torch.Tensor] = safetensors.torch.load(data)
-    except Exception as error:  # whatever safetensors and torch make of arbitrary bytes
-        reason = (str(error) or type(error).__name__).splitlines()[0]  # torch goes on with frames of its own
+    except Exception as error:  # arbitrary bytes may raise any type in safetensors and torch
+        reason = (str(error) or type(error).__name__).splitlines()[0]  # torch appends its own stack trace
         raise FileError(_why_unreadable(data, reason)) from error
     return tensors
 

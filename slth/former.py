@@ -1,4 +1,4 @@
-"""Modules that have moved: `import slth.masks` gives slth.masking.masks, one module under both names."""
+"""Former names of moved modules: `import slth.masks` gives slth.masking.masks, the same module object."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-#: former name -> the name now
+#: former name -> present name
 MOVED = {
     "slth.bits": "slth.ticket.bits",
     "slth.freezing": "slth.search.freezing",
@@ -27,7 +27,7 @@ MOVED = {
 
 class _Former(MetaPathFinder, Loader):
     def __init__(self) -> None:
-        self._own: dict[str, ModuleSpec | None] = {}  # by the name now, as it was before the import system replaced it
+        self._own: dict[str, ModuleSpec | None] = {}  # present name -> original __spec__, which an import overwrites
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         return ModuleSpec(name, self) if name in MOVED else None
@@ -42,6 +42,6 @@ class _Former(MetaPathFinder, Loader):
 
 
 def follow() -> None:
-    """Let former names be imported."""
+    """Make former names importable."""
     if not any(type(finder).__name__ == _Former.__name__ for finder in sys.meta_path):
         sys.meta_path.append(_Former())

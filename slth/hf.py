@@ -1,8 +1,8 @@
-"""A search in `transformers.Trainer`: `Trainer(slth.wrap(model), ..., callbacks=[SearchCallback(IteRand())])`.
+"""Run a search in `transformers.Trainer`: `Trainer(slth.wrap(model), ..., callbacks=[SearchCallback(IteRand())])`.
 
-Trainer trains whatever has a gradient, so the scores of a wrapped model; this calls what a search does before and after
-each step. Trainer's own choices stay: take weight_decay=0.0 (its default), a warm-up and lr_scheduler_type="cosine" as
-`slth.fit` does, and a learning rate near 0.01.
+Trainer trains all parameters with requires_grad, which in a wrapped model are the scores. The callback adds the hooks
+that a search runs before and after each step. Trainer keeps its own optimiser and schedule: use weight_decay=0.0 (its
+default), a warm-up and lr_scheduler_type="cosine", as `slth.fit` does, and a learning rate near 0.01.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ with extra("gpt2"):
 
 
 class SearchCallback(TrainerCallback):
-    """Calls the hooks of a search (:class:`EdgePopup` by default): schedules of keep, redraws, freezing.
+    """Call the hooks of a search (:class:`EdgePopup` by default): the schedule of keep, redraws, freezing.
 
-    A step is one of the optimiser, of however many batches it accumulates. Checkpoints of Trainer hold what the search
-    keeps beside the scores, and resume_from_checkpoint goes on from there. After the last step keep is its final share.
+    A step is an optimiser step, however many batches it accumulates. Trainer's checkpoints include the state of the
+    search, so that resume_from_checkpoint continues it. After the last step, keep has its final value.
 
-    Raises ValueError for what is no search; as Trainer is made, for a model that is not wrapped; and for a search that
-    would never act in so many steps.
+    Raises ValueError if `method` is not a search, when the Trainer is created if its model is not wrapped, and when
+    training begins if the search would never act in that number of steps.
     """
 
     def __init__(self, method: Search | None = None) -> None:
@@ -33,11 +33,11 @@ class SearchCallback(TrainerCallback):
         self._method = self._search = method or EdgePopup()
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Make the model ready, before a checkpoint is read into it."""
+        """Prepare the model before a checkpoint is loaded into it."""
         self._method.prepare(kwargs["model"])
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Begin anew, or put right what follows from the checkpoint that has been read."""
+        """Prepare a new search, or restore the state derived from the checkpoint that was loaded."""
         model, self._search = kwargs["model"], self._method.for_steps(state.max_steps)
         if state.global_step == 0:
             self._search.prepare(model)
@@ -47,14 +47,14 @@ class SearchCallback(TrainerCallback):
         self._search.restore(model, state.global_step)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Act before a step."""
+        """Call the search's hook before a step."""
         self._search.before_step(kwargs["model"], state.global_step, state.max_steps, kwargs["optimizer"])
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Act after a step, while gradients are there."""
+        """Call the search's hook after a step, before the gradients are cleared."""
         self._search.after_step(kwargs["model"], state.global_step, state.max_steps, kwargs["optimizer"])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Finish after the last step, before it is evaluated and saved."""
+        """Finish the search after the last step, before the model is evaluated and saved."""
         if state.global_step == state.max_steps:
             self._search.finish(kwargs["model"])

@@ -1,4 +1,4 @@
-"""A module where a module is asked for."""
+"""Check that an argument is a module."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 def check_module(module: object, name: str = "module") -> None:
-    """Raise ValueError, with name, unless module is an instance of nn.Module; a class says how to make one."""
+    """Raise ValueError, with `name`, unless module is an instance of nn.Module."""
     if isinstance(module, nn.Module):
         return
     if isinstance(module, type) and issubclass(module, nn.Module):

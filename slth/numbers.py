@@ -1,8 +1,8 @@
-"""Numbers at the border of the package: what a caller hands over becomes a plain int or float, or is refused by name.
+"""Convert numbers that a caller passes to plain int or float, or raise an error that names the argument.
 
-Sweeps take their seeds and widths out of numpy and torch (`np.arange`, a generator, a tensor). Such a scalar has the
-width of its dtype, is no JSON, and prints in its own way. So it is turned into Python's own number where it comes in,
-and everything behind that sees plain numbers alone.
+Sweeps take seeds and widths from numpy and torch (`np.arange`, a generator, a tensor). Such scalars overflow at the
+width of their dtype, are not JSON and print differently. They are converted at the package's public functions, so that
+all code behind these sees plain numbers.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ _IN_WORDS = {"(0, inf)": "a finite number > 0", "[0, inf)": "a finite number >= 
 
 
 def plain(value: Any) -> Any:
-    """A scalar of numpy or torch, or an array or tensor of one element, as Python's number; anything else as it is.
+    """Convert a scalar, or an array or tensor of one element, of numpy or torch to a Python number.
 
-    A float narrower than float64 becomes the shortest decimal that its dtype rounds to it: float32's 0.35 is 0.35.
+    A float narrower than float64 becomes the shortest decimal that rounds to it in its dtype: float32's 0.35 gives
+    0.35. Any other value is returned unchanged.
     """
     if isinstance(value, int | float | str) and type(value).__module__ == "builtins":
         return value
@@ -32,15 +33,15 @@ def plain(value: Any) -> Any:
         return value
     try:
         number = value.item()
-    except (ValueError, RuntimeError):  # several elements, or none that is known (the meta device)
+    except (ValueError, RuntimeError):  # several elements, or no data (the meta device)
         return value
     return _shortest(number, value.dtype) if isinstance(number, float) and value.dtype.itemsize < 8 else number
 
 
 def _shortest(number: float, dtype: Any) -> float:
-    """The decimal of fewest digits that a dtype of numpy or torch rounds to a number of its own."""
+    """The decimal with the fewest digits that rounds to `number` in a dtype of numpy or torch."""
     decimals = (float(f"{number:.{digits}g}") for digits in range(1, 10))
-    return next((decimal for decimal in decimals if _rounded(decimal, dtype) == number), number)  # NaN as it is
+    return next((decimal for decimal in decimals if _rounded(decimal, dtype) == number), number)  # NaN: unchanged
 
 
 def _rounded(number: float, dtype: Any) -> Any:
@@ -51,7 +52,7 @@ def _rounded(number: float, dtype: Any) -> Any:
 
 
 def plainly(function: Callable[P, T]) -> Callable[P, T]:
-    """A function that takes no tensors as data, but numbers, words and modules: it is given :func:`plain` ones."""
+    """Decorate a function so that all its arguments pass through :func:`plain`; it must take no tensors as data."""
 
     @wraps(function)
     def call(*args: P.args, **options: P.kwargs) -> T:
@@ -61,7 +62,10 @@ def plainly(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def as_int(name: str, value: Any, least: int | None = None, most: int | None = None, meaning: str = "") -> int:
-    """The value as an int. Raises ValueError, with name, for bool, a float (2.0 as well), or one outside the bounds."""
+    """Convert a value to an int in [least, most].
+
+    Raises ValueError, with `name`, for a bool, a float (even 2.0) or an int outside the bounds.
+    """
     value = plain(value)
     number = _index(value)
     if number is not None and (least is None or number >= least) and (most is None or number <= most):
@@ -75,14 +79,14 @@ def _index(value: Any) -> int | None:
         return None
     try:
         return operator.index(value)
-    except (TypeError, RuntimeError):  # the latter from a tensor that is not known
+    except (TypeError, RuntimeError):  # RuntimeError: a tensor without data
         return None
 
 
 def as_float(name: str, value: Any, allowed: str = "(-inf, inf)", meaning: str = "") -> float:
-    """The value as a float, an int staying the int it is; `allowed` is an interval, as "(0, 1]".
+    """Convert a value to a float in the interval `allowed`, such as "(0, 1]"; an int is returned as an int.
 
-    Raises ValueError, with name, for bool, what is no int or float, NaN, or a number outside the interval.
+    Raises ValueError, with `name`, for a bool, a value that is no number, NaN, or a number outside the interval.
     """
     value = plain(value)
     if isinstance(value, int | float) and not isinstance(value, bool) and _inside(value, allowed):
@@ -91,7 +95,7 @@ def as_float(name: str, value: Any, allowed: str = "(-inf, inf)", meaning: str =
 
 
 def put(instance: object, **values: object) -> None:
-    """Set fields of a frozen dataclass, for its __post_init__."""
+    """Set fields of a frozen dataclass, in its __post_init__."""
     for name, value in values.items():
         object.__setattr__(instance, name, value)
 

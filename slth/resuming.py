@@ -1,7 +1,7 @@
-"""Sealed files from which work goes on, read only by what wrote them: one format for all that is resumed.
+"""Sealed files (`slth.files`) from which interrupted work resumes; one format for all of them.
 
-Each stores an identity (the settings and whatever else the content depends on) beside its content (`slth.files`). So a
-file that was changed by accident, and one of other settings, are told apart, and the latter says in what it differs.
+Each file stores, besides its content, an identity: the settings and everything else the content depends on. So a
+damaged file can be distinguished from one with other settings, and the error for the latter lists the differences.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Content = tuple[dict[str, torch.Tensor], dict[str, Any]]
 
 
 class Damaged(ValueError):
-    """The bytes are not those that were written; `reason` says why, the message names the file too."""
+    """A file was changed after it was written; `reason` says how, the message also names the file."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -27,7 +27,7 @@ class Damaged(ValueError):
 
 
 class Foreign(ValueError):
-    """A whole file of another identity; `differences` has at least one line."""
+    """An intact file with another identity; `differences` lists at least one difference."""
 
     def __init__(self, path: Path, differences: list[str]) -> None:
         super().__init__(f"{path}: of other settings ({'; '.join(differences)})")
@@ -35,20 +35,20 @@ class Foreign(ValueError):
 
 
 class Identity(Protocol):
-    """What a file's content depends on."""
+    """Everything on which a file's content depends."""
 
     @property
     def digest(self) -> str:
-        """One word for it all: the same for equal identities."""
+        """A hash of the identity, equal for equal identities."""
 
     def to_json(self) -> dict[str, Any]:
-        """The whole, as a file stores it."""
+        """Convert the identity to JSON, for the file."""
 
     def differences(self, other: Any) -> list[str]:
-        """Say in what the identity of a file, as it was stored, differs from this one: empty if they are equal.
+        """List how the stored identity of a file differs from this one; empty if they are equal.
 
-        other: what `to_json` gave, or None of a file that holds a digest alone. May raise any error if `other` is
-        malformed.
+        other: the result of `to_json`, or None for a file that holds only a digest. May raise any error if `other`
+        is malformed.
         """
 
 
@@ -60,13 +60,16 @@ def save(
     tensors: Mapping[str, torch.Tensor],
     manifest: Mapping[str, Any],
 ) -> None:
-    """Write a file of this identity whole, or leave what was there. Raises as `slth.files.save` does."""
+    """Write a file with this identity atomically. Raises as `slth.files.save` does."""
     own = {"identity": identity.digest, "began": identity.to_json()}
     files.save(path, kind, version, tensors, {**manifest, **own})
 
 
 def read(path: Path, kind: str, version: int, identity: Identity) -> Content:
-    """What :func:`save` wrote. Raises Damaged, or Foreign for another identity, and OSError where it cannot be read."""
+    """Read a file that :func:`save` wrote.
+
+    Raises Damaged for a damaged file, Foreign for one with another identity, and OSError if it cannot be read.
+    """
     try:
         tensors, manifest = files.unseal(path.read_bytes(), kind, [version])
     except files.FileError as error:

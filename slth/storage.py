@@ -1,4 +1,4 @@
-"""Parameters that share memory without being one parameter: what is written to one changes the others."""
+"""Find parameters that share memory without being one parameter: writing to one changes the others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 
 def check(module: nn.Module, paths: Collection[str]) -> None:
-    """Raise ValueError where one of the parameters of these names shares memory with another parameter or buffer."""
+    """Raise ValueError if a parameter named in `paths` shares memory with another parameter or buffer."""
     tensors = dict(module.named_parameters()) | dict(module.named_buffers())
     by_storage = defaultdict(list)
     for path, tensor in tensors.items():
@@ -33,7 +33,7 @@ def _has_memory(tensor: torch.Tensor) -> bool:
 
 
 def _overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors of one storage have an entry in common."""
+    """Whether two tensors in the same storage overlap."""
     spans = [_span(tensor) for tensor in (one, other)]
     if spans[0][1] <= spans[1][0] or spans[1][1] <= spans[0][0]:
         return False
@@ -45,7 +45,7 @@ def _overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def _span(tensor: torch.Tensor) -> tuple[int, int]:
-    """First byte within the storage, and the one behind the last."""
+    """The range [first, last + 1) of a tensor's bytes within its storage."""
     last = sum(int(stride) * (int(size) - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
     first = int(tensor.storage_offset())
     return first * tensor.itemsize, (first + last + 1) * tensor.itemsize

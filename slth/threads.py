@@ -1,4 +1,4 @@
-"""Work on several cores with results that do not depend on how many there are."""
+"""Run work on several cores, with results that do not depend on their number."""
 
 from __future__ import annotations
 
@@ -15,27 +15,34 @@ import torch
 
 from slth.processors import processors
 
-_MOST_HELPERS = 1024  # threads are started where they are wanted and none is idle, so this many never are
+_MOST_HELPERS = 1024  # an upper bound only: threads start on demand
 
 
 def cores() -> int:
-    """Processors that this process may use, at most OMP_NUM_THREADS where that says how many."""
+    """Return the number of processors that this process may use, at most OMP_NUM_THREADS if that is set."""
     here = processors()
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     return min(here, int(wanted)) if wanted.isdecimal() and int(wanted) else here
 
 
 def in_parallel(work: Callable[[slice], None], count: int, threads: int | None = None) -> None:
-    """Call work(part) for slices that cover range(count), on Python threads; default as many as :func:`cores`.
+    """Call work(part) on Python threads, for slices `part` that cover range(count).
 
-    For work that releases the interpreter's lock and treats each item on its own. Plain threads instead of numba's own
-    pool, which stalls beside torch's and must not be entered twice; these stay from call to call, and work may itself
-    call in_parallel. Raises ValueError for threads < 1, and what work raises.
+    For work that releases the GIL and treats each item independently. It may itself call in_parallel. The threads
+    persist between calls. numba's own pool is not used, as it stalls beside torch's and is not reentrant.
+
+    Args:
+        work: called with each slice.
+        count: number of items.
+        threads: how many threads, an int >= 1; None for :func:`cores`.
+
+    Raises:
+        ValueError: if threads < 1. Errors that `work` raises are passed on.
     """
     if threads is not None and threads < 1:
         raise ValueError(f"threads={threads}: must be an int >= 1, or None for all cores")
     threads = threads or cores()
-    pieces = min(count, 8 * threads) if threads > 1 else 1  # short pieces, so that no thread waits long for the other
+    pieces = min(count, 8 * threads) if threads > 1 else 1  # short pieces, so that no thread waits long for another
     if pieces <= 1:
         work(slice(0, count))
         return
@@ -44,9 +51,9 @@ def in_parallel(work: Callable[[slice], None], count: int, threads: int | None =
 
 
 def holds(check: Callable[[slice], bool], count: int, piece: int) -> bool:
-    """Whether check(part) is true of all slices of `piece` items that cover range(count), as :func:`in_parallel` calls.
+    """Return whether check(part) is true for all slices of `piece` items that cover range(count).
 
-    No more are checked once one is false.
+    The checks run as :func:`in_parallel` does; once one is false, no further ones are started.
     """
     false: list[int] = []
 
@@ -60,7 +67,10 @@ def holds(check: Callable[[slice], bool], count: int, piece: int) -> bool:
 
 
 def together(*calls: Callable[[], Any]) -> list[Any]:
-    """What the calls return, made at once on threads as :func:`in_parallel` has them. Raises what one raises."""
+    """Run several calls at once on threads, as :func:`in_parallel` does. Returns their results in order.
+
+    An error that a call raises is passed on.
+    """
     results: list[Any] = [None] * len(calls)
 
     def work(which: slice) -> None:
@@ -72,7 +82,7 @@ def together(*calls: Callable[[], Any]) -> list[Any]:
 
 
 def _share(parts: list[slice], work: Callable[[slice], None], threads: int) -> None:
-    """The calling thread and threads - 1 helpers take the parts one by one, so that no call waits for a helper."""
+    """Have the calling thread and threads - 1 helpers take the parts one by one, so that no call waits for a helper."""
     left = deque(parts)
     torch_threads = torch.get_num_threads()
 
@@ -85,13 +95,13 @@ def _share(parts: list[slice], work: Callable[[slice], None], threads: int) -> N
             work(part)
 
     def help_out() -> None:
-        if torch.get_num_threads() != torch_threads:  # a thread keeps the number that it began with
+        if torch.get_num_threads() != torch_threads:  # torch's setting is per thread and stays in a pooled one
             torch.set_num_threads(torch_threads)
         drain()
 
     helpers: list[Future[None]] = []
     try:
-        with suppress(RuntimeError):  # while the interpreter ends there are no helpers: the calling thread does it all
+        with suppress(RuntimeError):  # at interpreter shutdown no helpers start: the calling thread does all the work
             helpers += (_pool.submit(help_out) for _ in range(min(threads, len(parts)) - 1))
         drain()
     finally:
@@ -108,12 +118,12 @@ def _new_pool() -> None:
 
 _pool = ThreadPoolExecutor(_MOST_HELPERS, "slth")
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_pool)  # threads do not follow into a forked process
+    os.register_at_fork(after_in_child=_new_pool)  # a forked process has none of its parent's threads
 
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Keep torch to one thread inside: sums come in one order, and threads of our own do not fight with torch's."""
+    """Limit torch to one thread in the block: sums have a fixed order, and our own threads do not compete with it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""Whether somebody follows torch's operations: what numba or a kernel of ours writes would not be seen there."""
+"""Tell whether torch's operations are being recorded: writes by numba or our kernels would then be missed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.fx._symbolic_trace import is_fx_symbolic_tracing
 
 
 def watched() -> bool:
-    """Whether a compiler, a transform of `torch.func` or a dispatch mode looks on: plain operations must do then."""
+    """Return whether a compiler, a `torch.func` transform or a dispatch mode is active: use torch operations only."""
     return (
         torch.compiler.is_compiling()
         or torch._C._functorch.peek_interpreter_stack() is not None
@@ -17,7 +17,7 @@ def watched() -> bool:
 
 
 def followed(*tensors: torch.Tensor) -> bool:
-    """Whether gradients, tangents or transforms of `torch.func` may be asked of what is made of the tensors."""
+    """Return whether autograd, forward-mode AD or a `torch.func` transform may differentiate results of the tensors."""
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         return True
     if torch.compiler.is_compiling():
@@ -26,10 +26,10 @@ def followed(*tensors: torch.Tensor) -> bool:
 
 
 def exporting() -> bool:
-    """Whether `torch.export` runs. Before torch 2.12 `torch.compiler.is_exporting` is also True in what is compiled."""
+    """Return whether `torch.export` runs. Before torch 2.12 `torch.compiler.is_exporting` is True in compiled code."""
     return torch.compiler._is_exporting_flag
 
 
 def traced() -> bool:
-    """Whether torch.jit.trace or torch.fx.symbolic_trace runs, which keep what they do not follow as a constant."""
+    """Return whether torch.jit.trace or torch.fx.symbolic_trace runs: they record untraced results as constants."""
     return torch._C._get_tracing_state() is not None or is_fx_symbolic_tracing()

@@ -2,12 +2,12 @@
 
     model = slth.wrap(net, keep=0.3, policy="layer", weights="signed_constant", seed=0)
 
-freezes the module's parameters, gives each weight scores (float32, of its shape), and shows the module masked weights
-wherever it reads a weight: its code stays as it is. The scores are the only parameters with a gradient. A mask is made
-once in a forward pass of the wrapped module, whatever reads it how often, and dropped at the end of it.
+freezes the module's parameters, adds scores to each weight (float32, same shape), and masks the weight wherever the
+module reads it; the module's code does not change. The scores are the only parameters with requires_grad. Each mask is
+computed once per forward pass of the wrapped module, however often it is read, and then freed.
 
-Per weight there is one :class:`Masked`, a parametrization in torch's sense; for the whole there is one
-:class:`Wrapped`, which knows the groups within which scores compete, and which `handle(model)` returns.
+Each weight has one :class:`Masked`, a torch parametrization. The module has one :class:`Wrapped`, which holds the
+groups within which scores compete; `handle(model)` returns it.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from slth.numbers import as_int
 from slth.weights import inits, recipes
 
 _HANDLE = "_slth_wrapped"
-_AROUND = {  # what is put around a module, and the name of the module in there
+_AROUND = {  # class of a container around a module -> its attribute that holds the module
     "DistributedDataParallel": "module",
     "DataParallel": "module",
     "FullyShardedDataParallel": "_fsdp_wrapped_module",
     "OptimizedModule": "_orig_mod",
 }
 
-#: How scores start, from the weight's fan-in. "kaiming_uniform": U[-1/sqrt(fan_in), 1/sqrt(fan_in)] (Ramanujan et al.
-#: 2020); "magnitude": |weight|, so that the first mask keeps the largest; "constant": all equal, ties by index.
+#: Initial scores, from the weight and its fan-in. "kaiming_uniform": U[-1/sqrt(fan_in), 1/sqrt(fan_in)] (Ramanujan et
+#: al. 2020); "magnitude": |weight|, so that the first mask keeps the largest; "constant": all equal, ties by index.
 SCORES: dict[str, Callable[[torch.Tensor, float, int, str], torch.Tensor]] = {
     "kaiming_uniform": lambda weight, fan_in, seed, name: inits.uniform(
         weight.shape, fan_in**-0.5, seed=seed, name=name, device=weight.device
@@ -63,37 +63,40 @@ def wrap(
     scale: str | None = None,
     targets: str | Sequence[str] | None = None,
 ) -> nn.Module:
-    """Mask the weights of a module, in place; :func:`unwrap` takes the masks off. Returns the module.
+    """Mask the weights of a module, in place; :func:`unwrap` removes the masks. Returns the module.
 
     Args:
         module: any module. All its parameters lose requires_grad (until they are unwrapped); scores are added.
-        keep: the share of weights kept, in (0, 1]; or by shell pattern of parameter names, where the first match counts
-            and every weight must match.
-        policy: "layer": each weight keeps its own share (each of query, key and value where they are fused);
-            "global": all weights compete; or groups by name, {"qk": ["*query*", "*key*"]}: what a pattern matches
-            competes within its group, the rest by layer.
-        parameters: shell patterns of the parameters to mask; None: all weights (see `slth.masking.parameters`), no
-            biases and no normalisation. A pattern that matches weights takes these alone ("blocks.*.attn.*" takes no
-            bias); one that matches none takes what it names ("*.bias").
-        weights: None leaves the weights as they are. A name of `slth.weights.inits.INITS`, or names by pattern, draws
-            them anew from `slth.weights.inits` by seed and parameter name, fan-scaled inits for the kept share of the
-            fan; a ticket can store only these weights, and those of slth's models, as a seed.
-        scores: how scores start, a key of SCORES.
+        keep: the share of weights kept, in (0, 1]; or shares by shell pattern of parameter names, where the first
+            match counts and every weight must match.
+        policy: "layer": each weight keeps its own share (query, key and value separately if they are fused);
+            "global": all weights compete; or groups by name, {"qk": ["*query*", "*key*"]}: weights that match a
+            pattern compete within its group, the others per layer.
+        parameters: shell patterns of the parameters to mask; None: all weights (see `slth.masking.parameters`), but
+            no biases and no normalisation. A pattern that matches weights selects only these ("blocks.*.attn.*"
+            selects no bias); one that matches none selects the parameters it names ("*.bias").
+        weights: None leaves the weights as they are. A key of `slth.weights.inits.INITS`, or keys by pattern, redraws
+            them by seed and parameter name, with fan-scaled inits for the kept share of the fan. A ticket can store
+            only these weights, and those of slth's models, as a seed.
+        scores: the initial scores, a key of SCORES.
         seed: of scores and weights, an int.
-        kind: what a mask makes of a weight, of `slth.masking.kinds`: "prune" (or kept as it is), "signed" (kept with
-            either sign), "nested" (kept several times), "blocks", "n_of_m"; as an object or a text with options, as
-            "nested(levels=3)"; or by pattern, where what no pattern matches is plainly pruned.
-        scale: None, or what has a learned factor (float32, 1 at first) beside its scores: "matrix", "head" (a head of
-            attention; matrices that belong to none have one each) or "row" (an output unit).
+        kind: the kind of mask, of `slth.masking.kinds`: "prune" (weights are kept or pruned), "signed" (kept with
+            either sign), "nested" (kept several times), "blocks", "n_of_m"; an object, or text with options, as
+            "nested(levels=3)"; or kinds by pattern, with "prune" for weights that match none.
+        scale: None, or the unit that has a learned factor (float32, initially 1) besides its scores: "matrix", "head"
+            (an attention head; matrices without heads have one factor each) or "row" (an output unit).
         targets: the former name of `parameters`.
 
-    The row of an embedding's padding_idx is 0 where weights are drawn, and pruned first where it is 0; it counts among
-    the weights of which a share is kept. Embeddings have dense gradients while they are wrapped.
+    The row of an embedding's padding_idx is set to 0 if weights are redrawn, and a row of zeros is pruned first; it
+    counts among the weights of which a share is kept. Embeddings have dense gradients while they are wrapped.
 
-    Everything is checked before anything is changed. Raises ValueError for values outside the above, a module with
-    nothing to mask, one that is wrapped already or has a wrapped part, NaN scores, a weight that cannot be masked: not
-    a plain dense floating-point tensor, one that shares memory with another parameter, an embedding with max_norm.
-    Source: straight-through scores by magnitude, Ramanujan et al. 2020 (arXiv 1911.13299).
+    Everything is checked before anything is changed. Source: straight-through scores by magnitude, Ramanujan et al.
+    2020 (arXiv 1911.13299).
+
+    Raises:
+        ValueError: for values outside the above, a module with nothing to mask, one that is already wrapped or has a
+            wrapped part, NaN scores, and weights that cannot be masked: no plain dense floating-point tensor, memory
+            shared with another parameter, or an embedding with max_norm.
     """
     check_module(module)
     check_plain(module)
@@ -116,7 +119,7 @@ def _wrapped(
     module: nn.Module, params: list[MaskedParameter], plan: choices.Plan, scale: str | None, scores: str, seed: int
 ) -> nn.Module:
     for param in params:
-        if param.path not in plan.recipes and param.tensor.amax().isnan():  # the largest is NaN where any is
+        if param.path not in plan.recipes and param.tensor.amax().isnan():  # amax is NaN if any entry is
             raise ValueError(f"{param.path} holds NaN: weights must be numbers, or be drawn anew by weights=...")
     storage.check(module, [param.path for param in params])
 
@@ -140,7 +143,7 @@ def _find(module: nn.Module, patterns: str | Sequence[str] | None) -> list[Maske
 
 
 def _scores(param: MaskedParameter, kind: Kind, scores: str, seed: int) -> torch.Tensor:
-    """Scores to start with, 0 for a row of padding that has its own: no gradient would ever reach it."""
+    """Initial scores; 0 in a padding row of zeros if it has scores of its own, as no gradient ever reaches these."""
     weight = param.tensor.detach()
     behind = kind.pooled(weight, param.axes)
     start = SCORES[scores](behind, param.fan(param.parts[0], 1.0).fan_in, seed, f"scores/{param.path}")
@@ -151,22 +154,23 @@ def _scores(param: MaskedParameter, kind: Kind, scores: str, seed: int) -> torch
 
 
 def unwrap(module: nn.Module) -> nn.Module:
-    """Take the masks off, in place: pruned weights are 0, kept ones what they were, all as plain parameters again.
+    """Remove the masks, in place, so that the masked weights are plain parameters. Returns the module.
 
-    Ties, requires_grad and hooks are restored. What was put on a weight after wrap (spectral_norm, say) stays on it;
-    masks go from every layer that is still in the module, whatever else was changed in it; a module outside that shares
-    a weight keeps it unpruned, as it saw it. So do masks that came in with a copied layer, and a layer that was
-    copied or taken out of its wrapped module can be given alone. Returns the module.
+    Pruned weights are 0, kept ones have the value that they had under the mask. Ties, requires_grad and hooks are
+    restored. Parametrizations added after wrap (spectral_norm, say) remain. Masks are removed from every layer that is
+    still in the module, whatever else was changed in it, and also from layers copied into it. A layer that was copied
+    or taken out of its wrapped module can be unwrapped by itself. A module outside that shares a weight keeps it
+    unpruned, as it saw it before.
 
-    Raises ValueError, with nothing changed, where there is no mask, where the module is a part of a wrapped one or has
-    wrapped parts, and for scores that hold NaN, which make no mask: it says how these become numbers.
+    Raises ValueError, with nothing changed, if there is no mask, if the module is part of a wrapped one or has wrapped
+    parts, and if scores hold NaN; the message then says how to replace them.
     """
     module = root(module)
     masks = _masks(module)
     if _HANDLE not in module.__dict__:
         has_parts = any(_HANDLE in inner.__dict__ for inner in module.modules())
         if has_parts or not masks or _of_a_whole(masks):
-            handle(module)  # which says what must be given instead
+            handle(module)  # raises an error that says which module to pass instead
     handles = [inner.__dict__[_HANDLE] for inner in module.modules() if _HANDLE in inner.__dict__]
     handles = list(dict.fromkeys([*handles, *(masked.wrapped for masked in masks)]))
     with ExitStack() as stack, torch.inference_mode(False), torch.no_grad():
@@ -189,7 +193,7 @@ def unwrap(module: nn.Module) -> nn.Module:
 
 
 def check_plain(module: nn.Module) -> None:
-    """Raise ValueError where masks are on any weight of the module, in words that say which module to unwrap."""
+    """Raise ValueError if any weight of the module is masked; the message says which module to unwrap."""
     if _HANDLE in root(module).__dict__:
         raise ValueError(f"{type(module).__name__} is wrapped already: unwrap it first")
     if nearby := wrapped_nearby(module, "must be unwrapped first"):
@@ -197,9 +201,9 @@ def check_plain(module: nn.Module) -> None:
 
 
 def handle(module: nn.Module) -> Wrapped:
-    """The masks of a wrapped module, also where DDP or torch.compile stand around it.
+    """Return the masks of a wrapped module, which may be inside DDP or torch.compile.
 
-    Raises ValueError where the module is not wrapped, and says which part of it or module around it is.
+    Raises ValueError if the module is not wrapped; the message names a part or parent of it that is.
     """
     wrapped = root(module).__dict__.get(_HANDLE)
     if wrapped is None:
@@ -213,8 +217,8 @@ def handle(module: nn.Module) -> Wrapped:
 def wrapped_nearby(module: nn.Module, must: str) -> str:
     """Describe the wrapped part or parent of an unwrapped module, or return ''.
 
-    The end of a sentence that begins with the module; `must`: what must be done with the other one. A module with masks
-    of neither must be unwrapped.
+    Returns the end of a sentence whose subject is the module. `must` says what to do with the part or parent. If the
+    module has masks but neither is there, it must itself be unwrapped.
     """
     parts = [path for path, each in module.named_modules() if _HANDLE in each.__dict__]
     if len(parts) > 1:
@@ -233,7 +237,7 @@ def _masks(module: nn.Module) -> list[Masked]:
 
 
 def _of_a_whole(masks: Sequence[Masked]) -> Masked | None:
-    """The first mask that is in the module with its handle, None where all were copied or taken out. Takes a while."""
+    """The first mask that its wrapped module still holds, None if all were copied or taken out. Scans all objects."""
     if not masks:
         return None
     gc.collect()
@@ -247,7 +251,7 @@ def _name(module: nn.Module) -> str:
 
 
 def root(module: nn.Module) -> nn.Module:
-    """The module itself, without what data parallelism and torch.compile put around it."""
+    """Return the module inside the containers that data parallelism and torch.compile put around it."""
     check_module(module)
     while _HANDLE not in module.__dict__:
         inner = module._modules.get(_AROUND.get(type(module).__name__, ""))
@@ -258,22 +262,22 @@ def root(module: nn.Module) -> nn.Module:
 
 
 def random_weight(module: nn.Module, path: str) -> nn.Parameter:
-    """The weight under a mask, by its parameter name at wrap: unpruned, as it was drawn.
+    """Return the unpruned weight under a mask, by its parameter name at wrap.
 
-    Raises ValueError where it is no longer in the module.
+    Raises ValueError if it is no longer in the module.
     """
     return place(root(module), handle(module), path).original
 
 
 def check_in_place(module: nn.Module) -> None:
-    """Raise ValueError, with its name and a way out, where a wrapped weight was replaced, moved or parametrized."""
+    """Raise ValueError, with its name and a remedy, if a wrapped weight was replaced, moved or parametrized."""
     check(root(module), handle(module))
 
 
 def check_there_still(module: nn.Module) -> None:
-    """Raise ValueError where a wrapped weight, or a place that was tied to one, was replaced or removed.
+    """Raise ValueError if a wrapped weight, or one of the places tied to it, was replaced or removed.
 
-    One that was moved is there still, and a module that is not wrapped has none.
+    A weight that was moved is accepted, and so is a module that is not wrapped.
     """
     wrapped = root(module).__dict__.get(_HANDLE)
     if wrapped is not None:
@@ -281,12 +285,12 @@ def check_there_still(module: nn.Module) -> None:
 
 
 def trained_densely(module: nn.Module) -> list[str]:
-    """Names of the parameters that training changes beside the scores: a layer that was added after wrap, say."""
+    """Return the names of trainable parameters other than the scores: of a layer added after wrap, say."""
     return unmasked(root(module))
 
 
 def effective(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The masked weights that evaluation sees, by parameter name, under the masks of the scores as they are."""
+    """Return the masked weights of eval mode, by parameter name, for the present scores."""
     value, weights = evaluation(module), handle(module).weights
     values = {path: value(path) for path in weights}
     settle(weights.values())
@@ -294,9 +298,9 @@ def effective(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def evaluation(module: nn.Module) -> Callable[[str], torch.Tensor]:
-    """A function from a parameter name to the masked weight that evaluation sees, for any thread.
+    """Return a function from a parameter name to its masked weight in eval mode; any thread may call it.
 
-    Each call makes the weight anew. Masks are cut once: scores must stay as they are meanwhile.
+    Each call computes the weight again, but the thresholds of the masks only once: scores must not change meanwhile.
     """
     weights, cuts = handle(module).weights, passes.Cuts()
 
@@ -322,7 +326,7 @@ def _attach(module: nn.Module, params: Sequence[MaskedParameter], wrapped: Wrapp
             writing.guard(owner)
             if isinstance(owner, nn.RNNBase):
                 _read_afresh(owner)
-        masked.wrapped = wrapped  # once it is in place
+        masked.wrapped = wrapped  # only after registration
     module.__dict__[_HANDLE] = wrapped
     huggingface.guard(module)
     wrapped.watch(module)
@@ -330,7 +334,7 @@ def _attach(module: nn.Module, params: Sequence[MaskedParameter], wrapped: Wrapp
 
 
 def _read_afresh(rnn: nn.RNNBase) -> None:
-    """Let a recurrent layer look its weights up at each use, where it would keep those of the last forward pass."""
+    """Make a recurrent layer look up its weights at each use instead of caching those of the last forward pass."""
     rnn.__dict__.pop("_flat_weights", None)
     rnn.__dict__["_flat_weight_refs"] = [None] * len(rnn._flat_weights_names)
     pickling.read_afresh(rnn)

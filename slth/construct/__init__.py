@@ -1,15 +1,16 @@
-"""Strong lottery tickets by construction: masks found by solving subset sums, with a certificate of the error left.
+"""Strong lottery tickets by construction: masks from subset sums, with a certificate of the remaining error.
 
 Each function takes a target and a random source, changes neither, and returns a :class:`Construction`:
 
     construction = slth.construct.attention(target, source)
     construction.prune(source)
 
-`linear` hides a matrix in two factors given as arrays, `product` in a Product, `encode` in a random map of its own by
-a structured :class:`Code`, a few bits a weight; `attention` and `variant` an attention,
-`feed_forward` a ReLU network, `transformer` and `language_model` a whole model of `slth.models.transformer`. `module`
-makes random products of its own for the linear maps of any nn.Module, a trained checkpoint say, and `merge` writes what
-its ticket holds into another instance.
+- `linear` hides a matrix in two factors given as arrays, `product` in a Product. `encode` hides it in a random map that
+  it generates itself, with a structured :class:`Code` of a few bits per weight.
+- `attention` and `variant` hide an attention, `feed_forward` a ReLU network, `transformer` and `language_model` a whole
+  model of `slth.models.transformer`.
+- `module` generates random products for the linear maps of any nn.Module, such as a trained checkpoint. `merge` writes
+  the weights of its ticket into another instance.
 """
 
 from slth.construct.certificates import Certificate, certificate

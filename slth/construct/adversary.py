@@ -1,4 +1,4 @@
-"""The other side of a certificate: inputs found by gradient ascent on which a pruned attention errs most."""
+"""Lower bounds to set against a certificate: inputs, found by gradient ascent, with a large output error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from slth.weights import inits
 
 
 def output_error(target: Merged, source: Merged, x: torch.Tensor) -> torch.Tensor:
-    """max_i |Attn_S(x_i) - Attn_T(x_i)|_2 of merged attentions: x (..., T, d_in) -> (...,)."""
+    """Compute max_i |Attn_S(x_i) - Attn_T(x_i)|_2 of merged attentions: x (..., T, d_in) -> (...,)."""
     difference = merged_attention(x, *source) - merged_attention(x, *target)
     error: torch.Tensor = torch.linalg.vector_norm(difference, dim=-1).amax(-1)
     return error
@@ -31,12 +31,23 @@ def worst_input(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Search for inputs of norm alpha on which source and target differ most.
 
-    target, source: (qk (..., heads, d_in, d_in), vo (..., heads, d_in, d_out)) in float64, leading axes broadcast: each
-    is attacked on its own. Projected gradient ascent with a shrinking step from `restarts` random inputs, or from
-    `start` (restarts, length, d_in) where given. Returns (error (...,), inputs (..., length, d_in)): the largest error
-    seen at all and where. A longer input can only repeat these tokens, so the error is within reach at every length
-    that is a multiple of this one. Raises ValueError for an alpha that is not finite and positive, and for counts too
-    small.
+    The search is projected gradient ascent with a shrinking step. A longer input can repeat the tokens found here, so
+    the error is attained at every multiple of `length`.
+
+    Args:
+        target: merged matrices (qk (..., heads, d_in, d_in), vo (..., heads, d_in, d_out)), float64.
+        source: the same of the source. Leading axes broadcast, and each pair is attacked independently.
+        alpha: norm of every input token.
+        length: tokens per input.
+        restarts: random inputs that the ascent starts from.
+        steps: steps of the ascent.
+        start: inputs (restarts, length, d_in) to start from instead of random ones.
+        seed: seed of the random inputs.
+
+    Returns:
+        (error (...,), inputs (..., length, d_in)): the largest error over all steps and restarts, and its inputs.
+
+    Raises ValueError for an alpha that is not finite and positive, and for counts too small.
     """
     alpha = check_alpha(alpha)
     length, restarts, steps = as_int("length", length, 1), as_int("restarts", restarts, 1), as_int("steps", steps, 0)
@@ -65,7 +76,7 @@ def worst_input(
 
 
 def _unit(slope: torch.Tensor) -> torch.Tensor:
-    """Each token's slope at length 1, so that tokens with little weight move as well."""
+    """Normalise each token's gradient, so that tokens with little attention weight move as well."""
     length: torch.Tensor = torch.linalg.vector_norm(slope, dim=-1, keepdim=True)
     return slope / length.clamp_min(torch.finfo(slope.dtype).tiny)
 

@@ -1,12 +1,14 @@
-"""Nearest signed sums of orthonormal bases: two halves where the second half needs no list.
+"""Nearest signed sums where the last vectors are an orthonormal basis, whose signs need no search.
 
-Of N vectors in R^d let the last d be orthonormal. Whatever the others leave of a target, y in coordinates of that base,
-the best signs of the base are those of y, and the error is the sum of (|y_j| - 1)^2. So all 2^N sums are searched in
-2^(N - d) d steps: 2^16 for 32 vectors in R^16, where `slth.construct.nearest` has 2^32.
+Let the last d of N vectors in R^d be orthonormal, and let y be the residual of a target after the other vectors, in
+coordinates of that basis. The best signs of the basis vectors are the signs of y, and the error is the sum of
+(|y_j| - 1)^2. So all 2^N sums are searched in 2^(N - d) d steps: for 32 vectors in R^16 that is 2^16 sums, where
+`slth.construct.nearest` has 2^32.
 
-The other vectors are cut in two again: the head's sums are taken in turn, and the middle's, of at most 8 vectors, side
-by side. Of a head's sums only the `keep` likeliest are taken: those where the density of what follows is highest at
-what they leave, if its squared length is taken to be gamma distributed, with the mean and the variance that it has.
+The other vectors are split into a head and a middle of at most 8 vectors. A loop runs over the head's sums, and all
+sums of the middle are evaluated together. Only the `keep` most likely sums of the head are tried: those whose residual
+has the highest density under the sums of middle and basis. This density assumes that the squared length of those sums
+is gamma distributed, with its true mean and variance.
 """
 
 from __future__ import annotations
@@ -18,17 +20,23 @@ from numba import njit
 from slth.construct.nearest import BoolArray, all_sums, check, keep_nearer, smallest
 from slth.threads import in_parallel
 
-MIDDLE = 8  # vectors whose sums are taken side by side
-HEAD = 16  # vectors in front of them, at most: 2^16 sums are made of each
+MIDDLE = 8  # vectors whose sums are evaluated together
+HEAD = 16  # most vectors before them: the head has up to 2^16 sums
 
 
 def solve(vectors: npt.ArrayLike, targets: npt.ArrayLike, *, keep: int = 256, threads: int | None = None) -> BoolArray:
-    """The signs (P, N), True = plus, whose sum of vectors (P, N, d) is near targets (P, d), each in float32.
+    """Find signs (P, N), True = plus, whose signed sum of vectors (P, N, d) is near targets (P, d), all in float32.
 
-    The last d vectors of each problem must be orthonormal, which is not checked. keep: sums of the head that are looked
-    at; N <= d + 16, or keep >= 2^(N - d - 8), is exact up to float32's rounding. `threads` defaults to the cores this
-    process may use; the result does not depend on it. Raises ValueError for other shapes, N outside [d, d + 24],
-    keep < 1 and values that are not finite.
+    The last d vectors of each problem must be orthonormal, which is not checked.
+
+    Args:
+        vectors: (P, N, d), with d <= N <= d + 24.
+        targets: (P, d).
+        keep: sums of the head to try, at least 1. With N <= d + 16 or keep >= 2^(N - d - 8) the result is the nearest
+            sum up to float32 rounding.
+        threads: None: the cores that this process may use. The result does not depend on it.
+
+    Raises ValueError for other shapes, N or keep out of range, and values that are not finite.
     """
     vectors, targets = check(vectors, targets, keep)
     _, n, d = vectors.shape
@@ -45,7 +53,7 @@ def solve(vectors: npt.ArrayLike, targets: npt.ArrayLike, *, keep: int = 256, th
     return signs
 
 
-# Everything below runs in numba, without Python's lock; no fused multiply-add, no reordering.
+# Everything below runs in numba without the GIL, with no fused multiply-add and no reordering.
 
 
 @njit(cache=True, nogil=True)
@@ -68,7 +76,7 @@ def _solve_rows(vectors, targets, keep, signs):  # type: ignore[no-untyped-def] 
 
 @njit(cache=True, nogil=True)
 def _turned(vectors, base):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Vectors (n, d) in coordinates of a base."""
+    """Express vectors (n, d) in coordinates of a basis."""
     out = np.zeros(vectors.shape, np.float32)
     for i in range(len(vectors)):
         for k in range(len(base)):
@@ -79,10 +87,10 @@ def _turned(vectors, base):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 @njit(cache=True, nogil=True)
 def _following(middle, d):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """(mean, shape) of the gamma distribution for the squared length of what middle and base add up to.
+    """Return (mean, shape) of the gamma distribution for the squared length of the sums of middle and basis.
 
-    In the base's coordinates its vectors are the axes. The mean is the sum of the squared lengths, the variance four
-    times the squared products of all pairs.
+    In coordinates of the basis, its vectors are the axes. The mean is the sum of the squared lengths; the variance is
+    four times the sum of the squared inner products of all pairs.
     """
     mean, variance = np.float64(d), 0.0
     for k in range(len(middle)):
@@ -100,7 +108,7 @@ def _following(middle, d):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 @njit(cache=True, nogil=True)
 def _head(vectors, target, following, keep):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Sums (d, count) of the head, all of them or the `keep` likeliest, and their codes."""
+    """Return the sums (d, count) of the head, all or the `keep` most likely, and their codes."""
     sums, codes = all_sums(vectors)
     if sums.shape[1] <= keep:
         return sums, codes
@@ -123,7 +131,7 @@ def _head(vectors, target, following, keep):  # type: ignore[no-untyped-def]  # 
 
 @njit(cache=True, nogil=True)
 def _best(head, middle, target):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Which of head and middle leave the least after the base; ties go to the lowest of head, then of middle."""
+    """Find the sums of head and middle with the least error; ties go to the lowest index of head, then of middle."""
     count = middle.shape[1]
     error, least, arg = np.empty(count, np.float32), np.full(count, np.inf, np.float32), np.zeros(count, np.int32)
     one = np.float32(1.0)

@@ -1,7 +1,7 @@
-"""Bounds on the output error of a pruned attention, computed from the errors that its merged matrices have.
+"""Bounds on the output error of a pruned attention, computed from the errors of its merged matrices.
 
 Setting: target and source with H heads and merged matrices QK_h (d_in x d_in, scale included) and VO_h (d_in x d_out);
-inputs x_1 .. x_T of norm <= alpha, any T, any attention mask with a True in each row. Wanted: a bound on
+inputs x_1 .. x_T of norm <= alpha, any T, any attention mask with a True in each row. The aim is a bound on
 max_i |Attn_S(x_i) - Attn_T(x_i)|.
 
 Derivation. Fix a query x_i and write, for head h, D_h = QK_S,h - QK_T,h; E_h = VO_S,h - VO_T,h; p_T, p_S the two
@@ -9,20 +9,21 @@ rows of attention weights; z_T = sum_k p_T,k x_k and z_S alike; y_h = z_S - z_T.
 
     Attn_S(x_i) - Attn_T(x_i) = sum_h  VO_h^T y_h + E_h^T z_h,    |z_h| <= alpha,                                  (1)
 
-with VO_h = VO_S,h and z_h = z_T, or VO_h = VO_T,h and z_h = z_S. Each head may take either: what is asked of z_h holds
-for both, and of y_h nothing changes. The logits of the two softmaxes differ by e_k = <u_h, x_k>, u_h = D_h^T x_i, so
+with VO_h = VO_S,h and z_h = z_T, or VO_h = VO_T,h and z_h = z_S. Each head may take either: |z_h| <= alpha holds for
+both, and y_h is the same. The logits of the two softmaxes differ by e_k = <u_h, x_k> with u_h = D_h^T x_i, so
 |u_h| <= alpha |D_h|_2 and |e_k| <= m_h = alpha^2 |D_h|_2.
 
 * Total variation. Two softmaxes whose logits differ by at most m differ by at most tanh(m/2) in total variation: for a
   set A of keys with weight a under p_T, the weight under p_S is at most a e^m / (a e^m + (1-a) e^-m); the difference is
   largest at a = 1 / (1 + e^m), where it is tanh(m/2). Two averages of points of norm <= alpha whose weights differ by
   tau in total variation lie within 2 alpha tau. Hence |y_h| <= 2 alpha tanh(m_h/2).
-* Covariance. Along the logits z + s e, 0 <= s <= 1, the average moves by d/ds sum_k p_k x_k = Cov_s u_h, Cov_s the
-  covariance of the points under the weights at s. Its trace is at most alpha^2, so |y_h| <= alpha^2 |u_h|, and since
+* Covariance. Along the logits z + s e, 0 <= s <= 1, the average has derivative d/ds sum_k p_k x_k = Cov_s u_h, where
+  Cov_s is the covariance of the points under the weights at s. Its trace is at most alpha^2, so |y_h| <= alpha^2 |u_h|,
+  and since
   all heads share x_i:  (sum_h |y_h|^2)^(1/2) <= alpha^3 |[D_1 .. D_H]|_2. Moreover VO_h^T Cov u_h is a mixture, of
   total weight alpha^2, of VO_h^T c <c, u_h> over unit vectors c, so that
   |VO_h^T y_h| <= alpha^3 max_c |VO_h^T c| |D_h c| <= alpha^3 min_t lambda_max(t VO_h VO_h^T + D_h^T D_h / t) / 2.
-  It beats total variation where the directions that VO_h amplifies are not those in which D_h errs.
+  This bound is below that of total variation where VO_h amplifies other directions than those in which D_h is large.
 
 With [VO] the heads' matrices stacked on top of each other, the first sum of (1) is at most the least of
 
@@ -30,14 +31,16 @@ With [VO] the heads' matrices stacked on top of each other, the first sum of (1)
     |[VO]|_2 (sum_h (2 alpha tanh(m_h/2))^2)^(1/2)                       (heads stacked)
     |[VO]|_2 alpha^3 |[D_1 .. D_H]|_2                                    (covariance, stacked)
 
-where the stacked ones take the least |[VO]|_2 of: all heads from S, all from T, each from where |VO_h|_2 is the lesser.
-The second sum is at most min(sum_h alpha |E_h|_2, alpha sqrt(H) |[E]|_2). A last term, `slth.construct.rounding`,
-covers what float64 adds where both are evaluated in it: relative to the factors where these are given, to the merged
-matrices where they are all there is. float32 adds its own, which grows with the logits: on the README's example 3e-7 of
-the outputs at alpha 4, 1e-6 at 8, 3e-6 at 16, 1e-5 at 64, and at most 2^29 times `Certificate.rounding`.
+where the stacked ones take the least |[VO]|_2 of three choices: all heads from S, all from T, or each head from the
+side with the smaller |VO_h|_2. The second sum is at most min(sum_h alpha |E_h|_2, alpha sqrt(H) |[E]|_2).
 
-Lemma 8 with its exponential, as Theorem 9 uses it, is kept beside it for comparison: it is infinite or far above the
-error wherever logits differ by more than about 1.
+A last term, `slth.construct.rounding`, bounds the rounding errors when both are evaluated in float64. It is relative to
+the factors if they are known, else to the merged matrices. float32 rounds more, by an amount that grows with the
+logits: on the README's example 3e-7 of the outputs at alpha 4, 1e-6 at 8, 3e-6 at 16, 1e-5 at 64, and at most 2^29
+times `Certificate.rounding`.
+
+Lemma 8 with its exponential, as Theorem 9 uses it, is computed for comparison: it is infinite or far above the error
+wherever logits differ by more than about 1.
 """
 
 from __future__ import annotations
@@ -60,9 +63,13 @@ __all__ = ["Certificate", "Evaluated", "Merged", "certificate", "logit_certifica
 class Certificate:
     """Bounds on max_i |Attn_S(x_i) - Attn_T(x_i)|_2 over inputs of norm <= alpha, each (...,) float64, never NaN.
 
-    bound: the least that is proved here, of softmax, values and rounding, its three parts, the sum; infinite where
-    something on the way to the outputs may overflow. rounding: what float64 may add; 2^29 times that is what float32
-    may. lemma8: the paper's own form (Lemma 8 inside Theorem 9).
+    Attributes:
+        bound: the sum of softmax, values and rounding; infinite where an intermediate result may overflow.
+        lemma8: the bound in the paper's form (Lemma 8 inside Theorem 9).
+        softmax: the part that is due to different logits.
+        values: the part that is due to different W_VO.
+        rounding: bound on the rounding errors of float64; those of float32 are at most 2^29 times as large.
+        alpha: bound on the norm of the input tokens.
     """
 
     bound: torch.Tensor
@@ -80,15 +87,20 @@ def certificate(
     *,
     length: int = 64,
 ) -> Certificate:
-    """Certify a source against a target.
+    """Bound the output error of a pruned source against its target. Computed in float64 on the CPU.
 
-    target, source: an attention that merges (a source already pruned), or merged matrices (qk (..., heads, d_in, d_in),
-    vo (..., heads, d_in, d_out)), leading axes broadcast. Rounding is covered for the module by whatever route it is
-    evaluated in float64, for merged matrices as in `slth.attention.merged_attention`. alpha > 0 bounds the norm of
-    every input token; length >= 1 their number, as far as rounding goes. In float64 on the CPU.
+    Rounding is covered for a module in whatever order it is evaluated in float64, and for merged matrices as evaluated
+    by `slth.attention.merged_attention`.
 
-    Raises ValueError for alpha that is not finite and positive, for other shapes or numbers of heads, modules that are
-    not causal alike, and values that are not finite; TypeError for anything else than these.
+    Args:
+        target: an attention that merges, or merged matrices (qk (..., heads, d_in, d_in), vo (..., heads, d_in,
+            d_out)).
+        source: the same, already pruned. Leading axes broadcast.
+        alpha: bound > 0 on the norm of every input token.
+        length: bound >= 1 on the number of tokens; only the rounding term depends on it.
+
+    Raises ValueError for an alpha that is not finite and positive, for different shapes or numbers of heads, where only
+    one module is causal, and for values that are not finite. Raises TypeError for other kinds of target or source.
     """
     alpha, length = check_alpha(alpha), as_int("length", length, 1)
     check_alike(target, source, ("causal",))
@@ -102,14 +114,14 @@ def certificate(
             )
     d_qk, d_vo = qk_s - qk_t, vo_s - vo_t  # D_h, E_h
     m = alpha * (alpha * spectral_norm(d_qk))
-    # [D_1 .. D_H] side by side has the norm of the transposes stacked
+    # [D_1 .. D_H] in one row has the norm of the stacked transposes
     together = alpha * (alpha * spectral_norm(stacked(d_qk.mT)))
     pair = [_Values.of(vo.expand(d_vo.shape), alpha) for vo in (vo_s, vo_t)]
     aligned = [_product(m, values.norms) * _aligned(d_qk, values.vo) for values in pair]
     softmax = _softmax_term(m, pair, aligned, together, alpha)
     values = _value_term(d_vo, alpha)
     rounding = _rounding(pair, (sizes_s, sizes_t), alpha, length)
-    entries = alpha * (alpha * qk_t.shape[-1] * d_qk.abs().amax((-2, -1)))  # by which the paper bounds the logits
+    entries = alpha * (alpha * qk_t.shape[-1] * d_qk.abs().amax((-2, -1)))  # the paper's bound on the logits
     lemma8 = _lemma8(entries, vo_t, d_vo, alpha)
     return Certificate(softmax + values + rounding, lemma8, softmax, values, rounding, alpha)
 
@@ -123,12 +135,17 @@ def logit_certificate(
     sizes: tuple[Sizes, Sizes],
     length: int,
 ) -> Certificate:
-    """Certify a source whose logits are no bilinear form of the inputs, from how far they may move.
+    """Certify a source whose logits are no bilinear form of the inputs, from bounds on the differences of logits.
 
-    moved (heads,): bounds m_h on the differences of the two logits of head h, for inputs of norm <= alpha; of the
-    bounds above only the two by total variation stand, heads added up and heads stacked. target, source
-    (heads, d_in, d_out): W_VO. sizes: of target and source, what rounding over `length` tokens is relative to. All
-    float64.
+    Only the two bounds by total variation apply here: heads added up and heads stacked. All tensors are float64.
+
+    Args:
+        moved: (heads,), bounds m_h on the differences of the logits of head h, for inputs of norm <= alpha.
+        target: W_VO (heads, d_in, d_out) of the target.
+        source: W_VO (heads, d_in, d_out) of the source.
+        alpha: bound on the norm of every input token.
+        sizes: the norms that rounding is relative to, of target and source.
+        length: number of tokens.
     """
     pair = [_Values.of(vo, alpha) for vo in (source, target)]
     softmax = _softmax_term(moved, pair, [], torch.full((), torch.inf, dtype=moved.dtype), alpha)
@@ -139,7 +156,7 @@ def logit_certificate(
 
 
 def stacked(matrix: torch.Tensor) -> torch.Tensor:
-    """(..., heads, rows, columns) -> (..., heads * rows, columns)."""
+    """Stack the matrices of all heads: (..., heads, rows, columns) -> (..., heads * rows, columns)."""
     return matrix.flatten(-3, -2)
 
 
@@ -153,7 +170,7 @@ def _evaluated(name: str, given: Attention | Merged) -> tuple[Merged, Sizes]:
 
 @torch.no_grad()
 def evaluate(name: str, module: Attention) -> Evaluated:
-    """The merged matrices of a module, by its argument's name, and the sizes of what they were added up from."""
+    """Merge a module in float64 and compute the sizes for its rounding; `name` is the argument's name in errors."""
     check_attention(name, module)
     module = double(module)
     check_finite(name, module)
@@ -165,7 +182,7 @@ def evaluate(name: str, module: Attention) -> Evaluated:
 
 @dataclass(frozen=True)
 class _Values:
-    """VO (..., heads, d_in, d_out) of one side: alpha |VO_h|_2 (..., heads) and alpha |[VO]|_2 (...,)."""
+    """VO (..., heads, d_in, d_out) of target or source, alpha |VO_h|_2 (..., heads) and alpha |[VO]|_2 (...,)."""
 
     vo: torch.Tensor
     norms: torch.Tensor
@@ -182,9 +199,9 @@ _GRID = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)  # t, after both matrices are scale
 def _softmax_term(
     m: torch.Tensor, pair: list[_Values], aligned: list[torch.Tensor], together: torch.Tensor, alpha: float
 ) -> torch.Tensor:
-    """The first sum of (1), from bounds m (..., heads) on logits and those that covariance gives, if any.
+    """Bound the first sum of (1), from bounds m (..., heads) on the logits and, if available, the covariance.
 
-    aligned: (..., heads) for either side, alpha^3 lambda_max(..) / 2; together (...,): alpha^2 |[D_1 .. D_H]|_2.
+    aligned: alpha^3 lambda_max(..) / 2 (..., heads) of target and source; together: alpha^2 |[D_1 .. D_H]|_2 (...,).
     """
     moved = average_moved(m)
     added = [_product(moved, values.norms) for values in pair] + aligned
@@ -197,14 +214,14 @@ def _softmax_term(
 
 
 def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A b, where 0 times infinity is 0: for bounds of which one is exactly 0."""
+    """Multiply two bounds, with 0 times infinity = 0."""
     return torch.where((a == 0) | (b == 0), 0.0, a * b)
 
 
 def _aligned(d_qk: torch.Tensor, vo: torch.Tensor) -> torch.Tensor:
-    """At least max_c |VO^T c| |D c| over unit c, VO and D scaled to norm 1.
+    """Bound max_c |VO^T c| |D c| over unit c from above, with VO and D scaled to norm 1.
 
-    It is the least lambda_max(t VO VO^T + D^T D / t) / 2 of a grid of t.
+    The bound is the least lambda_max(t VO VO^T + D^T D / t) / 2 over a grid of t.
     """
     vo, d = _unit(vo), _unit(d_qk)
     a, b = vo @ vo.mT, d.mT @ d  # norm 1, or 0
@@ -213,7 +230,7 @@ def _aligned(d_qk: torch.Tensor, vo: torch.Tensor) -> torch.Tensor:
 
 
 def _unit(matrix: torch.Tensor) -> torch.Tensor:
-    """The matrices (..., rows, columns) at norm 1, those of zeros as they are, whatever their size."""
+    """Scale matrices (..., rows, columns) to norm 1, without overflow; zero matrices stay zero."""
     for size in (lambda m: m.abs().amax((-2, -1)), spectral_norm):
         norm = size(matrix)[..., None, None]
         matrix = matrix / torch.where(norm > 0, norm, 1.0)
@@ -226,13 +243,13 @@ def _value_term(d_vo: torch.Tensor, alpha: float) -> torch.Tensor:
 
 
 def _rounding(pair: list[_Values], sizes: tuple[Sizes, Sizes], alpha: float, length: int) -> torch.Tensor:
-    """What float64 adds to either side, together."""
+    """Bound the rounding errors of target and source together."""
     source, target = (size.rounding(values.norms, alpha, length) for size, values in zip(sizes, pair, strict=True))
     return source + target
 
 
 def _lemma8(m: torch.Tensor, vo_t: torch.Tensor, d_vo: torch.Tensor, alpha: float) -> torch.Tensor:
-    """Sum of sqrt(d1) alpha (exp(2m) - 1) |VO_T,h| + d1 sqrt(d2) alpha |E_h|_max, where logits differ by <= m."""
+    """Sum sqrt(d1) alpha (exp(2m) - 1) |VO_T,h| + d1 sqrt(d2) alpha |E_h|_max over heads; logits differ by <= m."""
     d_in, d_out = d_vo.shape[-2:]
     softmax = math.sqrt(d_in) * alpha * _product(torch.expm1(2.0 * m), spectral_norm(vo_t))
     values = d_in * math.sqrt(d_out) * alpha * d_vo.abs().amax((-2, -1))

@@ -1,8 +1,8 @@
-"""What the functions of `slth.construct` take: one rule for each kind of argument, and one sentence where it is broken.
+"""Checks of the arguments of `slth.construct`: one rule, and one error message, for each kind of argument.
 
-A target or source is an instance of a class that the function names, with weights of its own: neither wrapped nor
-parametrized, real, finite, and on a device that holds values. Whatever its dtype and device, constructions compute
-with a float64 copy on the CPU.
+A target or source must be an instance of a class that the function names. Its weights must be its own: neither wrapped
+nor parametrized, real, finite, and not on the device meta. Constructions compute with a float64 copy on the CPU,
+whatever the dtype and device.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ ATTENTION = "an attention of slth.attention"
 
 
 def check_alpha(alpha: Any) -> float:
-    """Alpha as a float. Raises ValueError unless it is a finite number > 0.
+    """Return alpha as a float. Raises ValueError unless it is a finite number > 0.
 
-    A norm in a narrower float is a bound as it stands as well: the larger of that and of the decimal it prints as.
+    A float narrower than float64 becomes the larger of its exact value and of the decimal that it prints as, so that
+    both are bounded.
     """
     value = as_float("alpha", alpha, "(0, inf)", "the largest norm of an input token")
     value = max(value, alpha.item() if hasattr(alpha, "item") else alpha)
@@ -39,12 +40,12 @@ def check_alpha(alpha: Any) -> float:
 
 
 def check_threads(threads: Any) -> int | None:
-    """Threads as an int, or None for all cores. Raises ValueError for anything else, or below 1."""
+    """Return threads as an int >= 1, or None for all cores. Raises ValueError for anything else."""
     return None if threads is None else as_int("threads", threads, 1)
 
 
 def array(name: str, value: Any, *, axes: int = 2) -> FloatArray:
-    """An array, or a tensor of any device, as float64 numpy. Raises ValueError for fewer axes and what is not real."""
+    """Convert an array, or a tensor on any device, to float64 numpy. Raises ValueError for fewer axes or not real."""
     if isinstance(value, torch.Tensor):
         _check_real(name, value)
         value = value.detach().to("cpu", torch.float64).numpy()
@@ -72,7 +73,7 @@ def _check_real(name: str, tensor: torch.Tensor) -> None:
 def check_kind(name: str, module: object, kinds: type | tuple[type, ...], allowed: str) -> None:
     """Raise TypeError unless module is an instance of kinds, and ValueError unless its weights are its own.
 
-    allowed: kinds in words.
+    allowed: kinds in words, for the error message.
     """
     if isinstance(module, type):
         raise TypeError(f"{name}={module!r}: must be an instance, not the class: {allowed}")
@@ -93,7 +94,7 @@ def check_kind(name: str, module: object, kinds: type | tuple[type, ...], allowe
 
 
 def check_attention(name: str, module: object) -> None:
-    """As :func:`check_kind`, for any attention."""
+    """Raise as :func:`check_kind` does unless module is an attention of slth.attention with weights of its own."""
     check_kind(name, module, Attention, ATTENTION)
 
 
@@ -113,7 +114,7 @@ def check_scales(name: str, module: nn.Module) -> None:
 
 
 def check_apart(target: nn.Module, source: nn.Module) -> None:
-    """Raise ValueError where the two share a parameter, so that pruning source would change target."""
+    """Raise ValueError if target and source share a parameter, since pruning source would change target."""
     mine = {id(parameter): name for name, parameter in target.named_parameters()}
     for name, parameter in source.named_parameters():
         if id(parameter) in mine:
@@ -124,22 +125,22 @@ def check_apart(target: nn.Module, source: nn.Module) -> None:
 
 
 def check_alike(target: object, source: object, names: Sequence[str]) -> None:
-    """Raise ValueError where two modules differ in an option of these; one that a module lacks is False."""
+    """Raise ValueError if two modules differ in one of these options; an option that a module lacks counts as False."""
     if isinstance(target, nn.Module) and isinstance(source, nn.Module):
         for name in names:
             check_equal(name, getattr(target, name, False), getattr(source, name, False))
 
 
 def check_equal(name: str, target: object, source: object) -> None:
-    """Raise ValueError unless both are equal."""
+    """Raise ValueError unless target and source are equal."""
     if target != source:
         raise ValueError(f"{name}: target has {target}, source {source}; they must be equal")
 
 
 def check_merged(name: str, merged: Any) -> Merged:
-    """Merged matrices as float64 on the CPU. Raises ValueError for shapes that do not belong together and NaN or inf.
+    """Convert merged matrices, with any leading axes, to float64 on the CPU.
 
-    Leading axes may be any.
+    Raises ValueError for shapes that do not fit together, NaN and infinities, and TypeError for other than two tensors.
     """
     if len(merged) != 2 or not all(isinstance(matrix, torch.Tensor) for matrix in merged):
         raise TypeError(f"{name} of type {type(merged).__name__}: must be an attention or two tensors, W_QK and W_VO")

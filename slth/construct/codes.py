@@ -1,16 +1,16 @@
 """Structured codes: one mask for a block of d weights, found by pruning whole units of a random two-layer map.
 
-Each hidden unit listens to one input and feeds one block of d outputs, by a random vector in R^d: what a mask keeps
-adds up to the block's weights, one bit a unit. With units in pairs of opposite vectors, of which one is kept, the sum
-is one of N vectors, each with its own sign: centred at 0, for one bit a pair. The vectors are normal, or orthonormal
-d at a time: then the nearest of all 2^N sums is found in 2^(N - d) d steps (`slth.construct.bases`), else by two halves
-(`slth.construct.nearest`).
+Each hidden unit has one input and one block of d outputs, with a random vector in R^d as its output weights. The
+vectors of the kept units add up to the block's weights; a mask has one bit per unit. With units in pairs of opposite
+vectors, of which exactly one is kept, the sum is a signed sum of N vectors, centred at 0, and the mask has one bit per
+pair. The vectors are normal, or orthonormal in groups of d. For orthonormal ones the nearest of all 2^N sums is found
+in 2^(N - d) d steps (`slth.construct.bases`), otherwise by meet in the middle (`slth.construct.nearest`).
 
     construction = slth.construct.encode(matrix, slth.construct.Code(bits=2))
     construction.merged                       # (rows, columns), float64
-    construction.masks, construction.bits     # one bit a unit; bits a weight, recorded scales among them
+    construction.masks, construction.bits     # one bit per unit; bits per weight, with the recorded scales
 
-How near such a code comes to the information limit is what `slth.theory.random_code` says: 1.07 dB for d = 16.
+`slth.theory.random_code` tells how near such a code comes to the information limit: 1.07 dB for d = 16.
 """
 
 from __future__ import annotations
@@ -33,27 +33,28 @@ from slth.numbers import as_float, as_int, put
 from slth.weights.recipes import Draw, Recipe, fill
 
 SCALE_BITS = 16  # of a recorded scale: bfloat16
-SAMPLE = 256  # blocks that a scale is tried on
-SAMPLE_SEARCH = 4096  # sums of a part that are looked at then, at most
-GRID = (0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.3, 1.45)  # scales tried, over that of a random code
-OFF_CENTRE = 1.6  # the same for sums of 0/1, whose middle is random
+SAMPLE = 256  # blocks that each scale is tried on
+SAMPLE_SEARCH = 4096  # most sums of a part that are tried then
+GRID = (0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.3, 1.45)  # scales to try, relative to that of a random code
+OFF_CENTRE = 1.6  # further factor for 0/1 sums, whose centre is random
 
 
 @dataclass(frozen=True)
 class Code:
-    """How a matrix is coded.
+    """Options of a structured code.
 
     Args:
-        bits: of the mask, a weight; bits * block must be an int.
-        block: weights of a row that share a mask, d; None: 16 up to 2 bits, else 8.
-        pairs: units come in pairs of opposite vectors, of which one is kept (one bit a pair); else each is kept or not.
-        orthogonal: vectors are orthonormal, d at a time; else they are normal.
-        scale: what has a recorded scale of its own, 16 bits each: "matrix", "row", or so many weights of a row, a
-            multiple of block.
-        search: sums of a part that is too long to take all of them, see `slth.construct.bases`; None: 4,096 up to 3
+        bits: bits of the mask per weight; bits * block must be an int.
+        block: d, the weights of a row that share a mask. None: 16 up to 2 bits, else 8.
+        pairs: True: units come in pairs of opposite vectors, of which one is kept (one bit per pair). False: each unit
+            is kept or not.
+        orthogonal: True: vectors are orthonormal in groups of d. False: they are normal.
+        scale: what has its own recorded scale of 16 bits: the "matrix", each "row", or each group of this many weights
+            of a row, a multiple of block.
+        search: sums to try of a part with too many sums to try all, see `slth.construct.bases`. None: 4,096 up to 3
             bits, else 16,384.
 
-    Raises ValueError for anything else, and for more vectors than a search takes.
+    Raises ValueError for other values, and for more vectors than a search supports.
     """
 
     bits: float = 2.0
@@ -77,7 +78,7 @@ class Code:
 
     @property
     def vectors(self) -> int:
-        """The bits of a block's mask, N."""
+        """N, the bits of a block's mask."""
         assert self.block is not None
         return round(self.bits * self.block)
 
@@ -88,11 +89,11 @@ class Code:
 
 
 class BlockProduct(Recorded):
-    """A random two-layer map (..., rows) -> (..., columns) whose units go from one input to one block of outputs.
+    """A random two-layer map (..., rows) -> (..., columns) whose units each connect one input to one block of outputs.
 
-    first (rows, blocks, units) is what a unit takes of its input, 1 or -1; second (rows, blocks, units, d) is what it
-    gives to each output of its block; scale, bfloat16, (rows or 1, groups), multiplies equal groups of columns. With
-    `code.pairs` units 2k and 2k + 1 have equal first and opposite second weights. Columns are filled up to blocks.
+    first (rows, blocks, units) holds each unit's input weight, 1 or -1; second (rows, blocks, units, d) holds its
+    output weights. scale (rows or 1, groups), bfloat16, multiplies groups of columns of equal size. With `code.pairs`
+    units 2k and 2k + 1 have equal first and opposite second weights. Columns are padded to whole blocks.
     """
 
     first: nn.Parameter
@@ -126,28 +127,29 @@ class BlockProduct(Recorded):
         return spread(self.scale, self.code, self.columns)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """X (..., rows) -> (..., columns)."""
+        """Map x (..., rows) -> (..., columns)."""
         return x @ self.matrix().to(x)
 
 
 def spread(scale: torch.Tensor, code: Code, columns: int) -> torch.Tensor:
-    """The scale of each entry, float64, (rows or 1, columns), of those that a :class:`BlockProduct` records."""
+    """Expand the recorded scales of a :class:`BlockProduct` to one per entry, float64, (rows or 1, columns)."""
     group = columns if isinstance(code.scale, str) else code.scale
     return scale.double().repeat_interleave(group, dim=1)[:, :columns]
 
 
 def block_sums(first: torch.Tensor, second: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """The matrix (rows, columns), float64, of a :class:`BlockProduct` with these weights and scales of entries."""
+    """Compute the matrix (rows, columns), float64, of a :class:`BlockProduct` from its weights and entries' scales."""
     blocks = torch.from_numpy(_sums(first.detach().numpy(), second.detach().numpy()))
     return blocks.flatten(1)[:, : scales.shape[1]] * scales
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class CodeConstruction(Construction):
-    """Masks of the units of a :class:`BlockProduct` under which it is near a matrix, and the error "product".
+    """Masks of the units of a :class:`BlockProduct` that approximate a matrix, and the error "product".
 
-    merged: the pruned source's matrix, float64. bits: a weight, of masks and recorded scales. above_limit: decibels of
-    the mean squared error above the least that so many bits can have, for Gaussian weights of the target's mean square.
+    merged: the matrix of the pruned source, float64. bits: bits of masks and recorded scales per weight. above_limit:
+    decibels of the mean squared error above the least that is possible at this rate for Gaussian weights of the
+    target's mean square.
     """
 
     merged: torch.Tensor
@@ -158,14 +160,14 @@ class CodeConstruction(Construction):
 
     @property
     def error(self) -> float:
-        """The mean squared error over the target's mean square; 0 for a target of zeros."""
+        """The mean squared error relative to the target's mean square; 0 for a target of zeros."""
         error = self.errors["product"]
         power = float((self.merged - error).square().mean())
         return float(error.square().mean()) / power if power else 0.0
 
     @property
     def above_limit(self) -> float:
-        """Decibels above the information limit at the bits that it takes; -inf without an error."""
+        """Decibels of the error above the information limit at the same bits; -inf without an error."""
         return theory.above_limit(self.error, self.bits) if self.error else -math.inf
 
     def _more(self) -> str:
@@ -175,9 +177,9 @@ class CodeConstruction(Construction):
 def encode(
     target: torch.Tensor | FloatArray, code: Code, *, seed: int = 0, name: str = "", threads: int | None = None
 ) -> CodeConstruction:
-    """Hide a matrix (rows, columns) in a random :class:`BlockProduct` of its own, scales and all.
+    """Hide a matrix (rows, columns) in a new random :class:`BlockProduct`, whose scales are fitted as well.
 
-    seed and name say which. In float64 but for the search, which is in float32. Raises ValueError as
+    seed and name determine its random weights. Computed in float64, the search in float32. Raises ValueError as
     :func:`block_product` does.
     """
     matrix = array("target", target)
@@ -193,9 +195,9 @@ def encode(
 def block_product(
     target: torch.Tensor | FloatArray, source: BlockProduct, *, threads: int | None = None
 ) -> CodeConstruction:
-    """Find masks of source's units, one bit each or one a pair, under which it is near target (rows, columns).
+    """Find masks of source's units, one bit each or one per pair, with which it approximates target (rows, columns).
 
-    source is taken with its recorded scales. Raises TypeError for another source, ValueError for shapes that do not
+    The source keeps its recorded scales. Raises TypeError for another kind of source; ValueError for shapes that do not
     fit, values that are not finite, and a scale of 0.
     """
     matrix, threads = array("target", target), check_threads(threads)
@@ -219,9 +221,10 @@ def block_product(
 
 @torch.no_grad()
 def record_block_scales(target: torch.Tensor | FloatArray, source: BlockProduct) -> None:
-    """Set source.scale in place: each group's own root mean square times the best of a grid, tried on some blocks.
+    """Fit source.scale to target, in place.
 
-    Raises an error, before any change, as :func:`block_product` does.
+    Each group's scale is its root mean square times a factor, the one of a grid with the least error on a sample of
+    blocks. Raises as :func:`block_product` does, before any change.
     """
     matrix = array("target", target)
     _Problem.of(matrix, source)
@@ -238,7 +241,7 @@ def record_block_scales(target: torch.Tensor | FloatArray, source: BlockProduct)
 
 
 def _sampled_error(matrix: FloatArray, source: BlockProduct, scale: torch.Tensor) -> float:
-    """The squared error of some blocks with source's scales set to these."""
+    """Set source's scales and return the squared error of a sample of blocks."""
     source.scale.copy_(scale)
     problem = _Problem.of(matrix, source)
     search = min(problem.search, SAMPLE_SEARCH)
@@ -251,7 +254,7 @@ def _sampled_error(matrix: FloatArray, source: BlockProduct, scale: torch.Tensor
 
 @dataclass(frozen=True)
 class _Problem:
-    """Blocks (P, d) over their scales (P, 1), and the vectors (P, N, d) that add up to them."""
+    """Targets (P, d), which are blocks divided by their scales (P, 1), and the vectors (P, N, d) of their sums."""
 
     code: Code
     vectors: np.ndarray[Any, np.dtype[np.float32]]
@@ -260,7 +263,7 @@ class _Problem:
 
     @staticmethod
     def of(matrix: FloatArray, source: BlockProduct) -> _Problem:
-        """Raises an error as :func:`block_product` does."""
+        """State the problem of a matrix and a source. Raises as :func:`block_product` does."""
         check_kind("source", source, BlockProduct, CodeConstruction.allowed)
         if matrix.shape != (source.rows, source.columns):
             raise ValueError(f"target of shape {matrix.shape}: must be {(source.rows, source.columns)}, the source's")
@@ -280,13 +283,13 @@ class _Problem:
 
     @property
     def search(self) -> int:
-        """Sums of a part that are looked at."""
+        """The number of sums of a part to try."""
         return int(self.code.search or 1)
 
     def signs(self, which: Any, search: int, threads: int | None = None) -> BoolArray:
-        """The signs (P, N) of some blocks, True = kept: the first of its pair, or the unit."""
+        """Solve for the signs (P, N) of some blocks; True keeps the unit, or the first of its pair."""
         code, vectors, targets = self.code, self.vectors[which], self.targets[which]
-        if not code.pairs:  # a sum of m c, m in {0, 1}, is half of that of c and of that of +-c
+        if not code.pairs:  # sum of m c with m in {0, 1} = half of (sum of c + sum of +-c)
             targets = 2.0 * targets - vectors.sum(axis=1, dtype=np.float64)
         d = vectors.shape[2]
         if code.orthogonal and code.vectors >= d:
@@ -294,12 +297,12 @@ class _Problem:
         return nearest.solve(vectors, targets, keep=min(search, 512), threads=threads)
 
     def sums(self, which: Any, signs: BoolArray) -> FloatArray:
-        """What these signs of some blocks add up to, (P, d)."""
+        """Compute the sums (P, d) for these signs of some blocks."""
         factors = np.where(signs, 1.0, -1.0) if self.code.pairs else signs.astype(np.float64)
         return _sums(factors, self.vectors[which])
 
     def unreachable(self) -> int:
-        """Entries beyond what their candidates span."""
+        """Count the entries outside the range of their candidates' sums."""
         if self.code.pairs:
             high = np.abs(self.vectors).sum(axis=1)
             low = -high
@@ -309,6 +312,6 @@ class _Problem:
 
 
 def _sums(first: Any, second: Any) -> FloatArray:
-    """Vectors (..., units, d) times factors (..., units), added up in float64."""
+    """Sum vectors (..., units, d) times factors (..., units) over units in float64."""
     out: FloatArray = np.einsum("...k,...kj->...j", first, second, dtype=np.float64, casting="same_kind")
     return out

@@ -1,7 +1,7 @@
-"""What every function of `slth.construct` returns: masks of a source, and what they achieve.
+"""The result of every function of `slth.construct`: masks of a source, and the errors that they leave.
 
-The masks fit one source only, so a construction stores a hash of each kept weight and of each tensor without a mask.
-The hash is of float32: a float64 copy has the same one, and so has a source that was pruned already.
+The masks fit one source only, so a construction stores a hash of each tensor of the source, of the kept weights where
+there is a mask. Hashes are computed in float32, so a float64 copy or an already pruned source has the same ones.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Construction:
-    """Masks under which a random source computes what its target computes, and how well.
+    """Masks with which a random source approximates its target, and the errors that they achieve.
 
     Attributes:
-        source: the module that is to be pruned, as it was given.
+        source: the module to prune, unchanged.
         masks: parameter name of the source -> bool tensor of the parameter's shape, True = kept.
-        errors: name of a matrix that was to be met -> pruned source minus target (..., rows, columns), float64.
-        unreachable: entries whose target no subset of their candidates could meet, of `entries` in total.
-        candidates: the fewest products that an entry's subset sum chose from.
-        digests: what tells the source from others, see :func:`digests_of`.
+        errors: name of an approximated matrix -> pruned source minus target (..., rows, columns), float64.
+        unreachable: entries outside the range of their candidates' sums.
+        entries: the number of subset sums in total.
+        candidates: candidates per entry; the fewest, if entries differ.
+        digests: hashes that identify the source, see :func:`digests_of`.
     """
 
     source: nn.Module
@@ -44,15 +45,15 @@ class Construction:
     candidates: int
     digests: dict[str, str] = field(init=False)
 
-    kinds: ClassVar[tuple[type[nn.Module], ...]]  # what a source is an instance of
-    allowed: ClassVar[str]  # the same in words
+    kinds: ClassVar[tuple[type[nn.Module], ...]]  # the classes that a source may have
+    allowed: ClassVar[str]  # the same in words, for error messages
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "digests", digests_of(self.source, self.masks))
 
     @property
     def weights(self) -> int:
-        """How many weights the masks cover: the bits of the ticket."""
+        """The number of masked weights, which is the ticket's number of bits."""
         return sum(mask.numel() for mask in self.masks.values())
 
     @property
@@ -69,19 +70,19 @@ class Construction:
         return max(float(error.abs().max()) for error in self.errors.values())
 
     def prune(self, source: nn.Module) -> None:
-        """Set the weights of source that are not kept to exactly 0, in place; the others keep every bit.
+        """Set the pruned weights of source to exactly 0, in place; kept weights are unchanged, bit for bit.
 
-        Raises, before any change, ValueError for another source than the construction's (other shapes, weights or
-        recorded scales) or one that is wrapped, TypeError for another kind of module.
+        Raises before any change: ValueError for another source than the construction's (other shapes, weights or
+        recorded scales) and for a wrapped one, TypeError for another kind of module.
         """
         self._check_own(source)
         prune(source, self.masks)
 
     def ticket(self) -> Ticket:
-        """The ticket of the pruned source: its seeds, masks and recorded scales, and how it is built.
+        """Make the ticket of the pruned source: its seeds, masks, recorded scales and constructor arguments.
 
-        What no seed makes of the source lies over the source as a base. Raises ValueError where the source is no longer
-        what it was, but for having been pruned.
+        If not all of the source's tensors come from a seed, the ticket is stored relative to the source as its base.
+        Raises ValueError if the source has changed otherwise than by pruning.
         """
         self._check_own(self.source)
         return Ticket.of_masks(self.source, self.masks, built=built_of(self.source))
@@ -107,14 +108,14 @@ class Construction:
         return f"<{type(self).__name__}: {len(self.masks)} weights, {kept}, {reach}{self._more()}>"
 
     def _more(self) -> str:
-        """What else a short description says."""
+        """Return further text for the repr."""
         return ""
 
 
 def digests_of(source: nn.Module, masks: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """SHA-256 by name of a source's parameters, of what masks keep of them, and of its buffers, in float32.
+    """Hash a source's buffers and parameters, of masked ones the kept weights, in float32: name -> SHA-256.
 
-    A tensor that has several names is hashed once.
+    A tensor with several names is hashed once.
     """
     tensors = itertools.chain(source.named_parameters(), source.named_buffers())
     return {name: _digest(_kept(tensor.detach(), masks.get(name))) for name, tensor in tensors}
@@ -131,14 +132,14 @@ def _digest(tensor: torch.Tensor) -> str:
 
 @torch.no_grad()
 def prune(module: nn.Module, masks: Mapping[str, torch.Tensor]) -> None:
-    """Set the weights that masks, by parameter name, do not keep to exactly 0, in place."""
+    """Set the weights that are False in masks, by parameter name, to exactly 0, in place."""
     for name, mask in masks.items():
         weight = module.get_parameter(name)
         weight.masked_fill_(~mask.to(weight.device), 0.0)
 
 
 def pruned(source: Module, masks: Mapping[str, torch.Tensor]) -> Module:
-    """A copy of source in which the weights that masks do not keep are exactly 0 and all others keep every bit."""
+    """Copy source with the weights that are False in masks at exactly 0 and all others unchanged, bit for bit."""
     twin = copy.deepcopy(source)
     prune(twin, masks)
     return twin

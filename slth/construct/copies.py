@@ -1,4 +1,4 @@
-"""Copies of modules with other tensors, in a fraction of a deep copy's time: of what is no tensor the two share all."""
+"""Copies of modules with new tensors, faster than a deep copy: everything but tensors is shared with the original."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def double(module: Module) -> Module:
-    """A float64 copy on the CPU, tied where the module is."""
+    """Copy a module to float64 on the CPU; tied parameters stay tied."""
     return copied(module, _double)
 
 
 def copied(module: Module, change: Callable[[torch.Tensor], torch.Tensor]) -> Module:
-    """A copy, tied where the module is, with what change makes of each parameter and buffer in its place.
+    """Copy a module with change(tensor) in place of each parameter and buffer; tied parameters stay tied.
 
-    change returns a plain tensor, which shares no memory with its argument.
+    change must return a plain tensor that shares no memory with its argument.
     """
     twin: Module = _copied(module, change, {})
     return twin
@@ -32,7 +32,7 @@ def _double(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _copied(original: Any, change: Callable[[torch.Tensor], torch.Tensor], copies: dict[int, Any]) -> Any:
-    """The copy of a module, parameter or buffer, made once."""
+    """Copy a module, parameter or buffer, each only once."""
     if original is None or id(original) in copies:
         return original if original is None else copies[id(original)]
     twin: Any

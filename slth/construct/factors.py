@@ -1,6 +1,6 @@
-"""Lemma 7 of arXiv 2511.04217 on arrays: masks of two random factors whose product nears a matrix.
+"""Lemma 7 of arXiv 2511.04217 on arrays: masks of two random factors whose product approximates a matrix.
 
-`slth.construct.linear` and `slth.construct.product` make a construction of it.
+`slth.construct.linear` and `slth.construct.product` return these masks as a construction.
 """
 
 from __future__ import annotations
@@ -27,9 +27,13 @@ SIDES: tuple[Side, ...] = ("input", "output")
 class FactorMasks:
     """Masks for which (first * mask_first) @ (second * mask_second) approximates the target.
 
-    mask_first (..., d_in, hidden) and mask_second (..., hidden, d_out), bool; unreachable (..., d_in, d_out), bool: the
-    target entry lies outside the range that sums of its candidates span, so that no solver could meet it; side: which
-    factor's mask is structural; candidates: the fewest that any entry chose from.
+    Attributes:
+        mask_first: bool (..., d_in, hidden).
+        mask_second: bool (..., hidden, d_out).
+        unreachable: bool (..., d_in, d_out); the target entry lies outside the range of its candidates' sums, so no
+            solver could reach it.
+        side: the factor whose mask is structural, "input": first, "output": second.
+        candidates: the fewest candidates of any entry.
     """
 
     mask_first: BoolArray
@@ -40,14 +44,14 @@ class FactorMasks:
 
 
 def blocks(hidden: int, parts: int) -> list[slice]:
-    """Split range(hidden) into consecutive blocks of hidden // parts, the remainder spread over the first ones."""
+    """Split range(hidden) into consecutive blocks of hidden // parts; the first blocks take one more of the rest."""
     size, longer = divmod(hidden, parts)
     starts = [i * size + min(i, longer) for i in range(parts + 1)]
     return [slice(a, b) for a, b in itertools.pairwise(starts)]
 
 
 def structure(parts: int, hidden: int) -> BoolArray:
-    """The structural mask (parts, hidden) of :func:`solve`: each hidden unit listens to one part, as in `blocks`."""
+    """Make the structural mask (parts, hidden) of :func:`solve`: each hidden unit is in one part, as in `blocks`."""
     mask = np.zeros((parts, hidden), np.bool_)
     for part, units in zip(mask, blocks(hidden, parts), strict=True):
         part[units] = True
@@ -55,27 +59,29 @@ def structure(parts: int, hidden: int) -> BoolArray:
 
 
 def tensors(masks: dict[str, BoolArray]) -> dict[str, torch.Tensor]:
-    """The masks as tensors of their own."""
+    """Copy masks into tensors."""
     return {name: torch.from_numpy(np.ascontiguousarray(mask)) for name, mask in masks.items()}
 
 
 def better_side(d_in: int, d_out: int) -> Side:
-    """The side that leaves more candidates per entry, hidden / d_in or hidden / d_out; input, the paper's, on a tie."""
+    """Return the side with more candidates per entry, hidden / d_in or hidden / d_out; on ties the paper's, "input"."""
     return "output" if d_out < d_in else "input"
 
 
 def solve(
     target: FloatArray, first: FloatArray, second: FloatArray, *, side: Side = "input", threads: int | None = None
 ) -> FactorMasks:
-    """Prune first (..., d_in, hidden) and second (..., hidden, d_out): their product nears target (..., d_in, d_out).
+    """Find masks of first (..., d_in, hidden) and second (..., hidden, d_out) whose product is near the target.
 
-    side="input", the paper's: hidden unit k listens to one input coordinate only (block-structured mask on first), and
-    each entry (i, j) is one subset sum over the products first[i, k] * second[k, j] in block i, whose solution is the
-    mask of second[k, j]. side="output" ties the units to outputs instead and solves for the mask of first.
-    Leading axes are independent problems. All in float64.
+    target: (..., d_in, d_out).
 
-    Raises ValueError for shapes that do not fit, hidden < d_in (side input) or < d_out (side output), another side, or
-    values that are not finite.
+    With side="input" (the paper's), hidden unit k has one input coordinate only, by a block-structured mask of first.
+    Each entry (i, j) is then one subset sum over the products first[i, k] * second[k, j] of block i, whose solution is
+    the mask of second[k, j]. With side="output", each unit has one output instead, and the sums give the mask of first.
+    Leading axes are independent problems. Computed in float64.
+
+    Raises ValueError for shapes that do not fit, hidden < d_in (side "input") or < d_out (side "output"), another side,
+    and values that are not finite.
     """
     if side not in SIDES:
         raise ValueError(f"side={side!r}: must be one of {', '.join(SIDES)}")
@@ -130,7 +136,7 @@ def check_factors(target: FloatArray, first: FloatArray, second: FloatArray) -> 
 
 
 def _groups(first: FloatArray, second: FloatArray) -> Iterator[tuple[IntArray, IntArray, FloatArray]]:
-    """The subset sums of side=input, a group for each of the at most two block sizes.
+    """Yield the subset sums of side="input" in groups of equal block size, of which there are at most two.
 
     Yields (input coordinates (rows,), their hidden units (rows, size), candidates (..., rows, d_out, size)).
     """
@@ -144,7 +150,7 @@ def _groups(first: FloatArray, second: FloatArray) -> Iterator[tuple[IntArray, I
 
 
 def reach(first: FloatArray, second: FloatArray, *, side: Side = "input") -> tuple[FloatArray, FloatArray]:
-    """The least and the largest value (..., d_in, d_out) that :func:`solve` can give to each entry."""
+    """Return the least and the largest value (..., d_in, d_out) that :func:`solve` can reach at each entry."""
     if side == "output":
         low, high = reach(np.swapaxes(second, -1, -2), np.swapaxes(first, -1, -2))
         return np.swapaxes(low, -1, -2), np.swapaxes(high, -1, -2)
@@ -156,7 +162,7 @@ def reach(first: FloatArray, second: FloatArray, *, side: Side = "input") -> tup
 
 
 def span(candidates: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The least and the largest subset sum of candidates (..., n), each (...,), added up in index order."""
+    """Return the least and the largest subset sum of candidates (..., n), each (...,), added up in index order."""
     low, high = np.zeros(candidates.shape[:-1]), np.zeros(candidates.shape[:-1])
     for k in range(candidates.shape[-1]):
         low += np.minimum(candidates[..., k], 0.0)
@@ -165,7 +171,7 @@ def span(candidates: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def out_of_reach(candidates: FloatArray, wanted: FloatArray) -> BoolArray:
-    """Whether wanted (...,) lies outside the span of candidates (..., n)."""
+    """Tell where wanted (...,) lies outside the range of the subset sums of candidates (..., n)."""
     low, high = span(candidates)
     out: BoolArray = (wanted < low) | (wanted > high)
     return out

@@ -1,4 +1,4 @@
-"""How far a pruned attention is from its target on given inputs, at any length, in bounded memory."""
+"""Measure the output error of a pruned attention on given inputs of any length, in bounded memory."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import torch
 
 from slth.construct.certificates import Merged
 
-_BLOCK = 1 << 18  # attention weights held at a time: 2 MiB of float64, which a core's cache can keep
+_BLOCK = 1 << 18  # attention weights in memory at a time: 2 MiB of float64, which fit a core's cache
 
 
 @torch.no_grad()
 def outputs(x: torch.Tensor, merged: Merged) -> torch.Tensor:
-    """Unmasked attention by merged matrices, queries in blocks: x (N, T, d_in) -> (N, T, d_out).
+    """Compute unmasked attention from merged matrices, in blocks of queries: x (N, T, d_in) -> (N, T, d_out).
 
-    merged: (qk (heads, d_in, d_in), vo (heads, d_in, d_out)). Same function as `slth.attention.merged_attention`; made
-    for long inputs of few coordinates in float64, where it is several times faster than the fused kernel of torch.
+    merged: (qk (heads, d_in, d_in), vo (heads, d_in, d_out)). It computes the same function as
+    `slth.attention.merged_attention`, and is several times faster than torch's fused kernel for long inputs of few
+    coordinates in float64.
     """
     qk, vo = merged
     count, length, _ = x.shape
@@ -34,6 +35,6 @@ def outputs(x: torch.Tensor, merged: Merged) -> torch.Tensor:
 
 @torch.no_grad()
 def output_errors(wanted: torch.Tensor, merged: Merged, x: torch.Tensor) -> torch.Tensor:
-    """max over positions of |Attn(x_i) - wanted_i|_2 for each sample: wanted (N, T, d_out), x (N, T, d_in) -> (N,)."""
+    """Compute max_i |Attn(x_i) - wanted_i|_2 for each sample: wanted (N, T, d_out), x (N, T, d_in) -> (N,)."""
     errors: torch.Tensor = torch.linalg.vector_norm(outputs(x, merged) - wanted, dim=-1).amax(-1)
     return errors

@@ -1,4 +1,4 @@
-"""Theorems 11 and 14 of arXiv 2511.04217: a whole transformer, and a language model, hidden in a random one."""
+"""Theorems 11 and 14 of arXiv 2511.04217: hide a transformer or a language model in a random one."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _TABLES = ("embedding", "positions", "head")
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class TransformerConstruction(Construction):
-    """Masks for every random weight of a source transformer, by the constructions of its parts.
+    """Masks of every random weight of a source transformer, made of the constructions of its parts.
 
-    parts: name of an attention, feed-forward network or product in the source -> its construction, first to last.
+    parts: name of an attention, feed-forward network or product of the source -> its construction, in order.
     """
 
     parts: dict[str, Construction]
@@ -38,7 +38,7 @@ class TransformerConstruction(Construction):
 
     @classmethod
     def of(cls, source: nn.Module, parts: Mapping[str, Construction]) -> TransformerConstruction:
-        """Put the constructions of a source's parts together."""
+        """Combine the constructions of a source's parts."""
         return cls(
             source=source,
             parts=dict(parts),
@@ -51,7 +51,7 @@ class TransformerConstruction(Construction):
 
     @property
     def blocks(self) -> list[BlockErrors]:
-        """What :func:`certify` needs to know of each block."""
+        """The errors of each block, as :func:`certify` needs them."""
         attentions = [part for part in self.parts.values() if isinstance(part, AttentionConstruction)]
         networks = [part for part in self.parts.values() if isinstance(part, FeedForwardConstruction)]
         return [
@@ -62,16 +62,19 @@ class TransformerConstruction(Construction):
 
 @dataclass(frozen=True)
 class TransformerCertificate:
-    """Bounds on max_i |x_S,i - x_T,i| after each block: from the target's activations, and by the paper's recursion."""
+    """Bounds on max_i |x_S,i - x_T,i| after each block.
+
+    blocks: from the target's activations; recursion: by the paper's recursion, see `slth.construct.propagation`.
+    """
 
     blocks: list[float]
     recursion: list[float]
 
 
 def record_scales(target: nn.Module, source: nn.Module) -> None:
-    """Set every recorded scale of source to fit target; both are a Transformer or both a LanguageModel.
+    """Fit every recorded scale of source to target, in place; both are a Transformer or both a LanguageModel.
 
-    Raises ValueError, before any change, where they do not fit together or hold values that are not finite.
+    Raises ValueError, before any change, if they do not fit together or hold values that are not finite.
     """
     if isinstance(target, LanguageModel) and isinstance(source, LanguageModel):
         _check_language_model(target, source)
@@ -94,10 +97,10 @@ def record_scales(target: nn.Module, source: nn.Module) -> None:
 
 
 def transformer(target: Transformer, source: Transformer, *, threads: int | None = None) -> TransformerConstruction:
-    """Theorem 14: find masks under which source computes what target computes, block by block (Theorem 11).
+    """Find masks with which source approximates target (Theorem 14), block by block (Theorem 11).
 
-    Attention by Theorem 9, feed-forward networks by Theorem 10; residuals and normalisation are the target's own.
-    Recorded scales are taken as they are. Raises ValueError where target and source do not fit together or hold values
+    Attentions are solved by Theorem 9 and feed-forward networks by Theorem 10; residuals and normalisation are the same
+    in both. Recorded scales stay as they are. Raises ValueError if target and source do not fit together or hold values
     that are not finite.
     """
     _check(target, source)
@@ -113,8 +116,11 @@ def transformer(target: Transformer, source: Transformer, *, threads: int | None
 def language_model(
     target: LanguageModel, source: LanguageModel, *, threads: int | None = None
 ) -> TransformerConstruction:
-    """Find masks for everything random in source: its transformer, and its embedding, positions and head where these
-    are a Product (Lemma 7; the side with more candidates). A Table of the source is taken to be shared, and left alone.
+    """Find masks of all random weights of source, with which it approximates target.
+
+    These are its transformer, and its embedding, positions and head where these are a Product (Lemma 7, on the side
+    with more candidates). A Table of the source counts as shared with the target and is left alone. Raises ValueError
+    as :func:`transformer` does.
     """
     _check_language_model(target, source)
     inner = transformer(target.transformer, source.transformer, threads=threads)
@@ -135,10 +141,10 @@ def certify(
     *,
     drift: float = 0.0,
 ) -> TransformerCertificate:
-    """Carry a certificate through the blocks for inputs x (..., T, d) of the target, float64.
+    """Bound the drift between source and target after each block, for the target's inputs x (..., T, d), float64.
 
-    drift bounds how far the source's inputs lie from x (other embeddings). See `slth.construct.propagation`.
-    Raises ValueError for drift that is not >= 0 and for inputs that are not finite.
+    drift: bound on the norm by which the source's inputs differ from x, as they do with another embedding. See
+    `slth.construct.propagation`. Raises ValueError for drift that is not >= 0 and for inputs that are not finite.
     """
     if not drift >= 0.0:
         raise ValueError(f"drift={drift}: must be a number >= 0")

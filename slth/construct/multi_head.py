@@ -1,4 +1,4 @@
-"""Theorem 9 of arXiv 2511.04217: any multi-head attention, hidden in a random one that is wide enough."""
+"""Theorem 9 of arXiv 2511.04217: hide any multi-head attention in a random one that is wide enough."""
 
 from __future__ import annotations
 
@@ -31,12 +31,16 @@ from slth.construct.rounding import absolute
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class AttentionConstruction(Construction):
-    """Masks that turn a random attention into a given one, and the errors "qk" and "vo", (heads, d_in, d_in or d_out).
+    """Masks with which a random attention approximates a target, and the errors "qk" and "vo".
 
-    side: "input" or "output", which factor of value and output has the structural mask (for side="auto" the one taken).
-    candidates_qk, candidates_vo: the fewest products that an entry's subset sum chose from. certificate: bounds on the
-    output error for inputs of norm <= certificate.alpha. merged: W_QK and W_VO of the pruned source, float64, with the
-    sizes that their rounding is relative to.
+    The errors have shapes (heads, d_in, d_in) and (heads, d_in, d_out).
+
+    Attributes:
+        side: the factor of W_V W_O with the structural mask, "input" (values) or "output"; also where "auto" chose it.
+        candidates_qk: the fewest candidates of an entry of W_Q W_K^T.
+        candidates_vo: the fewest candidates of an entry of W_V W_O.
+        certificate: bounds on the output error for inputs of norm <= certificate.alpha.
+        merged: W_QK and W_VO of the pruned source, float64, with the sizes that their rounding is relative to.
     """
 
     side: Side
@@ -60,21 +64,26 @@ def attention(
     alpha: float | None = None,
     threads: int | None = None,
 ) -> AttentionConstruction:
-    """Find masks under which source computes what target computes.
+    """Find masks with which source approximates target (Theorem 9).
 
-    For each head, W_Q W_K^T / sqrt(n_K) and W_V W_O are approximated entry by entry (Lemma 7) at the target's merged
-    matrices. `side` says which factor of W_V W_O gets the structural mask: "input" (the paper's, n_V / d_in candidates
-    per entry), "output" (n_V / d_out) or "auto", the one that leaves more. W_Q W_K^T is square, so its structural
-    factor is always W_Q, with n_K / d_in candidates. alpha bounds the norm of the inputs the certificate speaks of, by
-    default max(sqrt d_in, sqrt d_out), the least that Theorem 9 allows. The source's recorded scales are taken as they
-    are (see `slth.construct.scales`). target may be any attention that merges and is not causal. Neither module is
-    changed: see :meth:`Construction.prune`. Modules of any float dtype and device; computed in float64 on the CPU, as
-    the certificate is: evaluating in float32 adds float32's rounding, which grows with the logits (with alpha^2): at
-    most certificate.rounding times 2^29.
+    For each head, W_Q W_K^T / sqrt(n_K) and W_V W_O of the source approximate the target's merged matrices entry by
+    entry (Lemma 7). Neither module is changed; see :meth:`Construction.prune`. Modules may have any float dtype and
+    device; masks and certificate are computed in float64 on the CPU. Evaluation in float32 adds rounding errors of at
+    most 2^29 times certificate.rounding, which grow with the logits (with alpha^2).
 
-    Raises TypeError for a target or source that is no such attention. Raises ValueError where they are wrapped, share a
-    weight, or differ in d_in, d_out, heads or causal; where hidden is too small; where a weight of target or source is
-    not finite, or so large that a merged matrix is not; for another side; for alpha that is no finite number > 0.
+    Args:
+        target: any attention that merges and is not causal.
+        source: its recorded scales stay as they are (see `slth.construct.scales`).
+        side: the factor of W_V W_O with the structural mask: "input" (the paper's, n_V / d_in candidates per entry),
+            "output" (n_V / d_out), or "auto", the one with more candidates. W_Q W_K^T is square, so its structural
+            factor is always W_Q, with n_K / d_in candidates.
+        alpha: bound on the norm of the inputs for the certificate. None: max(sqrt d_in, sqrt d_out), the least that
+            Theorem 9 allows.
+        threads: None: all cores.
+
+    Raises TypeError for a target or source of another class. Raises ValueError if they are wrapped, share a weight, or
+    differ in d_in, d_out, heads or causal; if hidden is too small; if weights or merged matrices are not finite; for
+    another side; and for an alpha that is no finite number > 0.
     """
     alpha = None if alpha is None else check_alpha(alpha)
     pair = Pair.of(target, source)
@@ -87,9 +96,9 @@ def attention(
 
 @dataclass(frozen=True)
 class Pair:
-    """A target and a source that can hold it, checked: what :func:`attention` solves, half by half.
+    """The checked problem of :func:`attention`, whose halves, query-key and value-output, are solved independently.
 
-    target: its merged matrices. factors: a float64 copy of source.
+    target: merged matrices of the target. factors: a float64 copy of source.
     """
 
     target: Evaluated
@@ -99,21 +108,21 @@ class Pair:
     @staticmethod
     @torch.no_grad()
     def of(target: Attention, source: MultiHeadAttention) -> Pair:
-        """Raises an error as :func:`attention` does unless source can hold target, its side apart."""
+        """State the problem. Raises as :func:`attention` does, but does not check the side."""
         check(target, source)
         return Pair(evaluate("target", target), source, double(source))
 
     @torch.no_grad()
     def query_key(self, *, threads: int | None = None) -> FactorMasks:
-        """The half for W_Q W_K^T / sqrt(n_K) of each head; W_Q has the structural mask."""
+        """Solve for W_Q W_K^T / sqrt(n_K) of each head; W_Q has the structural mask."""
         factors = self.factors
-        # the scale 1/sqrt(n_K) goes to the target, so that the candidates are exact products of two float32 weights
+        # the target is multiplied by sqrt(n_K), so that the candidates are exact products of two float32 weights
         scaled = self.target[0] * (math.sqrt(factors.hidden_qk) / factors.scale_qk)[:, None, None]
         return solve(scaled.numpy(), factors.query.numpy(), factors.key.mT.numpy(), threads=threads)
 
     @torch.no_grad()
     def value_output(self, *, side: Side, threads: int | None = None) -> FactorMasks:
-        """The half for W_V W_O of each head."""
+        """Solve for W_V W_O of each head."""
         factors = self.factors
         _check_side(factors, side)
         scaled = self.target[1] / factors.scale_vo[:, None, None]
@@ -123,7 +132,7 @@ class Pair:
     def assemble(
         self, qk: FactorMasks, vo: FactorMasks, *, alpha: float | None = None, length: int = 64
     ) -> AttentionConstruction:
-        """Put the two halves together, measure and certify them, for inputs up to `length` tokens."""
+        """Combine the two halves, measure their errors and certify them for inputs of up to `length` tokens."""
         masks = tensors(
             {
                 "query": qk.mask_first,
@@ -148,7 +157,7 @@ def measured(
     alpha: float | None = None,
     length: int = 64,
 ) -> AttentionConstruction:
-    """The construction of a source from its masks and a pruned copy, `ready`, float64; target: its merged matrices."""
+    """Measure and certify a pruned copy of source, `ready` (float64), against the target's merged matrices."""
     got = evaluate("source", ready)
     return AttentionConstruction(
         source=source,
@@ -166,17 +175,17 @@ def measured(
 
 
 def achieved(want: Merged, got: Merged) -> dict[str, torch.Tensor]:
-    """The errors of merged matrices."""
+    """Compute the errors "qk" and "vo" of merged matrices."""
     return {name: g - w for name, g, w in zip(("qk", "vo"), got, want, strict=True)}
 
 
 def least_alpha(merged: Merged) -> float:
-    """The least norm of inputs that Theorem 9 allows to speak of: max(sqrt d_in, sqrt d_out)."""
+    """Return the least alpha that Theorem 9 allows: max(sqrt d_in, sqrt d_out)."""
     return math.sqrt(max(merged[1].shape[-2:]))
 
 
 def check(target: Attention, source: MultiHeadAttention) -> None:
-    """Raise an error as :func:`attention` does unless source can hold target, its side apart."""
+    """Raise as :func:`attention` does unless source can hold target; the side is not checked."""
     check_attention("target", target)
     check_kind("source", source, MultiHeadAttention, "a slth.attention.MultiHeadAttention (others: construct.variant)")
     check_pair(target, source)
@@ -186,7 +195,7 @@ def check(target: Attention, source: MultiHeadAttention) -> None:
 
 
 def check_pair(target: Attention, source: Attention) -> Merged:
-    """The target's merged matrices. Raises ValueError unless both go together, whatever the source's mechanism."""
+    """Return the target's merged matrices. Raises ValueError unless target and source fit, for any mechanism."""
     for name in ("d_in", "d_out"):
         check_equal(name, getattr(target, name), getattr(source, name))
     check_alike(target, source, ("causal",))

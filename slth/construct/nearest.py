@@ -1,12 +1,13 @@
-"""Nearest signed sums: which signs bring the sum of N vectors in R^d nearest to a target, many targets at a time.
+"""Nearest signed sums: find the signs that bring the sum of N vectors in R^d nearest to a target, for many targets.
 
-Two halves, as in `slth.construct.subset_sum`: with u a sum of the first half of the vectors and v one of the second,
-|t - u - v|^2 = |t - u|^2 + |v|^2 - 2 (t - u) v, so that a loop over all pairs of u and v is one small matrix product.
-A half of more than 8 vectors does not go in whole: where u + v nears t, u and v lie about t / 2 (exactly so on average,
-for vectors of one covariance), and only the `keep` sums nearest to t / 2 are taken, found among its own two halves.
+The search meets in the middle, as in `slth.construct.subset_sum`. With u a sum of the first half of the vectors and v
+one of the second, |t - u - v|^2 = |t - u|^2 + |v|^2 - 2 (t - u) v, so a loop over all pairs of u and v is one small
+matrix product. Of a half with more than 8 vectors only the `keep` sums nearest to t / 2 are used, found among its own
+two halves: where u + v is near t, u and v lie near t / 2 (exactly on average, for vectors of equal covariance).
 
-With N <= 16 the answer is the nearest of all 2^N sums as float32 has it, the smallest code (see :func:`solve`) among
-equals. The loops use no fused multiply-add and no reordering, so that signs do not depend on the machine.
+With N <= 16 the result is the nearest of all 2^N sums in float32, with ties to the smallest code, read as a binary
+number whose bit k is set where vector k is added. The loops use no fused multiply-add and no reordering, so that signs
+do not depend on the machine.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from numba import njit
 from slth.numbers import as_int
 from slth.threads import in_parallel
 
-MOST = 40  # vectors; a quarter of them is a list of 2^10 sums
-WHOLE = 8  # vectors of a half, all of whose sums are taken
-_LANES = 4  # coordinates that one pass of the loops takes; the last are filled up with 0
+MOST = 40  # most vectors; a quarter of them has 2^10 sums
+WHOLE = 8  # most vectors of a half whose sums are all used
+_LANES = 4  # coordinates per pass of the loops, padded with 0
 _BINS = 1024
 
 SingleArray = npt.NDArray[np.float32]
@@ -28,11 +29,15 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 def solve(vectors: npt.ArrayLike, targets: npt.ArrayLike, *, keep: int = 512, threads: int | None = None) -> BoolArray:
-    """The signs (P, N), True = plus, whose sum of vectors (P, N, d) is near targets (P, d), each in float32.
+    """Find signs (P, N), True = plus, whose signed sum of vectors (P, N, d) is near targets (P, d), all in float32.
 
-    keep: sums of either half that are looked at; N <= 16, or keep >= 2^(N/2), is exact. `threads` defaults to the cores
-    this process may use; the result does not depend on it. Raises ValueError for other shapes, N outside [1, 40],
-    keep < 1, values that are not finite or whose squares are not.
+    Args:
+        vectors: (P, N, d), with 1 <= N <= 40.
+        targets: (P, d).
+        keep: sums of each half to try, at least 1. With N <= 16 or keep >= 2^(N/2) the result is exact.
+        threads: None: the cores that this process may use. The result does not depend on it.
+
+    Raises ValueError for other shapes, N or keep out of range, and values that are not finite or too large to square.
     """
     vectors, targets = check(vectors, targets, keep)
     if vectors.shape[1] > MOST:
@@ -50,7 +55,7 @@ def solve(vectors: npt.ArrayLike, targets: npt.ArrayLike, *, keep: int = 512, th
 
 
 def check(vectors: npt.ArrayLike, targets: npt.ArrayLike, keep: int) -> tuple[SingleArray, SingleArray]:
-    """Vectors and targets as float32. Raises ValueError as :func:`solve` does."""
+    """Convert vectors and targets to float32. Raises ValueError as :func:`solve` does."""
     vectors, targets = np.ascontiguousarray(vectors, np.float32), np.ascontiguousarray(targets, np.float32)
     if vectors.ndim != 3 or targets.shape != (len(vectors), vectors.shape[2]) or not vectors.shape[1]:
         raise ValueError(f"vectors {vectors.shape} and targets {targets.shape}: must be (P, N, d) and (P, d)")
@@ -61,7 +66,7 @@ def check(vectors: npt.ArrayLike, targets: npt.ArrayLike, keep: int) -> tuple[Si
     return vectors, targets
 
 
-# Everything below runs in numba, without Python's lock. A list of sums is (d, count), and has an int64 code a sum.
+# Everything below runs in numba without the GIL. A list of sums is (d, count), with an int64 code for each sum.
 
 
 @njit(cache=True, nogil=True)
@@ -80,7 +85,7 @@ def _solve_rows(vectors, targets, keep, signs):  # type: ignore[no-untyped-def] 
 
 @njit(cache=True, nogil=True)
 def _nearest_sums(vectors, middle, keep):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """The sums of vectors, all of them or the `keep` nearest to middle."""
+    """Return the sums of vectors, all or the `keep` nearest to middle."""
     n = len(vectors)
     if n <= WHOLE:
         return all_sums(vectors)
@@ -103,7 +108,7 @@ def _nearest_sums(vectors, middle, keep):  # type: ignore[no-untyped-def]  # pra
 
 @njit(cache=True, nogil=True)
 def all_sums(vectors):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """All signed sums of vectors (n, d); bit k of a code is set where vector k is added."""
+    """Return all signed sums of vectors (n, d); bit k of a code is set where vector k is added."""
     n, d = vectors.shape
     sums = np.zeros((d, 1 << n), np.float32)
     for k in range(n):
@@ -118,7 +123,7 @@ def all_sums(vectors):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 @njit(cache=True, nogil=True)
 def _sizes(sums):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """The squared lengths."""
+    """Compute the squared lengths of sums."""
     sizes = np.zeros(sums.shape[1], np.float32)
     for axis in range(len(sums)):
         for i in range(sums.shape[1]):
@@ -128,7 +133,7 @@ def _sizes(sums):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 @njit(cache=True, nogil=True)
 def _distances(u, sums, sizes, target, rest, out):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Write |target - u - v|^2 for each v of sums into out; rest is room for what u leaves."""
+    """Write |target - u - v|^2 for each v of sums into out; rest is a buffer for target - u."""
     base = np.float32(0.0)
     for axis in range(len(target)):
         left = target[axis] - u[axis]
@@ -145,7 +150,7 @@ def _distances(u, sums, sizes, target, rest, out):  # type: ignore[no-untyped-de
 
 @njit(cache=True, nogil=True)
 def _nearest_pair(first, second, target):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Which of first and second add up nearest to target; ties go to the lowest of first, then of second."""
+    """Find the pair of first and second with the sum nearest to target; ties go to the lowest first, then second."""
     count = second.shape[1]
     out, best, arg = np.empty(count, np.float32), np.full(count, np.inf, np.float32), np.zeros(count, np.int32)
     sizes, rest = _sizes(second), np.empty(len(target), np.float32)
@@ -158,7 +163,7 @@ def _nearest_pair(first, second, target):  # type: ignore[no-untyped-def]  # pra
 
 @njit(cache=True, nogil=True)
 def keep_nearer(errors, here, best, arg):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Where errors are below the best so far, they are the best, and `here` is where."""
+    """Update best with smaller errors, and arg with `here` at those places."""
     for j in range(errors.size):
         nearer = errors[j] < best[j]
         best[j] = errors[j] if nearer else best[j]
@@ -167,7 +172,7 @@ def keep_nearer(errors, here, best, arg):  # type: ignore[no-untyped-def]  # pra
 
 @njit(cache=True, nogil=True)
 def smallest(values, count):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Where `count` of the smallest values are, ascending; of those that share the last bin, the first."""
+    """Return ascending indices of `count` of the smallest values; among those of the last bin, the first."""
     low, high = values.min(), values.max()
     factor = np.float32(_BINS - 1) / max(high - low, np.float32(1e-30))
     tally = np.zeros(_BINS, np.int64)
@@ -177,7 +182,7 @@ def smallest(values, count):  # type: ignore[no-untyped-def]  # pragma: no cover
     while below + tally[last] < count:
         below += tally[last]
         last += 1
-    room = count - below  # in the last bin
+    room = count - below  # how many to take from the last bin
     where = np.empty(count, np.int64)
     size = 0
     for i in range(values.size):

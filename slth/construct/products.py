@@ -1,4 +1,4 @@
-"""Lemma 7 of arXiv 2511.04217 as a construction: a linear map hidden in a product of two random matrices."""
+"""Lemma 7 of arXiv 2511.04217 as a construction: hide a linear map in a product of two random matrices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from slth.models.transformer import Product
 
 
 class Factors(nn.Module):
-    """Two matrices given as arrays: x (..., d_in) -> x first second, with first (..., d_in, hidden), float64."""
+    """The map x (..., d_in) -> x first second of two arrays, first (..., d_in, hidden), in float64."""
 
     def __init__(self, first: FloatArray, second: FloatArray) -> None:
         super().__init__()
@@ -26,16 +26,16 @@ class Factors(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """X (..., d_in) -> (..., d_out)."""
+        """Map x (..., d_in) -> (..., d_out)."""
         return x @ self.first @ self.second
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class LinearConstruction(Construction):
-    """Masks of "first" and "second" under which their product is near a matrix, and the error "product".
+    """Masks of "first" and "second" with which their product approximates a matrix, and the error "product".
 
-    side: which factor's mask is structural, "input": first, "output": second. beyond (..., d_in, d_out), bool: the
-    entry lies outside the range that sums of its candidates span, so that no solver could meet it.
+    side: the factor whose mask is structural, "input": first, "output": second. beyond, bool (..., d_in, d_out): the
+    entry lies outside the range of its candidates' sums, so no solver could reach it.
     """
 
     side: Side
@@ -46,13 +46,13 @@ class LinearConstruction(Construction):
 
     @property
     def mask_first(self) -> BoolArray:
-        """The mask of first as an array."""
+        """The mask of first as an array, bool."""
         mask: BoolArray = self.masks["first"].numpy()
         return mask
 
     @property
     def mask_second(self) -> BoolArray:
-        """The mask of second as an array."""
+        """The mask of second as an array, bool."""
         mask: BoolArray = self.masks["second"].numpy()
         return mask
 
@@ -60,9 +60,10 @@ class LinearConstruction(Construction):
 def linear(
     target: FloatArray, first: FloatArray, second: FloatArray, *, side: Side = "input", threads: int | None = None
 ) -> LinearConstruction:
-    """Prune arrays first (..., d_in, hidden) and second (..., hidden, d_out) so that first @ second nears target.
+    """Find masks of arrays first (..., d_in, hidden) and second (..., hidden, d_out) with a product near target.
 
-    Args and errors: those of :func:`slth.construct.factors.solve`. The construction's source holds copies of both.
+    Arguments and errors are those of :func:`slth.construct.factors.solve`. The construction's source holds copies of
+    both arrays.
     """
     masks = factors.solve(target, first, second, side=side, threads=threads)
     target, first, second = array("target", target), array("first", first), array("second", second)
@@ -73,10 +74,11 @@ def linear(
 def product(
     target: torch.Tensor, source: Product, *, side: Side | Literal["auto"] = "auto", threads: int | None = None
 ) -> LinearConstruction:
-    """Find masks under which source, a random product times its recorded scale, is near target (rows, columns).
+    """Find masks with which source, a random product times its recorded scale, approximates target (rows, columns).
 
-    side: as in :func:`slth.construct.factors.solve`, or "auto", the one with more candidates. In float64. Raises
-    TypeError for another source, ValueError for shapes that do not fit, values that are not finite, and a scale of 0.
+    side: as in :func:`slth.construct.factors.solve`, or "auto", the side with more candidates. Computed in float64.
+    Raises TypeError for another kind of source; ValueError for shapes that do not fit, values that are not finite, and
+    a scale of 0.
     """
     matrix = torch.from_numpy(array("target", target))
     check_product(matrix, source)
@@ -89,7 +91,7 @@ def product(
 
 
 def check_product(target: torch.Tensor, source: Any, name: str = "source") -> None:
-    """Raise an error where :func:`product` cannot hide target in source, by the source's name."""
+    """Raise as :func:`product` does if target cannot be hidden in source; `name` is the source's name in errors."""
     check_kind(name, source, Product, "a slth.models.transformer.Product")
     given = (source.first.shape[0], source.second.shape[1])
     if given != tuple(target.shape):

@@ -1,13 +1,13 @@
-"""Tickets that survive RoPE and QK-norm: every projection by itself, through a matrix that all heads share.
+"""Tickets for attentions with RoPE or QK-norm: approximate every projection, through a matrix that all heads share.
 
-Where queries and keys are turned by their positions or normalised, W_Q and W_K do not merge, and each has to be met by
-itself. Linear knocking heads (arXiv 2510.23052) with a `shared_width` n have two factors for each, a projection
-(d_in, n) and T (n, hidden), with nothing between them. T, which all heads share, gets the structure: each of its n
-inputs feeds one of the hidden features. Every entry of W_Q and W_K is then a subset sum of its own over n / hidden
-candidates, solved for by the mask of each head's own projection; hidden is the target's, and d_in does not enter.
+With RoPE or a norm between queries and keys, W_Q and W_K do not merge, and each must be approximated on its own. Linear
+knocking heads (arXiv 2510.23052) with a `shared_width` n have two factors for each, a projection (d_in, n) and T
+(n, hidden), with nothing between them. T, which all heads share, gets the structural mask: each of its n inputs feeds
+one of the hidden features. Every entry of W_Q and W_K is then its own subset sum over n / hidden candidates, solved by
+the mask of each head's projection. hidden is the target's, and the number of candidates does not depend on d_in.
 
-Between values and output there is nothing, so W_V W_O is one matrix: T and the output projection together let each of n
-units feed one output coordinate, and the sums are solved for by the mask of the values, over n / d_out candidates.
+Values and output merge, so W_V W_O is one matrix. The structural masks of T and the output projection let each of n
+units feed one output coordinate, and the mask of the value projection solves the sums, with n / d_out candidates.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from slth.construct.rounding import Sizes, absolute, largest, steps_of
 
 
 def is_rectangular(source: Attention) -> bool:
-    """Whether it has knocking heads whose T are not square."""
+    """Tell whether source has knocking heads whose T are not square."""
     mixing = (weight for name, weight in source.named_parameters() if name.startswith("mix_"))
     return isinstance(source, LinearKnockingHeads) and any(weight.shape[0] != weight.shape[1] for weight in mixing)
 
@@ -52,21 +52,26 @@ def projections(
     alpha: float | None = None,
     threads: int | None = None,
 ) -> AttentionConstruction:
-    """Find masks under which every projection of source, linear knocking heads with a shared_width, is target's own.
+    """Find masks with which every projection of source approximates the target's. Computed in float64.
 
-    target: grouped-query attention or linear knocking heads, or a :class:`slth.attention.MultiHeadAttention`, of the
-    same d_in, d_out, heads, hidden, rope, qk_norm and causal. The certificate is that of the merged matrices where
-    neither rope nor qk_norm is there; with rope it bounds the logits by alpha^2 |W_Q| |W_K| for every pair of
-    positions, and with qk_norm by the norm's largest slope, which makes it loose: a query may be as short as its eps.
-    Neither module is changed. In float64.
+    Neither module is changed. Without rope and qk_norm the certificate is that of the merged matrices. With rope it
+    bounds the logits by alpha^2 |W_Q| |W_K| for every pair of positions. With qk_norm it uses the norm's largest slope,
+    which makes it loose, since a query may be as short as the norm's eps.
 
-    The construction's `errors` have "query" and "key" as well, (heads, d_in, hidden); its candidates_qk are those of an
-    entry of either. Its merged matrices and "qk" are those of equal positions, before any norm.
+    The construction's `errors` also have "query" and "key", (heads, d_in, hidden), and its candidates_qk is the number
+    of candidates of an entry of either. Its merged matrices and "qk" are those of equal positions, before any norm.
 
-    Raises ValueError for a target or source of another kind; where they differ; for kv_heads other than heads and a mix
-    other than "qkv" (some projection then has no second factor, or serves several heads); for hidden < d_out or
-    shared_width < hidden; for a constant identity in T, which would feed features beyond the structure; for weights
-    that are not finite; and for alpha <= 0.
+    Args:
+        target: grouped-query attention, linear knocking heads or a :class:`slth.attention.MultiHeadAttention`, with the
+            source's d_in, d_out, heads, hidden, rope, qk_norm and causal.
+        source: linear knocking heads with a shared_width.
+        alpha: bound on the norm of the inputs for the certificate, as in :func:`slth.construct.attention`.
+        threads: None: all cores.
+
+    Raises ValueError for a target or source of another kind, or that differ in these options; for kv_heads other than
+    heads and a mix other than "qkv" (a projection would have no second factor, or serve several heads); for
+    hidden < d_out or shared_width < hidden; for a constant identity in T, which cannot be pruned to the structure; for
+    weights that are not finite; and for alpha <= 0.
     """
     alpha, threads = None if alpha is None else check_alpha(alpha), check_threads(threads)
     for name, module in (("source", source), ("target", target)):
@@ -105,7 +110,7 @@ def projections(
 
 @dataclass(frozen=True)
 class _Projections:
-    """What is to be met: query and key (heads, d_in, hidden) and W_VO (heads, d_in, d_out), float64."""
+    """The matrices to approximate: query and key (heads, d_in, hidden) and W_VO (heads, d_in, d_out), float64."""
 
     query: torch.Tensor
     key: torch.Tensor
@@ -113,7 +118,7 @@ class _Projections:
 
     @staticmethod
     def of(module: Attention) -> _Projections:
-        """Those of a module in float64, the scales of a MultiHeadAttention included."""
+        """Compute them from a module in float64, including the scales of a MultiHeadAttention."""
         if isinstance(module, MultiHeadAttention):
             return _Projections(module.query * module.scale_qk[:, None, None], module.key, module.merged()[1])
         plain = module.absorb() if isinstance(module, LinearKnockingHeads) else module
@@ -122,15 +127,15 @@ class _Projections:
         return _Projections(plain.query, key.expand_as(plain.query), value @ plain.output)
 
     def merged(self) -> Merged:
-        """(W_QK at equal positions and before any norm, W_VO)."""
+        """Return (W_QK at equal positions and before any norm, W_VO)."""
         return self.query @ self.key.mT / math.sqrt(self.query.shape[-1]), self.vo
 
 
 def _structure(source: LinearKnockingHeads) -> dict[str, torch.Tensor]:
-    """The masks of all parameters but the query, key and value projections, for which sums are solved."""
+    """Make the structural masks: those of all parameters but the query, key and value projections."""
     width, hidden = source.get_parameter("mix_query").shape
-    by_feature = structure(hidden, width).T  # (n, hidden): which of n feed a feature
-    by_output = np.zeros((width, hidden), np.bool_)  # the same, n split over the outputs first
+    by_feature = structure(hidden, width).T  # (n, hidden): which of the n units feed a feature
+    by_output = np.zeros((width, hidden), np.bool_)  # the same, with the n units split over the outputs first
     for units, features in zip(blocks(width, source.d_out), blocks(hidden, source.d_out), strict=True):
         by_output[units, features] = structure(features.stop - features.start, units.stop - units.start).T
     output = np.broadcast_to(structure(source.d_out, hidden).T, source.output.shape)
@@ -138,7 +143,7 @@ def _structure(source: LinearKnockingHeads) -> dict[str, torch.Tensor]:
 
 
 def _solve(wanted: _Projections, pruned: LinearKnockingHeads, threads: int | None) -> dict[str, FactorMasks]:
-    """The subset sums of queries, keys and values of a source that has its structure."""
+    """Solve the subset sums of queries, keys and values of a source with its structural masks applied."""
     mixing = {role: pruned.get_parameter(f"mix_{role}") for role in ("query", "key", "value")}
     seconds = {
         "query": mixing["query"].expand(pruned.heads, -1, -1),  # (heads, n, hidden)
@@ -169,7 +174,7 @@ def _certificate(
     alpha: float,
     length: int = 64,
 ) -> Certificate:
-    """The merged matrices' own, or from bounds on the logits where rope or qk_norm stands between the factors."""
+    """Certify by the merged matrices, or by bounds on the logits if there is rope or qk_norm between the factors."""
     if not pruned.obstacles():
         target, source = (Evaluated(side.merged(), size) for side, size in zip((wanted, got), sizes, strict=True))
         return certificate(target, source, alpha, length=length)
@@ -178,9 +183,9 @@ def _certificate(
 
 
 def _sizes_of(module: Attention, alpha: float) -> Sizes:
-    """What rounding is relative to; with qk_norm for this alpha, since logits are then off in proportion to alpha.
+    """Compute the norms that rounding is relative to; they depend on alpha with qk_norm.
 
-    A turn by rope multiplies the sizes of queries and of keys by at most sqrt 2, a norm by at most NORM_EPS^(-1/2).
+    rope multiplies the absolute values of queries and of keys by at most sqrt 2, a norm by at most NORM_EPS^(-1/2).
     """
     if not module.obstacles():
         return Sizes.of(module)
@@ -196,7 +201,7 @@ def _sizes_of(module: Attention, alpha: float) -> Sizes:
 
 
 def _moved(wanted: _Projections, got: _Projections, alpha: float, *, norm: bool) -> torch.Tensor:
-    """Bounds (heads,) on how far the logits of source and target lie apart, at any positions: turning keeps norms.
+    """Bound (heads,) the difference of the logits of source and target at any positions; rotation keeps norms.
 
     Without a norm, <q', k'> - <q, k> = <q' - q, k'> + <q, k' - k>, or the same with source and target exchanged. A norm
     N(q) = q / (|q|^2 / n + eps)^(1/2) has slope at most eps^(-1/2) and |N| <= sqrt n, with n = hidden.
@@ -212,11 +217,11 @@ def _moved(wanted: _Projections, got: _Projections, alpha: float, *, norm: bool)
     return alpha**2 * torch.minimum(one, two) / math.sqrt(hidden)
 
 
-# ---------------------------------------------------------------- what cannot be
+# ---------------------------------------------------------------- checks
 
 
 def _check_source(source: Attention) -> LinearKnockingHeads:
-    """The source. Raises ValueError unless each of its projections is a product of two, the first a head's own."""
+    """Return source. Raises ValueError unless each projection is a product of two factors, the first one per head."""
     if not isinstance(source, LinearKnockingHeads) or not is_rectangular(source):
         raise ValueError(f"source is {type(source).__name__}: must be linear knocking heads with a shared_width")
     if source.mix != "qkv":
@@ -234,14 +239,14 @@ def _check_source(source: Attention) -> LinearKnockingHeads:
 
 
 def _check_target(target: Attention, source: LinearKnockingHeads) -> None:
-    """Raise ValueError unless target has the projections that source would have."""
+    """Raise ValueError unless the projections of target fit those of source."""
     check_alike(target, source, ("causal",))
     for name, wanted in _sizes(target).items():
         check_equal(name, wanted, getattr(source, name))
 
 
 def _sizes(target: Attention) -> dict[str, int]:
-    """What of a target the source must have alike. Raises ValueError for one without projections to be met."""
+    """Return the options that source must share with target. Raises ValueError for a target without projections."""
     names = ("d_in", "d_out", "heads", "hidden", "rope", "qk_norm")
     if isinstance(target, MultiHeadAttention):
         own: dict[str, int] = {"hidden": target.hidden_qk, "rope": False, "qk_norm": False}

@@ -1,27 +1,27 @@
 """Certificates through the blocks of a transformer.
 
-For inputs on which the target has been run, its own activations give the norms; what is bounded is how far source and
-target drift apart. Write e for a bound on max_i |x'_i - x_i|, x of the target and x' of the source, a for max_i |x_i|.
+The target is run on given inputs, so the norms of its activations are known. The bound is on the drift between source
+and target: write e for a bound on max_i |x'_i - x_i|, with x of the target and x' of the source, and a for max_i |x_i|.
 
-* Normalisation. LN(x) = c / (|c|^2/d + eps)^(1/2), c the centred x, has slope at most (|c|^2/d + eps)^(-1/2). Between
-  c and c', |c| is at least s - e with s = min_i |c_i|, so LN moves by at most e / (max(s - e, 0)^2/d + eps)^(1/2), and
-  by at most 2 sqrt(d).
+* Normalisation. LN(x) = c / (|c|^2/d + eps)^(1/2), with c the centred x, has slope at most (|c|^2/d + eps)^(-1/2).
+  Between c and c', |c| is at least s - e with s = min_i |c_i|, so LN moves by at most
+  e / (max(s - e, 0)^2/d + eps)^(1/2), and by at most 2 sqrt(d).
 * Attention. |Attn_S(x') - Attn_T(x)| <= |Attn_S(x') - Attn_T(x')| + |Attn_T(x') - Attn_T(x)|. The first is the
   certificate of `slth.construct.certificates` at norm a + e. For the second, the logits of head h move by at most
-  m_h = |QK_h|_2 (2 a e + e^2), the weights by tanh(m_h/2) in total variation, and the average by that times 2a and by
-  the movement e of the points themselves: it is at most |y| = 2 a tanh(m_h/2) + e, and the output moves by at most the
-  smaller of sum_h |VO_h|_2 |y_h| and |[VO]|_2 (sum_h |y_h|^2)^(1/2) (heads stacked).
+  m_h = |QK_h|_2 (2 a e + e^2) and the weights by tanh(m_h/2) in total variation. So the average moves by at most
+  |y_h| = 2 a tanh(m_h/2) + e, where e is the movement of the points themselves, and the output by at most the smaller
+  of sum_h |VO_h|_2 |y_h| and |[VO]|_2 (sum_h |y_h|^2)^(1/2) (heads stacked).
 * Feed-forward. A pair of source layers computes x+ P + x- N for W: |x'(W) - x(W)| <= |W|_2 e, and the pair adds
   |[P - W; N + W]|_2 |x'|, since the positive and negative part of x' together have its norm. ReLU does not expand.
 * Residuals add e.
-* Rounding of float64, where source and target are evaluated in it: that of attention is in its certificate; a network's
-  layers add what `BlockErrors.roundings` says for inputs of norm 1, n eps times the sum of the sizes of the n products
-  that are added up; residuals and the centring of LN add 4 d eps times the largest norm in the residual stream, and LN
-  itself 4 d eps times sqrt(d).
+* Rounding, if source and target are evaluated in float64. That of attention is part of its certificate. A network's
+  layers add `BlockErrors.roundings` for inputs of norm 1: n eps times the sum of the absolute values of the n products
+  that are added up. Residuals and the centring of LN add 4 d eps times the largest norm in the residual stream, and LN
+  itself adds 4 d eps times sqrt(d).
 Norms beyond 1e75, whose powers overflow, make the bound infinite.
 
-The paper's own recursion (Lemmas 8, 12, 13 with input norms that grow up to 4 H sqrt(d1)-fold a block) is computed
-beside it, from the same achieved errors; it is soon infinite.
+The paper's own recursion (Lemmas 8, 12, 13 with input norms that grow up to 4 H sqrt(d1)-fold per block) is computed
+from the same achieved errors for comparison; it is infinite after few blocks.
 """
 
 from __future__ import annotations
@@ -36,27 +36,31 @@ from slth.construct.certificates import Merged, certificate, evaluate, spectral_
 from slth.models.transformer import Block, FeedForward, Transformer, normalise
 
 _EPS = 1e-5  # of layer normalisation
-_TINY = 1e-300  # for inputs of zeros: certificates speak of norms > 0
+_TINY = 1e-300  # the norm used for inputs of zeros, since certificates need alpha > 0
 _HUGE = 1e75
 _ROUNDING = 4.0 * torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True)
 class BlockNorms:
-    """Largest norms of a target block's vectors over all evaluated inputs and positions (smallest for the centred)."""
+    """Largest norms of a target block's vectors over all evaluated inputs and positions (smallest for *_centred)."""
 
     attention_in: float
     attention_centred: float
     network_centred: float
     layers_in: list[float]
     length: int  # of the inputs, in tokens
-    stream: float  # in the residual stream: before the block, after attention, after the block
+    stream: float  # largest in the residual stream: before the block, after attention, after the block
 
 
 @dataclass(frozen=True)
 class BlockErrors:
-    """What a construction achieved in a block: merged matrices of the source's attention, and of each of its layers the
-    error (`FeedForwardConstruction.errors`) and what float64 may add to it for inputs of norm 1.
+    """The errors that a construction achieved in a block.
+
+    Attributes:
+        merged: merged matrices of the source's attention.
+        layers: error of each feed-forward layer (`FeedForwardConstruction.errors`).
+        roundings: bound on each layer's rounding errors in float64, for inputs of norm 1.
     """
 
     merged: Merged
@@ -66,7 +70,7 @@ class BlockErrors:
 
 @torch.no_grad()
 def block_norms(target: Transformer, x: torch.Tensor, mask: torch.Tensor | None = None) -> list[BlockNorms]:
-    """Run the target on x (..., T, d) and record what :func:`propagate` needs of each block."""
+    """Run the target on x (..., T, d) and record the norms of each block that :func:`propagate` needs."""
     norms = []
     for block in target.blocks:
         assert isinstance(block, Block)
@@ -94,7 +98,7 @@ def _centred(x: torch.Tensor) -> float:
 
 
 def propagate(e: float, block: Block, norms: BlockNorms, errors: BlockErrors) -> float:
-    """A bound on the drift after a block of the target from a bound e before it."""
+    """Bound the drift after a block of the target, given a bound e on the drift before it."""
     d = block.attention.d_in
     into = _into(e, block.norm, norms.attention_centred, norms.stream, d)
     e = e + _attention_drift(into, norms.attention_in, block.attention, errors.merged, norms.length)
@@ -105,7 +109,7 @@ def propagate(e: float, block: Block, norms: BlockNorms, errors: BlockErrors) ->
 
 
 def _into(e: float, norm: bool, centred: float, stream: float, d: int) -> float:
-    """The drift of what attention or network see, from the drift e of the residual stream."""
+    """Bound the drift of the inputs of attention or network, given the drift e of the residual stream."""
     e = e + _ROUNDING * d * (stream + e)
     return _through_norm(e, centred, d) + _ROUNDING * d * math.sqrt(d) if norm else e
 
@@ -142,11 +146,12 @@ def _network_drift(
 
 
 def recursion(target: Transformer, alpha: float, blocks: list[BlockErrors]) -> list[float]:
-    """The paper's bound after each block, from achieved errors: Lemma 8 and Theorem 10 for a block's own error, the
-    corrected Lemma 13 for what it inherits, input norms beta_b = alpha (4 H sqrt(d1))^(b-1), doubled for the source.
+    """Compute the paper's bound after each block from the achieved errors.
 
-    Assumes the theorem's norms, every factor of spectral norm at most 1; where the target has larger ones it is no
-    bound. Infinite where exp overflows or norms exceed 1e75.
+    It uses Lemma 8 and Theorem 10 for a block's own error, the corrected Lemma 13 for the error of its inputs, and
+    input norms beta_b = alpha (4 H sqrt(d1))^(b-1), doubled for the source. As in the theorem, every factor of the
+    target is assumed to have spectral norm at most 1; otherwise the result is no bound. It is infinite where exp
+    overflows or norms exceed 1e75.
     """
     drift, beta = 0.0, 0.0
     bounds: list[float] = []
@@ -163,7 +168,7 @@ def recursion(target: Transformer, alpha: float, blocks: list[BlockErrors]) -> l
         for error in blocks[b].layers:
             growth *= 1.0 + spectral_norm(error).item()
         network_in = norm * (heads * math.sqrt(d) + 1.0) + attention
-        own = 2.0 * attention + (growth - 1.0) * network_in  # the residual passes the attention's error on as well
+        own = 2.0 * attention + (growth - 1.0) * network_in  # twice: the residual also carries the attention's error
         inherited = 2.0 * heads * math.sqrt(d) * (beta * _expm1(6.0 * beta * drift) + 2.0 * drift)
         drift = own + inherited
         bounds.append(drift)

@@ -22,8 +22,12 @@ from slth.models.transformer import FeedForward
 class ReluMasks:
     """Masks for which ReLU(x (first * mask_first)) (second * mask_second) approximates x @ target.
 
-    mask_first (d_in, hidden), mask_second (hidden, d_out), bool; unreachable (2, d_in, d_out), bool: out of reach of
-    the candidates for positive and for negative inputs; candidates: the fewest that any entry chose from.
+    Attributes:
+        mask_first: bool (d_in, hidden).
+        mask_second: bool (hidden, d_out).
+        unreachable: bool (2, d_in, d_out); outside the range of the candidates' sums, for positive and for negative
+            inputs.
+        candidates: the fewest candidates of any entry.
     """
 
     mask_first: BoolArray
@@ -34,11 +38,11 @@ class ReluMasks:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class FeedForwardConstruction(Construction):
-    """Masks for the 2L layers of a source, and what each pair of layers errs by.
+    """Masks of the 2L layers of a source, and the error of each pair of layers.
 
-    errors: for each target layer W, by its name, the matrix [P - W; N + W] (2 widths[l], widths[l+1]), where the pair
-    computes x+ P + x- N of an input's positive and negative part: its spectral norm bounds the error for inputs of
-    norm 1. roundings: what float64 may add to that when the pair and the layer are evaluated, a float a layer.
+    errors: name of a target layer W -> the matrix [P - W; N + W] (2 widths[l], widths[l+1]), where the pair of layers
+    computes x+ P + x- N from an input's positive and negative part. Its spectral norm bounds the error for inputs of
+    norm 1. roundings: for each target layer, a bound on the rounding errors of the pair and the layer in float64.
     """
 
     roundings: list[float]
@@ -48,15 +52,15 @@ class FeedForwardConstruction(Construction):
 
 
 def relu_linear(target: FloatArray, first: FloatArray, second: FloatArray, *, threads: int | None = None) -> ReluMasks:
-    """Lemma 2: prune first (d_in, hidden) and second (hidden, d_out) so that their ReLU network is near x @ target.
+    """Find masks of first (d_in, hidden) and second (hidden, d_out) whose ReLU network is near x @ target (Lemma 2).
 
-    A hidden unit k that listens to coordinate j alone passes on the positive values of x_j where first[j, k] > 0 and
-    the negative ones where first[j, k] < 0, times |first[j, k]|. So each entry (j, o) takes two subset sums over
-    products first[j, k] * second[k, o], one for either sign, and each unit may serve, for any j, the half that its
-    weight's sign allows. Units are shared out so that all 2 d_in halves get hidden // (2 d_in) of them (a maximum flow;
-    the paper cuts fixed blocks instead and needs twice the width). In float64.
+    A hidden unit k whose only input is coordinate j outputs |first[j, k]| times the positive part of x_j if
+    first[j, k] > 0, and times the negative part if first[j, k] < 0. So each entry (j, o) needs two subset sums over
+    products first[j, k] * second[k, o], one for each sign, and a unit can serve any j in the half of its weight's sign.
+    A maximum flow assigns hidden // (2 d_in) units to each of the 2 d_in halves; the paper uses fixed blocks instead
+    and needs twice the width. Computed in float64.
 
-    Raises ValueError for shapes that do not fit, hidden < 2 d_in, or values that are not finite.
+    Raises ValueError for shapes that do not fit, hidden < 2 d_in, and values that are not finite.
     """
     target, first, second = array("target", target), array("first", first), array("second", second)
     threads = check_threads(threads)
@@ -86,7 +90,7 @@ def relu_linear(target: FloatArray, first: FloatArray, second: FloatArray, *, th
 
 
 def _halves(first: FloatArray, second: FloatArray) -> tuple[IntArray, FloatArray]:
-    """Hidden units (2, d_in, size) of each half, -1 where there is none, and candidates (2, d_in, d_out, size)."""
+    """Return the hidden units (2, d_in, size) of each half, -1 = none, and candidates (2, d_in, d_out, size)."""
     d_in, hidden = first.shape
     units = _share_out(first > 0, hidden // (2 * d_in))
     listening = np.where(units >= 0, first[np.arange(d_in)[:, None], units], 0.0)  # a candidate of 0 is never chosen
@@ -94,16 +98,16 @@ def _halves(first: FloatArray, second: FloatArray) -> tuple[IntArray, FloatArray
 
 
 def relu_reach(first: FloatArray, second: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The least and the largest value (d_in, d_out) that :func:`relu_linear` can give to an entry in both halves."""
+    """Return the least and the largest value (d_in, d_out) that :func:`relu_linear` can reach in both halves."""
     low, high = span(_halves(first, second)[1])
     return low.max(axis=0), high.min(axis=0)
 
 
 def _share_out(positive: BoolArray, size: int) -> IntArray:
-    """Give units to halves (sign, coordinate): positive (d_in, hidden) -> indices of units (2, d_in, size), -1 = none.
+    """Assign units to halves (sign, coordinate): positive (d_in, hidden) -> units (2, d_in, size), -1 = none.
 
-    Half 0 of coordinate j may take the units with positive weight there, half 1 the others; none is given twice, and
-    together they get as many as can be had.
+    Half 0 of coordinate j takes units with a positive weight there, half 1 the others. Each unit is assigned at most
+    once, and as many as possible are assigned in total.
     """
     d_in, hidden = positive.shape
     # a flow network: start -> units -> halves -> end
@@ -125,11 +129,11 @@ def _share_out(positive: BoolArray, size: int) -> IntArray:
 
 @torch.no_grad()
 def feed_forward(target: FeedForward, source: FeedForward, *, threads: int | None = None) -> FeedForwardConstruction:
-    """Theorem 10: find masks under which source, of 2L layers, computes what target, of L layers, computes.
+    """Find masks with which source, of 2L layers, approximates target, of L layers (Theorem 10).
 
-    Layer l of the target is hidden in layers 2l and 2l + 1 of the source; what ReLU follows it follows them. The
-    source's recorded scales are taken as they are (see `slth.construct.scales`). In float64.
-    Raises ValueError where the source has not twice the layers and fitting widths, and as :func:`relu_linear`.
+    Layer l of the target is hidden in layers 2l and 2l + 1 of the source, with the same ReLU after both. The source's
+    recorded scales stay as they are (see `slth.construct.scales`). Computed in float64. Raises ValueError if the source
+    has not twice the layers and fitting widths, and as :func:`relu_linear` does.
     """
     check(target, source)
     exact, random = double(target), double(source)
@@ -159,9 +163,10 @@ def feed_forward(target: FeedForward, source: FeedForward, *, threads: int | Non
 
 
 def _rounding(target: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> float:
-    """Bound on what float64 adds to ReLU(x first) second - x target for |x| = 1, in any order of summation.
+    """Bound the rounding errors of ReLU(x first) second - x target in float64 for |x| = 1, in any order of summation.
 
-    A sum of n products errs by at most n eps / 2 times the sum of their sizes; here each n is doubled and 8 more.
+    The rounding error of a sum of n products is at most n eps / 2 times the sum of their absolute values; here each n
+    is doubled and 8 is added.
     """
     d_in, hidden = first.shape
     pair = torch.cat((first.relu() @ second.abs(), (-first).relu() @ second.abs()))
@@ -170,7 +175,7 @@ def _rounding(target: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -
 
 
 def check(target: FeedForward, source: FeedForward) -> None:
-    """Raise an error where :func:`feed_forward` cannot hide target in source: kinds, layers, widths, NaN."""
+    """Raise as :func:`feed_forward` does if target cannot be hidden in source: kinds, layers, widths, NaN."""
     for label, network in (("target", target), ("source", source)):
         check_kind(label, network, FeedForwardConstruction.kinds, FeedForwardConstruction.allowed)
     check_apart(target, source)

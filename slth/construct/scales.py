@@ -1,7 +1,7 @@
-"""Recorded scales: the way out for targets beyond the reach that the theory grants to entries of at most 1.
+"""Recorded scales, for targets whose entries are not of the size that the theory assumes (at most 1).
 
-A trained layer may have merged matrices with entries far above 1, or far below. A construction then approximates
-W / scale and the source multiplies its product by the scale: one float for each source matrix, part of the ticket.
+A trained layer may have merged matrices with entries far above or far below 1. A construction then approximates
+W / scale, and the source multiplies its product by the scale: one float per source matrix, which the ticket stores.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from slth.construct.relu import relu_reach
 from slth.construct.subset_sum import FloatArray
 from slth.models.transformer import FeedForward, Product
 
-MARGIN = 0.75  # share of its reach that an entry may take: towards the edge there are few subsets to choose from
-GAIN = 0.7  # a doubling of the scale doubles what the subset sums err by: it must spare a third of what is beyond reach
+MARGIN = 0.75  # share of its reach that an entry should use: near the edge there are few subsets
+GAIN = 0.7  # a doubling, which doubles the errors of sums, must reduce the excess beyond MARGIN to this share
 DOUBLINGS = 2
 
 
 def scale_for(target: FloatArray, low: FloatArray, high: FloatArray) -> float:
-    """A power of two that brings target / scale well into the reach [low, high] of its entries, without rounding.
+    """Choose a power of two, which divides without rounding, so that target / scale lies well within [low, high].
 
-    target, low and high have one shape, low <= 0 <= high. It starts from the least for which every |target| / scale is
-    at most 1/2, and is doubled, at most twice, while that takes away a third of what lies beyond 3/4 of reach, added up
-    over all entries. So a few entries with hardly a candidate of their sign stay out of reach, rather than ruin the
-    others. 1 for a target of zeros. Raises ValueError for a target that is not finite.
+    target, low and high have the same shape, with low <= 0 <= high the reach of each entry. The scale starts at the
+    least for which every |target| / scale is at most 1/2. It is doubled, at most twice, while this reduces the excess
+    beyond 3/4 of the reach, summed over all entries, by about a third. So a few entries with hardly any candidates of
+    their sign may stay unreachable, rather than increase the errors of all others. The scale is 1 for a target of
+    zeros. Raises ValueError for a target that is not finite.
     """
     if not np.isfinite(target).all():
         raise ValueError("target holds NaN or infinite values: all must be finite")
@@ -52,7 +53,7 @@ def _double(tensor: torch.Tensor) -> FloatArray:
 
 
 def _recorded(name: str, scales: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
-    """The scales as the source stores them. Raises ValueError for those that its dtype cannot hold."""
+    """Convert scales to the source's dtype. Raises ValueError for scales that the dtype cannot hold."""
     stored = scales.to(buffer)
     if not (stored.isfinite() & (stored != 0)).all():
         held = f"{buffer.dtype} cannot hold it; source.double() can"
@@ -62,15 +63,15 @@ def _recorded(name: str, scales: torch.Tensor, buffer: torch.Tensor) -> torch.Te
 
 @torch.no_grad()
 def record_attention_scales(target: MultiHeadAttention, source: MultiHeadAttention, side: Side = "input") -> None:
-    """Set source.scale_qk and source.scale_vo (heads,) in place to fit the target's merged matrices.
+    """Fit source.scale_qk and source.scale_vo (heads,) to the target's merged matrices, in place.
 
-    side: that of the construction of W_V W_O that will follow. Raises an error, before any change, as
-    `slth.construct.attention` does, and ValueError for scales that the source's dtype cannot hold.
+    side: the side of W_V W_O that the construction will use. Raises before any change: as `slth.construct.attention`
+    does, and ValueError for scales that the source's dtype cannot hold.
     """
     check_attention("target", target)
     check_kind("source", source, MultiHeadAttention, "a slth.attention.MultiHeadAttention")
     qk, vo = check_pair(target, source)
-    unit = source.hidden_qk**-0.5  # the theory init's products, of up to sqrt(n_K), become products of U[-1, 1]
+    unit = source.hidden_qk**-0.5  # turns the theory init's products, of up to sqrt(n_K), into products of U[-1, 1]
     low, high = reach(_double(source.query), _double(source.key.mT))
     by_head = _per_head(_double(qk), low * unit, high * unit)
     scale_qk = _recorded("scale_qk", by_head, source.scale_qk)
@@ -85,10 +86,10 @@ def _per_head(target: FloatArray, low: FloatArray, high: FloatArray) -> torch.Te
 
 @torch.no_grad()
 def record_feed_forward_scales(target: FeedForward, source: FeedForward) -> None:
-    """Set the scales of the second of each pair of source layers in place to fit the target's layers.
+    """Fit the scale of the second layer of each pair of source layers to the target's layer, in place.
 
-    Raises an error, before any change, as :func:`slth.construct.feed_forward` does, and ValueError for
-    scales that the source's dtype cannot hold.
+    Raises before any change: as :func:`slth.construct.feed_forward` does, and ValueError for scales that the source's
+    dtype cannot hold.
     """
     check_feed_forward(target, source)
     found = []
@@ -102,7 +103,7 @@ def record_feed_forward_scales(target: FeedForward, source: FeedForward) -> None
 
 @torch.no_grad()
 def record_product_scale(target: torch.Tensor, source: Product, side: Side = "input") -> None:
-    """Set source.scale in place to fit a target matrix; side: that of the construction that will follow."""
+    """Fit source.scale to a target matrix, in place; side: the side that the construction will use."""
     low, high = reach(_double(source.first), _double(source.second), side=side)
     scale = torch.tensor(scale_for(_double(target), low, high), dtype=torch.float64)
     source.scale.copy_(_recorded("scale", scale, source.scale))

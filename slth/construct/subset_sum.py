@@ -1,14 +1,14 @@
-"""Exact subset sums, many at a time: which candidates add up to a number nearest to the target?
+"""Exact subset sums for many problems at a time: find the candidates whose sum is nearest to the target.
 
-Meet in the middle (Horowitz & Sahni 1974): the sums of each half of the candidates, made in ascending order by merging,
-then walks up one list and down the other. 2^(n/2) steps a problem instead of 2^n, float64 throughout. The last
-candidate of each half is left out of its list: with or without each of them, four walks over lists of half the length
-look for four targets, and a processor takes their steps side by side.
+The search meets in the middle (Horowitz & Sahni 1974): the sums of each half of the candidates are listed in ascending
+order by merging, then two pointers walk up one list and down the other. This takes 2^(n/2) steps per problem instead of
+2^n, all in float64. The last candidate of each half is left out of its list. With and without each of these two
+candidates, there are four walks over lists of half the length, which a processor executes in parallel.
 
-The answer is the minimum over all 2^n subsets of |sum - target| *as float64 computes it* when a subset is added up in
-index order, the smallest mask (read as a binary number, candidate i is bit i) among equals. The walks themselves add in
-another order, so whatever they find within rounding distance of the best is added up again in index order: the 64
-nearest sums on either side, which is all there are unless candidates differ by more than a dozen orders of magnitude.
+The result minimises |sum - target| over all 2^n subsets, *as float64 computes it* when a subset is added up in index
+order; ties go to the smallest mask, read as a binary number with candidate i as bit i. The walks add in another order,
+so sums within rounding distance of the best are added up again in index order: the 64 nearest on either side, which
+suffices unless candidates differ by more than a dozen orders of magnitude.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from numba import njit
 
 from slth.threads import in_parallel
 
-#: Candidates that one exact search takes. 2^40 sums of size about 1 lie about 1e-12 apart; much beyond that float64
-#: itself cannot tell sums apart, so the surplus only moves the target towards the middle of what these can reach.
+#: Most candidates of an exact search. 2^40 sums of size about 1 lie about 1e-12 apart; with many more float64 cannot
+#: distinguish the sums. So further candidates only move the target towards the middle of the reach of these.
 MAX_EXACT = 40
 
-NEAR = 64  # low sums looked at on either side of what a high sum leaves of the target
-_BLOCK = 64  # steps of the walks between notes of where they are
+NEAR = 64  # low sums to compare on either side of the target minus a high sum
+_BLOCK = 64  # steps of the walks between saved positions
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -43,15 +43,16 @@ class SubsetSums:
 
 
 def solve(candidates: npt.ArrayLike, targets: npt.ArrayLike, *, threads: int | None = None) -> SubsetSums:
-    """The subset of each row of candidates (P, n) whose sum is nearest to its target (P,).
+    """Find the subset of each row of candidates (P, n) whose sum is nearest to its target (P,).
 
-    Exact for n <= 40: the least |sum - target| over all 2^n subsets in float64, sums taken in index order, ties to
-    the smallest mask read as a binary number with candidate i as bit i. For n > 40 the first 40 candidates are searched
-    exactly and the surplus ones, taken greedily by size, first move the target towards the middle of their reach.
+    Exact for n <= 40: the result has the least |sum - target| over all 2^n subsets in float64, with sums in index order
+    and ties to the smallest mask, read as a binary number with candidate i as bit i. For n > 40 the other candidates
+    are first taken greedily by size to move the target towards the middle of the reach of the first 40, which are then
+    searched exactly.
 
-    Time grows as 2^(n/2), memory per thread likewise (15 MiB at n = 40). `threads` defaults to the cores this process
-    may use; the result does not depend on it. Raises ValueError for other shapes, for values that are not finite or
-    whose sums are not, and for threads < 1.
+    Time grows as 2^(n/2), as does memory per thread (15 MiB at n = 40). `threads` defaults to the cores that this
+    process may use; the result does not depend on it. Raises ValueError for other shapes, for values or sums that are
+    not finite, and for threads < 1.
     """
     candidates = np.ascontiguousarray(candidates, dtype=np.float64)
     targets = np.ascontiguousarray(targets, dtype=np.float64)
@@ -76,20 +77,23 @@ def solve(candidates: npt.ArrayLike, targets: npt.ArrayLike, *, threads: int | N
     return SubsetSums(masks, sums, np.abs(sums - targets))
 
 
-# Everything below runs in numba, without Python's lock.
+# Everything below runs in numba without the GIL.
 
 
 class _Half(NamedTuple):
-    """Half of the candidates, and the sums of all but the last of them."""
+    """Half of the candidates, and the sums of all of them but the last."""
 
     values: FloatArray
-    sums: FloatArray  # ascending, between -inf and inf
-    masks: npt.NDArray[np.uint32]  # of the sums, without the bounds
-    listed: int  # sums
+    sums: FloatArray  # ascending, with -inf in front and inf behind
+    masks: npt.NDArray[np.uint32]  # of the sums, without -inf and inf
+    listed: int  # the number of sums
 
 
 class _Walk(NamedTuple):
-    """With or without the last candidate of each half: what that leaves of the target, and what it adds."""
+    """One of the four walks, with or without the last candidate of each half.
+
+    target: the target minus these candidates; the other fields are the contribution of these candidates.
+    """
 
     target: float
     low_value: float  # to the low sums
@@ -132,15 +136,15 @@ def _solve_rows(candidates, targets, masks, sums):  # type: ignore[no-untyped-de
 
 @njit(cache=True, nogil=True)
 def _count(n):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """How many sums of n candidates there are without the last one."""
+    """Return the number of sums of n candidates without the last one."""
     return 1 << max(0, n - 1)
 
 
 @njit(cache=True, nogil=True)
 def _spend_surplus(values, target, core, mask):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Take surplus candidates, largest first, where they bring the target nearer to the middle of the core's reach.
+    """Take surplus candidates, largest first, if they bring the target nearer to the middle of the core's reach.
 
-    Marks them in mask and returns what is left of the target.
+    Sets them in mask and returns the rest of the target.
     """
     middle = 0.0
     for i in range(core):
@@ -168,8 +172,8 @@ def _sorted_sums(values, out, bits, spare, spare_masks):  # type: ignore[no-unty
         c, bit = values[i], np.uint32(1 << i)
         for k in range(size):
             spare[k], spare_masks[k] = out[k], bits[k]
-        # Two independent merges, from below and from above. No branches, since what comes next cannot be predicted;
-        # unsigned indices, which numba need not check for counting from the end.
+        # Two independent merges, from below and from above, without branches, since they could not be predicted.
+        # Indices are unsigned, so numba need not handle negative ones.
         a, b = zero, zero
         p, q = np.uintp(size - 1), np.uintp(size - 1)
         top = np.uintp(2 * size - 1)
@@ -196,7 +200,7 @@ def _sorted_sums(values, out, bits, spare, spare_masks):  # type: ignore[no-unty
 
 @njit(cache=True, nogil=True)
 def _drop_repeats(sums, bits, size):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Keep one of equal sums, that of the smallest mask, in place; return how many are left."""
+    """Keep one of equal sums, the one with the smallest mask, in place; return how many are left."""
     kept = 0
     for k in range(1, size):
         if sums[k] != sums[kept]:
@@ -209,14 +213,14 @@ def _drop_repeats(sums, bits, size):  # type: ignore[no-untyped-def]  # pragma: 
 
 @njit(cache=True, nogil=True)
 def _nearest_pair(low, high, target):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """The masks (low, high) of the best subset.
+    """Return the masks (low, high) of the best subset.
 
-    One run of all the walks finds how near each block of their steps comes to the target. Those blocks that come within
-    rounding distance of the nearest, mostly one, are walked again, and their sums compared in index order.
+    A first pass of all walks finds the least distance to the target in each block of steps. Blocks within rounding
+    distance of the least, usually one, are walked again, and their sums are compared in index order.
     """
     reach = abs(target) + _size(low.values) + _size(high.values)
     core = low.values.size + high.values.size
-    slack = 4.0 * core * 2.220446049250313e-16 * reach  # more than two orders of addition can differ by
+    slack = 4.0 * core * 2.220446049250313e-16 * reach  # above the difference between two orders of addition
     c, low_mask = _last(low.values)
     d, high_mask = _last(high.values)
     none = np.uint32(0)
@@ -261,15 +265,15 @@ def _size(values):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 @njit(cache=True, nogil=True)
 def _last(values):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """The last candidate and its mask; 0 and none where there is none."""
+    """Return the last candidate and its mask; 0 and no bits if there is none."""
     return (values[values.size - 1] if values.size else 0.0), np.uint32((1 << values.size) >> 1)
 
 
 @njit(cache=True, nogil=True)
 def _walk(low, high, walks, top, end, firsts):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Take the four walks on while top falls to end: the least distance, and where they are then.
+    """Advance the four walks while top falls to end; return the least distance and their positions at the end.
 
-    Their steps do not wait for one another, and there are no branches, since where a walk goes cannot be predicted.
+    Their steps are independent of one another, and there are no branches, since they could not be predicted.
     """
     a, b, c, d = firsts
     least = np.inf
@@ -287,11 +291,11 @@ def _walk(low, high, walks, top, end, firsts):  # type: ignore[no-untyped-def]  
 
 @njit(cache=True, nogil=True)
 def _step(low, high, target, top, first):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Where a walk goes on, and how near it is to the target here.
+    """Return a walk's next position, and its distance to the target at this one.
 
-    The walk is at the high sum top + first; first is the last low sum known to be smaller than what that leaves of the
-    target. If the next low sum is smaller, too, it goes up to that one, else down to the next high sum: then first
-    stays, and top, which falls by one each step, moves it. Unsigned indices, which numba need not check.
+    The walk is at the high sum top + first, where first is the last low sum known to be smaller than the target minus
+    that high sum. If the next low sum is smaller too, the walk goes up to it, else down to the next high sum: first
+    then stays, and top falls by one in each step. Indices are unsigned, so numba need not handle negative ones.
     """
     rest = target - high[np.uintp(top) + first]
     below, above = rest - low[first], low[first + np.uintp(1)] - rest
@@ -302,7 +306,7 @@ def _step(low, high, target, top, first):  # type: ignore[no-untyped-def]  # pra
 
 @njit(cache=True, nogil=True)
 def _compare(low, high, target, walk, first, at, slack, best):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """The best so far, or what is better of one high sum with the low sums on either side of what it leaves."""
+    """Return the better of best and of one high sum with the low sums on either side of the target minus it."""
     error, low_mask, high_mask = best
     rest, high_here = walk.target - high.sums[at], high.masks[at - np.uintp(1)] | walk.high_mask
     for direction in (-1, 1):

@@ -1,18 +1,19 @@
-"""Tickets in attentions whose heads share: Theorem 9 of arXiv 2511.04217 beyond multi-head attention.
+"""Tickets in attentions with shared heads: Theorem 9 of arXiv 2511.04217 beyond multi-head attention.
 
-Theorem 9 prunes one factor of each merged matrix by structure (a hidden unit listens to one input coordinate) and
-solves subset sums for the other. The structure depends on sizes alone, so all heads want the same of it, and a factor
-that they share may have it, as long as the other factor is each head's own. Here keys and values have the structure,
-queries and outputs the sums. Nothing is asked of the width that Theorem 9 does not ask: its bound on the failures is a
-sum over all entries of all heads, whatever these share.
+Theorem 9 prunes one factor of each merged matrix to a structure (a hidden unit has one input coordinate) and solves
+subset sums with the other. The structure depends on sizes alone, so it is the same for all heads, and heads may share
+the factor that has it, as long as each head has its own other factor. Here keys and values have the structure, and
+queries and outputs solve the sums. The required width is that of Theorem 9: its bound on the probability of failure is
+a sum over all entries of all heads, whatever they share.
 
 * Grouped and multi-query attention: keys and values serve several heads.
-* Grouped-tied attention: key and value are one projection, and have one structure.
-* Linear knocking heads: each T keeps its diagonal, which makes the candidates products of 3 or 4 factors; drawn with
-  mixing_init="theory" all of these are of the size that the theory wants, with "random" they fade as hidden grows.
-* Explicit attention (MEA): all components have the structure, hence their mixtures, whose tensors stay as they are.
+* Grouped-tied attention: key and value are one projection with one structure.
+* Linear knocking heads: each T keeps its diagonal, which makes the candidates products of 3 or 4 factors. With
+  mixing_init="theory" they have the size that the theory assumes; with "random" they shrink as hidden grows.
+* Explicit attention (MEA): all components have the structure, and so have their mixtures; mixing tensors are not
+  pruned.
 
-Knocking heads with a `shared_width` go another way, see `slth.construct.projections`.
+For knocking heads with a `shared_width` see `slth.construct.projections`.
 """
 
 from __future__ import annotations
@@ -40,20 +41,26 @@ def variant(
     alpha: float | None = None,
     threads: int | None = None,
 ) -> AttentionConstruction:
-    """Find masks under which source, an attention of `slth.attention.ATTENTIONS`, computes what target computes.
+    """Find masks with which source, an attention of `slth.attention.ATTENTIONS`, approximates target.
 
-    target: a :class:`slth.attention.MultiHeadAttention`, or any other that merges, with as many heads (as merged
-    matrices) and the same d_in and d_out. Each entry of its merged matrices is one subset sum, with hidden / d_in
-    candidates for W_Q W_K^T and for W_V W_O the same (side="input") or, where each head has values of its own, hidden /
-    d_out (side="output", which solves for values and gives outputs the structure); "auto" takes what leaves more. alpha
-    as for :func:`slth.construct.attention`, errors and certificate too; they hold for one attention mask on both, the
-    causal one included. Masks are under the source's parameter names, mixing tensors among them. Neither module is
-    changed. For a source with a shared_width, see :func:`slth.construct.projections.projections`.
+    Each entry of the target's merged matrices is one subset sum. Masks have the source's parameter names, including
+    mixing tensors. Errors and certificate are as in :func:`slth.construct.attention`; they hold for the same attention
+    mask on both modules, the causal one included. Neither module is changed.
 
-    Raises ValueError for a source that cannot hold a ticket, which says what stands in the way; where either is
-    wrapped, both share a weight, or they differ in d_in, d_out, heads or causal; for hidden too small; weights that are
-    not finite, or too large for their products to be; a side that is none or cannot be taken; and alpha that is no
-    finite number > 0. TypeError for a target or source that is no attention.
+    Args:
+        target: a :class:`slth.attention.MultiHeadAttention`, or any other attention that merges, with the source's
+            d_in, d_out and number of merged heads.
+        source: for a source with a shared_width see :func:`slth.construct.projections.projections`.
+        side: the factor of W_V W_O with the structural mask: "input" (values, hidden / d_in candidates), "output"
+            (hidden / d_out candidates; only if each head has its own values), or "auto", the one with more candidates.
+            W_Q W_K^T has hidden / d_in candidates.
+        alpha: as in :func:`slth.construct.attention`.
+        threads: None: all cores.
+
+    Raises ValueError for a source that cannot hold a ticket, with the reason; if either is wrapped, both share a
+    weight, or they differ in d_in, d_out, heads or causal; if hidden is too small; for weights or products of weights
+    that are not finite; for a side that does not exist or cannot be used; and for an alpha that is no finite number
+    > 0. Raises TypeError for a target or source that is no attention.
     """
     check_attention("source", source)
     check_attention("target", target)
@@ -93,7 +100,7 @@ def _solve(
 
 
 def _structure(source: Attention, solved: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    """The masks, by name, of all parameters but those that sums are solved for."""
+    """Make the structural masks, by name: those of all parameters without subset sums."""
     masks = {}
     for name, role in source.roles().items():
         if name not in solved:
@@ -103,7 +110,10 @@ def _structure(source: Attention, solved: tuple[str, ...]) -> dict[str, torch.Te
 
 
 def _of_role(role: str, weight: torch.Tensor, source: Attention) -> torch.Tensor:
-    """The mask of a parameter: heads are mixed whole, a feature goes on as itself, a hidden unit has one coordinate."""
+    """Make the structural mask of a parameter from its role.
+
+    Mixing tensors of heads are kept, maps of features keep their diagonal, and a hidden unit has one coordinate.
+    """
     if role == "heads":
         return torch.ones(weight.shape, dtype=torch.bool, device="cpu")
     if role == "features":
@@ -113,11 +123,11 @@ def _of_role(role: str, weight: torch.Tensor, source: Attention) -> torch.Tensor
     return mask.mT if role == "output" else mask
 
 
-# ---------------------------------------------------------------- what cannot be
+# ---------------------------------------------------------------- checks
 
 
 def _checked(source: Attention) -> SoftmaxAttention:
-    """The source. Raises ValueError unless its facts say that it can be solved for, and nothing stands in the way."""
+    """Return source. Raises ValueError unless its class supports a construction and its options do not prevent one."""
     facts, name = source.facts, type(source).__name__
     in_the_way = source.obstacles() + ([] if facts.constructible is True else [facts.constructible])
     in_the_way = list(dict.fromkeys(in_the_way)) or _not_square(source)
@@ -129,14 +139,14 @@ def _checked(source: Attention) -> SoftmaxAttention:
 
 
 def _not_square(source: Attention) -> list[str]:
-    """Which maps of features cannot be reduced to their diagonal, in words."""
+    """Describe the maps of features that are not square, which cannot be reduced to their diagonal."""
     features = (source.get_parameter(name) for name, role in source.roles().items() if role == "features")
     shapes = {tuple(weight.shape) for weight in features}
     return [f"it maps features by {shape}, which must be square" for shape in shapes if shape[0] != shape[1]]
 
 
 def _side(source: Attention, side: str) -> Side:
-    """The side to take. Raises ValueError for "output" where heads share values."""
+    """Return the side to use. Raises ValueError for "output" if heads share values."""
     roles = source.roles()
     own = roles.get("value") == "value" and "heads" not in roles.values()
     own = own and len(source.get_parameter("value")) == source.heads
@@ -148,7 +158,7 @@ def _side(source: Attention, side: str) -> Side:
 
 
 def _check_hidden(source: Attention, side: Side) -> None:
-    """Raise ValueError unless a source is wide enough."""
+    """Raise ValueError unless the source's hidden is large enough for this side."""
     for name in ("d_in", "d_out") if side == "output" else ("d_in",):
         if source.hidden < getattr(source, name):
             raise ValueError(f"hidden={source.hidden}: must be >= {name}={getattr(source, name)}")

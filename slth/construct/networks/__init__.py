@@ -1,4 +1,4 @@
-"""Any module, its linear maps hidden in random products by pruning alone: `slth.construct.module`."""
+"""Hide the linear maps of any module in pruned random products: `slth.construct.module`."""
 
 from __future__ import annotations
 
@@ -29,28 +29,30 @@ def module(
     seed: int = 0,
     threads: int | None = None,
 ) -> ModuleConstruction:
-    """Hide every linear map of any module in random weights of its own, and record the rest.
+    """Hide every linear map of any module in new random weights, and record all other tensors.
 
-    Without a code in random products (Lemma 7 of arXiv 2511.04217), where each entry is a sum of candidates of its own.
+    Without a code, linear maps are hidden in random products (Lemma 7 of arXiv 2511.04217), where each entry is a
+    signed sum of its own candidates.
 
-    Linear maps are the weights that `slth.wrap` would mask: of linear layers, transformers' Conv1D, convolutions (as
-    matrices), attentions, packed or not, and recurrent layers, tied and shared ones once. Recorded as they are, and
-    counted, are biases, norms, other buffers, and tables of tokens and positions. net is not changed.
+    Linear maps are the weights that `slth.wrap` would mask: those of linear layers, transformers' Conv1D, convolutions
+    (as matrices), attentions, packed or not, and recurrent layers; tied and shared ones once. Biases, norms, other
+    buffers, and token and position tables are recorded unchanged and counted. net is not changed.
 
     Args:
-        net: a module with values; float64, float32, bfloat16, float16 or int8 weights.
-        candidates: products that the sum of an entry chooses signs of, at most 40; more than 24 are taken in two
-            stages of half as many. With exact those of one stage, at most 24. None: 32, or 16.
-        exact: use several stages, the next one for what the last one left, until every merged weight rounds to the
-            value that net has: then the networks are the same, bit for bit.
-        code: of :func:`slth.construct.encode`, for fewer bits and larger errors than a sum of its own for each entry:
-            a mask for each block of an input's weights, and recorded scales. Without candidates, and not exact.
-        embeddings: hide the tables of tokens and positions as well, and what is tied to them.
-        seed: of all random weights.
+        net: a module, not on the device meta, with float64, float32, bfloat16, float16 or int8 weights.
+        candidates: candidates per entry, at most 40; more than 24 are split into two stages of half as many. With
+            `exact`, candidates per stage, at most 24. None: 32, or 16 with `exact`.
+        exact: add stages, each of which approximates the remaining error, until every merged weight rounds to the
+            value in net. The two networks are then equal, bit for bit.
+        code: the code of :func:`slth.construct.encode`, which needs fewer bits and leaves larger errors than one sum
+            per entry: it has one mask per block of an input's weights, and recorded scales. It excludes `candidates`
+            and `exact`.
+        embeddings: hide token and position tables as well, and weights tied to them.
+        seed: seed of all random weights.
         threads: None: all cores.
 
-    Raises ValueError for arguments outside these, a module that is wrapped, has no linear map or values that are not
-    finite, and where exact cannot be had.
+    Raises ValueError for arguments out of range, for a module that is wrapped, has no linear map or has values that are
+    not finite, and if `exact` cannot be achieved.
     """
     default, most = (COARSE, FINE) if exact else (CANDIDATES, MAX_EXACT)
     most = as_int("candidates", default if candidates is None else candidates, 1, most)

@@ -1,8 +1,8 @@
-"""The attentions of a module as merged matrices, so that what pruning has done to them can be certified.
+"""Merge the attentions of any module, so that their output errors can be certified.
 
-With biases an attention is one without them of tokens (x, 1): logits are (x, 1) QK (y, 1)^T, where QK is
-[W_Q; b_Q] [W_K; b_K]^T / sqrt(d_head), and values are (x, 1) [W_V; b_V] W_O. So the certificate of
-`slth.construct.certificates` holds, for tokens whose norm is sqrt(alpha^2 + 1).
+An attention with biases equals one without biases on tokens (x, 1): its logits are (x, 1) QK (y, 1)^T with
+QK = [W_Q; b_Q] [W_K; b_K]^T / sqrt(d_head), and its values are (x, 1) [W_V; b_V] W_O. So the certificate of
+`slth.construct.certificates` holds for tokens of norm sqrt(alpha^2 + 1).
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ _ROLES = ("query", "key", "value")
 
 
 def attentions(net: nn.Module) -> Iterator[tuple[str, Merged]]:
-    """(name, (QK (heads, d + 1, d + 1), VO (heads, d + 1, d_out))) of each attention whose logits are bilinear.
+    """Yield (name, (QK (heads, d + 1, d + 1), VO (heads, d + 1, d_out))) of each attention with bilinear logits.
 
-    These are torch's own, of one width, and those with layers query, key and value as BERT has them, up to their heads'
-    outputs side by side. Not those with positions in their logits, grouped heads or norms.
+    These are torch's nn.MultiheadAttention, with one width for query, key and value, and modules with layers query, key
+    and value as in BERT, up to the concatenated outputs of their heads. Attentions with positions in their logits,
+    grouped heads or norms are left out.
     """
     for name, module in net.named_modules():
         if isinstance(module, nn.MultiheadAttention):
@@ -48,7 +49,7 @@ def _of_torch(module: nn.MultiheadAttention) -> Merged:
 
 
 def _augmented(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """[W; b] (d + 1, out), float64."""
+    """Append the bias to the weight as a row: [W; b] (d + 1, out), float64."""
     last = torch.zeros_like(weight[:, 0]) if bias is None else bias
     return torch.cat([weight.T, last[None]]).detach().to("cpu", torch.float64)
 

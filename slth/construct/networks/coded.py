@@ -1,4 +1,4 @@
-"""One matrix hidden by a structured code (`slth.construct.codes`): a mask of whole units for each block of weights."""
+"""A matrix hidden by a structured code (`slth.construct.codes`): one mask of units per block of weights."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import nn
 from slth.construct.codes import BlockProduct, Code, block_sums, encode, spread
 from slth.construct.subset_sum import FloatArray
 
-_SHAPE = ("bits", "block", "pairs", "orthogonal", "scale")  # what a source depends on, of a code
+_SHAPE = ("bits", "block", "pairs", "orthogonal", "scale")  # the options of a code that a source depends on
 
 
 @dataclass(frozen=True)
 class Coded:
-    """A matrix as the pruned units of a :class:`BlockProduct` of its own.
+    """A matrix hidden in its own pruned :class:`BlockProduct`.
 
-    name: that of the block product's weights; scale: as it records them, bfloat16; mask: of its units, flat, eight to
-    a byte; matrix: what they add up to, float64.
+    name: prefix of the names of the block product's weights; scale: its recorded scales, bfloat16; mask: the mask of
+    its units, flat, packed eight per byte; matrix: the matrix of the pruned product, float64.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Coded:
 
     @property
     def most(self) -> int:
-        """Units, or pairs of them, of a block."""
+        """The units of a block, or its pairs of units."""
         return self.code.vectors
 
     @property
@@ -46,15 +46,15 @@ class Coded:
         return inputs, outputs
 
     def plan(self) -> list[Any]:
-        """The code, as the only stage."""
+        """Return the options of the code, as the only stage."""
         return [{name: value for name, value in asdict(self.code).items() if name in _SHAPE}]
 
     def merged(self) -> FloatArray:
-        """The matrix, float64."""
+        """Return the matrix, float64."""
         return self.matrix
 
     def masks(self) -> dict[str, torch.Tensor]:
-        """The mask of the first factor (inputs, blocks, units); the second is kept whole."""
+        """Return the mask of the first factor (inputs, blocks, units); the second factor is not pruned."""
         inputs, outputs = self.sizes
         shape = inputs, -(-outputs // int(self.code.block or 1)), -1
         kept = np.unpackbits(self.mask).view(np.bool_)
@@ -66,19 +66,19 @@ class Coded:
         stages.get_buffer("0.scale").copy_(self.scale)
 
     def factors(self) -> tuple[torch.Tensor, ...]:
-        """The first factor under its mask, and the second."""
+        """Return the masked first factor, and the second."""
         source = BlockProduct(*self.sizes, self.code, seed=self.seed, name=self.name)
         (mask,) = self.masks().values()
         return source.first.detach() * mask, source.second.detach()
 
     def product(self, factors: Sequence[torch.Tensor]) -> FloatArray:
-        """The matrix that pruned factors make, float64."""
+        """Compute the matrix of pruned factors, float64."""
         first, second = factors
         return block_sums(first, second, spread(self.scale, self.code, self.matrix.shape[1])).numpy()
 
 
 def encoded(name: str, matrix: torch.Tensor, code: Code, *, seed: int, threads: int | None) -> Coded:
-    """Hide a matrix (inputs, outputs) in a block product whose weights are named after it."""
+    """Hide a matrix (inputs, outputs) in a block product whose weights are named after the matrix."""
     name = f"{name}.0"
     construction = encode(matrix.double(), code, seed=seed, name=name, threads=threads)
     assert isinstance(construction.source, BlockProduct)

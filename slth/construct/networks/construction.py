@@ -1,4 +1,4 @@
-"""What `slth.construct.module` returns: the masks of the random source, and the module that they make."""
+"""The result of `slth.construct.module`: masks of the random source, and the module with the merged weights."""
 
 from __future__ import annotations
 
@@ -29,12 +29,16 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class ModuleConstruction(Construction):
-    """Masks of random products that are a module's linear maps, and the rest of the module recorded.
+    """Masks of random products that approximate a module's linear maps, and the module's other tensors.
 
-    `source` (of :class:`slth.construct.networks.source.Source`), `masks` and `digests` are made when they are read:
-    a source is twice `candidates` times as large as its target. errors: by the name of a linear map, what its weights
-    in the merged module differ by from the target's, (inputs, outputs), float64. candidates: the most that an entry
-    chose from, or a block. hidden: what each linear map was found in. recorded: all other tensors, by name.
+    `source` (a :class:`slth.construct.networks.source.Source`), `masks` and `digests` are computed when they are read,
+    since a source is 2 * `candidates` times as large as its target.
+
+    Attributes:
+        errors: name of a linear map -> its weights in the merged module minus the target's (inputs, outputs), float64.
+        candidates: the most candidates of an entry, or of a block of a code.
+        hidden: name of a linear map -> its hidden form.
+        recorded: name -> any other tensor.
     """
 
     hidden: dict[str, Hidden]
@@ -60,7 +64,7 @@ class ModuleConstruction(Construction):
 
     @cached_property
     def source(self) -> Source:
-        """The random network, not pruned, with the target's recorded tensors."""
+        """The unpruned random network, with the target's recorded tensors."""
         source = Source(**source_arguments(self.hidden, self.recorded, seed=self._seed))
         for name, each in self.hidden.items():
             each.record(source.net.get_submodule(name))
@@ -70,39 +74,43 @@ class ModuleConstruction(Construction):
 
     @cached_property
     def masks(self) -> dict[str, torch.Tensor]:
-        """The masks by the names of their weights in the source; factors without one are kept whole."""
+        """The masks by the names of their weights in the source; weights without a mask are not pruned."""
         return {f"net.{name}": mask for each in self.hidden.values() for name, mask in each.masks().items()}
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """What tells the source from others."""
+        """Hashes that identify the source."""
         return digests_of(self.source, self.masks)
 
     @property
     def bits(self) -> int:
-        """Of the masks: one a candidate of every entry that takes part in a stage, or one a pair of units of a code.
+        """The bits of the masks and of the scales of a code.
 
-        And 16 bits of each scale of a code.
+        That is one bit per candidate of every entry that takes part in a stage; for a code one bit per pair of units,
+        and 16 bits per scale.
         """
         return sum(each.bits for each in self.hidden.values())
 
     @property
     def recorded_bytes(self) -> int:
-        """Of what is recorded as it is."""
+        """The bytes of the recorded tensors."""
         return sum(tensor.nbytes for tensor in self.recorded.values())
 
     @property
     def exact(self) -> bool:
-        """Whether the merged module has the target's weights to the last bit."""
+        """Whether the merged module has the target's weights, bit for bit."""
         return not any(error.any() for error in self.errors.values())
 
     @property
     def certificates(self) -> dict[str, float]:
-        """By the name of a linear map: |W' - W|_2 of its weights W' in the merged module; |x W' - x W| <= it |x|."""
+        """Name of a linear map -> |W' - W|_2, with W' its merged and W its target weights.
+
+        It bounds the error of the map's outputs: |x W' - x W| <= |W' - W|_2 |x|.
+        """
         return {name: _spectral(error) for name, error in self.errors.items()}
 
     def weights_of(self, net: nn.Module) -> Iterator[tuple[LinearMap, torch.Tensor]]:
-        """(linear map of net, its merged matrix in the dtype of net), one at a time. Raises ValueError as `merge`."""
+        """Yield (linear map of net, its merged matrix in net's dtype). Raises ValueError as `merge` does."""
         for each in self._maps(net):
             yield each, rounded(self.hidden[each.name].merged(), each.dtype)
 
@@ -110,17 +118,17 @@ class ModuleConstruction(Construction):
         return _matched(net, {name: hidden.sizes for name, hidden in self.hidden.items()})
 
     def merge(self, net: Module) -> Module:
-        """Write the merged weights and what is recorded into net, of the target's class and shapes; returns it.
+        """Write the merged weights and the recorded tensors into net, of the target's class and shapes, and return it.
 
-        Raises ValueError, before any change, where net is wrapped or its linear maps or other tensors are not those of
-        the target.
+        Raises ValueError, before any change, if net is wrapped or its linear maps or other tensors differ from the
+        target's in name, shape or dtype.
         """
         return _merge(net, list(self.weights_of(net)), self.recorded)
 
     def network(self, *, factors: bool = False) -> nn.Module:
-        """A copy of the target with merged weights: the same class, the same code, in eval mode.
+        """Copy the target, in eval mode, with merged weights.
 
-        factors: its parameters are the pruned random factors, of which weights are made whenever they are read.
+        With `factors`, its parameters are the pruned random factors, and weights are computed whenever they are read.
         """
         net = self.merge(copy.deepcopy(self._net)).eval()
         if factors:
@@ -130,17 +138,17 @@ class ModuleConstruction(Construction):
 
     @torch.no_grad()
     def attention_certificates(self, alpha: float) -> dict[str, Certificate]:
-        """Bounds on the outputs of each attention whose form allows it, by its name, for tokens of norm <= alpha.
+        """Bound the output error of each attention with bilinear logits, by its name, for tokens of norm <= alpha.
 
-        Outputs are the heads' side by side, before the layer that follows, or those of nn.MultiheadAttention. Raises
-        ValueError for alpha that is not finite and positive.
+        Outputs are the concatenated outputs of the heads, before the output layer; for nn.MultiheadAttention they are
+        its own. Raises ValueError for an alpha that is not finite and positive.
         """
         norm = math.hypot(check_alpha(alpha), 1.0)
         merged = dict(attentions(self.network()))
         return {name: certificate(target, merged[name], norm) for name, target in attentions(self._net)}
 
     def ticket(self) -> Ticket:
-        """The ticket of the pruned source, which says how the source is built."""
+        """Make the ticket of the pruned source, which stores the source's constructor arguments."""
         return Ticket.of_masks(self.source, self.masks, built=built_of(self.source))
 
     def _more(self) -> str:
@@ -150,10 +158,10 @@ class ModuleConstruction(Construction):
 
 @torch.no_grad()
 def merge(ticket: Ticket, net: Module) -> Module:
-    """Write what the ticket of a :class:`ModuleConstruction` makes into net, of the target's class and shapes.
+    """Write the weights of a :class:`ModuleConstruction`'s ticket into net, of the target's class and shapes.
 
-    Returns net. Raises TicketError for another ticket or a damaged one, ValueError where net is wrapped or its linear
-    maps or other tensors are not those of the target; net is not changed then.
+    Returns net. Raises before any change: TicketError for another kind of ticket or a damaged one, ValueError if net is
+    wrapped or its linear maps or other tensors differ from the target's in name, shape or dtype.
     """
     check_module(net, "net")
     arguments = _arguments(ticket)
@@ -167,7 +175,7 @@ def merge(ticket: Ticket, net: Module) -> Module:
 
 
 def _arguments(ticket: Ticket) -> dict[str, Any]:
-    """Those of the source that a ticket says it is of. Raises TicketError where it says none that can be."""
+    """Return the source's constructor arguments from a ticket. Raises TicketError if it has no valid ones."""
     built = ticket.built or {}
     try:
         arguments = dict(built["arguments"])
@@ -191,7 +199,7 @@ def _merge(net: Module, weights: list[tuple[LinearMap, torch.Tensor]], tensors: 
 
 
 def _check_recorded(net: nn.Module, maps: list[LinearMap], wanted: Mapping[str, Any]) -> None:
-    """Raise ValueError unless net holds, beside these maps, just these tensors: [dtype, *shape] by name."""
+    """Raise ValueError unless net's tensors other than these maps are exactly these: name -> [dtype, *shape]."""
     here = tensors_to_json(recorded(net, maps))
     for name in sorted(here.keys() | wanted.keys()):
         if here.get(name) != wanted.get(name):
@@ -199,7 +207,7 @@ def _check_recorded(net: nn.Module, maps: list[LinearMap], wanted: Mapping[str, 
 
 
 def _matched(net: nn.Module, sizes: dict[str, tuple[int, int]]) -> list[LinearMap]:
-    """The linear maps of net by these names. Raises ValueError unless it has just these, of these sizes."""
+    """Return net's linear maps. Raises ValueError unless it has exactly these names and sizes."""
     for tables in (False, True):
         maps = linear_maps(net, tables=tables)
         if {each.name: each.sizes for each in maps} == sizes:
@@ -213,6 +221,6 @@ def _error(net: nn.Module, each: LinearMap, hidden: Hidden) -> torch.Tensor:
 
 
 def _spectral(error: torch.Tensor) -> float:
-    """At least |error|_2: what the decomposition adds is far below size times eps times the Frobenius norm."""
+    """Bound |error|_2 from above: the decomposition's rounding is far below size times eps times the Frobenius norm."""
     slack = max(error.shape) * torch.finfo(torch.float64).eps * torch.linalg.matrix_norm(error)
     return float(spectral_norm(error) + slack)

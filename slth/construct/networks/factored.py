@@ -1,4 +1,4 @@
-"""Weights that are made of their pruned random factors whenever a module reads them."""
+"""Weights that are computed from their pruned random factors whenever a module reads them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from slth.construct.networks.maps import LinearMap
 
 
 class PrunedFactors(nn.Module):
-    """A parametrization, in torch's sense: the weight is made of first and second factors, which are the parameters.
+    """A torch parametrization that computes a weight from its first and second factors, which are the parameters.
 
-    They stand in the order of the weight's linear maps and of the stages of each, first and second, float32, 0 where
-    pruned.
+    Factors are float32, 0 where pruned, in the order of the weight's linear maps, their stages, first and second.
     """
 
     def __init__(self, maps: Sequence[LinearMap], hidden: Sequence[Hidden], like: torch.Tensor) -> None:
@@ -29,13 +28,13 @@ class PrunedFactors(nn.Module):
         self._first = [factor for each in factors for factor in each]
 
     def right_inverse(self, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """What is stored in place of the weight."""
+        """Return the factors, which are stored in place of the weight."""
         factors = tuple(factor.to(weight.device) for factor in self._first)
         del self._first
         return factors
 
     def forward(self, *factors: torch.Tensor) -> torch.Tensor:
-        """The weight, to the bit that of the merged module."""
+        """Compute the weight, bit for bit the one of the merged module."""
         weight = torch.empty(self.shape, dtype=self.dtype)
         left = iter(factors)
         for each, hidden, count in zip(self.maps, self.hidden, self.counts, strict=True):
@@ -45,7 +44,7 @@ class PrunedFactors(nn.Module):
 
 
 def keep_factors(net: nn.Module, maps: Sequence[LinearMap], hidden: Sequence[Hidden]) -> None:
-    """Have the parameters of net that hold these linear maps made of their factors, wherever they are held."""
+    """Parametrize the weights of net that hold these linear maps by their factors, in every module that shares them."""
     by_parameter: dict[str, list[int]] = {}
     for i, each in enumerate(maps):
         by_parameter.setdefault(each.parameter, []).append(i)

@@ -1,4 +1,4 @@
-"""What any way of hiding one matrix makes: masks of random weights, and the matrix that they add up to."""
+"""The interface of a hidden matrix: masks of random weights, and the matrix that the kept ones add up to."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from slth.construct.subset_sum import FloatArray
 
 
 class Hidden(Protocol):
-    """A matrix (inputs, outputs) hidden in random weights, which stand in the source under the map's name.
+    """A matrix (inputs, outputs) hidden in random weights, which the source holds under the linear map's name.
 
-    unreachable: entries beyond what their candidates span; most: candidates of an entry at most; bits: of the masks,
-    and of scales that only the ticket records.
+    unreachable: number of entries outside the range of their candidates' sums; most: the most candidates of an entry;
+    bits: bits of the masks, and of scales that only the ticket records.
     """
 
     @property
@@ -33,15 +33,15 @@ class Hidden(Protocol):
         ...
 
     def plan(self) -> list[Any]:
-        """What the source is told of each stage behind its sizes, JSON."""
+        """Return the source's arguments for each stage, as JSON values."""
         ...
 
     def merged(self) -> FloatArray:
-        """The matrix that the pruned weights add up to, float64."""
+        """Return the matrix that the pruned weights add up to, float64."""
         ...
 
     def masks(self) -> dict[str, torch.Tensor]:
-        """The masks by the names of their weights in the source."""
+        """Return the masks by the names of their weights in the source."""
         ...
 
     def record(self, stages: nn.Module) -> None:
@@ -49,9 +49,9 @@ class Hidden(Protocol):
         ...
 
     def factors(self) -> tuple[torch.Tensor, ...]:
-        """The pruned weights, float32, 0 where pruned."""
+        """Return the masked weights, float32, 0 where pruned."""
         ...
 
     def product(self, factors: Sequence[torch.Tensor]) -> FloatArray:
-        """What :meth:`factors` add up to: the same bits as :meth:`merged`."""
+        """Compute the matrix of :meth:`factors`: the same bits as :meth:`merged`."""
         ...

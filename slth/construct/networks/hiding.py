@@ -1,4 +1,4 @@
-"""One matrix hidden in stages, a single one or as many as rounding to its own dtype takes, or by a code."""
+"""Hide one matrix: in one stage, in as many stages as it takes to be exact in its dtype, or by a code."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from slth.construct.networks.hidden import Hidden
 from slth.construct.networks.stages import Stage, Units, fitted, solve
 from slth.construct.subset_sum import BoolArray, FloatArray
 
-COARSE = 16  # candidates of a stage, of several: 2^(n/2) steps an entry are then few
-FINE = 24  # candidates of a stage at most
-_LEAST = 8  # candidates of a stage
-_SPARE = 4  # bits that a stage lacks to what its candidates could tell
-_MOST = 24  # stages
+COARSE = 16  # candidates per stage if there are several stages: few of the 2^(n/2) steps per entry
+FINE = 24  # most candidates per stage
+_LEAST = 8  # fewest candidates per stage
+_SPARE = 4  # bits of precision that a stage falls short of its number of candidates
+_MOST = 24  # most stages
 
 
 @dataclass(frozen=True)
 class Options:
-    """How matrices are hidden: see :func:`slth.construct.module`."""
+    """Options for hiding matrices: see :func:`slth.construct.module`."""
 
     candidates: int
     exact: bool
@@ -37,9 +37,9 @@ class Options:
 
 @dataclass(frozen=True)
 class Staged:
-    """A matrix (inputs, outputs) in stages.
+    """A matrix (inputs, outputs) hidden in stages.
 
-    unreachable: entries that lie outside what a stage's candidates span; most: candidates of an entry at most.
+    unreachable: number of entries outside the range of a stage's candidates; most: the most candidates of an entry.
     """
 
     stages: tuple[Stage, ...]
@@ -48,7 +48,7 @@ class Staged:
 
     @property
     def bits(self) -> int:
-        """Of the masks: one a candidate of every entry that takes part in a stage."""
+        """The bits of the masks: one per candidate of every entry that takes part in a stage."""
         return sum(stage.bits for stage in self.stages)
 
     @property
@@ -57,26 +57,26 @@ class Staged:
         return self.stages[0].units.sizes
 
     def plan(self) -> list[Any]:
-        """[candidates, scale] of each stage."""
+        """Return [candidates, scale] of each stage."""
         return [[stage.units.candidates, stage.units.scale] for stage in self.stages]
 
     def merged(self) -> FloatArray:
-        """The matrix that the stages add up to, float64."""
+        """Return the sum of all stages, float64."""
         return reduce(np.add, (stage.product() for stage in self.stages))
 
     def masks(self) -> dict[str, torch.Tensor]:
-        """The mask of each stage's second factor; first factors are kept whole."""
+        """Return the mask of each stage's second factor; first factors are not pruned."""
         return {f"{stage.units.name}.second": stage.mask() for stage in self.stages}
 
     def record(self, stages: nn.Module) -> None:
-        """Nothing: the plan says the scales."""
+        """Do nothing: the scales of stages are part of the plan."""
 
     def factors(self) -> tuple[torch.Tensor, ...]:
-        """First and second of each stage."""
+        """Return the first and second factor of each stage."""
         return tuple(factor for stage in self.stages for factor in stage.factors())
 
     def product(self, factors: Sequence[torch.Tensor]) -> FloatArray:
-        """The matrix that pruned factors make, float64."""
+        """Compute the matrix of pruned factors, float64."""
         total = torch.zeros(self.sizes, dtype=torch.float64)
         for stage, first, second in zip(self.stages, factors[::2], factors[1::2], strict=True):
             total += stage.units.scale * torch.einsum("ki,kio->io", first.double(), second.double())  # exact
@@ -86,7 +86,7 @@ class Staged:
 def hide(name: str, matrix: torch.Tensor, options: Options) -> Hidden:
     """Hide a matrix (inputs, outputs) in random weights that are named after it.
 
-    Raises ValueError where exact and entries of it cannot be met.
+    Raises ValueError if `options.exact` is set and some entries cannot be made exact.
     """
     if options.code is not None:
         return encoded(name, matrix, options.code, seed=options.seed, threads=options.threads)
@@ -94,13 +94,13 @@ def hide(name: str, matrix: torch.Tensor, options: Options) -> Hidden:
 
 
 def rounded(merged: FloatArray, dtype: torch.dtype) -> torch.Tensor:
-    """Merged values in the dtype of a parameter, the nearest."""
+    """Round merged values to the nearest in the dtype of a parameter."""
     values = torch.from_numpy(merged)
     return values.to(dtype) if dtype.is_floating_point else values.round().clamp(-128, 127).to(dtype)
 
 
 def _evenly(name: str, matrix: torch.Tensor, options: Options) -> Staged:
-    """All candidates for every entry, in as few stages of equal parts as may be."""
+    """Use all candidates for every entry, in as few stages of equal size as possible."""
     target = matrix.double().numpy()
     count = -(-options.candidates // FINE)
     total, stages, unreachable = np.zeros_like(target), [], 0
@@ -117,10 +117,10 @@ def _evenly(name: str, matrix: torch.Tensor, options: Options) -> Staged:
 
 
 def _exactly(name: str, matrix: torch.Tensor, options: Options) -> Staged:
-    """Stages until every entry rounds to its own value; an entry takes part in those that it needs.
+    """Add stages until every entry rounds to its value in the matrix; each entry takes part in the stages it needs.
 
-    A stage has as many candidates as what is left needs, and leaves entries to the next one that are small enough for
-    it: a small weight is made of the finer stages alone.
+    A stage has as many candidates as the remaining errors need. Entries that are small enough for the next stage skip
+    it, so that small weights use the finer stages alone.
     """
     target, room = matrix.double().numpy(), _room(matrix)
     total, taken = np.zeros_like(target), np.zeros(target.shape, np.int64)
@@ -143,13 +143,13 @@ def _exactly(name: str, matrix: torch.Tensor, options: Options) -> Staged:
 
 
 def _open(total: FloatArray, matrix: torch.Tensor) -> BoolArray:
-    """The entries that do not round to their own value."""
+    """Tell which entries do not round to their value in the matrix."""
     differ: BoolArray = (rounded(total, matrix.dtype) != matrix).numpy()
     return differ
 
 
 def _candidates(left: FloatArray, room: FloatArray, most: int) -> int:
-    """As many as what is left needs to fall within the room around the entries' values."""
+    """Return how many candidates the remaining errors need to fall below the tolerances `room`."""
     if not left.size:
         return 1
     bits = np.ceil(np.log2(np.abs(left).max() / np.median(room)))
@@ -157,7 +157,7 @@ def _candidates(left: FloatArray, room: FloatArray, most: int) -> int:
 
 
 def _room(matrix: torch.Tensor) -> FloatArray:
-    """How far from each entry the numbers lie at least that round to another one: half a unit in its last place."""
+    """Return each entry's rounding tolerance, half a unit in the last place: nearer numbers round to the entry."""
     if not matrix.dtype.is_floating_point:
         return np.full(matrix.shape, 0.5)
     _, exponent = np.frexp(matrix.double().numpy())

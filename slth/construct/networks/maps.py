@@ -1,4 +1,4 @@
-"""The linear maps of any module, each as one matrix (inputs, outputs), and what it holds beside them."""
+"""The linear maps of any module, each as one matrix (inputs, outputs), and its other tensors."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from slth.modules import check_module
 from slth.ticket.making import named_tensors
 from slth.wrapping import check_plain
 
-#: What rounding to a parameter's dtype is defined for.
+#: The dtypes that merged weights can be rounded to.
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int8)
 
 
 @dataclass(frozen=True)
 class LinearMap:
-    """One linear map of a module: a parameter that it holds, or an equal part of one that fuses several.
+    """One linear map of a module: a parameter, or one of the equal parts of a fused parameter.
 
-    name: that of the parameter, and the part's role or number behind it; parameter: its name in the module.
+    name: the parameter's name, followed by the part's role or number; parameter: the parameter's name in the module.
     """
 
     name: str
@@ -32,7 +32,7 @@ class LinearMap:
     dtype: torch.dtype
 
     def matrix(self, parameter: torch.Tensor) -> torch.Tensor:
-        """The map (inputs, outputs) of a tensor of the parameter's shape, a view or a copy."""
+        """Return the map (inputs, outputs) in a tensor of the parameter's shape, as a view or a copy."""
         return self.seat.matrix(self.part.of(parameter))
 
     def put(self, parameter: torch.Tensor, matrix: torch.Tensor) -> None:
@@ -50,11 +50,11 @@ class LinearMap:
 
 
 def linear_maps(net: nn.Module, *, tables: bool = False) -> list[LinearMap]:
-    """The linear maps of a plain module in the order of its parameters, tied and shared ones once.
+    """List the linear maps of a module that is not wrapped, in the order of its parameters; tied and shared ones once.
 
-    These are its weights (`slth.masking.parameters`); what an embedding holds, a matrix tied to one too, or a table of
-    positions only where tables is true. Raises ValueError for what is no module or wrapped, where there is no linear
-    map, and for one that is on the device meta, of another dtype than DTYPES, or not finite.
+    These are its weights (`slth.masking.parameters`). Embeddings, matrices tied to them and position tables are only
+    included with `tables`. Raises ValueError for an argument that is no module or is wrapped, if there is no linear
+    map, and for one that is on the device meta, has a dtype not in DTYPES, or is not finite.
     """
     check_module(net, "net")
     check_plain(net)
@@ -67,7 +67,7 @@ def linear_maps(net: nn.Module, *, tables: bool = False) -> list[LinearMap]:
 
 
 def recorded(net: nn.Module, maps: list[LinearMap]) -> dict[str, torch.Tensor]:
-    """What a module holds beside its linear maps: other parameters, tied ones once, and persistent buffers."""
+    """Return a module's tensors other than these maps: other parameters, tied ones once, and persistent buffers."""
     hidden = {each.parameter for each in maps}
     return {path: tensor.detach() for path, tensor in named_tensors(net) if path not in hidden}
 

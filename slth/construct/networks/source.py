@@ -1,4 +1,4 @@
-"""The random network that a module is hidden in: products for its linear maps, and what is recorded of it."""
+"""The random network that a module is hidden in: products for its linear maps, and its recorded tensors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from slth.numbers import as_float, as_int
 from slth.ticket.making import name_of
 from slth.weights import recipes
 
-#: (candidates, scale) of each stage of a linear map, or its code, by its name, behind its inputs and outputs.
+#: Name of a linear map -> [inputs, outputs, then (candidates, scale) of each stage, or the options of its code].
 Plan = Mapping[str, Sequence[Any]]
 
 
@@ -34,7 +34,7 @@ class RandomProduct(nn.Module):
         recipes.fill(self, {"first": units.first, "second": units.second})
 
     def matrix(self) -> torch.Tensor:
-        """The product (inputs, outputs), float64, added up in the order of units."""
+        """Compute the product (inputs, outputs), float64, added up in the order of units."""
         total = torch.zeros(self.second.shape[1:], dtype=torch.float64, device=self.second.device)
         for a, b in zip(self.first, self.second, strict=True):
             total += a.double()[:, None] * b.double()
@@ -42,20 +42,20 @@ class RandomProduct(nn.Module):
         return total * scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """X (..., inputs) -> (..., outputs)."""
+        """Map x (..., inputs) -> (..., outputs)."""
         return x.double() @ self.matrix()
 
 
 class Source(Recorded):
-    """Random products by the names of a module's linear maps, each the sum of its stages; buffers by other names.
+    """Random products under the names of a module's linear maps, each a sum of stages, and buffers for other tensors.
 
-    They stand in `net`, under the names that they have in the module.
+    They are registered in `net`, under their names in the module.
 
     Args:
-        maps: name of a linear map -> [inputs, outputs, [candidates, scale], ...], a pair for each stage; or [inputs,
-            outputs, code], the options of a :class:`slth.construct.Code`.
-        recorded: name of another tensor -> [dtype, *shape]; zeros at first.
-        seed: of all weights.
+        maps: name of a linear map -> [inputs, outputs, [candidates, scale], ...] with one pair per stage, or [inputs,
+            outputs, code] with the options of a :class:`slth.construct.Code`.
+        recorded: name of another tensor -> [dtype, *shape]; initially zeros.
+        seed: seed of all weights.
     """
 
     def __init__(self, maps: Plan, recorded: Mapping[str, Sequence[Any]], *, seed: int = 0) -> None:
@@ -71,7 +71,7 @@ class Source(Recorded):
         self.maps = tuple(maps)
 
     def merged(self) -> Iterator[tuple[str, FloatArray]]:
-        """(name, matrix (inputs, outputs), float64) of each linear map, one at a time."""
+        """Yield (name, matrix (inputs, outputs), float64) of each linear map."""
         for name in self.maps:
             total = np.zeros(())
             for stage in self.net.get_submodule(name).children():
@@ -80,7 +80,7 @@ class Source(Recorded):
             yield name, total
 
     def recorded(self) -> dict[str, torch.Tensor]:
-        """The recorded tensors by name."""
+        """Return the recorded tensors by name."""
         own = {
             f"{name}.{j}.scale" for name in self.maps for j in range(len(list(self.net.get_submodule(name).children())))
         }
@@ -88,18 +88,18 @@ class Source(Recorded):
 
 
 def source_arguments(hidden: Mapping[str, Hidden], recorded: Mapping[str, torch.Tensor], seed: int) -> dict[str, Any]:
-    """The arguments, JSON, of the source that maps are hidden in."""
+    """Return the constructor arguments, as JSON values, of the source of these hidden maps."""
     maps = {name: [*each.sizes, *each.plan()] for name, each in hidden.items()}
     return {"maps": maps, "recorded": tensors_to_json(recorded), "seed": seed}
 
 
 def tensors_to_json(tensors: Mapping[str, torch.Tensor]) -> dict[str, list[Any]]:
-    """[dtype, *shape] of tensors by name."""
+    """Describe tensors as name -> [dtype, *shape]."""
     return {name: [name_of(tensor.dtype), *tensor.shape] for name, tensor in tensors.items()}
 
 
 def check_plan(stage: Any) -> None:
-    """Raise ValueError or TypeError unless this can be a stage: [candidates, scale], or a code."""
+    """Raise ValueError or TypeError unless stage is [candidates, scale] or the options of a code."""
     if isinstance(stage, Mapping):
         Code(**stage)
         return
@@ -109,7 +109,7 @@ def check_plan(stage: Any) -> None:
 
 
 def _product(name: str, sizes: tuple[int, int], stage: Any, seed: int) -> nn.Module:
-    """The random weights of a stage, named after it."""
+    """Make the random weights of a stage, named after it."""
     if isinstance(stage, Mapping):
         return BlockProduct(*sizes, Code(**stage), seed=seed, name=name)
     candidates, scale = stage
@@ -117,7 +117,7 @@ def _product(name: str, sizes: tuple[int, int], stage: Any, seed: int) -> nn.Mod
 
 
 def _within(module: nn.Module, path: str) -> nn.Module:
-    """The submodule of that name, made of empty ones where there is none."""
+    """Return the submodule at path, after adding empty modules where it is missing."""
     for name in filter(None, path.split(".")):
         if name not in module._modules:
             module.add_module(name, nn.Module())

@@ -1,13 +1,13 @@
-"""Stages: a matrix as a sum of random products, the coarsest first, each pruned to add what the ones before it lack.
+"""Stages: a matrix as a sum of pruned random products, the coarsest first, each solved for the remaining error.
 
 A stage is Lemma 7 of arXiv 2511.04217 with units in pairs: h[k, i] = a[k, i] x[i], y[o] = scale sum_(k, i) b[k, i, o]
-h[k, i], so that unit (k, i) listens to input i and an entry (i, o) has the candidates a[k, i] b[k, i, o]. Of each pair
-the second unit has the opposite b. A mask of b that keeps one of each pair gives the entry a sum of +-candidates, which
-is centred at 0 and has no other bound than their size; one that keeps neither gives it 0.
+h[k, i]. Unit (k, i) has the input i, so an entry (i, o) has the candidates a[k, i] b[k, i, o]. The two units of a pair
+have opposite b. A mask of b that keeps one of each pair gives the entry a signed sum of candidates, which is centred at
+0; a mask that keeps neither gives 0.
 
-a are random signs, b odd points of a 24-bit lattice on (-1, 1). So sums of candidates are exact in float64 in any
-order: times the scale, a power of two, they are the same bits on every device. And more than 24 candidates cannot tell
-more than 24 do.
+a are random signs, and b are odd points of a 24-bit lattice on (-1, 1). So sums of candidates are exact in float64 in
+any order, and as the scale is a power of two, products are the same bits on every device. More than 24 candidates per
+stage add no precision to this lattice.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from slth.construct import subset_sum
 from slth.construct.subset_sum import BoolArray, FloatArray
 from slth.weights.recipes import Draw, Recipe
 
-_TOGETHER = 1 << 16  # entries solved at a time: their candidates take 8 bytes each
+_TOGETHER = 1 << 16  # entries solved at a time, with 8 bytes per candidate
 
 
 @dataclass(frozen=True)
 class Units:
-    """The random product of a stage, before it is pruned.
+    """The random product of a stage, before pruning.
 
-    name: that of its weights, which "first" or "second" ends; candidates: of each entry, a pair of units for each;
-    sizes: (inputs, outputs); scale: a power of two.
+    name: prefix of the names of its weights, which end in "first" and "second"; candidates: candidates per entry, one
+    for each pair of units; sizes: (inputs, outputs); scale: a power of two.
     """
 
     name: str
@@ -41,21 +41,21 @@ class Units:
 
     @property
     def first(self) -> Recipe:
-        """That of a, (units, inputs), twice as many units as candidates."""
+        """The recipe of a (units, inputs), with twice as many units as candidates."""
         return Recipe((Draw("sign", 1.0, self.seed, f"{self.name}.first"),), pairs=(0, 1))
 
     @property
     def second(self) -> Recipe:
-        """That of b, (units, inputs, outputs)."""
+        """The recipe of b (units, inputs, outputs)."""
         return Recipe((Draw("uniform", 1.0, self.seed, f"{self.name}.second"),), pairs=(0, -1))
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of b."""
+        """The shape of b, (units, inputs, outputs)."""
         return (2 * self.candidates, *self.sizes)
 
     def drawn(self) -> tuple[FloatArray, FloatArray]:
-        """A (candidates, inputs) and b (candidates, inputs, outputs), each pair once, float64 and float32."""
+        """Draw a (candidates, inputs), float64, and b (candidates, inputs, outputs), float32, each pair once."""
         inputs, outputs = self.sizes
         first = self.first.draws[0].tensor((self.candidates, inputs))
         second = self.second.draws[0].tensor((self.candidates, inputs, outputs))
@@ -64,10 +64,10 @@ class Units:
 
 @dataclass(frozen=True)
 class Stage:
-    """A product under its mask, as packed bits.
+    """A random product and its mask as packed bits.
 
-    plus: (candidates, inputs, outputs), the units kept of those that come first in their pairs; used: (inputs,
-    outputs), whether an entry takes part. Both flat, eight to a byte.
+    plus (candidates, inputs, outputs): whether the first unit of a pair is kept, else the second; used (inputs,
+    outputs): whether an entry takes part. Both are flat, packed eight per byte.
     """
 
     units: Units
@@ -75,19 +75,19 @@ class Stage:
     used: npt.NDArray[np.uint8]
 
     def mask(self) -> torch.Tensor:
-        """The mask of b, bool."""
+        """Return the mask of b, bool (units, inputs, outputs)."""
         units = self.units
         plus = _unpacked(self.plus, (units.candidates, *units.sizes))
         return torch.from_numpy(np.stack((plus, ~plus & _unpacked(self.used, units.sizes)), 1).reshape(units.shape))
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """A (units, inputs) and b (units, inputs, outputs), 0 where pruned, float32."""
+        """Return a (units, inputs) and b (units, inputs, outputs), 0 where pruned, float32."""
         units = self.units
         second = units.second.tensor(units.shape)
         return units.first.tensor(units.shape[:2]), second.masked_fill_(~self.mask(), 0.0)
 
     def product(self) -> FloatArray:
-        """The pruned product (inputs, outputs), scale included, float64."""
+        """Compute the pruned product (inputs, outputs), scale included, float64."""
         first, second = self.units.drawn()
         plus, used = _unpacked(self.plus, second.shape), _unpacked(self.used, self.units.sizes)
         total = np.zeros(self.units.sizes)
@@ -97,12 +97,12 @@ class Stage:
 
     @property
     def bits(self) -> int:
-        """What the mask says: a bit a candidate of the entries that take part."""
+        """The bits of the mask: one per candidate of the entries that take part."""
         return self.units.candidates * int(np.bitwise_count(self.used).sum())
 
 
 def solve(units: Units, target: FloatArray, used: BoolArray, threads: int | None = None) -> tuple[Stage, int]:
-    """The stage nearest to target (inputs, outputs) where used (bool) says so, and how many entries it cannot reach."""
+    """Find the stage nearest to target (inputs, outputs) at entries with used = True, and count unreachable entries."""
     first, second = units.drawn()
     plus = np.zeros(second.shape, np.bool_)
     rows = max(1, _TOGETHER // units.sizes[1])
@@ -119,10 +119,11 @@ def solve(units: Units, target: FloatArray, used: BoolArray, threads: int | None
 
 
 def fitted(units: Units, target: FloatArray, used: BoolArray, power: int) -> Units:
-    """The units at the scale, a power of two, at which sums come nearest to the used entries of target.
+    """Choose the scale of units, a power of two, for the least error at the used entries of target.
 
-    Where an entry's sums are normal, of standard deviation s, the error at t s is as exp(t^2 / 2) times the scale. The
-    scale has the least mean of its power (the higher, the more the largest errors count); 1 where all targets are 0.
+    For sums that are normal with standard deviation s, the error at a target of t s is proportional to exp(t^2 / 2)
+    times the scale. The scale minimises the mean of this error to the given power; a higher power gives large errors
+    more weight. It is 1 if all targets are 0.
     """
     _, second = units.drawn()
     spread = np.sqrt(np.square(second).sum(0, dtype=np.float64))[used]

@@ -19,7 +19,7 @@ from typing import Any
 
 from slth.experiments import lab
 from slth.experiments.lab import BadConfig, command_line, scripts, stores
-from slth.experiments.lab.options import Kind, as_list, where
+from slth.experiments.lab.options import Kind, as_list, several, where
 from slth.experiments.lab.storage import RUNS
 from slth.experiments.lab.values import unbracketed
 from slth.experiments.sweeps import code, conduct, plan
@@ -74,6 +74,11 @@ class Config(lab.Options):
     gpus: float = lab.number(0, least=0, help="per run; a share, as 0.5, is possible")
     retries: int = lab.integer(2, least=0, help="of a run that failed")
     workers: int | None = lab.integer(None, least=1, help="runs at once; None: as many as there are processors for")
+    numbers: list[str] | None = lab.key(
+        None,
+        several(where(lambda value: isinstance(value, str) and value != "", "the name of a number")),
+        help="of the runs' summaries, drawn over the seeds; None: the first few that vary",
+    )
     sql: str | None = lab.key(
         None,
         where(stores.is_url, "a database's URL, or None"),
@@ -102,6 +107,7 @@ class Config(lab.Options):
             gpus=self._gpus(),
             retries=self.retries,
             workers=self.workers,
+            numbers=self.numbers,
             sql=self.sql,
         )
 

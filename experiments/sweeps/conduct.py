@@ -37,6 +37,7 @@ class Sweep:
     gpus: float
     retries: int
     workers: int | None
+    numbers: list[str] | None
     sql: str | None
 
 
@@ -60,7 +61,7 @@ def conduct(sweep: Sweep) -> None:
                 _add_finished(store, runs, sweep.sql, kept)
                 failed = _make(store, server, sweep, missing, version) if missing else {}
             with store.alone():
-                files, remarks = gather(store, sweep.script.stem, runs, failed)
+                files, remarks = gather(store, sweep.script.stem, runs, failed, sweep.numbers)
                 replaced = store.publish(files, [run.id for run in runs])
     except OSError as error:
         line = f"folder={sweep.folder}: {error}; what is finished stands, and the same command goes on"
@@ -167,6 +168,8 @@ def _tell(folder: Path, files: Mapping[str, bytes], remarks: Sequence[str]) -> N
     for remark in remarks:
         print(lab.one_line(remark), file=sys.stderr)
     print(f"results: {folder / 'results.csv'}")
+    if "statistics.csv" in files:
+        print(f"over seeds: {folder / 'statistics.csv'}")
     for name in files:
         if name.endswith(".png"):
             print(f"figure: {folder / name}")

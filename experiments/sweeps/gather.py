@@ -13,15 +13,19 @@ from matplotlib.figure import Figure
 
 from slth import plots
 from slth.experiments import lab
-from slth.experiments.sweeps.plan import Run, varying
+from slth.experiments.sweeps import numbers
+from slth.experiments.sweeps.numbers import Summarised, numbers_of
+from slth.experiments.sweeps.plan import Run, flat, varying
 from slth.experiments.sweeps.store import Store
 
-TIMES = re.compile(r".*_s|seconds.*")  # columns that may differ between two sweeps of the same code
+TIMES = re.compile(r"(.*\.)?(.*_s|seconds.*)")  # columns that may differ between two sweeps of the same code
+ABOUT = ("seconds", "status", "config")  # the last columns of runs.csv
+DRAWN = 4  # numbers that are drawn where none is asked for
 Row = dict[str, str]
 
 
 def is_time(column: str) -> bool:
-    """Whether a column of results.csv or runs.csv holds a measurement of time."""
+    """Whether a column of results.csv or runs.csv, or a number of a summary, is a measurement of time."""
     return bool(TIMES.fullmatch(column))
 
 
@@ -45,17 +49,31 @@ def results(store: Store, runs: Sequence[Run]) -> tuple[list[str], list[Row]]:
     return ["run_id", *keys.values(), *own], rows
 
 
-def overview(store: Store, runs: Sequence[Run], failed: Mapping[str, str]) -> tuple[list[str], list[Row]]:
-    """One row per run: run_id, the keys that vary, seconds, status, and as JSON what differs from the defaults."""
-    keys = varying(runs)
+def summarised(store: Store, runs: Sequence[Run]) -> dict[str, Summarised]:
+    """Of finished runs, by their names, what `numbers` makes statistics of."""
+    taken = {"run_id", *ABOUT, *varying(runs)}
+    summaries = {run.id: json.loads((store.folder / run.id / "summary.json").read_bytes()) for run in runs}
+    return {run.id: Summarised(flat(run.config), numbers_of(summaries[run.id], taken)) for run in runs}
+
+
+def overview(
+    store: Store, runs: Sequence[Run], failed: Mapping[str, str], numbers: Mapping[str, Summarised]
+) -> tuple[list[str], list[Row]]:
+    """One row per run: run_id, the keys that vary, its summary's numbers, and `ABOUT` it.
+
+    That is seconds, status, and as JSON what differs from the defaults.
+    """
+    keys, names = varying(runs), dict.fromkeys(name for run in numbers.values() for name in run.numbers)
     rows = []
     for run in runs:
         done = store.has(run.id) and run.id not in failed
+        own = numbers[run.id].numbers if done else {}
         row = {"run_id": run.id, **{key: text(run.config.get(key)) for key in keys}}
+        row |= {name: text(value) for name, value in own.items()}
         seconds = f"{duration(store.load(run.id)):.3f}" if done else ""
-        status = "COMPLETED" if done else "FAILED"
-        rows.append({**row, "seconds": seconds, "status": status, "config": json.dumps(run.changed, sort_keys=True)})
-    return ["run_id", *keys, "seconds", "status", "config"], rows
+        about = (seconds, "COMPLETED" if done else "FAILED", json.dumps(run.changed, sort_keys=True))
+        rows.append(row | dict(zip(ABOUT, about, strict=True)))
+    return ["run_id", *keys, *names, *ABOUT], rows
 
 
 def duration(run: Mapping[str, Any]) -> float:
@@ -89,24 +107,45 @@ def figures(runs: Sequence[Run], table: pandas.DataFrame) -> dict[str, Figure]:
 
 
 def gather(
-    store: Store, experiment: str, runs: Sequence[Run], failed: Mapping[str, str]
+    store: Store, experiment: str, runs: Sequence[Run], failed: Mapping[str, str], wanted: Sequence[str] | None
 ) -> tuple[dict[str, bytes], list[str]]:
-    """The sweep's files by name, and what could not be made of its results, one line each."""
+    """The sweep's files by name, and what could not be made of its results, one line each.
+
+    Args:
+        store: the sweep's folder.
+        experiment: its name.
+        runs: of the sweep.
+        failed: why, of those that failed.
+        wanted: the summary's numbers that are drawn over the seeds; None: a few.
+    """
     from slth.experiments.sweeps.page import page
 
     done = [run for run in runs if run.id not in failed]
-    remarks = []
     columns, rows = results(store, done)
     table_csv = as_csv(columns, rows)
-    listed = overview(store, runs, failed)
-    files = {"results.csv": table_csv, "runs.csv": as_csv(*listed)}
+    found = summarised(store, done)
+    listed, shown = overview(store, runs, failed, found)
+    over_seeds = numbers.statistics([*found.values()])
+    files = {"results.csv": table_csv, "runs.csv": as_csv(listed, shown)}
+    files |= {"statistics.csv": over_seeds.to_csv(index=False, lineterminator="\n").encode()} if len(over_seeds) else {}
+    names, remarks = _drawn(found, wanted)
     pictures: dict[str, bytes] = {}
-    if rows:
-        try:
-            drawn = figures(done, pandas.read_csv(io.BytesIO(table_csv)))
-            pictures = lab.render(drawn)
-        except Exception as error:  # tables of single runs, laid together, may be what a figure was not made for
-            remarks.append(f"no figures: {type(error).__name__}: {error}")
+    try:
+        drawn = figures(done, pandas.read_csv(io.BytesIO(table_csv))) if rows else {}
+        pictures = lab.render({**numbers.figures([*found.values()], names), **drawn})
+    except Exception as error:  # tables of single runs, laid together, may be what a figure was not made for
+        remarks.append(f"no figures: {type(error).__name__}: {error}")
     svgs = {name: content for name, content in pictures.items() if name.endswith(".svg")}
-    html = page(experiment, *listed, failed, svgs)
+    on_page = [column for column in listed if column in (*names, "run_id", *varying(runs), *ABOUT)]
+    html = page(experiment, on_page, [{name: row.get(name, "") for name in on_page} for row in shown], failed, svgs)
     return {**files, **pictures, "index.html": html}, remarks
+
+
+def _drawn(found: Mapping[str, Summarised], wanted: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """The numbers that are drawn, and what to say of those that no summary has."""
+    there = dict.fromkeys(name for run in found.values() for name in run.numbers)
+    if wanted is None or not found:
+        return [name for name in numbers.varied([*found.values()]) if not is_time(name)][:DRAWN], []
+    missing = [name for name in wanted if name not in there]
+    remarks = [f"numbers={name}: not in the runs' summaries, which have {', '.join(there)}" for name in missing]
+    return [name for name in wanted if name in there], remarks

@@ -135,8 +135,11 @@ def _draw_lines(
             panel.set(xlabel=curve.labels[0], ylabel="", title=_title(frame, curve, value))
         # After the lines: seaborn would aggregate logarithms on a logarithmic axis.
         for panel in page.axes:
-            if "x" in curve.log:
+            if "x" in curve.log and (frame["x"] % 1 == 0).all():
                 panel.set_xscale("log", base=2)
+            elif "x" in curve.log:
+                panel.set_xscale("log")
+                decimal_ticks(panel.xaxis, "{:g}".format)
             if "y" in curve.log:
                 panel.set_yscale("log")
                 mark_float64(panel)

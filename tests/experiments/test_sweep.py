@@ -26,8 +26,8 @@ def swept(tmp_path_factory):
 def test_a_sweep_makes_every_run_and_gathers_in_the_order_of_the_grid(swept):
     folder, done = swept
     assert (done.returncode, done.stderr) == (0, "")
-    told = ["4 runs, 0 of them finished: out", "results: out/results.csv", "page: out/index.html"]
-    assert done.stdout.splitlines() == told
+    told = ["results: out/results.csv", "over seeds: out/statistics.csv", "page: out/index.html"]
+    assert done.stdout.splitlines() == ["4 runs, 0 of them finished: out", *told]
     table = timeless(folder / "out" / "results.csv")
     assert table[0] == ["run_id", "config.hidden", "seed", "hidden", "draw", "error"]
     assert [row[1:5] for row in table[1::3]] == [[h, s, h, "0"] for h in "84" for s in "01"]
@@ -36,6 +36,7 @@ def test_a_sweep_makes_every_run_and_gathers_in_the_order_of_the_grid(swept):
     assert runs[0] == ["run_id", "hidden", "seed", "status", "config"]
     assert [row[3] for row in runs[1:]] == ["COMPLETED"] * 4
     assert json.loads(runs[2][4]) == {"hidden": 8, "seed": 1}
+    assert "summary.seconds,seconds,status,config" in (folder / "out" / "runs.csv").read_text()
     assert leftovers(folder / "out") == []
 
 

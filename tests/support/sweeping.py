@@ -20,7 +20,7 @@ import pytest
 from command_lines import launched
 from helpers import EXPERIMENTS
 
-from slth.experiments.sweeps import conduct, plan
+from slth.experiments.sweeps import conduct, gather, plan
 from slth.experiments.sweeps.client import Server
 
 on_ray = [
@@ -228,7 +228,7 @@ def wait_for(condition, seconds=120):
 def timeless(table):
     """A gathered CSV without the columns that measure time."""
     rows = list(csv.reader(io.StringIO(Path(table).read_text(encoding="utf-8"))))
-    kept = [i for i, column in enumerate(rows[0]) if not re.fullmatch(r".*_s|seconds.*", column)]
+    kept = [i for i, column in enumerate(rows[0]) if not gather.is_time(column)]
     return [[row[i] for i in kept] for row in rows]
 
 

@@ -1,4 +1,4 @@
-"""Masks by learning: every weight has a score, the best `keep` share is the mask, and only scores are trained."""
+"""Learn masks: every weight has a score, the best `keep` share of them is the mask, and only scores are trained."""
 
 from slth.search import baselines, controls
 from slth.search.base import Search

@@ -1,4 +1,4 @@
-"""What `slth.fit` is handed, and what the functions among it give back: as it must be, or refused by name."""
+"""Check the arguments of `slth.fit` and the results of the functions among them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch.nn.modules.loss import _Loss
 
 from slth.numbers import plain
 
-_OF_ROWS = ("step", "train_loss")  # names that a row of measurements has by itself
+_OF_ROWS = ("step", "train_loss")  # names that fit itself writes to a row of measurements
 _OPTIMISER = "must be a function of the parameters, as lambda parameters: torch.optim.SGD(parameters, lr=0.1)"
 _LOSS = "must be a function (model, batch) -> scalar tensor"
 _BATCHES = "must be a function of the step, or an iterable of batches"
 
 
 def check_functions(batches: object, loss: object, evaluate: object, log: object = None) -> None:
-    """Raise ValueError for what cannot be called as fit does. Nothing is called."""
+    """Raise ValueError for functions that cannot be called as fit calls them. Nothing is called."""
     if log is not None and not _takes(log, 2):
         raise ValueError(f"log={_name(log)}: must be a function (numbers by name, steps done), as wandb.log is")
     of_torch = isinstance(loss, _Loss) or getattr(loss, "__module__", "") == "torch.nn.functional"
@@ -39,12 +39,12 @@ def check_functions(batches: object, loss: object, evaluate: object, log: object
 
 
 def _takes(function: object, count: int) -> bool:
-    """Whether something can be called with so many arguments, as far as is known."""
+    """Whether an object can be called with `count` arguments; True if its signature is unknown."""
     if not callable(function):
         return False
     try:
         signature = inspect.signature(function, follow_wrapped=False)
-    except (TypeError, ValueError):  # of what is not written in Python
+    except (TypeError, ValueError):  # no signature: not written in Python
         return True
     try:
         signature.bind(*range(count))
@@ -62,10 +62,10 @@ def optimiser_of(
     parameters: list[nn.Parameter],
     model: nn.Module,
 ) -> torch.optim.Optimizer:
-    """The optimiser that `make` gives for the parameters.
+    """Build the optimiser of the parameters with `make`.
 
-    Raises ValueError where make is no function, and for what is no optimiser, needs more than a gradient, or trains
-    what is not the model's.
+    Raises ValueError if make is no function, or if its result is no optimiser, needs more than a gradient (LBFGS) or
+    trains other parameters than the model's.
     """
     if isinstance(make, torch.optim.Optimizer) or not callable(make):
         raise ValueError(f"optimiser={type(make).__name__}: {_OPTIMISER}")
@@ -81,7 +81,7 @@ def optimiser_of(
 
 
 def check_loss(value: object) -> torch.Tensor:
-    """The value that `loss` gave. Raises ValueError unless it is a tensor of one floating-point number."""
+    """Return the value of `loss`. Raises ValueError unless it is a tensor of one floating-point number."""
     if isinstance(value, torch.Tensor) and value.numel() == 1 and value.is_floating_point():
         return value
     kind = type(value).__name__
@@ -92,13 +92,13 @@ def check_loss(value: object) -> torch.Tensor:
 
 
 def check_gradient(value: torch.Tensor) -> None:
-    """Raise ValueError where a loss does not depend on anything that is trained."""
+    """Raise ValueError if a loss depends on no trained parameter."""
     if not value.requires_grad:
         raise ValueError("loss: gave a tensor without a gradient, must depend on what is trained (not through .item())")
 
 
 def measured(values: object) -> dict[str, float]:
-    """What `evaluate` gave, as floats. Raises ValueError unless it is numbers by name."""
+    """Convert the result of `evaluate` to floats. Raises ValueError unless it is a mapping from names to numbers."""
     if not isinstance(values, Mapping):
         raise ValueError(f"evaluate: gave {values!r}, must give numbers by name, as {{'val_loss': 1.5}}")
     return {_row_name(name): _measured(name, value) for name, value in values.items()}
@@ -121,7 +121,7 @@ def _measured(name: object, value: Any) -> float:
 
 
 def path_of(checkpoint: str | os.PathLike[str] | None) -> Path | None:
-    """Where the checkpoint is, whatever folder becomes the current one. Raises ValueError for what is no path."""
+    """Return the absolute path of the checkpoint, or None. Raises ValueError if it is not a path."""
     if checkpoint is None:
         return None
     if not isinstance(checkpoint, str | os.PathLike):

@@ -1,4 +1,4 @@
-"""What a search is: options, hooks that the loop calls, a gate for each weight.
+"""The base class of searches: options, hooks that the training loop calls, and a gate for each weight.
 
     @dataclass(frozen=True, kw_only=True)
     class Momentum(Search):
@@ -13,8 +13,9 @@
 
         def after_step(self, model, step, steps, optimiser): ...
 
-A search is immutable; what it learns of a weight lies beside the scores (`Masked.put`), where state_dicts, checkpoints
-and copies of the model hold it too. What a ticket needs beyond draws and a mask is a `slth.masking.traits.Trait`.
+A search is immutable. Its state for each weight is stored in buffers beside the scores (`Masked.put`), so that
+state_dicts, checkpoints and copies of the model include it. Anything that a ticket needs besides the random draws and
+the mask is a `slth.masking.traits.Trait`.
 """
 
 from __future__ import annotations
@@ -34,20 +35,21 @@ from slth.wrapping import handle
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """Base of all searches: scores are trained through a straight-through mask, keep comes down along a schedule.
+    """Base of all searches: scores are trained through a straight-through mask, and keep decreases along a schedule.
 
-    A subclass is a frozen dataclass too; its fields are its options (`slth.search.options`). `model` in the hooks is
-    the wrapped module, whose masks are `slth.handle(model).weights`. Raises ValueError for values outside the options.
+    A subclass is also a frozen dataclass; its fields are its options (`slth.search.options`). In the hooks, `model` is
+    the wrapped module, whose masks are `slth.handle(model).weights`. Raises ValueError for values that an option does
+    not allow.
     """
 
     schedule: str = options.choice(
         "constant",
         masks.SCHEDULES,
-        help="how keep comes down from 1 to its value; constant: it is there from the start",
+        help="how keep decreases from 1 to its final value; constant: it has that value from the start",
     )
-    arrival: float = options.number(0.75, "(0, 1]", help="a share of the steps, after which keep has come down")
+    arrival: float = options.number(0.75, "(0, 1]", help="the share of the steps after which keep has its final value")
 
-    #: Whether it draws weights anew, which must come from `slth.weights.inits` then.
+    #: Whether it redraws weights, which must then come from `slth.weights.inits`.
     redraws: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -55,30 +57,31 @@ class Search:
         options.check(self)
 
     def for_steps(self, steps: int) -> Self:
-        """This search with what depends on the number of steps settled. Raises ValueError where it could never act."""
+        """Return this search with options that depend on `steps` resolved. Raises ValueError if it could never act."""
         return self
 
     def require_keep(self, keep: float) -> None:
-        """Raise ValueError where it cannot end with this share kept, whatever the model."""
+        """Raise ValueError if the search cannot end with this share kept, for any model."""
 
-    #: Whether it can search for masks that do more than prune, and for scales (`slth.masking.forms`).
+    #: Whether it supports masks that do more than prune, and scales (`slth.masking.forms`).
     any_form: ClassVar[bool] = True
 
     def require_form(self, form: Form) -> None:
-        """Raise ValueError where it cannot search for masks of this kind, or with a scale."""
+        """Raise ValueError if the search does not support this kind of mask or its scale."""
         if not (self.any_form or form.is_plain):
             what = f"scale of {form.scale.count} factors" if form.prunes and form.scale else f"kind={form.kind}"
             raise ValueError(f"{what}: {type(self).__name__} must have plain masks, kind=prune and no scale")
 
     def gate(self, masked: Masked) -> Gate:
-        """How mask and weight meet in the forward pass, and what gradient the scores get."""
+        """Return the gate of a weight: how the mask is applied in the forward pass, and the gradient of the scores."""
         return straight_through
 
     def prepare(self, model: nn.Module) -> None:
-        """Make a wrapped model ready, once before training and again on resuming. Raises ValueError.
+        """Prepare a wrapped model, before training and again on resuming.
 
-        What an earlier search added to the masks is removed (:meth:`Masked.begin`), so a subclass calls this before it
-        adds its own. If this or a later step raises, the masks are restored.
+        This removes what an earlier search added to the masks (:meth:`Masked.begin`), so a subclass calls it before it
+        adds its own buffers. If this or a later step raises, the masks are restored. Raises ValueError for a model
+        that the search does not support.
         """
         for masked in handle(model).weights.values():
             self.require_form(masked.form)
@@ -87,19 +90,19 @@ class Search:
             masked.gate = self.gate(masked)
 
     def restore(self, model: nn.Module, step: int) -> None:
-        """Put right what follows from the state that a checkpoint has just brought back, after so many steps."""
+        """Recompute what depends on the state that a checkpoint has just restored, after `step` steps."""
 
     def move_keep(self, model: nn.Module, progress: float) -> None:
-        """Set the share that each group keeps now; progress: 0 at the first step, from 1 on its final share."""
+        """Set the share that each group keeps now; progress is 0 at the first step, and >= 1 gives the final share."""
         handle(model).set_progress(self.schedule, progress)
 
     def before_step(self, model: nn.Module, step: int, steps: int, optimiser: torch.optim.Optimizer) -> None:
-        """Act before step 0, 1, ... of `steps`; the optimiser has this step's learning rate."""
+        """Run before step 0, 1, ... of `steps`; the optimiser already has this step's learning rate."""
         self.move_keep(model, step / max(1.0, self.arrival * steps))
 
     def after_step(self, model: nn.Module, step: int, steps: int, optimiser: torch.optim.Optimizer) -> None:
-        """Act after a step, its scores moved and their gradients still there."""
+        """Run after a step: the scores have been updated, their gradients are still available."""
 
     def finish(self, model: nn.Module) -> None:
-        """Act after the last step: keep is its final share."""
+        """Run after the last step; set keep to its final share."""
         self.move_keep(model, 1.0)

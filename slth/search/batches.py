@@ -1,7 +1,7 @@
-"""Batches: where the one of a step comes from, its rows, and its pieces.
+"""Batches: the batch of a step, its rows, and how it is split.
 
-A batch may be anything that the loss understands. To be split it must be a tensor, or tuples, lists and dicts of
-tensors, whose first axis are rows.
+A batch may be anything that the loss accepts. To be split it must be a tensor, or tuples, lists and dicts of tensors,
+with rows along the first axis.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Feed:
         self.items: Iterator[Any] | None = None
 
     def at(self, step: int) -> Any:
-        """The batch of a step; steps that a resumed run has behind it are drawn and dropped."""
+        """Return the batch of a step; on resuming, an iterable's batches of earlier steps are drawn and dropped."""
         if self.function is not None:
             return self.function(step)
         while self.next < step:
@@ -44,13 +44,13 @@ class Feed:
 
 
 def generator_seed(seed: int, what: str, number: int) -> int:
-    """The seed of torch's generator for one purpose at one step."""
+    """Return the seed of torch's generator for the purpose `what` at step `number`."""
     low, high = stream_key(seed, f"fit/{what}/{number}")
     return (high << 32 | low) & (1 << 63) - 1
 
 
 def count_rows(batch: Any, purpose: str) -> int:
-    """How many rows a batch has. Raises ValueError for one that cannot be split, which is what `purpose` says."""
+    """Count the rows of a batch. Raises ValueError if it cannot be split; `purpose` says what for."""
     counts = {len(t) for t in _tensors(batch, purpose)}
     if len(counts) != 1:
         raise ValueError(f"batch: tensors of {sorted(counts) or 'no'} rows, must be of one number, to be {purpose}")
@@ -58,9 +58,9 @@ def count_rows(batch: Any, purpose: str) -> int:
 
 
 def pieces(batch: Any, count: int) -> Iterator[tuple[Any, float]]:
-    """The batch in `count` pieces of rows, each with its share of them. One piece is the batch as it is.
+    """Split a batch along its rows into `count` pieces; yields (piece, its share of the rows).
 
-    Raises ValueError for a batch that cannot be split, or has fewer rows.
+    With count=1 the batch itself is yielded. Raises ValueError if the batch cannot be split or has fewer rows.
     """
     if count == 1:
         yield batch, 1.0
@@ -74,12 +74,12 @@ def pieces(batch: Any, count: int) -> Iterator[tuple[Any, float]]:
 
 
 def rows(batch: Any, which: slice) -> Any:
-    """These rows of every tensor of a batch."""
+    """Select rows of every tensor of a batch."""
     return mapped(batch, lambda tensor: tensor[which])
 
 
 def mapped(batch: Any, fn: Callable[[Any], Any]) -> Any:
-    """The batch with fn of each of its leaves, in the same tuples, lists and dicts."""
+    """Apply fn to each leaf of a batch and return the results in the same tuples, lists and dicts."""
     if isinstance(batch, Mapping):
         return {key: mapped(part, fn) for key, part in batch.items()}
     if isinstance(batch, tuple | list):
@@ -89,7 +89,7 @@ def mapped(batch: Any, fn: Callable[[Any], Any]) -> Any:
 
 
 def leaves(batch: Any) -> Iterator[Any]:
-    """What a batch holds, in order, whatever tuples, lists and dicts it lies in."""
+    """Yield the leaves of nested tuples, lists and dicts, in order."""
     if isinstance(batch, Mapping):
         batch = tuple(batch.values())
     if isinstance(batch, tuple | list):

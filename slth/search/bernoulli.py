@@ -19,28 +19,28 @@ from slth.wrapping import handle
 class Bernoulli(Search):
     """Train each weight under a noisy gate z = clip(mu + sigma * normal, 0, 1); evaluate under the exact mask.
 
-    The gradient is that of z itself, no straight-through estimate. mu = 1/2 + sharpness * (|score| - threshold) / unit
-    with the threshold of the exact mask and the mean |score| of the part as the unit, both treated as constants: just
-    the kept gates have mu > 1/2, so that `keep` is met exactly, where the paper balances it by a penalty on the
-    expected count. Gates much softer than sharpness 1 learn to stay half open, and evaluation then sees another
-    network. sigma and sharpness > 0, or ValueError.
+    The gradient is that of z itself, not a straight-through estimate. mu = 1/2 + sharpness * (|score| - threshold) /
+    unit, where threshold is that of the exact mask and unit the mean |score| of the part, both treated as constants.
+    Exactly the kept gates have mu > 1/2, so that `keep` is met exactly; the paper uses a penalty on the expected count
+    instead. With a sharpness much below 1, gates learn to stay half open, and evaluation then sees another network.
+    Raises ValueError unless sigma and sharpness are > 0.
     """
 
     sigma: float = options.number(0.5, "(0, inf)", help="the noise's standard deviation")
-    sharpness: float = options.number(2.0, "(0, inf)", help="the gate's slope over the mean score")
-    seed: int = options.integer(0, help="of the noise")
+    sharpness: float = options.number(2.0, "(0, inf)", help="the gate's slope, per mean score")
+    seed: int = options.integer(0, help="seed of the noise")
     any_form: ClassVar[bool] = False
 
     def gate(self, masked: Masked) -> Gate:
-        """A noisy gate, at step 0."""
+        """Return a noisy gate, at step 0."""
         return Gate(self.sigma, self.sharpness, self.seed)
 
     def restore(self, model: nn.Module, step: int) -> None:
-        """Go back to the noise of the last step."""
+        """Set the noise to that of the last step."""
         self._note(model, max(step - 1, 0))
 
     def before_step(self, model: nn.Module, step: int, steps: int, optimiser: torch.optim.Optimizer) -> None:
-        """Note the step that the noise belongs to."""
+        """Set the noise to that of this step."""
         super().before_step(model, step, steps, optimiser)
         self._note(model, step)
 
@@ -53,7 +53,7 @@ class Bernoulli(Search):
 @state.named("bernoulli")
 @dataclass
 class Gate:
-    """The noisy gate of one weight, at a step of the search."""
+    """The noisy gate of one weight at one step of the search."""
 
     sigma: float
     sharpness: float
@@ -61,7 +61,7 @@ class Gate:
     step: int = 0
 
     def __call__(self, masked: Masked, weight: torch.Tensor) -> torch.Tensor:
-        """Weight times gate in training, the masked weight in evaluation."""
+        """Return weight * gate in training mode, the masked weight in eval mode."""
         if not masked.training:
             return masked.pruned(weight)
         scores = masked.scores
@@ -74,7 +74,7 @@ class Gate:
 
 
 def _scale(masked: Masked) -> tuple[torch.Tensor, torch.Tensor]:
-    """Threshold and mean magnitude of each score's part."""
+    """The threshold and the mean magnitude of the part to which each score belongs, of the scores' shape."""
     magnitudes = masked.scores.detach().abs()
     thresholds, units = torch.empty_like(magnitudes), torch.empty_like(magnitudes)
     for part, cut in zip(masked.parts, masked.cuts, strict=True):

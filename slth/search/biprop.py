@@ -16,29 +16,29 @@ from slth.search.base import Search
 
 @dataclass(frozen=True, kw_only=True)
 class Biprop(Search):
-    """Edge-popup on binary weights: each part is alpha * sign(weight) where kept, alpha the kept ones' mean |weight|.
+    """Edge-popup on binary weights: kept entries of each part are alpha * sign(weight), alpha their mean |weight|.
 
-    alpha is exact for the present mask (the paper's code divides by a count that the mask does not keep) and treated
-    as a constant; the score's gradient is g * alpha * sign(weight) * sign(score), the straight-through gradient of what
-    the network sees, where the paper's code has g * |weight|.
+    alpha is exact for the present mask (the paper's code divides by another count than the mask's) and treated as a
+    constant. The gradient of a score is g * alpha * sign(weight) * sign(score), the straight-through gradient for the
+    weights that the network sees; the paper's code uses g * |weight|.
     """
 
     any_form: ClassVar[bool] = False
 
     def gate(self, masked: Masked) -> Gate:
-        """Binary weights."""
+        """Return the gate that makes weights binary."""
         return binary
 
 
 @state.named("biprop")
 def binary(masked: Masked, weight: torch.Tensor) -> torch.Tensor:
-    """The gate of biprop."""
+    """Apply mask and level to a weight: the gate of biprop."""
     return straight_through(masked, _levelled(masked, weight.detach()))
 
 
 @torch.no_grad()
 def _levelled(masked: Masked, weight: torch.Tensor) -> torch.Tensor:
-    """Alpha * sign(weight), alpha by parts."""
+    """The signs of a weight times alpha, with one alpha per part."""
     kept = masked.pruned(weight)
     levels = weight.sign()
     for part in masked.parts:
@@ -49,7 +49,7 @@ def _levelled(masked: Masked, weight: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Levels(Trait):
-    """Kept entries are the signs of the drawn ones, times a level by part."""
+    """Kept entries are the signs of the drawn weights times one level per part."""
 
     key: ClassVar[str] = "levels"
     altered: ClassVar[str] = "made binary"
@@ -59,21 +59,21 @@ class Levels(Trait):
 
     @property
     def note(self) -> str:
-        """As a ticket's description has it."""
+        """The word for such a weight in a ticket's description."""
         return "binary"
 
     @classmethod
     def seen(cls, value: torch.Tensor, drawn: torch.Tensor, parts: Sequence[Part]) -> Self | None:
-        """The levels that these values have."""
+        """Read the level of each part from the values."""
         return cls(tuple(float(part.of(value).abs().max()) for part in parts))
 
     def to_json(self) -> Any:
-        """The levels."""
+        """Return the levels."""
         return self.levels
 
     @classmethod
     def from_json(cls, levels: Any) -> Self:
-        """The levels that a ticket tells. Raises TypeError for what are no numbers."""
+        """Read the levels of a ticket. Raises TypeError if one is not a number."""
         if odd := [level for level in levels if not isinstance(level, int | float)]:
             raise TypeError(f"level {odd[0]!r}: must be a number")
         return cls(tuple(levels))
@@ -84,7 +84,7 @@ class Levels(Trait):
             raise ValueError(f"{len(self.levels)} levels, must be one for each of {len(parts)} parts")
 
     def shown(self, drawn: torch.Tensor, parts: Sequence[Part]) -> torch.Tensor:
-        """Signs times levels."""
+        """Return the signs of the drawn weights times the levels."""
         out = drawn.sign()
         for part, level in zip(parts, self.levels, strict=True):
             part.of(out).mul_(level)

@@ -1,8 +1,8 @@
-"""What a search needs to go on where it was: trained parameters, buffers, optimiser, step and measurements.
+"""Checkpoints of a search: trained parameters, buffers, optimiser state, step and measurements.
 
-A sealed safetensors file (`slth.resuming`), written whole or not at all; weights that are not trained are not in it, as
-they follow from their seed. Its identity is the settings and a hash of the initial state, so that only the search that
-wrote a checkpoint can resume it, and another one is told in what it differs.
+A checkpoint is a sealed safetensors file (`slth.resuming`), written atomically. It omits weights that are not trained,
+as they follow from their seed. It also stores the settings and a hash of the initial state, so that only the search
+that wrote a checkpoint can resume it; the error for any other search lists the differences.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from slth.resuming import Content
 from slth.ticket.making import digest_of, named_tensors
 
 _KIND, _VERSION = "checkpoint", 1
-#: What torch's optimisers hold in the shape of a parameter.
+#: The state of torch's optimisers that has the shape of its parameter.
 _LIKE_THEIR_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message says why."""
+    """A checkpoint cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Which search it is: its settings (JSON), the names of what it trains, a digest of the model before step 0."""
+    """Identifies a search: settings (JSON), names of trained parameters, and a digest of the model before step 0."""
 
     settings: Mapping[str, Any]
     trained: list[str]
@@ -41,25 +41,25 @@ class Identity:
 
     @classmethod
     def of(cls, model: nn.Module, settings: Mapping[str, Any]) -> Identity:
-        """The identity of a search that is about to begin."""
+        """Return the identity of a search that is about to begin on this model."""
         tensors = dict(named_tensors(model))
         trained = sorted(name for name, tensor in tensors.items() if tensor.requires_grad)
         return cls(settings, trained, digest_of(tensors))
 
     @property
     def digest(self) -> str:
-        """One word for it all."""
+        """A hash of the identity."""
         text = json.dumps([self.settings, self.trained, self.model], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """All of it."""
+        """Return the fields as a dict."""
         return asdict(self)
 
     def differences(self, other: Any) -> list[str]:
-        """In what another identity, as a checkpoint holds it, differs from this one: empty if they are equal.
+        """List how the stored identity of a checkpoint differs from this one; empty if they are equal.
 
-        Checkpoints of before identities were stored hold a digest alone: other is None.
+        other: the result of :meth:`to_json`; None for an older checkpoint, which stores only a digest.
         """
         if other is None:
             return ["weights, scores, settings or seed differ, or the model is already trained"]
@@ -67,7 +67,7 @@ class Identity:
         names = [name for name in here | there if here.get(name) != there.get(name)]
         if "method" in names:
             names = [name for name in names if not name.startswith("method.")]
-        lines = [f"{name} {_told(name, there)} != {_told(name, here)}" for name in names]
+        lines = [f"{name} {_value(name, there)} != {_value(name, here)}" for name in names]
         if odd := sorted(set(other["trained"]) ^ set(self.trained)):
             lines.append(f"only one of them trains {', '.join(odd[:4])}")
         if other["model"] != self.model:
@@ -75,13 +75,13 @@ class Identity:
         return lines
 
 
-def _told(name: str, settings: Mapping[str, Any]) -> Any:
-    """A setting; of one that is not stored what that means."""
+def _value(name: str, settings: Mapping[str, Any]) -> Any:
+    """The value of a setting, or its default if it is not stored."""
     return settings.get(name, PRUNE if name.startswith("kind of ") else "none")
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings side by side, by the names that a user knows them by."""
+    """Flatten settings to one dict, keyed by the names that users know."""
     flat = {name: value for name, value in settings.items() if name not in ("method", "optimiser", "groups", "kinds")}
     if settings.get("method"):
         name, options = settings["method"]
@@ -98,7 +98,7 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 def save(
     path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, identity: Identity, manifest: Mapping[str, Any]
 ) -> None:
-    """Write a checkpoint of the search that `identity` names, with a manifest (JSON) for :func:`restore`."""
+    """Write a checkpoint of the search `identity`, with a manifest (JSON) that :func:`restore` returns."""
     tensors = {f"model.{name}": tensor.detach() for name, tensor in _moving(model).items()}
     numbers: dict[str, dict[str, Any]] = {}
     for index, state in optimiser.state_dict()["state"].items():
@@ -107,14 +107,14 @@ def save(
                 tensors[f"optimiser.{index}.{key}"] = value
             else:
                 numbers.setdefault(str(index), {})[key] = value
-    rest = json.dumps(dict(manifest))  # text, in which numbers need not be finite
+    rest = json.dumps(dict(manifest))  # as text, since a manifest's own numbers must be finite
     resuming.save(path, _KIND, _VERSION, identity, tensors, {"numbers": numbers, "rest": rest})
 
 
 def read(path: Path, identity: Identity) -> Content:
-    """What the file holds. Raises CheckpointError where it is damaged or belongs to another search, and says to which.
+    """Read a checkpoint. Older files, which store only a digest of the identity, are also read.
 
-    Files of before identities were stored, which hold a digest alone, are read too.
+    Raises CheckpointError if the file is damaged, or if another search wrote it; the message lists the differences.
     """
     try:
         return resuming.read(path, _KIND, _VERSION, identity)
@@ -128,9 +128,9 @@ def read(path: Path, identity: Identity) -> Content:
 
 
 def restore(held: Content, model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
-    """Bring model and optimiser to where they were and return the manifest.
+    """Restore model and optimiser from a checkpoint and return its manifest.
 
-    Raises CheckpointError where the file holds other tensors or lacks something; the model is as it was then.
+    Raises CheckpointError, with the model unchanged, if the file holds other tensors or is incomplete.
     """
     tensors, content = held
     moving = _moving(model)
@@ -156,7 +156,7 @@ def restore(held: Content, model: nn.Module, optimiser: torch.optim.Optimizer) -
 def _state_of(
     tensors: Mapping[str, torch.Tensor], content: Mapping[str, Any], optimiser: torch.optim.Optimizer
 ) -> dict[int, dict[str, Any]]:
-    """The optimiser's state by the number of its parameter. Raises ValueError where it is that of others."""
+    """The optimiser's state by index of the parameter. Raises ValueError if it does not fit the parameters."""
     shapes = [p.shape for group in optimiser.param_groups for p in group["params"]]
     state: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in content["numbers"].items()}
     for name, tensor in tensors.items():
@@ -171,7 +171,7 @@ def _state_of(
 
 
 def _moving(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What training may change: parameters with a gradient and persistent buffers, shared ones once, by name."""
+    """Tensors that training may change, by name: parameters with requires_grad and buffers; shared ones once."""
     return {
         name: tensor
         for name, tensor in named_tensors(model)

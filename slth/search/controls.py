@@ -1,6 +1,6 @@
-"""What a ticket must be compared with: other masks on the same weights, other weights under the same mask.
+"""Controls with which a ticket is compared: other masks on the same weights, other weights under the same mask.
 
-All change a wrapped model in place. (Dense training is `slth.fit` on the module itself, not wrapped.)
+All functions change a wrapped model in place. (Dense training is `slth.fit` on the module itself, not wrapped.)
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from slth.wrapping import handle, random_weight, root
 
 
 def random_mask(model: nn.Module, seed: int) -> None:
-    """A random mask of the same keep, group by group."""
+    """Replace the mask by a random one that keeps the same share in each group."""
     wrapped = handle(model)
     for path, masked in wrapped.weights.items():
         scores = masked.scores
@@ -26,7 +26,7 @@ def random_mask(model: nn.Module, seed: int) -> None:
 
 @torch.no_grad()
 def shuffled_mask(model: nn.Module, seed: int) -> None:
-    """The model's own mask with the scores of each part of each weight in random order: same shares, other places."""
+    """Shuffle the scores within each part of each weight: the mask keeps the same shares, at other places."""
     wrapped = handle(model)
     for path, masked in wrapped.weights.items():
         for part in masked.parts:
@@ -38,8 +38,9 @@ def shuffled_mask(model: nn.Module, seed: int) -> None:
 
 @torch.no_grad()
 def redrawn_weights(model: nn.Module, seed: int) -> None:
-    """The same mask on weights from another seed. Raises ValueError for weights not known to come from
-    `slth.weights.inits`.
+    """Redraw the weights under the same mask from another seed.
+
+    Raises ValueError for weights not known to come from `slth.weights.inits`.
     """
     wrapped, module = handle(model), root(model)
     found = {path: recipes.required(module, path) for path in wrapped.weights}
@@ -53,7 +54,7 @@ def redrawn_weights(model: nn.Module, seed: int) -> None:
 
 
 def train_weights(model: nn.Module) -> None:
-    """Keep the mask and let the weights under it be trained: sparse training, the scores at rest."""
+    """Fix the mask and make the weights under it trainable (sparse training); the scores are no longer trained."""
     wrapped = handle(model)
     for path, masked in wrapped.weights.items():
         masked.gate = fixed

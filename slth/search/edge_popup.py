@@ -9,4 +9,4 @@ from slth.search.base import Search
 
 @dataclass(frozen=True, kw_only=True)
 class EdgePopup(Search):
-    """The search that all others vary: scores of random weights are trained, the best `keep` of them are the mask."""
+    """Train the scores of random weights; the best `keep` share is the mask. All other searches are variants of it."""

@@ -1,7 +1,7 @@
-"""Weights that a search does not decide about: some pruned for good, some kept for good, at random places.
+"""Partially frozen weights: random entries that are pruned or kept permanently, so that no search decides about them.
 
-Which ones follows from a seed and the weight's name, so a ticket needs no bits for them (Otsuka et al. 2025, "Partially
-frozen random networks contain compact strong lottery tickets", arXiv 2402.14029).
+The frozen entries follow from a seed and the weight's name, so a ticket needs no bits for them (Otsuka et al. 2025,
+"Partially frozen random networks contain compact strong lottery tickets", arXiv 2402.14029).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from slth.masking.traits import Trait
 from slth.numbers import as_float, as_int, put
 from slth.weights import inits
 
-LOCKED = torch.finfo(torch.float32).max  # the score of a locked weight: finite, so that averages of it are itself
+LOCKED = torch.finfo(torch.float32).max  # the score of a locked weight; finite, so that its average is the same value
 
 
 @dataclass(frozen=True)
 class Freezing(Trait):
-    """Shares of each part of a weight that are `pruned` and `locked` (kept) for good, each in [0, 1), drawn by seed.
+    """Shares of each part of a weight that are permanently `pruned` and `locked` (kept), at places drawn by `seed`.
 
-    Raises ValueError for other shares, or where they leave nothing free.
+    Raises ValueError for a share outside [0, 1), or if the shares sum to 0 or leave no weight free.
     """
 
     key: ClassVar[str] = "freezing"
@@ -47,12 +47,12 @@ class Freezing(Trait):
 
     @property
     def note(self) -> str:
-        """As a ticket's description has it."""
+        """The word for such a weight in a ticket's description."""
         return "partly frozen"
 
     @classmethod
     def of(cls, masked: Masked, mask: torch.Tensor) -> Self | None:
-        """The freezing of a mask that is as it says; another one may have been put in its place."""
+        """Return the freezing of a weight, None if its mask was replaced by one that contradicts it."""
         freezing = super().of(masked, mask)
         if freezing is None:
             return None
@@ -62,24 +62,24 @@ class Freezing(Trait):
 
     @classmethod
     def entry(cls, masked: Masked) -> dict[str, Any]:
-        """As the base has it; None where nothing is frozen, as entries have always said."""
+        """Return the entry of a state_dict; always has the key, with None if nothing is frozen."""
         return {cls.key: None} | super().entry(masked)
 
     @classmethod
     @torch.no_grad()
     def leave(cls, masked: Masked) -> None:
-        """Give locked weights the largest score that is free: no step of training moves the one that they have."""
+        """Give locked weights the largest magnitude of the free scores: no training step could change LOCKED."""
         if masked.free is not None:
             locked = masked.scores == LOCKED
             masked.scores[locked] = masked.scores[~locked].abs().max()
 
     @property
     def open(self) -> float:
-        """The share that is not pruned for good: 1 - pruned, as the decimals that they print as."""
+        """The share that is not permanently pruned: 1 - pruned, computed on the decimals that they print as."""
         return float(1 - Fraction(str(self.pruned)))
 
     def places(self, shape: torch.Size, parts: Sequence[Part], path: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """(pruned, locked) of a weight: bool masks of its shape, in each part the same exact shares."""
+        """Return (pruned, locked), bool masks of the weight's shape on the CPU, with the exact shares in each part."""
         draws = inits.uniform(shape, 1.0, seed=self.seed, name=f"freezing/{path}").abs()
         pruned, locked = (torch.zeros(shape, dtype=torch.bool, device="cpu") for _ in range(2))
         for part in parts:

@@ -17,24 +17,24 @@ from slth.wrapping import handle
 
 @dataclass(frozen=True, kw_only=True)
 class Frozen(Search):
-    """Edge-popup that leaves random weights alone: a share `pruned` is never kept, a share `locked` always.
+    """Edge-popup with frozen random weights: a share `pruned` is never kept, a share `locked` always.
 
-    Only the rest has scores that move, and only the rest takes bits in a ticket. A group's keep must lie between
-    locked and 1 - pruned.
+    Only the other weights have trained scores and take bits in a ticket. A group's keep must lie between locked and
+    1 - pruned, else ValueError is raised.
     """
 
     pruned: float = options.number(0.25, "[0, 1)", help="the share of weights that is never kept")
     locked: float = options.number(0.25, "[0, 1)", help="the share of weights that is always kept")
-    seed: int = options.integer(0, help="of the places that are frozen")
+    seed: int = options.integer(0, help="seed of the frozen places")
     any_form: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.freezing  # which leaves something free
+        _ = self.freezing  # checks the shares
 
     @property
     def freezing(self) -> Freezing:
-        """What of a weight is frozen. Raises ValueError for shares that leave nothing free."""
+        """The shares to freeze. Raises ValueError if they sum to 0 or leave no weight free."""
         return Freezing(self.pruned, self.locked, self.seed)
 
     def require_keep(self, keep: float) -> None:
@@ -43,7 +43,7 @@ class Frozen(Search):
             raise ValueError(f"keep={keep}: {_between(self.locked, self.freezing.open)}")
 
     def prepare(self, model: nn.Module) -> None:
-        """Freeze. Raises ValueError for a keep outside [locked, 1 - pruned]."""
+        """Freeze random weights of each part. Raises ValueError for a keep outside [locked, 1 - pruned]."""
         wrapped, freezing = handle(model), self.freezing
         places = {path: freezing.places(m.scores.shape, m.parts, path) for path, m in wrapped.weights.items()}
         for group in wrapped.groups:
@@ -58,7 +58,7 @@ class Frozen(Search):
             masked.add(freezing)
 
     def move_keep(self, model: nn.Module, progress: float) -> None:
-        """Along the schedule, from 1 - pruned down."""
+        """Move keep along the schedule, from 1 - pruned down."""
         super().move_keep(model, progress)
         for group in handle(model).groups:
             group.current = min(group.current, max(group.keep, self.freezing.open))

@@ -1,4 +1,4 @@
-"""IteRand: draw pruned weights anew during the search (Chijiwa et al. 2021, arXiv 2106.09269)."""
+"""IteRand: redraw pruned weights during the search (Chijiwa et al. 2021, arXiv 2106.09269)."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from slth.search.base import Search
 from slth.weights import inits, recipes
 from slth.wrapping import handle, random_weight, root
 
-_COUNTS = "generation"  # the buffer
-_MOST = 255  # redraws: they are held in a byte a weight
+_COUNTS = "generation"  # the name of the buffer
+_MOST = 255  # redraws of a weight: the count is a uint8
 
 
 @dataclass(frozen=True, kw_only=True)
 class IteRand(Search):
     """Edge-popup that redraws weights: after every `every` steps, each pruned one with probability `rate`.
 
-    every is an int >= 1, or None: a tenth of the steps, which makes nine redraws. (It was 100 by default, whatever the
-    steps: a search of 1000 steps is as before.) No redraw comes in the last tenth of the steps, so that scores can
-    settle; a search in which none would come at all is refused. A weight's new value is that of the next
-    stream of its own draw, so a ticket needs the number of redraws of the weights it keeps and no more. Weights must
-    come from `slth.weights.inits`. Raises ValueError for every < 1 or a rate outside (0, 1].
+    every is an int >= 1, or None for a tenth of the steps, which gives nine redraws. (The default was once 100 for any
+    number of steps: a search of 1000 steps gives the same result.) There is no redraw in the last tenth of the steps,
+    so that scores can settle. A redrawn weight comes from the next stream of its own draw, so a ticket needs only the
+    number of redraws of the kept weights. Weights must come from `slth.weights.inits`. Raises ValueError for every < 1,
+    a rate outside (0, 1], and a search in which no redraw would occur.
     """
 
     every: int | None = options.integer(None, 1, help="steps between redraws")
     rate: float = options.number(0.1, "(0, 1]", help="the share of the pruned weights that is redrawn")
-    seed: int = options.integer(0, help="of which weights are redrawn")
+    seed: int = options.integer(0, help="seed of the choice of weights that are redrawn")
     redraws: ClassVar[bool] = True
 
     def for_steps(self, steps: int) -> Self:
-        """This search with its spacing in steps. Raises ValueError where no redraw would come in so many steps."""
+        """Return this search with `every` set. Raises ValueError if no redraw would occur in this number of steps."""
         every = self._spacing(steps)
         if not _redraws(every, every, steps):
             most = f"every at most {int(0.9 * steps)}" if steps > 1 else "2 steps or more"
@@ -47,9 +47,9 @@ class IteRand(Search):
         return self.every or max(1, steps // 10)
 
     def prepare(self, model: nn.Module) -> None:
-        """Count redraws. Raises ValueError for a weight that is not known to come from `slth.weights.inits`."""
+        """Add the counts of redraws. Raises ValueError for a weight not known to come from `slth.weights.inits`."""
         for path in handle(model).weights:
-            random_weight(model, path)  # refuses one that is gone
+            random_weight(model, path)  # raises if it was removed
             recipes.required(root(model), path)
         super().prepare(model)
         for masked in handle(model).weights.values():
@@ -57,13 +57,13 @@ class IteRand(Search):
                 masked.put(_COUNTS, torch.zeros(masked.form.shape, dtype=torch.uint8, device=masked.scores.device))
 
     def restore(self, model: nn.Module, step: int) -> None:
-        """Weights from the generations that the checkpoint holds."""
+        """Draw the weights with the numbers of redraws that the checkpoint holds."""
         for path, masked in handle(model).weights.items():
             _write(model, path, masked)
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, step: int, steps: int, optimiser: torch.optim.Optimizer) -> None:
-        """Redraw, where the step is one for it."""
+        """Redraw pruned weights if a redraw is due."""
         if not _redraws(step + 1, self._spacing(steps), steps):
             return
         wrapped = handle(model)
@@ -76,12 +76,12 @@ class IteRand(Search):
 
 
 def _redraws(done: int, every: int, steps: int) -> bool:
-    """Whether a redraw comes after so many steps of all: not in the last tenth."""
+    """Whether a redraw is due after `done` steps: every `every` steps, but not in the last tenth."""
     return done % every == 0 and done <= 0.9 * steps
 
 
 def _generation(masked: Masked) -> torch.Tensor:
-    """How often each entry was drawn anew: uint8, the weight's shape."""
+    """The number of redraws of each entry: uint8, the weight's shape."""
     generation = masked.buffer(_COUNTS)
     assert generation is not None
     return generation
@@ -95,7 +95,7 @@ def _write(model: nn.Module, path: str, masked: Masked) -> None:
 
 @dataclass(frozen=True)
 class Redrawn(Trait):
-    """Each entry comes from the stream of its draw that its number of redraws counts up to."""
+    """Each entry comes from the stream of its draw whose index is its number of redraws."""
 
     key: ClassVar[str] = "redrawn"
     buffer: ClassVar[str] = _COUNTS
@@ -105,24 +105,24 @@ class Redrawn(Trait):
 
     @classmethod
     def of(cls, masked: Masked, mask: torch.Tensor) -> Self | None:
-        """Of a weight whose redraws are counted."""
+        """Return the trait if the redraws of the weight are counted, else None."""
         return None if masked.buffer(cls.buffer) is None else cls()
 
     def to_json(self) -> Any:
-        """That it is so: the numbers are a tensor."""
+        """Return True: the numbers of redraws are stored as a tensor."""
         return True
 
     @classmethod
     def from_json(cls, entry: Any) -> Self | None:
-        """Where a ticket says so."""
+        """Return the trait if the ticket's entry is true, else None."""
         return cls() if entry else None
 
     def drawn(self, recipe: recipes.Recipe, buffer: torch.Tensor) -> torch.Tensor:
-        """Each entry from its stream."""
+        """Draw each entry from its stream."""
         return recipes.of_generations(recipe, buffer)
 
     @classmethod
     def reset(cls, masked: Masked) -> None:
-        """Count from 0 again."""
+        """Set the counts to 0."""
         if masked.buffer(cls.buffer) is not None:
             _generation(masked).zero_()

@@ -1,4 +1,4 @@
-"""Numbers of a run while it goes on, for a tracker of experiments: what `slth.fit(..., log=)` calls.
+"""Send measurements of a running search to an experiment tracker: `slth.fit(..., log=)`.
 
 slth.fit(..., log=wandb.log)              # Weights & Biases, within wandb.init()
 slth.fit(..., log=mlflow.log_metrics)     # MLflow, within mlflow.start_run()
@@ -15,16 +15,16 @@ Log = Callable[[dict[str, float], int], object]
 
 
 class Tracker:
-    """What calls `log`, or None, for a run of this name that begins at a step."""
+    """Calls `log`, unless it is None, for the run `name` that begins at `step`."""
 
     def __init__(self, log: Log | None, name: str, step: int) -> None:
         self._log, self._name = log, name
         self._last = step, time.perf_counter()
 
     def send(self, numbers: Mapping[str, float], step: int) -> None:
-        """Hand over what was measured after a step, if anything was, with the steps a second since the last time.
+        """Send the numbers measured after a step, if any; with train_loss, also the steps per second since the last.
 
-        Raises RuntimeError where `log` raises an error.
+        Raises RuntimeError if `log` raises an error.
         """
         if self._log is None or not numbers:
             return

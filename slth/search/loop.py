@@ -1,8 +1,7 @@
-"""The one loop: train what has a gradient, scores or weights, measure, and never lose what was done.
+"""The training loop: train scores or weights, measure, and save checkpoints.
 
-Everything random in a step follows from the seed and the step's number, the learning rate and keep from the step and
-the number of steps. So a run that was killed goes on from its checkpoint and ends with the same bits as one that was
-not.
+The random numbers of a step follow from the seed and the step's index; the learning rate and keep follow from the index
+and the number of steps. So a run that was killed and resumed ends with the same bits as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -38,17 +37,18 @@ from slth.search.steps import Training
 from slth.wrapping import check_there_still, handle, root, trained_densely, wrapped_nearby
 
 Batch = TypeVar("Batch")
-#: parameters -> optimiser, its learning rate the highest of the run.
+#: parameters -> optimiser, whose learning rate is the peak of the schedule.
 Optimiser = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-_FLOOR = 0.01  # of the learning rate, at the end of the cosine
+_FLOOR = 0.01  # the final learning rate of the cosine, as a share of the peak
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass
 class Fit:
-    """What a search measured: `rows`, each with step (steps done) and either train_loss or what evaluate gave.
+    """The measurements of a run.
 
-    seconds: of this process, evaluation included; resumed_at: the step it went on from, 0 for a fresh start.
+    rows: each has step (the number of steps done) and either train_loss or the results of evaluate. seconds: wall time
+    of this process, evaluation included. resumed_at: the step at which it resumed, 0 for a fresh start.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Fit:
 
     @property
     def last(self) -> dict[str, float]:
-        """The last evaluation, without its step; empty where nothing was evaluated."""
+        """The last evaluation, without its step; empty if there was none."""
         measured = [row for row in self.rows if "train_loss" not in row]
         return {name: value for name, value in measured[-1].items() if name != "step"} if measured else {}
 
@@ -86,69 +86,71 @@ def fit(
     log: live.Log | None = None,
     name: str = "fit",
 ) -> Fit:
-    """Train a model's parameters that have a gradient: the scores of a wrapped one, the weights of a plain one.
+    """Train the parameters of a model that have requires_grad: scores if it is wrapped, weights if it is not.
 
     Args:
         model: changed in place; in eval mode afterwards.
-        batches: step -> batch, a pure function; or an iterable (a DataLoader), begun anew when it ends. What it draws
-            from torch's generator, to shuffle or to augment, follows from seed and step.
-        loss: (model, batch) -> scalar tensor that depends on what is trained.
-        steps: optimiser steps, an int >= 1.
-        method: the search, for a wrapped model; None: :class:`EdgePopup`. A plain model has none. One that would never
-            act in so many steps is refused.
-        lr: the highest learning rate, > 0, of AdamW without weight decay; a linear warm-up over the share `warmup` of
-            the steps leads to it, a cosine from it to a hundredth.
-        optimiser: parameters -> optimiser of these, instead of AdamW; its own learning rates then are the highest.
-        clip: the largest norm of the gradient, or None.
-        accumulate: an int >= 1: so many pieces of a batch's rows go through the model one after another, and one step
-            is taken with the sum of their gradients. `loss` must be a mean over rows then.
-        precision: of forward and backward passes and of evaluation: "float32", "tf32" (a GPU's products of rounded
-            float32), "bf16" (torch's autocast); "auto": bf16 on a GPU that has it, else float32. Scores and the
-            optimiser stay in float32.
-        graph: whether a GPU's steps are recorded as a CUDA graph after the first ones and replayed. "auto": where they
-            can be; True: the same, with a warning where they cannot, and a ValueError without a CUDA device.
+        batches: step -> batch, a pure function; or an iterable (a DataLoader), restarted when it ends. Its use of
+            torch's generator, to shuffle or to augment, follows from seed and step.
+        loss: (model, batch) -> scalar tensor that depends on the trained parameters.
+        steps: number of optimiser steps, an int >= 1.
+        method: the search, for a wrapped model; None: :class:`EdgePopup`. Must be None for a plain model.
+        lr: the peak learning rate, > 0, of AdamW without weight decay. A linear warm-up over the share `warmup` of the
+            steps leads to it, then a cosine down to a hundredth of it.
+        optimiser: parameters -> optimiser of these, instead of AdamW; its learning rates are then the peaks.
+        clip: the maximal norm of the gradient, or None.
+        accumulate: an int >= 1, the number of pieces into which a batch's rows are split. The pieces go through the
+            model one after another, and each step uses the sum of their gradients; `loss` must then be a mean over
+            rows.
+        precision: of forward and backward passes and of evaluation: "float32", "tf32" (products on a GPU round
+            float32 to TF32), "bf16" (torch's autocast); "auto": bf16 on a GPU that supports it, else float32. Scores
+            and the optimiser stay in float32.
+        graph: whether steps on a GPU are recorded as a CUDA graph after the first ones and replayed. "auto": if
+            possible; True: also, but with a warning if not, and a ValueError without a CUDA device.
         evaluate: model -> numbers by name; called without gradients in eval mode after every `every` steps (0: only at
             the end).
         checkpoint: a file to save to after every `save_every` steps (0: ten times a run) and at the end; a relative
-            path is one from the folder that is current when fit is called. Where the file exists the run goes on from
-            it, bit for bit, and says so; the model must then be as it was before the first step.
+            path is resolved when fit is called. If the file exists, the run resumes from it, bit for bit, and logs
+            this; the model must then be as it was before the first step.
         seed: of torch's own generator (dropout, shuffling), an int.
-        progress: show a bar, where standard error is a terminal and tqdm installed; name: its label. That a run goes on
-            from a checkpoint is logged to "slth.search.loop", as a warning with progress, which Python shows by itself,
-            else as info.
-        log: (numbers by name, steps done) -> anything, called as numbers are measured, for a tracker of experiments:
-            `wandb.log`, `mlflow.log_metrics` (more in `slth.search.live`). Some hundred times a run it gets train_loss,
-            lr (of the optimiser's first group), keep (of a wrapped model: the share of weights that is kept now) and
-            steps_per_s (since the last time, evaluation included), and at each evaluation what evaluate gave. Numbers
-            of the same step come together, those of before a checkpoint do not come again. Results and checkpoints do
-            not depend on it.
+        progress: show a progress bar on a terminal, if tqdm is installed. Resuming is logged to "slth.search.loop", as
+            a warning (which Python shows by default) if progress is true, else as info.
+        log: (numbers by name, steps done) -> anything, for an experiment tracker: `wandb.log`, `mlflow.log_metrics`
+            (more in `slth.search.live`). About a hundred times a run it gets train_loss, lr (of the optimiser's first
+            group), keep (of a wrapped model: the share of weights kept now) and steps_per_s (since the last call,
+            evaluation included), and at each evaluation the results of evaluate. Numbers of the same step come in one
+            call; those from before a checkpoint are not repeated. Results and checkpoints do not depend on it.
+        name: the label of the progress bar, log lines and errors.
 
-    A scalar of numpy or torch does for an int or a float. Rows count the steps done, from 1; errors name the step they
-    came in, from 0.
+    Scalars of numpy or torch are accepted as ints or floats. Rows count the steps done, from 1; errors name the step
+    in which they occurred, from 0.
 
-    On a GPU, for AdamW, Adam and SGD of torch, nothing is read back from a step: what is not finite is noticed up to 32
-    steps late, is still reported with the step at which it was, and the optimiser changes nothing from that one on. A
-    graph holds what `loss` and the model did in Python when it was recorded: a number that they take from outside the
-    batch and change between steps must be a tensor on the device, or graph=False. Batches of another layout, or with
-    objects in them, a loss that reads something back or draws on the host, a wrapped model that was compiled, a search
-    with gates of its own and a want of memory make steps run without a graph, which is logged once.
+    On a GPU, with torch's AdamW, Adam or SGD, nothing is read back from a step. A loss or gradient that is not finite
+    is then noticed up to 32 steps late, but reported with its own step, and the optimiser changes nothing from that
+    step on. A graph replays what `loss` and the model did when it was recorded: a number that they take from outside
+    the batch and change between steps must be a tensor on the device, or use graph=False. Steps run without a graph,
+    which is logged once, for batches of another layout or with other objects in them, a loss that reads values back or
+    draws random numbers on the host, a compiled wrapped model, a search with its own gates, and if memory runs out.
 
-    On a wrapped model, what has requires_grad beside the scores (a layer that was added after wrap, a bias that was
-    unfrozen) is trained densely and stored whole in a ticket: a logged warning names it. A layer in the place of one
-    whose weight was masked is refused.
+    In a wrapped model, other parameters with requires_grad (of a layer added after wrap, an unfrozen bias) are trained
+    densely and stored whole in a ticket: a logged warning names them.
 
-    Where `torch.distributed` has been initialised (torchrun, accelerate), every process calls this with the same model,
-    batches and settings, and trains on its rows of each batch (`slth.search.parallel`): `loss` must be a mean over
-    rows. Scores, masks and what is returned are the same in all; the first alone reads and writes the checkpoint and
-    shows the bar and calls `log`. What goes wrong in one process alone ends the others by an error of their connection;
-    over NCCL, and in the backward pass under DDP, only as that process ends or torchrun watches them.
+    If `torch.distributed` is initialised (torchrun, accelerate), every process calls this with the same model, batches
+    and settings, and trains on its rows of each batch (`slth.search.parallel`): `loss` must be a mean over rows.
+    Scores, masks and results are the same in all processes. Only the first one reads and writes the checkpoint, shows
+    the bar and calls `log`. An error in one process ends the others with a connection error; over NCCL, and in the
+    backward pass under DDP, only when that process ends or if torchrun supervises them.
 
-    Raises ValueError for values outside the above, a model with a method but no scores to train, one without anything
-    to train, one whose masked weights (or one of several places that were tied) were replaced or removed after wrap,
-    scores that hold NaN, and for an optimiser, a loss or an evaluation that is not what its function must give;
-    CheckpointError, with nothing changed, for a checkpoint that is damaged or of another search, which it says the
-    differences to; OSError where it cannot be read or written; FloatingPointError where the loss or its gradient is not
-    finite; RuntimeError where `log` raises an error.
+    Raises:
+        ValueError: for values outside the above; a method that would never act in so many steps; a model with a method
+            but no scores to train, or without trainable parameters; masked weights (or one of several tied places)
+            that were replaced or removed after wrap; scores that hold NaN; a wrong result of `optimiser`, `loss` or
+            `evaluate`.
+        CheckpointError: with nothing changed, for a checkpoint that is damaged or was written by another search; the
+            message lists the differences.
+        OSError: if the checkpoint cannot be read or written.
+        FloatingPointError: if the loss or its gradient is not finite.
+        RuntimeError: if `log` raises an error.
     """
     started = time.perf_counter()
     parallel.check_whole(batches)
@@ -180,7 +182,7 @@ def fit(
         if accumulate > 1:
             settings["accumulate"] = accumulate
         if parallel.size() > 1:
-            settings["processes"] = parallel.size()  # each of which has a generator of its own for dropout
+            settings["processes"] = parallel.size()  # each has its own generator for dropout
         identity = checkpoints.Identity.of(root(model), settings | _described(model, search, built))
         parallel.check_same(identity.digest)
     if path:
@@ -196,7 +198,7 @@ def fit(
         if held:
             rest = checkpoints.restore(held, root(model), built)
             result.resumed_at, result.rows = rest["step"], rest["rows"]
-        elif path:  # what cannot be written is better known now
+        elif path:  # fail before training if the file cannot be written
             parallel.from_first(partial(save, _held_by(0, [], origin)))
         if held and search:
             search.restore(model, result.resumed_at)
@@ -241,13 +243,13 @@ def fit(
 
 @dataclass(frozen=True)
 class _Loop:
-    """What every step of a run has in common."""
+    """The state that all steps of a run share."""
 
     training: Training
     search: Search | None
     way: steps_of.Step
     feed: Feed
-    rates: list[float]  # of the optimiser's groups, the highest of the run
+    rates: list[float]  # peak learning rates of the optimiser's groups
     steps: int
     warmup: float
     seed: int
@@ -271,7 +273,7 @@ class _Loop:
 
 
 def _held_by(step: int, rows: list[dict[str, float]], origin: str | None) -> dict[str, Any]:
-    """What a checkpoint says beside tensors; the place of a search of the user's own is information."""
+    """The manifest of a checkpoint; the place of a user's own search is for information only."""
     return {"step": step, "rows": rows} | ({"method": origin} if origin else {})
 
 
@@ -279,7 +281,7 @@ def _held_by(step: int, rows: list[dict[str, float]], origin: str | None) -> dic
 def _undone_by_errors(model: nn.Module) -> Iterator[None]:
     """If the block raises, restore the masks: their scores, buffers, gates and traits.
 
-    Not restored: random weights, and what is trained beside the scores, once a checkpoint has been read into them.
+    Random weights, and other trained parameters, are not restored once a checkpoint has been loaded into them.
     """
     masks = [masked for group in _groups(model) for masked, _ in group.members]
     before = [(m, m.__dict__ | {"_buffers": dict(m._buffers)}, m.scores.detach().clone()) for m in masks]
@@ -294,7 +296,7 @@ def _undone_by_errors(model: nn.Module) -> Iterator[None]:
 
 
 def _held(path: Path, identity: checkpoints.Identity) -> Content | None:
-    """What a checkpoint holds, None where there is none."""
+    """Read a checkpoint; None if the file does not exist."""
     files.clear_leftovers(path)
     return checkpoints.read(path, identity) if path.exists() else None
 
@@ -307,7 +309,7 @@ def _evaluated(training: Training, evaluate: Callable[[nn.Module], Mapping[str, 
 
 
 def _factor(step: int, steps: int, warmup: float) -> float:
-    """The share of the highest learning rate at a step."""
+    """The learning rate at a step, as a share of the peak."""
     rising = max(1.0, warmup * steps)
     if step + 1 < rising:
         return (step + 1) / rising
@@ -327,7 +329,7 @@ def _groups(model: nn.Module) -> list[Group]:
 
 
 def _keep_of(model: nn.Module) -> dict[str, float]:
-    """The share of the masked weights that is kept now; nothing of a plain model."""
+    """The share of masked weights kept now, as {"keep": share}; {} for a plain model."""
     groups = _groups(model)
     return {"keep": handle(model).kept() / sum(group.size for group in groups)} if groups else {}
 
@@ -346,7 +348,7 @@ def _search(model: nn.Module, method: Search | None, steps: int) -> Search | Non
 
 
 def _described(model: nn.Module, search: Search | None, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
-    """Search, optimiser, groups and kinds of masks, as JSON that differs where they do."""
+    """The search, optimiser, groups and kinds of masks as JSON, for comparison with a checkpoint."""
     options = [{k: repr(v) for k, v in group.items() if k != "params"} for group in optimiser.param_groups]
     groups = _groups(model)
     masked = handle(model).weights if groups else {}
@@ -356,4 +358,4 @@ def _described(model: nn.Module, search: Search | None, optimiser: torch.optim.O
         "optimiser": [type(optimiser).__name__, options],
         "groups": [[group.name, group.keep] for group in groups],
     }
-    return described | ({"kinds": kinds} if kinds else {})  # checkpoints of before there were kinds go on
+    return described | ({"kinds": kinds} if kinds else {})  # older checkpoints have no kinds and can be resumed

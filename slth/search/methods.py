@@ -1,4 +1,4 @@
-"""The searches by name, and how one is chosen by text: method("iterand", rate=0.2), method("my_file.py:Momentum")."""
+"""The searches by name; choose one by text: method("iterand", rate=0.2), method("my_file.py:Momentum")."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from slth.search.edge_popup import EdgePopup
 from slth.search.frozen import Frozen
 from slth.search.iterand import IteRand
 
-#: One line a search: its name and class.
+#: name -> class, one line per search.
 METHODS: dict[str, type[Search]] = {
     "edge_popup": EdgePopup,
     "iterand": IteRand,
@@ -27,10 +27,10 @@ METHODS: dict[str, type[Search]] = {
 
 
 def method(name: str, **given: Any) -> Search:
-    """The search of a name of METHODS, or of the place of a class of the user's own, with these options.
+    """Create a search by its name in METHODS, or by the place of a user's own class, with these options.
 
-    Options may also stand in the text: method("iterand(rate=0.2)"). Raises ValueError for an unknown name, what is no
-    search (as `slth.plugins.load` does), an unknown option, and a value that an option does not take.
+    Options may also be part of the text: method("iterand(rate=0.2)"). Raises ValueError for an unknown name, a class
+    that is not a search (as `slth.plugins.load` does), an unknown option, and a value that an option does not allow.
     """
     name, in_name = plugins.split(name)
     kind, values = kind_of(name), in_name | given
@@ -46,7 +46,7 @@ def method(name: str, **given: Any) -> Search:
 
 
 def kind_of(name: str) -> type[Search]:
-    """The class of a name of METHODS or of a place. Raises ValueError where there is none."""
+    """Return the class for a name in METHODS or a place. Raises ValueError if there is none."""
     if plugins.is_place(name):
         kind = plugins.load("method", name, Search)
         try:
@@ -60,14 +60,14 @@ def kind_of(name: str) -> type[Search]:
 
 
 def help_of(name: str) -> dict[str, str]:
-    """The options of a search, by its name or place, each with its help. Raises ValueError as :func:`kind_of` does."""
+    """Return option -> help for a search, given its name or place. Raises ValueError as :func:`kind_of` does."""
     return options.help_of(kind_of(name))
 
 
 def identity_of(search: Search) -> tuple[str, dict[str, Any]]:
-    """What a checkpoint knows a search by, as JSON: its class (slth's own by its bare name) and its options.
+    """Return what identifies a search in a checkpoint, as JSON: its class (bare name for slth's own) and its options.
 
-    Raises ValueError for an option that JSON cannot hold.
+    Raises ValueError for an option that JSON cannot represent.
     """
     kind = type(search)
     values = asdict(search)

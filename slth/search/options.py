@@ -1,4 +1,4 @@
-"""The options of a search, declared once: each field of its dataclass has a default, what is allowed, and its help.
+"""Declare the options of a search: each field of its dataclass has a default, the allowed values, and a help text.
 
 rate: float = number(0.1, "(0, 1]", help="the share of the pruned weights that is redrawn")
 """
@@ -13,12 +13,12 @@ from slth.numbers import as_float, as_int, put
 
 
 def number(default: float, allowed: str = "(-inf, inf)", *, help: str) -> Any:
-    """An option that takes a number within an interval, as "(0, 1]"."""
+    """Declare an option that takes a number in an interval, such as "(0, 1]"."""
     return _option(default, lambda name, value: as_float(name, value, allowed, help), help)
 
 
 def integer(default: int | None, least: int | None = None, *, help: str) -> Any:
-    """An option that takes an int, from `least` on; also None where that is the default."""
+    """Declare an option that takes an int >= `least`; also None if that is the default."""
 
     def check(name: str, value: Any) -> int | None:
         return None if value is None and default is None else as_int(name, value, least, meaning=help)
@@ -27,7 +27,7 @@ def integer(default: int | None, least: int | None = None, *, help: str) -> Any:
 
 
 def choice(default: str, names: Collection[str], *, help: str) -> Any:
-    """An option that takes one of these names."""
+    """Declare an option that takes one of these names."""
 
     def check(name: str, value: Any) -> Any:
         if not isinstance(value, str) or value not in names:
@@ -38,14 +38,17 @@ def choice(default: str, names: Collection[str], *, help: str) -> Any:
 
 
 def check(instance: Any) -> None:
-    """Put checked values into a frozen dataclass of such fields, for its __post_init__. Raises ValueError."""
+    """Check the options of a frozen dataclass, in its __post_init__; numpy and torch scalars become plain numbers.
+
+    Raises ValueError for a value that an option does not allow.
+    """
     for each in fields(instance):
         if "check" in each.metadata:
             put(instance, **{each.name: each.metadata["check"](each.name, getattr(instance, each.name))})
 
 
 def help_of(kind: type[Any]) -> dict[str, str]:
-    """The options of a class of such fields, each with its help and default."""
+    """Return option -> help and default, for a class with such fields."""
     return {each.name: _help(each) for each in fields(kind) if each.init}
 
 

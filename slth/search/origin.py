@@ -1,4 +1,4 @@
-"""Records where a user's search class was loaded from. Nothing is loaded from this record."""
+"""Record where a user's search class was loaded from. Nothing is loaded from this record."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from slth.wrapping import handle
 
 @dataclass(frozen=True)
 class Origin(Trait):
-    """The place that the search was loaded from, as my_file.py:Momentum."""
+    """The place from which the search was loaded, such as my_file.py:Momentum."""
 
     key: ClassVar[str] = ORIGIN
 
@@ -27,12 +27,12 @@ class Origin(Trait):
 
     @property
     def note(self) -> str:
-        """As a ticket's description has it."""
+        """The words for such a weight in a ticket's description."""
         return f"found by {self.place}"
 
 
 def note_origin(model: nn.Module, search: Search) -> str | None:
-    """Have the masks of a model say where the search comes from that trains them now; returns the place."""
+    """Store the place of a search in the masks that it trains. Returns the place, None for slth's own searches."""
     place = plugins.place_of(type(search))
     for masked in handle(model).weights.values():
         masked.traits = {key: trait for key, trait in masked.traits.items() if key != Origin.key}

@@ -1,4 +1,4 @@
-"""The arithmetic that a model's forward and backward pass run in; scores and the optimiser stay in float32."""
+"""The precision of a model's forward and backward passes; scores and the optimiser stay in float32."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Precision = Literal["auto", "float32", "tf32", "bf16"]
 
 
 def resolve(precision: str, device: torch.device) -> Precision:
-    """The precision that a model on this device trains in: bf16 for "auto" on a GPU that computes in it, else float32.
+    """Resolve "auto" for a model on this device: bf16 on a GPU that supports it, else float32.
 
-    Raises ValueError for a name that is none of `Precision`, and for tf32 without a CUDA device.
+    Raises ValueError for a name that is not in `Precision`, and for tf32 without a CUDA device.
     """
     if precision not in get_args(Precision):
         raise ValueError(f"precision={precision!r}: must be one of {', '.join(get_args(Precision))}")
@@ -29,9 +29,9 @@ def resolve(precision: str, device: torch.device) -> Precision:
 
 @contextmanager
 def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Within it operations of a forward pass on the device run in this precision.
+    """Run the forward passes of the block in this precision.
 
-    bf16 is torch's autocast; else products are those of :func:`products`. float32 on the CPU changes nothing.
+    bf16 uses torch's autocast, the others :func:`products`. On the CPU, float32 changes nothing.
     """
     if precision == "bf16":
         with torch.autocast(device.type, torch.bfloat16):
@@ -43,10 +43,10 @@ def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def products(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Within it products of float32 on a GPU, backward passes included, round their factors to TF32, or do not.
+    """Set whether float32 products on a GPU round their factors to TF32 in the block, backward passes included.
 
-    That is whatever torch is set to outside. Autocast, which bf16 is, decides it for a backward pass in the forward
-    one. On other devices nothing changes.
+    This overrides torch's global setting. With bf16 nothing changes: autocast determines the backward pass in the
+    forward pass. On other devices nothing changes either.
     """
     if precision == "bf16" or device.type != "cuda":
         yield
@@ -57,9 +57,9 @@ def products(precision: Precision, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _tf32(allowed: bool) -> Iterator[None]:
-    """Within it float32 products and convolutions on a GPU may, or may not, round their factors to TF32.
+    """Allow or forbid TF32 in float32 products and convolutions on a GPU, in the block.
 
-    torch has an older and a newer way to say so, and refuses to read the older one where they contradict each other.
+    torch has an older and a newer setting for this; reading the older one raises an error if the two contradict.
     """
     backends: Any = torch.backends
     cudnn = backends.cudnn

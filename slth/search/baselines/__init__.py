@@ -1,11 +1,11 @@
-"""What tickets are compared with: masks from scores at initialisation, and quantisation-aware training.
+"""Baselines for tickets: masks from saliencies at initialisation, and quantisation-aware training.
 
     model = slth.wrap(net, keep=0.3)
     baselines.mask(model, "snip", batches, loss)    # the weights stay random
     controls.train_weights(model)                   # and may then be trained under the mask
     slth.fit(model, batches, loss, steps)
 
-A function of BASELINES gives each weight a saliency; of each group the most salient are kept, as many as its keep says.
+A function in BASELINES computes a saliency for each weight; each group keeps its `keep` share of most salient weights.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from slth.wrapping import handle
 
 __all__ = ["BASELINES", "QUANTISED", "Problem", "mask", "quantise"]
 
-#: One line a baseline: its name and the saliencies of the weights, by parameter name.
+#: name -> function that returns the saliencies of the weights by parameter name; one line per baseline.
 BASELINES: dict[str, Callable[[Problem], Saliencies]] = {
     "random": random,
     "magnitude": magnitude,
@@ -43,20 +43,22 @@ def mask(
     loss: Callable[[nn.Module, Any], torch.Tensor] | None = None,
     seed: int = 0,
 ) -> None:
-    """Set the masks of a wrapped model by a baseline, in place: exactly its keep in every group, ties to lowest index.
+    """Set the masks of a wrapped model by a baseline, in place.
 
-    Scores become 1 and 0. Gradients are those of the whole random weights, in eval mode.
+    Each group keeps exactly its `keep` share, with ties to the lowest index. Scores become 1 and 0. Gradients are those
+    of the unpruned random weights, in eval mode.
 
     Args:
-        model: wrapped.
+        model: a wrapped model.
         name: a key of BASELINES.
-        batches: as `slth.fit` takes them, of which the first is used: by "snip" and "grasp", and for its shape by
-            "synflow". The others need none.
-        loss: as `slth.fit` takes it.
-        seed: of "random", and of what an iterable of batches draws from torch's generator.
+        batches: as for `slth.fit`; only the first batch is used, by "snip" and "grasp", and for its shape by
+            "synflow". The other baselines need none.
+        loss: as for `slth.fit`.
+        seed: of "random", and of torch's generator while an iterable of batches is read.
 
-    Raises ValueError, with nothing changed, for an unknown name, a model that is not wrapped, batches and loss that are
-    missing, and saliencies that are not finite.
+    Raises:
+        ValueError: with nothing changed, for an unknown name, a model that is not wrapped, missing batches or loss,
+            and saliencies that are not finite.
     """
     check_module(model, "model")
     if name not in BASELINES:

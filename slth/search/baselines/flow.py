@@ -1,18 +1,19 @@
-"""SynFlow: what flows through each weight where all weights are positive and all inputs are 1.
+"""SynFlow: saliencies from the flow through each weight when all weights are positive and all inputs are 1.
 
-The flow R is the sum of the outputs of the network of |w| on an input of ones; a weight's saliency is |w| dR/d|w|.
-Pruning goes down to keep in STEPS steps, each to the share keep^(step / STEPS), with the flow of what is left.
+The flow R is the sum of the outputs of the network with weights |w| on an input of ones. A weight's saliency is
+|w| dR/d|w|. Pruning takes STEPS steps, each to the share keep^(step / STEPS), with the flow of the weights left.
 
-A network of linear layers and ReLUs is linear in each layer then, and the saliencies of each layer sum to R. Networks
-of tokens are made so:
+A network of linear layers and ReLUs is then linear in each layer, and the saliencies of each layer sum to R. Networks
+with embeddings, normalisation and attention are made linear as follows:
 
-- An embedding is a linear map of one-hot vectors. Its input of ones is the sum of all its rows, at every token.
-- A layer normalisation would make 0 of equal inputs. It divides by their root mean square, without a gradient.
-- Softmax is the weights divided by their sum, without a gradient. So queries, keys, values and outputs of an attention
-  are linear in each of their matrices, and their saliencies have one sum.
+- An embedding is a linear map of one-hot vectors. On an input of ones it returns the sum of all its rows, for every
+  token.
+- A layer normalisation would map equal inputs to 0. Here it divides by their root mean square, without a gradient.
+- Softmax divides the logits by their sum, without a gradient. So an attention is linear in each of its query, key,
+  value and output matrices, and the saliencies of each sum to the same number.
 
-Other activations are taken as they are: GELU has only positive inputs, where it is near the identity. Biases and gains
-count by magnitude too.
+Other activations are unchanged: GELU has only positive inputs, where it is near the identity. Biases and gains are also
+replaced by their magnitudes.
 
 Source: Tanaka et al. 2020 (arXiv 2006.05467).
 """
@@ -32,12 +33,12 @@ from slth.search.baselines.problem import Problem, gradients, most_salient, show
 from slth.search.batches import count_rows, leaves, rows
 from slth.wrapping import handle, random_weight, root
 
-STEPS = 100  # of Tanaka et al.
-PRUNED = -1.0  # the saliency of what an earlier step pruned
+STEPS = 100  # as in Tanaka et al.
+PRUNED = -1.0  # the saliency of weights that an earlier step pruned
 
 
 def synflow(problem: Problem, steps: int = STEPS) -> dict[str, torch.Tensor]:
-    """|w| dR/d|w| of what the step before the last kept; -1 of what was pruned by then."""
+    """Compute |w| dR/d|w| for the weights that the last step but one kept, and -1 for those pruned before."""
     wrapped, batch = handle(problem.model), problem.batch()
     count_rows(batch, "cut to one row")
     one = rows(batch, slice(0, 1))
@@ -54,7 +55,7 @@ def synflow(problem: Problem, steps: int = STEPS) -> dict[str, torch.Tensor]:
 
 
 def total_flow(problem: Problem, batch: Any, weights: dict[str, torch.Tensor]) -> torch.Tensor:
-    """R, the sum of all outputs: of the model with these weights, where the batch is of ones."""
+    """Compute R, the sum of all outputs of the model with these weights on a batch of ones."""
     outputs: list[torch.Tensor] = []
 
     def catch(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -75,7 +76,7 @@ def total_flow(problem: Problem, batch: Any, weights: dict[str, torch.Tensor]) -
 
 
 def _with_ones(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    """Ones for each floating-point input; tokens stay, embeddings do not read them."""
+    """Replace each floating-point input by ones; tokens remain, as embeddings ignore them here."""
 
     def ones(value: Any) -> Any:
         return torch.ones_like(value) if _is_floating(value) else value
@@ -89,7 +90,7 @@ def _is_floating(value: Any) -> bool:
 
 @contextmanager
 def _magnitudes(model: nn.Module) -> Iterator[None]:
-    """Biases, gains and all that is not masked by magnitude."""
+    """Replace parameters that are not masked (biases, gains) by their magnitudes, in the block."""
     masked = {id(each) for m in handle(model).weights.values() for each in (m.scores, random_weight(model, m.path))}
     rest = [(p, p.data) for p in model.parameters() if id(p) not in masked]
     try:
@@ -101,11 +102,11 @@ def _magnitudes(model: nn.Module) -> Iterator[None]:
             parameter.data = value
 
 
-# ---------------------------------------------------------------- what is linear
+# ---------------------------------------------------------------- linear replacements
 
 
 class _Linear(TorchFunctionMode):
-    """Embeddings, normalisations and softmax as the head of this file says."""
+    """Replaces embeddings, normalisations, softmax and attention as this module's docstring describes."""
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None

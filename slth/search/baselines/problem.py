@@ -1,4 +1,4 @@
-"""What a baseline is asked: a wrapped model and a loss, gradients of its weights, and the most salient of them."""
+"""The problem that a baseline solves: a wrapped model with a loss; gradients of its weights; the most salient ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Saliencies = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Problem:
-    """A wrapped model, what it is trained on (None: nothing is known of it), and a seed."""
+    """A wrapped model, its batches and loss (None if a baseline needs none), and a seed."""
 
     model: nn.Module
     name: str  # of the baseline, for errors
@@ -30,25 +30,25 @@ class Problem:
     seed: int
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The random weights by parameter name, whole; copies."""
+        """Return copies of the unpruned random weights, by parameter name."""
         return {path: random_weight(self.model, path).detach().clone() for path in handle(self.model).weights}
 
     def batch(self) -> Any:
-        """The first batch. Raises ValueError where there are none."""
+        """Return the first batch. Raises ValueError if there are no batches or no loss."""
         if self.batches is None or self.loss is None:
             raise ValueError(f"name={self.name!r}: must have batches and loss")
         with torch.random.fork_rng(devices=[]):
             return Feed(self.batches, self.seed).at(0)
 
     def loss_of(self, batch: Any) -> torch.Tensor:
-        """The loss of a batch, with the weights that :func:`shown` shows."""
+        """Compute the loss of a batch, with the weights set by :func:`shown`."""
         assert self.loss is not None
         return self.loss(self.model, batch)
 
 
 @contextmanager
 def shown(model: nn.Module, values: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """Let the model, in eval mode, read these in place of its masked weights; gradients of any order pass through."""
+    """Make the model read these values as its masked weights, in eval mode; they have gradients of any order."""
     wrapped, modes = handle(model), {module: module.training for module in model.modules()}
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
@@ -65,7 +65,7 @@ def shown(model: nn.Module, values: Mapping[str, torch.Tensor]) -> Iterator[None
 
 
 class _Shown(passes.Pass):
-    """A pass that shows values of its own."""
+    """A pass whose masked weights are given."""
 
     def __init__(self, wrapped: Wrapped, values: Mapping[str, torch.Tensor]) -> None:
         super().__init__(wrapped.weights)
@@ -78,26 +78,26 @@ class _Shown(passes.Pass):
 def gradients(
     output: torch.Tensor, values: Mapping[str, torch.Tensor], *, again: bool = False
 ) -> dict[str, torch.Tensor]:
-    """Those of a scalar in the values, 0 where it does not depend on one; `again`: they can be differentiated."""
-    found = torch.autograd.grad(output, list(values.values()), create_graph=again, materialize_grads=True)
-    return dict(zip(values, found, strict=True))
+    """Compute the gradients of a scalar, 0 for values it does not depend on; `again` makes them differentiable."""
+    grads = torch.autograd.grad(output, list(values.values()), create_graph=again, materialize_grads=True)
+    return dict(zip(values, grads, strict=True))
 
 
 @torch.no_grad()
 def most_salient(wrapped: Wrapped, saliencies: Saliencies, power: float = 1.0) -> dict[str, torch.Tensor]:
-    """The masks by parameter name, bool, that keep the most salient of each group, ties to the lowest index.
+    """Return masks (bool, by parameter name) that keep the most salient weights of each group, ties to lowest index.
 
-    power: a group keeps the share keep ** power. Raises ValueError for saliencies that are not finite.
+    power: each group keeps the share keep ** power. Raises ValueError for saliencies that are not finite.
     """
     kept = {path: torch.zeros_like(saliency, dtype=torch.bool) for path, saliency in saliencies.items()}
     for group in wrapped.groups:
-        found = [masked.parts[i].of(saliencies[masked.path]) for masked, i in group.members]
-        flat = torch.cat([part.flatten() for part in found])
+        members = [masked.parts[i].of(saliencies[masked.path]) for masked, i in group.members]
+        flat = torch.cat([part.flatten() for part in members])
         if not flat.isfinite().all():
             raise ValueError(f"{group.name}: its saliencies are not finite")
         flags = torch.zeros_like(flat, dtype=torch.bool)
         flags[flat.argsort(descending=True, stable=True)[: masks.count_kept(group.size, group.keep**power)]] = True
-        pieces = flags.split([part.numel() for part in found])
+        pieces = flags.split([part.numel() for part in members])
         for (masked, i), piece in zip(group.members, pieces, strict=True):
             part = masked.parts[i].of(kept[masked.path])
             part.copy_(piece.reshape(part.shape))

@@ -1,7 +1,7 @@
-"""Quantisation-aware training: latent float weights, of which the network sees signs or ternary values.
+"""Quantisation-aware training: the network uses signs or ternary values of latent float weights.
 
-The gradient of a quantised weight is that of its latent one, straight through (Bengio et al. 2013, arXiv 1308.3432).
-Each part of a weight (query, key and value where they are fused) has one scale.
+A straight-through estimator passes the gradient of a quantised weight to its latent weight (Bengio et al. 2013, arXiv
+1308.3432). Each part of a weight (query, key and value if they are fused) has one scale.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ from slth.masking import Masked, state
 from slth.search import controls
 from slth.wrapping import handle
 
-_LEAST = 1e-5  # of a ternary scale, as in BitNet
+_LEAST = 1e-5  # added to a ternary scale, as in BitNet
 
 
 def binary_codes(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(signs as -1 and 1, that of 0 is 1; the scale mean |w|): Rastegari et al. 2016 (arXiv 1603.05279)."""
+    """Return (signs, scale): -1 or 1 (1 for 0), and mean |w|. Source: Rastegari et al. 2016 (arXiv 1603.05279)."""
     return torch.where(weight < 0, -1.0, 1.0), weight.abs().mean()
 
 
 def ternary_codes(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(-1, 0 and 1: w / mean |w|, rounded and clipped; mean |w|): BitNet b1.58, Ma et al. 2024 (arXiv 2402.17764)."""
+    """Return (codes, scale): w / mean |w| rounded and clipped to -1, 0 or 1, and mean |w|.
+
+    Source: BitNet b1.58, Ma et al. 2024 (arXiv 2402.17764).
+    """
     scale = weight.abs().mean()
     return (weight / (scale + _LEAST)).round().clamp(-1.0, 1.0), scale
 
@@ -37,10 +40,10 @@ QUANTISED: dict[str, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 def quantise(model: nn.Module, name: str) -> None:
-    """Let a wrapped model see its weights quantised, whatever its masks, and the latent weights be trained; in place.
+    """Make a wrapped model use quantised weights, without masks, and make the latent weights trainable, in place.
 
-    name is a key of QUANTISED. Scores are at rest. Raises ValueError, with nothing changed, for another name, and a
-    model that is not wrapped.
+    name is a key of QUANTISED. Scores are not trained. Raises ValueError, with nothing changed, for another name, and
+    for a model that is not wrapped.
     """
     if name not in _GATES:
         raise ValueError(f"name={name!r}: must be one of {', '.join(_GATES)}")
@@ -51,15 +54,15 @@ def quantise(model: nn.Module, name: str) -> None:
 
 @state.named("binary")
 def _binary(masked: Masked, weight: torch.Tensor) -> torch.Tensor:
-    return _seen(masked, weight, binary_codes)
+    return _quantised(masked, weight, binary_codes)
 
 
 @state.named("ternary")
 def _ternary(masked: Masked, weight: torch.Tensor) -> torch.Tensor:
-    return _seen(masked, weight, ternary_codes)
+    return _quantised(masked, weight, ternary_codes)
 
 
-def _seen(
+def _quantised(
     masked: Masked, weight: torch.Tensor, codes_of: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 ) -> torch.Tensor:
     with torch.no_grad():

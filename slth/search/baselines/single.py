@@ -9,7 +9,7 @@ from slth.weights import inits
 
 
 def random(problem: Problem) -> dict[str, torch.Tensor]:
-    """The size of uniform numbers: the mask of `slth.search.controls.random_mask`."""
+    """Return magnitudes of uniform random numbers; the mask is that of `slth.search.controls.random_mask`."""
     return {
         path: inits.uniform(
             weight.shape, 1.0, seed=problem.seed, name=f"random_mask/{path}", device=weight.device
@@ -19,12 +19,12 @@ def random(problem: Problem) -> dict[str, torch.Tensor]:
 
 
 def magnitude(problem: Problem) -> dict[str, torch.Tensor]:
-    """|w|."""
+    """Return |w|."""
     return {path: weight.abs() for path, weight in problem.weights().items()}
 
 
 def snip(problem: Problem) -> dict[str, torch.Tensor]:
-    """|g w|, g the gradient of a batch's loss: how the loss depends on each entry of a mask of ones.
+    """Return |g w|, g the gradient of a batch's loss: how much the loss depends on each entry of a mask of ones.
 
     Source: Lee et al. 2019 (arXiv 1810.02340).
     """
@@ -35,11 +35,11 @@ def snip(problem: Problem) -> dict[str, torch.Tensor]:
 
 
 def grasp(problem: Problem) -> dict[str, torch.Tensor]:
-    """w * (H g), H the Hessian and g the gradient of a batch's loss; signed.
+    """Return w * (H g), signed, with H the Hessian and g the gradient of a batch's loss.
 
-    To first order, removing a weight changes |g|^2 by -2 w (H g), which Wang et al. call the score -w (H g): they
-    remove the weights of the highest score, without which g is larger, so that the highest w (H g) is kept. Their code
-    divides logits by a temperature of 200; here the loss is taken as it is.
+    To first order, removing a weight changes |g|^2 by -2 w (H g). Wang et al. define the score -w (H g) and remove the
+    weights with the highest score, without which g is larger; so the weights with the highest w (H g) are kept. Their
+    code divides logits by a temperature of 200; here the loss is unchanged.
 
     Source: Wang et al. 2020 (arXiv 2002.07376), equation 8 and algorithm 1.
     """
@@ -52,5 +52,5 @@ def grasp(problem: Problem) -> dict[str, torch.Tensor]:
 
 
 def _leaves(problem: Problem) -> dict[str, torch.Tensor]:
-    """The weights, each with a gradient."""
+    """The weights, each with requires_grad."""
     return {path: weight.requires_grad_() for path, weight in problem.weights().items()}

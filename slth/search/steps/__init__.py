@@ -1,4 +1,4 @@
-"""How the steps of a search are taken: by the host, by a device, or from a recording of a device's work."""
+"""Training steps: controlled by the host, left to the device, or replayed from a CUDA graph."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def check_graph(graph: object, device: torch.device) -> None:
-    """Raise ValueError unless it is "auto", True or False, and for True without a CUDA device."""
+    """Raise ValueError unless graph is "auto", True or False, and for True without a CUDA device."""
     if graph != "auto" and not isinstance(graph, bool):
         raise ValueError(f"graph={graph!r}: must be auto, True or False")
     if graph is True and device.type != "cuda":
@@ -29,9 +29,9 @@ def check_graph(graph: object, device: torch.device) -> None:
 
 
 def choose(training: Training, wrapped: Wrapped | None, graph: bool | str, name: str) -> Step:
-    """How the steps of a training are taken: on a GPU by the device, from a graph unless that is False.
+    """Choose how the steps are taken: on a GPU by the device, with a CUDA graph unless graph is False.
 
-    What keeps a GPU from it is logged: as a warning where graph is True, else as information.
+    If a GPU cannot do so, the reason is logged: as a warning if graph is True, else as info.
     """
     if training.device.type != "cuda":
         return HostStep(training)
@@ -49,7 +49,7 @@ def choose(training: Training, wrapped: Wrapped | None, graph: bool | str, name:
 
 
 def _host_alone(training: Training) -> str:
-    """Why steps cannot be left to the device, empty where they can."""
+    """The reason why steps cannot be left to the device; empty if they can."""
     if parallel.size() > 1 or isinstance(training.model, _AROUND):
         return "several processes or devices train together"
     if not can_fuse(training.optimiser, training.device):

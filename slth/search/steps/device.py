@@ -1,8 +1,8 @@
-"""A step that reads nothing back from the device it runs on, so that Python can run ahead of it, or not run at all.
+"""A step that reads nothing back from its device, so that Python can run ahead, or a CUDA graph can replace it.
 
-Learning rates, the step's number and what each group keeps are tensors there. So are clipping and finiteness: they go
-into torch's fused optimisers as those of `torch.amp.GradScaler` do, and from the first loss or gradient that is not
-finite on the optimiser takes no step.
+Learning rates, the step's index and the number of weights that each group keeps are tensors on the device. So are the
+clipping factor and the check for finite values: torch's fused optimisers take them as they do those of
+`torch.amp.GradScaler`. After the first loss or gradient that is not finite, the optimiser takes no more steps.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from slth.masking.leaves import Leaves
 from slth.search.steps.training import Training, not_finite
 from slth.wrapping import root
 
-#: Optimisers whose fused form takes rates, clipping and finiteness as tensors.
+#: Optimisers whose fused form takes learning rates, clipping and the check for finite values as tensors.
 _FUSED = torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD
-_PATIENCE = 32  # steps after which what was found is read
+_PATIENCE = 32  # steps between two reads of the findings
 
 
 def can_fuse(optimiser: torch.optim.Optimizer, device: torch.device) -> bool:
-    """Whether torch has a fused form of the optimiser for its parameters, and the user has chosen no other one."""
+    """Return whether torch has a fused form of the optimiser for its parameters and the user chose no other form."""
     options = [group for group in optimiser.param_groups if type(optimiser) in _FUSED]
     tensors = [p for group in options for p in group["params"]]
     return bool(tensors) and (
@@ -36,10 +36,10 @@ def can_fuse(optimiser: torch.optim.Optimizer, device: torch.device) -> bool:
 
 
 def fuse(optimiser: torch.optim.Optimizer, device: torch.device) -> None:
-    """Let an optimiser step in its fused form, by learning rates on the device."""
+    """Make an optimiser use its fused form, with learning rates on the device."""
     for group in optimiser.param_groups:
         group["fused"], group["foreach"] = True, False
-        group["lr"] = torch.as_tensor(group["lr"]).to(device, torch.float32, copy=True)  # the user's stays as it is
+        group["lr"] = torch.as_tensor(group["lr"]).to(device, torch.float32, copy=True)  # leaves the user's tensor
     for state in optimiser.state.values():
         if "step" in state:
             state["step"] = state["step"].to(device, torch.float32)
@@ -47,7 +47,7 @@ def fuse(optimiser: torch.optim.Optimizer, device: torch.device) -> None:
 
 @contextmanager
 def capturable(optimiser: torch.optim.Optimizer) -> Iterator[None]:
-    """Within it an optimiser lets itself be captured. One that does so elsewhere, too, is warned of by torch."""
+    """Set an optimiser's `capturable` in the block only: torch warns if it is set outside a capture."""
     groups = [group for group in optimiser.param_groups if "capturable" in group]
     before = [group["capturable"] for group in groups]
     try:
@@ -60,19 +60,19 @@ def capturable(optimiser: torch.optim.Optimizer) -> Iterator[None]:
 
 
 class _Found(NamedTuple):
-    """What steps have found so far, as tensors without axes."""
+    """Values of the first step that was not finite, as scalar tensors on the device."""
 
-    step: torch.Tensor  # int64: the first that was not finite, -1 while there is none
-    loss: torch.Tensor  # float64: of that step
-    norm: torch.Tensor  # float64: of its gradient
-    nan: torch.Tensor  # bool: whether there was NaN among its scores
+    step: torch.Tensor  # int64: index of that step, -1 if there is none
+    loss: torch.Tensor  # float64: its loss
+    norm: torch.Tensor  # float64: the norm of its gradient
+    nan: torch.Tensor  # bool: whether its scores held NaN
 
 
 class DeviceStep:
-    """A step of which nothing comes back unless it is asked for.
+    """A step that reads nothing back from the device until :meth:`settle`.
 
-    wrapped: the masks of a wrapped model. They become leaves (`slth.masking.leaves`) where the search permits it, and
-    else are cut within the forward pass.
+    wrapped: the masks of a wrapped model. Masked weights become leaves (`slth.masking.leaves`) if the search permits
+    it; otherwise masks are computed within the forward pass.
     """
 
     def __init__(self, training: Training, wrapped: Wrapped | None) -> None:
@@ -85,7 +85,7 @@ class DeviceStep:
         fuse(training.optimiser, device)
 
     def _make_leaves(self) -> None:
-        lower = self.training.precision == "bf16" and self.training.accumulate == 1  # else gradients add up in float32
+        lower = self.training.precision == "bf16" and self.training.accumulate == 1  # else sums need float32
         dtype = torch.bfloat16 if lower else torch.float32
         self.leaves = Leaves.of(root(self.training.model), self._wrapped, dtype) if self._wrapped else None
         scores = {id(p) for p in self.leaves.scores} if self.leaves else set()
@@ -93,18 +93,18 @@ class DeviceStep:
 
     @property
     def recordable(self) -> bool:
-        """Whether :meth:`run` is work of the device alone, as far as masks are concerned."""
+        """Whether :meth:`run` computes masks on the device alone."""
         return self._wrapped is None or self.leaves is not None
 
     def check_recordable(self) -> None:
-        """Raise RuntimeError where a step has shown that a recording would not follow its masks."""
+        """Raise RuntimeError if the last step showed that a recording would not update the masks."""
         if self.leaves and self.leaves.bypassed:
             raise RuntimeError("the model cuts masks by itself, as a compiled one does")
 
     def refresh(self) -> bool:
-        """Make other leaves where weights, scores or gates are others than they were. Returns whether they were.
+        """Make new leaves if weights, scores or gates were replaced. Returns whether they were.
 
-        Where there are none, none are looked for: not in every step of a search with gates of its own.
+        Without leaves this does nothing, so that a search with its own gates does not pay for it in every step.
         """
         if self.leaves is None or self.leaves.holds_still():
             return False
@@ -117,9 +117,9 @@ class DeviceStep:
             group["lr"].fill_(rate)
 
     def take(self, batch: Any, number: int, run: Callable[[Any], torch.Tensor] | None = None) -> torch.Tensor:
-        """Take a step and return the loss, on the device. Raises FloatingPointError for an earlier step.
+        """Take a step and return the loss, on the device.
 
-        run: does what :meth:`run` does, from a recording of it.
+        run: replaces :meth:`run`, by replaying a recording of it. Raises as :meth:`settle` does, for an earlier step.
         """
         if run is None:
             self.refresh()
@@ -130,19 +130,19 @@ class DeviceStep:
         return loss
 
     def _prepare(self, number: int) -> None:
-        """Tell the device what is new in this step."""
+        """Copy the step's index and the groups' keep to the device."""
         self._train()
         self._clock.fill_(number)
         if self.leaves:
             self.leaves.follow_keep()
 
     def _train(self) -> None:
-        if not self.training.model.training:  # as an evaluation has left it
+        if not self.training.model.training:  # after an evaluation
             self.training.model.train()
 
     def run(self, batch: Any) -> torch.Tensor:
-        """The step itself: all of it work of the device, that can be recorded and run again without Python."""
-        self._train()  # the mode is a part of what is recorded
+        """Run the step entirely on the device, so that it can be recorded and replayed without Python."""
+        self._train()  # the mode affects what is recorded
         leaves = self.leaves
         for parameter in self._others:
             parameter.grad = None
@@ -159,7 +159,7 @@ class DeviceStep:
         return total
 
     def _norm(self, squares: torch.Tensor | None) -> torch.Tensor:
-        """The norm of all gradients; squares: the sum of those of the scores, where it is known."""
+        """The norm of all gradients; squares: the sum of squares of the scores' gradients, if it is known."""
         parameters = self.training.parameters if squares is None else self._others
         grads = [p.grad for p in parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(grads).double() if grads else torch.zeros_like(self._found.norm)
@@ -167,7 +167,7 @@ class DeviceStep:
 
     @torch.no_grad()
     def _update(self, loss: torch.Tensor, norm: torch.Tensor, nan: torch.Tensor) -> None:
-        """Note what was found, and take the optimiser's step unless anything ever was not finite."""
+        """Record a loss, norm or scores that are not finite; step the optimiser if there have been none so far."""
         found = self._found
         odd = ~(loss.isfinite() & norm.isfinite()) | nan
         first = odd & (found.step < 0)
@@ -182,14 +182,14 @@ class DeviceStep:
             del optimiser.found_inf, optimiser.grad_scale
 
     def recorded(self) -> None:
-        """Note that :meth:`run` was recorded, and not done: its tensors have addresses now."""
+        """Update the kernels' pointers after :meth:`run` was recorded, as its tensors now have addresses."""
         if self.leaves:
             self.leaves.point()
 
     def settle(self) -> None:
-        """Wait for what the steps so far have found.
+        """Wait for all steps so far.
 
-        Raises FloatingPointError where a loss or a gradient was not finite, and ValueError where scores were NaN.
+        Raises FloatingPointError if a loss or a gradient was not finite, and ValueError if scores were NaN.
         """
         step, loss, norm, nan = (value.item() for value in self._found)
         if step < 0:

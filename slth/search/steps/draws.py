@@ -1,4 +1,4 @@
-"""Random numbers that a step draws on the host: a recording of it would have the same ones each time."""
+"""Detect random numbers that a step draws on the host: a recording would repeat the same ones in every step."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 
 @contextmanager
 def without_draws() -> Iterator[None]:
-    """Raise RuntimeError after a block that drew from Python's, numpy's or torch's own generator of the host.
+    """Raise RuntimeError after the block if it drew from Python's, numpy's or torch's generator on the host.
 
-    They are as they were then, whatever the block did.
+    The states of the generators are restored in any case.
     """
     before = _states()
     try:

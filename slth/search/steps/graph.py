@@ -1,7 +1,7 @@
-"""A step as a CUDA graph: recorded once, then replayed, so that Python launches one thing a step and not thousands.
+"""A step as a CUDA graph: recorded once, then replayed, so that Python makes one launch per step instead of thousands.
 
-What Python does in the loss and the model is done while the step is recorded, and not again: a number that a loss takes
-from outside the batch stays what it was.
+The Python code of the loss and the model runs only while the step is recorded: a number that a loss takes from outside
+the batch keeps its value.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from slth.search.steps.device import DeviceStep, capturable
 from slth.search.steps.draws import without_draws
 
 _LOG = logging.getLogger(__name__)
-_WARM = 3  # steps that are taken before one is recorded, in which libraries allocate what they keep
-_MOST = 8  # recordings, after which weights that move all the time are no longer followed
+_WARM = 3  # steps before the recording, in which libraries allocate their workspaces
+_MOST = 8  # recordings at most: if weights move more often, steps run without a graph
 
 
 class Recorder(Protocol):
     """Records work on a device."""
 
     def record(self, work: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
-        """Record the work, perhaps without doing it; what is returned does it, and gives the same tensor each time."""
+        """Record the work, perhaps without running it. Returns a function that runs it, always with the same tensor."""
 
 
 class CUDARecorder:
-    """Records work as a CUDA graph of a device, which need not be the current one."""
+    """Records work as a CUDA graph on a device, which need not be the current one."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
     def record(self, work: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
-        """Record the work without doing it."""
+        """Record the work without running it. Returns a function that replays it."""
         with torch.cuda.device(self.device), _left_as_it_was(self.device):
             graph = torch.cuda.CUDAGraph()
-            # in this mode a loader's threads may go on
+            # in this mode a data loader's threads may continue to use CUDA
             with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
                 out = work()
 
@@ -53,7 +53,7 @@ class CUDARecorder:
 
 @contextmanager
 def _left_as_it_was(device: torch.device) -> Iterator[None]:
-    """Undo what torch leaves of a capture that was broken off: its stream as the current one, the generator in it."""
+    """Undo what torch leaves behind after a failed capture: the current stream and the state of the generator."""
     generator = torch.cuda.default_generators[device.index]
     before = generator.clone_state()
     with torch.cuda.stream(torch.cuda.current_stream(device)):
@@ -65,23 +65,22 @@ def _left_as_it_was(device: torch.device) -> Iterator[None]:
 
 
 class _Recording(NamedTuple):
-    batch: Any  # of tensors on the device, that those of each step are copied into
+    batch: Any  # tensors on the device, into which the batch of each step is copied
     replay: Callable[[], torch.Tensor]
     parameters: list[nn.Parameter]
-    addresses: list[int]  # of these, which the recording reads and writes
+    addresses: list[int]  # of the parameters, as the recording uses them
 
     def holds(self) -> bool:
-        """Whether the parameters lie where they did."""
+        """Whether the addresses of the parameters are still the same."""
         return _addresses(self.parameters) == self.addresses
 
 
 class GraphStep:
-    """A device's step, recorded after some steps for batches of the first one's layout.
+    """A device's step, recorded after a few steps for batches of their layout.
 
-    A batch of another layout (structure, shapes, dtypes, anything in it that is no tensor) is taken without the
-    recording. What cannot be recorded, because it reads something back from the device, draws random numbers on the
-    host or lacks memory, is not tried again, and a line of the log says so once. Where parameters were moved, the step
-    is recorded anew.
+    A batch of another layout (structure, shapes, dtypes, values that are no tensors) is run without the recording. If
+    a step cannot be recorded, because it reads a value back from the device, draws random numbers on the host or lacks
+    memory, this is logged once and not tried again. If parameters were moved, the step is recorded again.
     """
 
     def __init__(self, step: DeviceStep, name: str, recorder: Recorder | None = None) -> None:
@@ -96,7 +95,7 @@ class GraphStep:
         self.step.set_rates(rates)
 
     def settle(self) -> None:
-        """Wait for what the steps so far have found, as :meth:`DeviceStep.settle` does."""
+        """Wait for all steps so far. Raises as :meth:`DeviceStep.settle` does."""
         self.step.settle()
 
     def take(self, batch: Any, number: int) -> torch.Tensor:
@@ -111,13 +110,13 @@ class GraphStep:
 
     def _replay(self, batch: Any) -> torch.Tensor:
         assert self._recording
-        for held, given in zip(batches.leaves(self._recording.batch), batches.leaves(batch), strict=True):
-            if isinstance(held, torch.Tensor):
-                held.copy_(_staged(given, held.device), non_blocking=True)
+        for target, source in zip(batches.leaves(self._recording.batch), batches.leaves(batch), strict=True):
+            if isinstance(target, torch.Tensor):
+                target.copy_(_staged(source, target.device), non_blocking=True)
         return self._recording.replay()
 
     def _record(self, batch: Any) -> None:
-        """Record the step for batches like this one, once enough like it were taken."""
+        """Record the step for the layout of this batch, once enough steps with this layout were taken."""
         layout = layout_of(batch)
         self._warm = self._warm + 1 if layout == self._layout else 0
         self._layout = layout
@@ -130,10 +129,10 @@ class GraphStep:
             self.step.check_recordable()
             with without_draws(), capturable(self.step.training.optimiser):
                 replay = self._recorder.record(lambda: self.step.run(held))
-        except Exception as error:  # whatever a loss does that a graph cannot hold
+        except Exception as error:  # the loss may do anything that a graph cannot record
             self._forget()
             self._left = 0
-            why = error.__context__ or error  # of which the end of the capture is a consequence
+            why = error.__context__ or error  # the context is the cause, the error that of the failed capture
             _LOG.warning("%s: steps run without a CUDA graph, as this one cannot be recorded: %s", self.name, why)
         else:
             self._recording = _Recording(held, replay, parameters, _addresses(parameters))
@@ -145,18 +144,18 @@ class GraphStep:
 
 
 def layout_of(batch: Any) -> list[Any]:
-    """What batches must have in common for one recording to do for them: nothing has, where objects are in them."""
+    """Return the layout that batches must share to use one recording; unequal to any other if it holds objects."""
     return [str(batches.mapped(batch, lambda one: "")), *map(_layout_of_leaf, batches.leaves(batch))]
 
 
 def _layout_of_leaf(leaf: Any) -> Any:
     if isinstance(leaf, torch.Tensor):
         return tuple(leaf.shape), leaf.dtype
-    return leaf if isinstance(leaf, int | float | str | bool | None) else object()  # what is in it may change
+    return leaf if isinstance(leaf, int | float | str | bool | None) else object()  # equals nothing: it may change
 
 
 def _staged(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor that a copy to the device need not wait for, and that nobody writes meanwhile."""
+    """A pinned copy of a CPU tensor, from which an asynchronous copy to the device is safe."""
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor
     return torch.empty_like(tensor, pin_memory=True).copy_(tensor)

@@ -1,4 +1,4 @@
-"""A step that looks at its loss and gradient before it goes on: on the CPU, and wherever no other one does."""
+"""A step that checks its loss and gradient before it continues: on the CPU, and if no other step is possible."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from slth.search.steps.training import Training, not_finite
 
 
 class HostStep:
-    """A step that looks at its loss and gradient before it goes on."""
+    """A step that checks its loss and gradient before it continues."""
 
     def __init__(self, training: Training) -> None:
         self.training = training
@@ -25,7 +25,7 @@ class HostStep:
             group["lr"] = rate
 
     def take(self, batch: Any, number: int) -> float:
-        """Take a step and return the loss. Raises FloatingPointError where it or its gradient is not finite."""
+        """Take a step and return the loss. Raises FloatingPointError if it or its gradient is not finite."""
         model, optimiser, parameters = self.training.model, self.training.optimiser, self.training.parameters
         model.train()
         optimiser.zero_grad(set_to_none=True)
@@ -43,9 +43,9 @@ class HostStep:
         norm = float(nn.utils.clip_grad_norm_(parameters, self.training.clip))
         if not math.isfinite(norm):
             raise FloatingPointError(not_finite("gradient's norm", norm, number))
-        with usual():  # which the optimiser's own numbers must not depend on
+        with usual():  # the optimiser's state must not depend on torch's default dtype and device
             optimiser.step()
         return total
 
     def settle(self) -> None:
-        """Do nothing: every step has settled itself."""
+        """Do nothing: every step has already been checked."""

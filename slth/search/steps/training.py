@@ -1,4 +1,4 @@
-"""What every step of a search is made of, and what a step must be able to do."""
+"""The parts of a training step that all implementations share, and their protocol."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Loss = Callable[[nn.Module, Any], torch.Tensor]
 
 @dataclass(frozen=True)
 class Training:
-    """What every step is made of.
+    """The model, loss and optimiser of a training step.
 
-    parameters: those that are trained. clip: the largest norm of the gradient. accumulate: the pieces of rows that a
-    batch is cut into, of which one at a time goes through the model.
+    parameters: the trained ones. clip: the maximal norm of the gradient. accumulate: the number of pieces into which
+    the rows of a batch are split; they go through the model one at a time.
     """
 
     model: nn.Module
@@ -35,25 +35,25 @@ class Training:
 
     @property
     def device(self) -> torch.device:
-        """Of what is trained."""
+        """The device of the trained parameters."""
         return self.parameters[0].device
 
     def losses(self, batch: Any) -> Iterator[torch.Tensor]:
-        """The loss of each piece of a batch, times its share: their sum is the batch's."""
+        """Yield the loss of each piece of a batch times its share of the rows; their sum is the batch's loss."""
         for rows, share in batches.pieces(batch, self.accumulate):
             with arithmetic(self.precision, self.device):
                 value = arguments.check_loss(self.loss(self.model, rows))
             yield value if share == 1.0 else value * share
 
     def backward(self, value: torch.Tensor) -> None:
-        """The backward pass of a loss. Raises ValueError where it depends on nothing that is trained."""
+        """Run the backward pass of a loss. Raises ValueError if it depends on no trained parameter."""
         arguments.check_gradient(value)
         with products(self.precision, self.device):
             value.backward()
 
 
 class Step(Protocol):
-    """How steps are taken."""
+    """Takes the steps of a training."""
 
     def set_rates(self, rates: Sequence[float]) -> None:
         """Set the learning rate of each of the optimiser's groups."""
@@ -62,13 +62,13 @@ class Step(Protocol):
         """Take a step and return the loss. Raises FloatingPointError as :meth:`settle` does, for any step so far."""
 
     def settle(self) -> None:
-        """Wait for what the steps so far have found.
+        """Wait for all steps so far.
 
-        Raises FloatingPointError where a loss or a gradient was not finite, with the step at which it was: from then on
-        the optimiser has taken no step.
+        Raises FloatingPointError, with the index of the step, if a loss or a gradient was not finite: from then on the
+        optimiser has taken no step.
         """
 
 
 def not_finite(what: str, value: float, step: int) -> str:
-    """The message for a number that is not finite."""
+    """Return the error message for a loss or norm that is not finite."""
     return f"the {what} is {value} at step {step}: a lower learning rate may help"

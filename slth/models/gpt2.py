@@ -1,8 +1,8 @@
-"""GPT-2 (Radford et al. 2019) by Hugging Face, with random weights that a seed names.
+"""GPT-2 (Radford et al. 2019) from transformers, with random weights that a seed determines.
 
-The model is transformers' own GPT2LMHeadModel; only its weights are made here, by `slth.weights.inits`, so that a
-ticket can tell them by their recipes. The fused `attn.c_attn` (d, 3 d) is three parts side by side: query, key and
-value.
+The model is transformers' own GPT2LMHeadModel. Only its weights are generated here, by `slth.weights.inits`, so that a
+ticket can store their recipes instead of the weights. The fused `attn.c_attn` (d, 3 d) concatenates three parts: query,
+key and value.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ with extra("gpt2"):
 
 @dataclass(frozen=True)
 class Size:
-    """Blocks, width of the residual stream, heads, and the vocabulary and length (tokens) a size has by itself."""
+    """Blocks, width d of the residual stream, heads, and the default vocabulary and length (tokens) of a size."""
 
     layers: int
     d: int
@@ -38,8 +38,8 @@ class Size:
     length: int
 
 
-#: "tiny" has 995,328 weights in its blocks; "mini" is erwanf/gpt2-mini, which arXiv 2511.04217 prunes (Figures 7 and
-#: 8) beside "small" and "medium" of Radford et al. 2019.
+#: "tiny" has 995,328 weights in its blocks. "mini" is erwanf/gpt2-mini, and "small" and "medium" are those of Radford
+#: et al. 2019; arXiv 2511.04217 prunes these three (Figures 7 and 8).
 SIZES = {
     "tiny": Size(4, 144, 4, 256, 128),
     "mini": Size(4, 512, 8, 50257, 512),
@@ -47,7 +47,7 @@ SIZES = {
     "medium": Size(24, 1024, 16, 50257, 1024),
 }
 
-#: init -> (distribution, its scale where the standard deviation is 1).
+#: init -> (distribution, its scale at a standard deviation of 1).
 INITS = {"gpt2": ("normal", 1.0), "theory": ("uniform", math.sqrt(3.0)), "signed": ("sign", 1.0)}
 
 
@@ -61,14 +61,20 @@ def config(
     vocabulary_multiple: int | None = None,
     **overrides: Any,
 ) -> GPT2Config:
-    """A GPT-2 by size (a key of SIZES), without dropout, special tokens or a cache of keys and values.
+    """Make the config of a GPT-2 without dropout, special tokens or a cache of keys and values.
 
-    width multiplies d and the number of heads, whose own width stays (mini x 0.5 and medium x 2 are in arXiv
-    2511.04217, Figure 7). vocabulary and length default to the size's own. vocabulary_multiple: what the vocabulary is
-    padded to a multiple of, within the product that gives the logits alone (`slth.models.gpt2_head`); None: 64 on a
-    GPU, 1 elsewhere. overrides are fields of GPT2Config.
-    Raises ValueError for an unknown size or field, a vocabulary, length or multiple < 1, and a width that is not > 0
-    or leaves no whole number of heads.
+    Args:
+        size: a key of SIZES.
+        width: factor of d and of the number of heads; a head's width stays the same (mini x 0.5 and medium x 2 are in
+            arXiv 2511.04217, Figure 7).
+        vocabulary: number of tokens. None: that of the size.
+        length: number of positions (tokens). None: that of the size.
+        vocabulary_multiple: the product that computes the logits pads the vocabulary to a multiple of this
+            (`slth.models.gpt2_head`). None: 64 on a GPU, 1 elsewhere.
+        overrides: fields of GPT2Config.
+
+    Raises ValueError for an unknown size or field, a vocabulary, length or multiple < 1, and a width that is not > 0 or
+    does not give a whole number of heads.
     """
     if size not in SIZES:
         raise ValueError(f"size={size!r}: must be one of {', '.join(SIZES)}")
@@ -99,7 +105,7 @@ def config(
 
 
 def _heads(size: Size, width: float) -> int:
-    """The number of heads at a width factor."""
+    """Return the number of heads at a width factor. Raises ValueError if it is no whole number >= 1."""
     if 0 < width < math.inf:
         heads = size.heads * Fraction(str(width))
         if heads.denominator == 1:
@@ -124,10 +130,10 @@ def recipes(
     qk_scale: float | str = 1.0,
     seed: int = 0,
 ) -> dict[str, Recipe]:
-    """How every weight matrix is made, by its name in GPT2LMHeadModel; a head tied to the embedding has none.
+    """Return the recipe of every weight matrix, by its name in GPT2LMHeadModel; a head tied to the embedding has none.
 
-    base_std is the standard deviation of an unscaled weight of the blocks, embedding_std that of `wte`, position_std
-    that of `wpe` (None: embedding_std), in each init; 0.02 is GPT-2's. n is a head's width.
+    In each init, base_std is the standard deviation of an unscaled weight of the blocks, embedding_std that of `wte`,
+    and position_std that of `wpe` (None: embedding_std); GPT-2's is 0.02. n is a head's width.
 
     ========  ==============  ===================  =========================================  ========================
     init      distribution    value, `c_fc`        query, key                                 both `c_proj`
@@ -137,19 +143,23 @@ def recipes(
     theory    uniform         base_std             base_std * qk_scale * n^(1/4)              base_std
     ========  ==============  ===================  =========================================  ========================
 
-    Sources: gpt2 Radford et al. 2019; theory arXiv 2511.04217, Theorem 3: U[-n^(1/4), n^(1/4)] for query and key and
-    U[-1, 1] for all else, here times the base scale sqrt(3) base_std that gives a weight of U[-1, 1] the standard
-    deviation base_std; signed Ramanujan et al. 2020, one bit a weight, all
-    of one size, as a mask cannot make the smaller ones larger. qk_scale is a number > 0 or "theory", n^(1/4)
-    (arXiv 2511.04217, Figure 8). Raises ValueError for an unknown init, and a standard deviation or qk_scale that is
-    not finite and > 0.
+    Sources:
+
+    - gpt2: Radford et al. 2019.
+    - theory: arXiv 2511.04217, Theorem 3, with U[-n^(1/4), n^(1/4)] for query and key and U[-1, 1] for all else, here
+      times sqrt(3) base_std, which gives a weight of U[-1, 1] the standard deviation base_std.
+    - signed: Ramanujan et al. 2020, with one bit per weight. `c_proj` has the same size as the rest, since a mask
+      cannot enlarge smaller weights.
+
+    qk_scale is a number > 0 or "theory", n^(1/4) (arXiv 2511.04217, Figure 8). Raises ValueError for an unknown init,
+    and for a standard deviation or qk_scale that is not finite and > 0.
     """
     if init not in INITS:
         raise ValueError(f"init={init!r}: must be one of {', '.join(INITS)}")
     position_std = embedding_std if position_std is None else position_std
     for name, std in (("base_std", base_std), ("embedding_std", embedding_std), ("position_std", position_std)):
         as_float(name, std, "(0, inf)")
-    theory = math.sqrt(math.sqrt(config.n_embd // config.n_head))  # n^(1/4), rounded alike everywhere
+    theory = math.sqrt(math.sqrt(config.n_embd // config.n_head))  # n^(1/4), rounded the same on every machine
     qk = base_std * numeric_scale(qk_scale, theory) * (theory if init == "theory" else 1.0)
     residual = base_std * residual_scale(init, config.n_layer)
 
@@ -170,12 +180,12 @@ def recipes(
 
 
 def residual_scale(init: str, layers: int) -> float:
-    """What an init scales the projections into the residual stream by: 1 / sqrt(2 layers) as GPT-2 does, or 1."""
+    """Return an init's factor for the projections into the residual stream: 1 / sqrt(2 layers) in GPT-2, else 1."""
     return 1.0 / math.sqrt(2 * layers) if init == "gpt2" else 1.0
 
 
 def _block(at: str, base: float, qk: float, residual: float) -> dict[str, dict[str, float]]:
-    """Module -> the standard deviation of each part of its weight, under the name that the part is drawn by."""
+    """Return module -> {name of a part of its weight: the part's standard deviation}."""
     return {
         f"{at}attn.c_attn": {f"{at}attn.query": qk, f"{at}attn.key": qk, f"{at}attn.value": base},
         f"{at}attn.c_proj": {f"{at}attn.output": residual},
@@ -185,7 +195,7 @@ def _block(at: str, base: float, qk: float, residual: float) -> dict[str, dict[s
 
 
 def numeric_scale(qk_scale: float | str, theory: float) -> float:
-    """qk_scale as a number, `theory` where it says so. Raises ValueError unless that is finite and > 0."""
+    """Return qk_scale as a number, `theory` for "theory". Raises ValueError unless it is finite and > 0."""
     if qk_scale == "theory":
         return theory
     return as_float("qk_scale", qk_scale, "(0, inf)", "or 'theory'")
@@ -202,9 +212,9 @@ def build(
     qk_scale: float | str = 1.0,
     seed: int = 0,
 ) -> GPT2LMHeadModel:
-    """A random GPT-2 in float32 on the CPU, its weights by :func:`recipes` (whose arguments and errors these are).
+    """Build a random GPT-2 in float32 on the CPU. Arguments and errors are those of :func:`recipes`.
 
-    Normalisations start at 1 and biases at 0. The model remembers its recipes (`slth.weights.recipes.recipe_of`).
+    Normalisation weights are 1 and biases 0. The model stores its recipes (`slth.weights.recipes.recipe_of`).
     """
     made = recipes(
         config,
@@ -215,7 +225,7 @@ def build(
         qk_scale=qk_scale,
         seed=seed,
     )
-    with usual(), no_init_weights():  # torch's own random numbers would be overwritten
+    with usual(), no_init_weights():  # the initial values would be overwritten anyway
         model = GPT2LMHeadModel(config)
     pad_vocabulary(model)
     gpt2_kernels.make_no_mask(model.transformer)
@@ -228,7 +238,7 @@ def build(
 
 
 def pad_vocabulary(model: GPT2LMHeadModel) -> None:
-    """Give a model the head that its config says, in place: see :func:`config`."""
+    """Replace a model's head, in place, by one with the config's vocabulary_multiple: see :func:`config`."""
     model.lm_head = gpt2_head.PaddedHead.of(model.lm_head, getattr(model.config, gpt2_head.FIELD, None))
 
 
@@ -237,17 +247,17 @@ def pad_vocabulary(model: GPT2LMHeadModel) -> None:
 
 @dataclass
 class _Moments:
-    """Count, sum and sum of squares of the causal attention logits seen by its hooks."""
+    """Count, sum and sum of squares of the causal attention logits that its hooks compute."""
 
     heads: int
     count: int = 0
     sums: torch.Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.float64, device="cpu"))
 
     def hook(self, module: nn.Module, inputs: Any, fused: torch.Tensor) -> None:
-        """Take in the output (batch, T, 3 d) of a `c_attn`."""
+        """Add the logits of a `c_attn` output (batch, T, 3 d)."""
         query, key, _ = fused.unflatten(-1, (3, self.heads, -1)).transpose(1, 3).unbind(2)  # (batch, heads, T, n)
         allowed = torch.ones(fused.shape[1], fused.shape[1], dtype=torch.bool, device=fused.device).tril()
-        for q, k in zip(query, key, strict=True):  # one sequence at a time: T * T logits a head
+        for q, k in zip(query, key, strict=True):  # one sequence at a time: T * T logits per head
             logits = (q @ k.mT)[:, allowed].double() / math.sqrt(q.shape[-1])
             self.count += logits.numel()
             self.sums += torch.stack((logits.sum(), logits.square().sum())).cpu()
@@ -259,11 +269,11 @@ class _Moments:
 
 @torch.no_grad()
 def logit_std(model: nn.Module, tokens: torch.Tensor) -> float:
-    """Standard deviation of the attention logits q k^T / sqrt(n), before the softmax, at tokens (batch, T) int64.
+    """Compute the standard deviation of the attention logits q k^T / sqrt(n) at tokens (batch, T) int64.
 
-    Over all layers, heads and sequences and the pairs of positions that the causal mask allows, about their common
-    mean; n is a head's width. The model holds a GPT-2, masked or not: what its `c_attn` modules give out is what
-    counts. Raises ValueError for a model without GPT-2 attention or more tokens than it has positions.
+    It is taken about the common mean over all layers, heads, sequences and pairs of positions that the causal mask
+    allows; n is a head's width. The model contains a GPT-2, wrapped or not; the logits are computed from the outputs of
+    its `c_attn` modules. Raises ValueError for a model without GPT-2 attention, and for more tokens than positions.
     """
     attentions = [module for module in model.modules() if isinstance(module, GPT2Attention)]
     if not attentions:

@@ -1,8 +1,8 @@
-"""GPT-2 with another attention in its blocks: any of `slth.attention.ATTENTIONS` in the place of its own.
+"""GPT-2 with another attention in its blocks, any of `slth.attention.ATTENTIONS`.
 
     model = with_attention(gpt2.build(config, seed=0), "kha_linear", seed=0)
 
-The blocks' attentions lose their biases and gain what the mechanism has; everything else of the model stays.
+The new attentions have no biases; everything else in the model stays as it is.
 
     model.save_pretrained(folder)
     model = GPT2WithAttention.from_pretrained(folder)
@@ -29,12 +29,12 @@ from slth.weights.recipes import Draw, Recipe, fill
 with extra("gpt2"):
     from transformers import GPT2Config, GPT2LMHeadModel
 
-#: Which of GPT-2's standard deviations a projection has, by role; what has another role starts as the attention says.
+#: Role of a projection -> the part of GPT-2 whose standard deviation it has; the attention initialises other roles.
 _STDS = {"query": "qk", "key": "qk", "value": "base", "output": "residual"}
 
 
 class InGPT2(nn.Module):
-    """An attention where GPT-2's blocks expect theirs: (hidden states, ...) -> (output, None)."""
+    """An attention with the interface of GPT-2's own: (hidden states, ...) -> (output, None)."""
 
     def __init__(self, attention: Attention) -> None:
         super().__init__()
@@ -47,10 +47,10 @@ class InGPT2(nn.Module):
         attention_mask: torch.Tensor | None = None,
         **_: object,
     ) -> tuple[torch.Tensor, None]:
-        """X (batch, T, d) -> ((batch, T, d), None); attention_mask (batch, 1, T, T), bool or 0 and -inf for logits.
+        """Map x (batch, T, d) -> ((batch, T, d), None); attention_mask (batch, 1, T, T) is bool, or 0 and -inf.
 
-        Raises ValueError for a cache, for a mask where the attention has none, and for one that adds to logits anything
-        but 0 and -inf (or the least number of its dtype).
+        Raises ValueError for a cache, for a mask if the attention does not support masks, and for a float mask with
+        other values than 0 and -inf (or the least number of its dtype).
         """
         if past_key_values is not None:
             raise ValueError(
@@ -63,7 +63,7 @@ class InGPT2(nn.Module):
 
 
 def _as_bool(mask: torch.Tensor) -> torch.Tensor:
-    """A mask as bool, True = attend. Raises ValueError unless it is, or is a float with 0 there and -inf elsewhere."""
+    """Convert a mask to bool, True = attend. Raises ValueError for a float mask with values other than 0 and -inf."""
     if mask.dtype == torch.bool:
         return mask
     if not mask.is_floating_point():
@@ -89,18 +89,27 @@ def with_attention(
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
 ) -> GPT2LMHeadModel:
-    """Put an attention, causal, into every block, in place; returns the model.
+    """Replace the attention of every block by a causal one, in place, and return the model.
 
-    attention: a name of ATTENTIONS, or the place of a class (`my_file.py:Tempered`). Its projections, which its facts
-    name, start like GPT-2's own (`slth.models.gpt2.recipes`: init, base_std, qk_scale for queries and keys, the output
-    scaled as a residual projection), what mixes heads or features as its `mixing_init` says.
-    hidden: width of a head, d / heads where None. options: further arguments of the mechanism; length defaults to the
-    model's positions where it takes one. Raises ValueError for an unknown attention or init, a base_std or qk_scale
-    that is not finite and > 0, a parameter whose role the attention's facts do not say, and what the mechanism refuses.
+    Projections are initialised like GPT-2's own (`slth.models.gpt2.recipes`), with the output scaled as a residual
+    projection. Tensors that mix heads or features are initialised by the attention's `mixing_init`.
 
-    `model.config.slth_attention` says which attention it is, so that :class:`GPT2WithAttention` loads what
-    `save_pretrained` has written. A plain GPT2LMHeadModel loads it with its own attention, at random, and transformers
-    reports keys that are MISSING and UNEXPECTED.
+    `model.config.slth_attention` records the attention, so that :class:`GPT2WithAttention` can load what
+    `save_pretrained` has written. A plain GPT2LMHeadModel would load it with its own attention at random values, and
+    transformers would report keys that are MISSING and UNEXPECTED.
+
+    Args:
+        model: changed in place.
+        attention: a name of ATTENTIONS, or the place of a class (`my_file.py:Tempered`).
+        init: a name of `slth.models.gpt2.INITS`.
+        base_std: standard deviation of unscaled projections.
+        qk_scale: factor of query and key projections, or "theory".
+        hidden: width of a head. None: d / heads.
+        seed: seed of all new weights.
+        options: further arguments of the attention. If it takes a length, the default is the model's positions.
+
+    Raises ValueError for an unknown attention or init, a base_std or qk_scale that is not finite and > 0, a parameter
+    without a role in the attention's facts, and for arguments that the attention refuses.
     """
     if not isinstance(model, GPT2LMHeadModel):
         raise ValueError(f"model of type {type(model).__name__}: must be a GPT2LMHeadModel, as slth.models.gpt2.build")
@@ -119,7 +128,7 @@ def _put(
     qk_scale: float | str = 1.0,
     seed: int = 0,
 ) -> GPT2LMHeadModel:
-    """As :func:`with_attention`, for a class; described: its name or place, hidden and options, for the config."""
+    """Do what :func:`with_attention` does, for a class; described is stored in the config: name, hidden and options."""
     if init not in INITS:
         raise ValueError(f"init={init!r}: must be one of {', '.join(INITS)}")
     base_std = as_float("base_std", base_std, "(0, inf)")
@@ -148,16 +157,16 @@ def _put(
         fill(inner, drawn)
     for block, inner in zip(model.transformer.h, made, strict=True):
         block.attn = InGPT2(inner)
-    config.use_cache = False  # which the attentions keep themselves, each in its own way
+    config.use_cache = False  # each attention has its own cache
     config.slth_attention = {"attention": described["attention"], "hidden": width, "options": given}
     return model
 
 
 class GPT2WithAttention(GPT2LMHeadModel):  # type: ignore[no-untyped-call]
-    """What :func:`with_attention` has made, from its config: for `from_pretrained`, which fills in the weights.
+    """A model of :func:`with_attention`, built from its config, so that `from_pretrained` can load its weights.
 
-    Raises ValueError for a config without `slth_attention`, and for one that names a place which nothing was loaded
-    from: a config's file is no reason to execute another one.
+    Raises ValueError for a config without `slth_attention`, and for one with the place of a class that was not loaded
+    before: reading a config must not execute another file.
     """
 
     def __init__(self, config: GPT2Config, *inputs: Any, **options: Any) -> None:
@@ -169,7 +178,7 @@ class GPT2WithAttention(GPT2LMHeadModel):  # type: ignore[no-untyped-call]
         pad_vocabulary(self)
         make_no_mask(self.transformer)
         given = {name: _torch_dtype(one) if name == "dtype" else one for name, one in said["options"].items()}
-        with torch.device("cpu"), usual():  # from_pretrained makes models without values, which cannot be drawn
+        with torch.device("cpu"), usual():  # from_pretrained builds on the device meta, which cannot hold values
             _put(self, kind, said | {"options": given})
         saved = self.state_dict().keys()
         self._made = {
@@ -183,7 +192,7 @@ class GPT2WithAttention(GPT2LMHeadModel):  # type: ignore[no-untyped-call]
 
     @classmethod
     def from_pretrained(cls, *inputs: Any, **options: Any) -> Any:
-        """As transformers has it, whose loading leaves buffers that no file holds without values: they are put back."""
+        """Load a model as transformers does, and restore the buffers that are not stored in its files."""
         found = super().from_pretrained(*inputs, **options)
         model = found[0] if isinstance(found, tuple) else found  # a pair with output_loading_info
         for name, made in model._made.items():
@@ -192,7 +201,7 @@ class GPT2WithAttention(GPT2LMHeadModel):  # type: ignore[no-untyped-call]
 
 
 def _known(attention: str) -> type[Attention]:
-    """The class of a name of ATTENTIONS, or one that was loaded from a place before. Raises ValueError for others."""
+    """Return the class of a name of ATTENTIONS, or of a place that was loaded before. Raises ValueError for others."""
     kind = ATTENTIONS[attention] if attention in ATTENTIONS else plugins.loaded(attention, Attention)
     if kind is None:
         raise ValueError(
@@ -203,5 +212,5 @@ def _known(attention: str) -> type[Attention]:
 
 
 def _torch_dtype(given: torch.dtype | str) -> torch.dtype:
-    """A dtype, which a config's file has by name."""
+    """Return a dtype, which may be given by its name, as in a config's file."""
     return getattr(torch, given) if isinstance(given, str) else given

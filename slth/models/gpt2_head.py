@@ -1,4 +1,4 @@
-"""GPT-2's product with the vocabulary, padded for GPUs, whose fast products want sizes that are multiples of 64."""
+"""GPT-2's output layer, padded for GPUs, whose fast matrix products need sizes that are multiples of 64."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from torch import nn
 from torch.nn.functional import linear, pad
 
 MULTIPLE = 64
-FIELD = "vocabulary_multiple"  # of a GPT2Config; where it is missing, the vocabulary is padded on GPUs alone
+FIELD = "vocabulary_multiple"  # field of a GPT2Config; without it, the vocabulary is padded on GPUs only
 
 
 class PaddedHead(nn.Linear):
-    """A linear layer without bias whose product is that of a weight with rows of zeros below it; gives as many outputs.
+    """A linear layer without bias that pads its weight with rows of zeros and drops the additional outputs.
 
-    The weight has no such rows: they are no parameters, so that no mask, ticket or count knows of them. multiple: what
-    the rows of the product are a multiple of; None: of 64 on a GPU, and no padding elsewhere.
+    The padding is added in forward and is no part of the parameter, so masks, tickets and counts do not contain it.
+    multiple: the number of rows is padded to a multiple of this. None: 64 on a GPU, and no padding elsewhere.
     """
 
     multiple: int | None
 
     @classmethod
     def of(cls, layer: nn.Linear, multiple: int | None) -> PaddedHead:
-        """The same layer, with the very weight, padded."""
+        """Make a padded head that shares the weight of a linear layer."""
         with torch.device("meta"):
             head = cls(layer.in_features, layer.out_features, bias=False)
         head.weight, head.multiple = layer.weight, multiple
         return head
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """X (..., in_features) -> (..., out_features), a view of the padded product."""
+        """Map x (..., in_features) -> (..., out_features), a view of the padded product."""
         multiple = self.multiple or (MULTIPLE if x.is_cuda else 1)
         missing = -self.out_features % multiple
         if missing == 0:

@@ -1,4 +1,4 @@
-"""GPT-2's own attention by `slth.kernels`: the implementation that transformers knows as "slth"."""
+"""GPT-2's own attention computed by `slth.kernels`, registered in transformers as the implementation "slth"."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def attend(
     is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Queries (batch, heads, T, n), keys and values (batch, heads, S, n) -> ((batch, T, heads, n), None).
+    """Map queries (batch, heads, T, n), keys and values (batch, heads, S, n) to (outputs (batch, T, heads, n), None).
 
-    The signature is that of Hugging Face's attention functions, and so is what is causal: without a mask, several
-    queries where `is_causal`, or else the module's own, says so; query t then attends to keys up to t. Queries that a
-    mask lets attend to nothing are padding, and get zeros. A mask that is not boolean and dropout are left to torch. A
-    mask without entries is none.
+    The signature is that of transformers' attention functions, and the rule for causal attention too: without a mask,
+    several queries are causal if `is_causal`, or by default the module's own flag, is true; query t then attends to
+    keys up to t. The output is 0 for queries whose mask has no True, which are padding. Masks that are not boolean and
+    dropout are passed to torch. A mask without entries counts as no mask.
     """
     attention_mask = entries_of(attention_mask)
     if dropout or (attention_mask is not None and attention_mask.dtype != torch.bool):
@@ -44,22 +44,23 @@ def attend(
     queries = query.shape[-2]
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     causal = causal and attention_mask is None and queries > 1
-    if causal:  # the first token is the first of both
+    if causal:  # queries and keys start at the same token
         key, value = key[..., :queries, :], value[..., :queries, :]
     out = kernels.attention(query, key, value, attention_mask, causal, scale=scaling, padded=True)
     return out.transpose(1, 2).contiguous(), None
 
 
 def entries_of(mask: torch.Tensor | None) -> torch.Tensor | None:
-    """A mask as it is; None for one without entries, which :func:`make_no_mask` puts in the place of a causal one."""
+    """Return a mask unchanged, but None for one without entries, which :func:`make_no_mask` passes if it is causal."""
     return None if mask is None or mask.numel() == 0 else mask
 
 
 def make_no_mask(model: nn.Module) -> None:
-    """Have a GPT2Model make no mask where tokens come alone, without positions, padding or a cache.
+    """Make a GPT2Model skip its causal mask for inputs of tokens only, without positions, padding or a cache.
 
-    transformers makes none either, once it has waited for a GPU to see that positions show no packed sequences. Where
-    it cannot look, in a CUDA graph and in torch.compile, it makes one, and attention is not known to be causal.
+    transformers skips the mask as well, but first waits for the GPU to check that positions show no packed sequences.
+    In a CUDA graph and in torch.compile it cannot check, so it makes a mask, and the attention is not known to be
+    causal.
     """
     model.register_forward_pre_hook(_without_mask, with_kwargs=True)
 
@@ -75,7 +76,7 @@ def _without_mask(
     if config._attn_implementation != NAME:
         return None
     tokens = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
-    if tokens is None:  # which the model refuses
+    if tokens is None:  # the model raises an error
         return None
     return args, kwargs | {"attention_mask": torch.empty((1, 1, 0, 0), dtype=torch.bool, device=tokens.device)}
 

@@ -1,11 +1,11 @@
 """The transformer of arXiv 2511.04217, section 5, and a language model around it.
 
 A block is y = Attn(x) + x, out = F(y) + y with a ReLU network F and no biases. The paper has no normalisation; with
-norm=True the inputs of Attn and of F are normalised (mean 0, variance 1 over the coordinates, nothing learned), in
-source and target alike.
+norm=True the inputs of Attn and of F are normalised (mean 0, variance 1 over the coordinates, no learned parameters),
+in both source and target.
 
-Targets and sources are the same classes with other widths. A source's random factors are multiplied by recorded
-scales (powers of two, 1 unless a construction sets them): the few floats of its ticket.
+Targets and sources are of the same classes, with different widths. A source's random factors are multiplied by recorded
+scales (powers of two, 1 unless a construction sets them), which are the only floats of its ticket.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from slth.weights import inits, recipes
 
 
 def normalise(x: torch.Tensor, norm: bool) -> torch.Tensor:
-    """Layer normalisation over the last axis without affine part (eps 1e-5) where norm is set, else x."""
+    """Apply layer normalisation over the last axis, without affine part (eps 1e-5), if norm is set; else return x."""
     return layer_norm(x, x.shape[-1:]) if norm else x
 
 
 class FeedForward(Recorded):
     """x W_1 -> ReLU -> ... -> W_L without biases; layer l is (widths[l-1], widths[l]), uniform on (-1, 1).
 
-    `scales` (L,) multiply the layers' outputs. init is a name of `slth.weights.inits`, the parameters' names there are
-    prefix + "layers.0" and so on.
+    `scales` (L,) multiply the layers' outputs. init is a name of `slth.weights.inits`; random streams are named
+    prefix + "layers.0" and so on. Raises ValueError for fewer than two widths, and widths < 1.
     """
 
     scales: torch.Tensor
@@ -59,21 +59,21 @@ class FeedForward(Recorded):
         self.register_buffer("scales", torch.ones(len(self.layers), dtype=dtype, device="cpu"))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """X (..., widths[0]) -> (..., widths[-1])."""
+        """Map x (..., widths[0]) -> (..., widths[-1])."""
         for i, weight in enumerate(self.layers):
             x = (relu(x) if i else x) @ weight * self.scales[i]
         return x
 
 
 class Block(nn.Module):
-    """y = Attn(x) + x, out = F(y) + y; with norm, of normalised inputs."""
+    """y = Attn(x) + x, out = F(y) + y; with norm, Attn and F have normalised inputs."""
 
     def __init__(self, attention: MultiHeadAttention, feed_forward: FeedForward, norm: bool) -> None:
         super().__init__()
         self.attention, self.feed_forward, self.norm = attention, feed_forward, norm
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """X (..., T, d) -> (..., T, d); mask as in :class:`slth.attention.MultiHeadAttention`."""
+        """Map x (..., T, d) -> (..., T, d); mask as in :class:`slth.attention.MultiHeadAttention`."""
         y: torch.Tensor = self.attention(normalise(x, self.norm), mask) + x
         out: torch.Tensor = self.feed_forward(normalise(y, self.norm)) + y
         return out
@@ -83,8 +83,8 @@ class Transformer(Recorded):
     """A stack of blocks on vectors of width d.
 
     ff_widths: hidden widths of the feed-forward network, one int for each of its layers but the last: () is a linear
-    map, (d,) two layers with a ReLU between. A target of L layers has L - 1 of them, its source 2L - 1.
-    Raises ValueError for blocks < 1 and whatever its parts refuse.
+    map, (d,) two layers with a ReLU between them. A target of L layers has L - 1 of them, its source 2L - 1.
+    Raises ValueError for blocks < 1 and for arguments that its parts refuse.
     """
 
     def __init__(
@@ -116,14 +116,14 @@ class Transformer(Recorded):
             self.blocks.append(Block(attention, network, norm))
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """X (..., T, d) -> (..., T, d)."""
+        """Map x (..., T, d) -> (..., T, d); mask as in :class:`Block`."""
         for block in self.blocks:
             x = block(x, mask)
         return x
 
 
 class Table(Recorded):
-    """A matrix (rows, columns) that is learned or given: an embedding, a head."""
+    """A matrix (rows, columns) as a parameter, such as an embedding or a head."""
 
     def __init__(self, rows: int, columns: int, *, std: float, seed: int, name: str, dtype: torch.dtype) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class Table(Recorded):
 
 
 class Product(Recorded):
-    """A matrix (rows, columns) as the product of two random ones of inner width hidden, times a recorded scale."""
+    """A matrix (rows, columns), the product of two random matrices with inner width hidden, times a recorded scale."""
 
     scale: torch.Tensor
 
@@ -159,7 +159,7 @@ class LanguageModel(Recorded):
     """Next-token prediction: embedding + position -> causal transformer -> head.
 
     embedding (vocabulary, d), positions (length, d) and head (d, vocabulary) are :class:`Table` or :class:`Product`.
-    With the transformer's norm, the head sees normalised vectors as well.
+    With the transformer's norm, the inputs of the head are normalised as well.
     """
 
     causal: torch.Tensor
@@ -178,14 +178,14 @@ class LanguageModel(Recorded):
         self.register_buffer("causal", causal, persistent=False)
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens (..., T) int64 -> vectors (..., T, d). Raises ValueError where T exceeds the positions there are."""
+        """Embed tokens (..., T) int64 as vectors (..., T, d). Raises ValueError if there are fewer positions than T."""
         length = tokens.shape[-1]
         if length > len(self.causal):
             raise ValueError(f"{length} tokens: must be at most {len(self.causal)}, the positions of the model")
         return self.embedding.matrix()[tokens] + self.positions.matrix()[:length]
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens (..., T) int64 -> logits (..., T, vocabulary) of the token that follows each."""
+        """Compute logits (..., T, vocabulary) of each next token from tokens (..., T) int64."""
         length = tokens.shape[-1]
         x = self.transformer(self.embed(tokens), self.causal[:length, :length])
         return normalise(x, self.transformer.norm) @ self.head.matrix()

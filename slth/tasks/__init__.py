@@ -1,1 +1,1 @@
-"""What targets are trained on and tickets are measured on: one file each."""
+"""Tasks and data to train targets on and to evaluate tickets on."""

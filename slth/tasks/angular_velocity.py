@@ -1,13 +1,13 @@
-"""The paper's synthetic task: read the angular velocity off points on a circle.
+"""The paper's synthetic task: predict the angular velocity of points on a circle.
 
 Otsuka et al., arXiv 2511.04217, section 4.1 and appendix B.1: ``x_t = (cos(omega t + phase), sin(omega t + phase))``
-for t = 0 .. T-1. A regression token, all zeros, is put first; the attention's output there is to be omega. A target is
-a single attention layer, trained by AdamW on 10,000 sequences. Wider inputs are several such planes side by side, each
-with an omega and a phase of its own.
+for t = 0 .. T-1. A regression token, all zeros, comes first; the attention's output at this token should be omega. A
+target is a single attention layer, trained by AdamW on 10,000 sequences. Wider inputs concatenate several such planes,
+each with its own omega and phase.
 
-At T=4 the paper's setting can hardly be learned (test MSE about 0.96 of the variance): attention sees the points as a
-set, without order, and the zero token's query is zero, so it weighs them all alike and the output is linear in their
-mean. In the setting :data:`LEARNABLE` about 0.02 of the variance is left.
+At T=4 the paper's setting can hardly be learned (test MSE about 0.96 of the variance). Attention treats the points as a
+set, without order, and the query of the zero token is zero, so all points have equal weights and the output is linear
+in their mean. In the setting :data:`LEARNABLE` the test MSE is about 0.02 of the variance.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ Split = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True)
 class Setting:
-    """What the sequences are drawn from. The defaults are the paper's.
+    """The distribution of the sequences. The defaults are the paper's.
 
     Attributes:
-        omega_max: velocities are uniform on (-omega_max, omega_max) radians a step; in (0, pi].
+        omega_max: velocities are uniform on (-omega_max, omega_max) radians per step; in (0, pi].
         phase_max: phases are uniform on (0, phase_max) radians; in [0, 2 pi].
         token: the value of every coordinate of the regression token; finite.
 
@@ -59,19 +59,19 @@ class Setting:
 #: The setting of arXiv 2511.04217.
 PAPER = Setting()
 
-#: A setting that one head can learn at T=4, and has to use its query for: the four points span at most 3/4 of a half
-#: circle, start at a known phase, and the regression token is as long as they are, so that its query is not zero.
+#: A setting that one head can learn at T=4, and only with its query: the four points span at most 3/4 of a half circle
+#: and start at a known phase, and the regression token has the norm of the points, so that its query is not zero.
 LEARNABLE = Setting(omega_max=math.pi / 4, phase_max=0.0, token=math.sqrt(0.5))
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a target is trained: by AdamW with a constant learning rate. The defaults are the paper's.
+    """Hyperparameters for training a target by AdamW with a constant learning rate. The defaults are the paper's.
 
     Attributes:
         samples: sequences in each of the three splits, >= 1.
         epochs: passes over the training sequences, >= 0.
-        batch: sequences a step, >= 1; the last step of an epoch takes what is left.
+        batch: sequences per step, >= 1; the last step of an epoch has the remaining ones.
         lr: AdamW's learning rate, finite and > 0.
         weight_decay: AdamW's decoupled decay, finite and >= 0.
 
@@ -97,11 +97,11 @@ class Training:
 
 
 class Samples(NamedTuple):
-    """Sequences and what is to be said about them.
+    """Sequences and their angular velocities.
 
     Attributes:
-        inputs: (count, T + 1, d_in), the regression token first. Points have norm sqrt(d_in / 2) where d_in is even.
-        velocities: (count, planes) in radians a step, planes = d_in / 2, rounded up.
+        inputs: (count, T + 1, d_in), the regression token first. Points have norm sqrt(d_in / 2) if d_in is even.
+        velocities: (count, planes) in radians per step, planes = d_in / 2, rounded up.
     """
 
     inputs: torch.Tensor
@@ -110,11 +110,11 @@ class Samples(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """How well a target learned: mean squared errors in (radians a step)^2, and what knowing nothing would score.
+    """Mean squared errors of a trained target in (radians per step)^2, and that of a constant prediction.
 
     Attributes:
         validation_mse, test_mse: on the validation and test sequences, after the last epoch.
-        variance: of the test velocities, the error of the best constant answer.
+        variance: variance of the test velocities, which is the error of the best constant prediction.
     """
 
     validation_mse: float
@@ -139,14 +139,14 @@ def sample(
     points. Splits and planes are independent of one another.
 
     Args:
-        count: how many sequences, >= 1.
+        count: number of sequences, >= 1.
         length: T, the points after the regression token, >= 1.
-        d_in: width, >= 1. Where it is odd, the last coordinate of the next even width is left off; such inputs serve
-            random targets, for in the last plane nothing but the cosine is left to tell the velocity by.
+        d_in: width, >= 1. An odd width is the next even one without its last coordinate. It is meant for random
+            targets, since the last plane then has only the cosine to predict the velocity from.
         seed: any int.
         split: "train", "validation" or "test".
         setting: ranges of velocity and phase, and the regression token.
-        dtype: of inputs and velocities. Points are computed in float64 and then rounded.
+        dtype: dtype of inputs and velocities. Points are computed in float64 and then rounded.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -172,9 +172,9 @@ def sample(
 
 
 def predict(model: MultiHeadAttention, inputs: torch.Tensor) -> torch.Tensor:
-    """The model's output at the regression token alone: (count, T + 1, d_in) -> (count, d_out).
+    """Compute the model's output at the regression token: (count, T + 1, d_in) -> (count, d_out).
 
-    The same as ``model(inputs)[:, 0]`` at 1 / (T + 1) of the work.
+    It equals ``model(inputs)[:, 0]`` at 1 / (T + 1) of the cost.
     """
     qk, vo = model.merged()  # (heads, d_in, d_in), (heads, d_in, d_out)
     query = torch.einsum("bi,hij->bhj", inputs[:, 0], qk)
@@ -193,15 +193,15 @@ def train_target(
 ) -> Report:
     """Train model in place on the task; the defaults are the paper's.
 
-    Minimises the mean squared error at the regression token and reports the weights of the last epoch. Runs on the CPU
-    in the model's dtype and on one thread, whatever torch is set to, so that the same arguments give the same bits.
+    It minimises the mean squared error at the regression token and reports the errors after the last epoch. It runs on
+    one CPU thread in the model's dtype, whatever torch is set to, so that equal arguments give equal bits.
 
     Args:
         model: d_in even, d_out = d_in / 2.
         length: T, >= 1.
-        seed: of the sequences and of their order; the model's weights have their own.
-        setting: what the sequences are drawn from.
-        training: how many, and AdamW's numbers.
+        seed: seed of the sequences and of their order; it does not affect the model's initial weights.
+        setting: distribution of the sequences.
+        training: number of sequences and hyperparameters.
 
     Raises:
         ValueError: length, d_in or d_out is out of its range, before anything is drawn.
@@ -230,10 +230,9 @@ def train_target(
 
 
 def _adamw(weights: list[torch.nn.Parameter], training: Training) -> Callable[[torch.Tensor], None]:
-    """A function that takes one step of AdamW down the gradient of a loss.
+    """Return a function that takes one AdamW step for a loss.
 
-    torch.optim.AdamW, the class, does the same steps, but imports torch's compiler first, which takes longer than this
-    whole training.
+    torch.optim.AdamW takes the same steps, but imports torch's compiler, which takes longer than this whole training.
     """
     means, squares = ([torch.zeros_like(weight) for weight in weights] for _ in range(2))
     counts = [torch.zeros((), device="cpu") for _ in weights]

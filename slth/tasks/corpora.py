@@ -1,13 +1,13 @@
-"""Real text, by name.
+"""Text corpora by name.
 
-* ``stdlib``: the source text of Python's standard library, without its tests, files in sorted order. About 11 MB of
-  real text on every machine that can run this package; it differs between Python versions, so its digest is reported.
-* ``installed``: the Python sources of the packages that the core and the experiments depend on, and of those that they
-  depend on, without tests, packages and files in sorted order. About 190 MB; it differs with their versions, which the
-  corpus lists.
-* ``wikitext-103``: WikiText-103 (Merity et al. 2016, raw) through the package `datasets`, with its own validation and
-  test parts.
-* ``path:FILE``: any UTF-8 file. ``path:DIR``: a folder with parts of its own (`slth.tasks.folders`).
+* ``stdlib``: the source text of Python's standard library, without its tests, files in sorted order. About 11 MB, on
+  every machine that can run this package. It differs between Python versions, so its digest is reported.
+* ``installed``: the Python sources of all direct and indirect dependencies of the core and the experiments, without
+  tests, packages and files in sorted order. About 190 MB. It depends on their versions, which the corpus lists.
+* ``wikitext-103``: WikiText-103 (Merity et al. 2016, raw) from the package `datasets`, with its validation and test
+  parts.
+* ``path:FILE``: any UTF-8 file. ``path:DIR``: a folder with training, validation and test parts
+  (`slth.tasks.folders`).
 """
 
 from __future__ import annotations
@@ -28,16 +28,20 @@ from slth.tasks.folders import Parts, parts_of_rows, read_parts
 NAMES = ("stdlib", "installed", "wikitext-103", "path:FILE or path:DIR")
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "lib2to3", "turtledemo"}
 _PIECE = 1 << 16  # bytes
-_EXTRAS = ("", "experiments", "gpt2")  # whose needs "installed" reads, "" is the core
+_EXTRAS = ("", "experiments", "gpt2")  # extras whose dependencies "installed" reads; "" is the core
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text as UTF-8, where it is from, and its SHA-256 (hex).
+    """A text in UTF-8 with its origin and SHA-256.
 
-    validation and test are parts of their own, where the corpus comes with them. The digest covers data and validation,
-    one after the other: all that a training depends on. packages are the "name version" of those that a corpus of
-    sources is made of.
+    Attributes:
+        name: the name that :func:`corpus` was called with.
+        data: the text, or its training part.
+        digest: SHA-256 (hex) of data followed by validation, which is all that training depends on.
+        validation: the validation part, if the corpus has one.
+        packages: "name version" of the packages that a corpus of sources contains.
+        test: the test part, if the corpus has one.
     """
 
     name: str
@@ -49,14 +53,14 @@ class Corpus:
 
     @property
     def text(self) -> str:
-        """The data as text, decoded each time: a large corpus is held once, as bytes."""
+        """Decode the data. The text is not stored, so that a large corpus is in memory only once, as bytes."""
         return self.data.decode()
 
 
 def corpus(name: str) -> Corpus:
     """Read a corpus by name.
 
-    Raises ValueError for an unknown name, a text that is empty or not UTF-8, and what cannot be had here.
+    Raises ValueError for an unknown name, a text that is empty or not UTF-8, and a corpus that cannot be read.
     """
     packages: tuple[str, ...] = ()
     if name == "stdlib":
@@ -89,11 +93,11 @@ def _path(name: str) -> Parts:
 
 
 def _check(label: str, data: bytes) -> None:
-    """Raise ValueError unless data is UTF-8 and more than white space, without holding all of it as text."""
+    """Raise ValueError unless data is UTF-8 and not only white space, without decoding all of it at once."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     empty = True
     for start in range(0, len(data) or 1, _PIECE):
-        waiting = len(decoder.getstate()[0])  # bytes of a character that the last piece cut
+        waiting = len(decoder.getstate()[0])  # bytes of a character that the last piece cut off
         try:
             text = decoder.decode(data[start : start + _PIECE], final=start + _PIECE >= len(data))
         except UnicodeDecodeError as error:
@@ -113,7 +117,7 @@ def _stdlib() -> bytes:
 
 
 def _sources(root: Path, files: Iterable[PurePath]) -> Iterator[bytes]:
-    """The contents of Python files under root in sorted order, but for tests and the few in other encodings."""
+    """Yield the contents of Python files under root in sorted order, without tests and files that are not UTF-8."""
     for path in sorted((path for path in files if not _NOT_LIBRARY & set(path.parts[:-1])), key=PurePath.as_posix):
         data = (root / path).read_bytes()
         try:
@@ -124,7 +128,7 @@ def _sources(root: Path, files: Iterable[PurePath]) -> Iterator[bytes]:
 
 
 def _installed() -> tuple[bytes, tuple[str, ...]]:
-    """(sources, packages) of all that the core and the experiments depend on here."""
+    """Return (sources, packages) of all installed dependencies of the core and the experiments."""
     texts, packages = [], []
     for name, package in sorted(_dependencies("slth", _EXTRAS).items()):
         root = Path(str(package.locate_file("")))
@@ -137,9 +141,9 @@ def _installed() -> tuple[bytes, tuple[str, ...]]:
 
 
 def _dependencies(root: str, extras: tuple[str, ...]) -> dict[str, Distribution]:
-    """Name -> package for all that root with these extras needs, directly or not.
+    """Return name -> package for all direct and indirect dependencies of root with these extras.
 
-    A package that is needed but not installed is left out.
+    Dependencies that are not installed are left out.
     """
     with extra("text"):
         from packaging.requirements import Requirement
@@ -179,7 +183,7 @@ def _wikitext() -> Parts:
         raise ValueError(f"corpus 'wikitext-103': must have the package datasets ({hint})") from error
     try:
         parts = datasets.load_dataset("Salesforce/wikitext", "wikitext-103-raw-v1")
-    except Exception as error:  # of many kinds, by what failed: no network, no such host, a broken cache
+    except Exception as error:  # many kinds: no network, no such host, a broken cache
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(
             f"corpus 'wikitext-103' cannot be loaded ({reason}): must be in the cache of datasets, or a network at hand"

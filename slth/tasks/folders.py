@@ -1,4 +1,4 @@
-"""Texts that come as a folder with a file, or several, for each of training, validation and test.
+"""Texts in a folder, with one or several files for each of training, validation and test.
 
 * WikiText: ``wiki.train.raw``, ``wiki.valid.raw``, ``wiki.test.raw``, or ``.tokens`` in place of ``.raw``.
 * plain text: ``train.txt``, ``valid.txt`` (or ``validation.txt``) and ``test.txt``.
@@ -23,13 +23,13 @@ LAYOUTS = (
     "train*.jsonl or train*.parquet, or a folder of datasets.DatasetDict.save_to_disk"
 )
 _NAME = re.compile(r"(wiki\.)?(train|validation|valid|test)(?:[-_.].*)?\.(raw|tokens|txt|jsonl|parquet)")
-_ON_DISK = "dataset_dict.json"  # what save_to_disk writes beside a folder for each part
-_SHOWN = 6  # names of files in a refusal
+_ON_DISK = "dataset_dict.json"  # save_to_disk writes it next to one folder per part
+_SHOWN = 6  # most file names in an error message
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a text as bytes, None for those that it does not have."""
+    """The parts of a text as bytes; None for a part that is missing."""
 
     train: bytes = field(repr=False)
     validation: bytes | None = field(default=None, repr=False)
@@ -39,8 +39,8 @@ class Parts:
 def read_parts(folder: Path) -> Parts:
     """Read the parts of a folder.
 
-    Raises ValueError where training or validation is missing, where files of two kinds could be one part, and for a
-    file that cannot be read as its name says; OSError as Python does.
+    Raises ValueError if training or validation is missing, if files of two kinds match one part, and for a file whose
+    content does not fit its suffix. Raises OSError if a file cannot be opened.
     """
     if (folder / _ON_DISK).exists():
         return parts_of_rows(_package("datasets").load_from_disk(str(folder)))
@@ -59,7 +59,7 @@ def read_parts(folder: Path) -> Parts:
 
 
 def parts_of_rows(rows: Any) -> Parts:
-    """The parts of a `datasets.DatasetDict` with a column `text`. Raises ValueError where a part or that is missing."""
+    """Read the parts of a `datasets.DatasetDict`. Raises ValueError if a part or the column `text` is missing."""
     _require(rows)
     try:
         read = {part: joined(_texts(rows[part].iter(10_000))) for part in Parts.__annotations__ if part in rows}
@@ -69,9 +69,9 @@ def parts_of_rows(rows: Any) -> Parts:
 
 
 def joined(rows: Iterable[object]) -> bytes:
-    """Rows of text as one text in UTF-8, an end of line after each that does not end with one.
+    """Join rows of text in UTF-8, with a line end after each row that has none.
 
-    An empty row is an empty line: Hugging Face's WikiText has lost the white space of those.
+    An empty row becomes an empty line, since Hugging Face's WikiText has lost the white space of those.
     Raises ValueError for a row that is no string.
     """
     return b"".join(_row(row) for row in rows)
@@ -130,7 +130,7 @@ def _parquet(path: Path) -> bytes:
                 raise ValueError(f"has the columns {', '.join(file.schema_arrow.names)}: must have a column text")
             batches = file.iter_batches(columns=["text"])
             return b"".join(joined(batch.column("text").to_pylist()) for batch in batches)
-    except ValueError as error:  # pyarrow's own, of files that are no Parquet, is one too
+    except ValueError as error:  # also pyarrow's error for files that are not Parquet
         raise ValueError(f"{path.name} {error}") from error
 
 

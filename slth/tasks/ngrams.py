@@ -1,6 +1,6 @@
-"""What counting alone predicts: the losses that a language model has to beat.
+"""Losses of n-gram models, as baselines that a language model should beat.
 
-Both predict every token of a row but its first, as a language model does, and are in nats a token.
+Both predict every token of a row except the first, as a language model does. Losses are in nats per token.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ _PIECE = 1 << 22  # pairs counted at a time
 
 
 def unigram_loss(train: torch.Tensor, valid: torch.Tensor, size: int) -> float:
-    """Cross entropy of valid (..., T) under the shares of tokens in train (n,), in nats a token.
+    """Compute the cross entropy of valid (..., T) under the token frequencies of train (n,), in nats per token.
 
-    p(w) = (c(w) + 1) / (n + size), with c(w) how often w occurs in train: no token is impossible (Laplace). Tokens are
-    integers in [0, size). Raises ValueError for others, an empty train, and a valid in which nothing is to predict.
+    p(w) = (c(w) + 1) / (n + size), with c(w) the count of w in train, so no token has probability 0 (Laplace
+    smoothing). Tokens are integers in [0, size). Raises ValueError for other tokens, for an empty train, and if valid
+    has no token to predict.
     """
     _check(train, valid, size)
     shares = _shares(train, size)
@@ -28,12 +29,12 @@ def unigram_loss(train: torch.Tensor, valid: torch.Tensor, size: int) -> float:
 
 
 def bigram_loss(train: torch.Tensor, valid: torch.Tensor, size: int) -> float:
-    """Cross entropy of valid (..., T) given the token before, counted in train (n,), in nats a token.
+    """Compute the cross entropy of valid (..., T) under a bigram model of train (n,), in nats per token.
 
-    p(w | v) = (c(v w) + t(v) p(w)) / (c(v) + t(v)), with c(v w) how often w follows v, c(v) the sum of these, t(v) how
-    many different tokens follow v, and p(w) as in :func:`unigram_loss`: interpolation after Witten & Bell 1991, whose
-    weight of the unigram is how often something new has followed. p(w | v) = p(w) where nothing followed v. Counts are
-    kept for the pairs that occur. Raises ValueError as :func:`unigram_loss` does.
+    p(w | v) = (c(v w) + t(v) p(w)) / (c(v) + t(v)), where c(v w) counts how often w follows v in train, c(v) is the sum
+    of c(v w) over w, t(v) is the number of different tokens that follow v, and p(w) is that of :func:`unigram_loss`.
+    This is the interpolation of Witten & Bell 1991. p(w | v) = p(w) if nothing follows v. Only pairs that occur are
+    stored. Raises ValueError as :func:`unigram_loss` does.
     """
     _check(train, valid, size)
     before, after = _numpy(valid[..., :-1]), _numpy(valid[..., 1:])
@@ -55,7 +56,7 @@ def _shares(train: torch.Tensor, size: int) -> _Floats:
 
 
 def _pairs(tokens: torch.Tensor, size: int) -> tuple[_Ints, _Floats]:
-    """The pairs v w that occur in tokens (n,), as v * size + w in ascending order, and how often each does."""
+    """Return the pairs v w in tokens (n,), as v * size + w in ascending order, and the count of each."""
     pairs: _Ints = np.empty(0, np.int64)
     counts: _Floats = np.empty(0)
     for start in range(0, len(tokens) - 1, _PIECE):
@@ -63,12 +64,12 @@ def _pairs(tokens: torch.Tensor, size: int) -> tuple[_Ints, _Floats]:
         found, often = np.unique(piece[:-1] * size + piece[1:], return_counts=True)
         pairs, place = np.unique(np.concatenate((pairs, found)), return_inverse=True)
         sums = np.bincount(place, np.concatenate((counts, often)))
-        counts = sums.astype(np.float64)  # as they are, sums of whole numbers and exact; numpy's types say int
+        counts = sums.astype(np.float64)  # exact, as whole numbers; only numpy's types say int
     return pairs, counts
 
 
 def _look_up(keys: _Ints, values: _Floats, wanted: _Ints) -> _Floats:
-    """The values at wanted keys, 0 for those that are not among the ascending keys."""
+    """Return the values at wanted keys, 0 for keys that are not in the ascending `keys`."""
     if len(keys) == 0:
         return np.zeros(len(wanted))
     at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)

@@ -1,8 +1,8 @@
-"""Perplexity and bits a byte of a language model on a text, by a sliding window, as papers report them.
+"""Perplexity and bits per byte of a language model on a text, by a sliding window, as papers report them.
 
 The protocol is that of the transformers documentation, "Perplexity of fixed-length models": a window of `length` tokens
-moves by `stride`, and each token is scored once, in the first window that reaches it. There a window includes the last
-token that it scores, here `length` counts the tokens that the model reads: a window of L there is one of L - 1 here.
+moves by `stride`, and each token is scored once, in the first window that reaches it. One difference: here `length`
+counts the tokens that the model reads, there also the last token scored, so a window of L there has length L - 1 here.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from torch.nn.functional import cross_entropy
 from slth.numbers import as_int
 from slth.tasks.vocabularies import Vocabulary
 
-# WikiText's titles of articles, ` = Title = ` between empty lines; sections have two or more signs on each side.
+# WikiText's article titles, ` = Title = ` between empty lines; section titles have two or more signs on each side.
 _TITLE = re.compile(rb"(?m)(?:\A|^[ \t]*\n)(?P<title>^ = (?!= ).*(?<! =) = \n)(?=[ \t]*$)")
 
 
 @dataclass(frozen=True)
 class Perplexity:
-    """How well a model predicts a text.
+    """The negative log likelihood of a text under a model, and the perplexities derived from it.
 
     Attributes:
-        nats: the negative log likelihood of all scored tokens, summed in float64.
-        tokens: how many were scored.
-        bytes: of the scored text, in UTF-8; None where the tokens do not tell.
-        words: of the scored text: what white space divides, and an end of line each, as WikiText is counted.
+        nats: negative log likelihood of all scored tokens, summed in float64.
+        tokens: number of scored tokens.
+        bytes: bytes of the scored text in UTF-8; None if the tokens do not determine it.
+        words: words of the scored text, separated by white space, plus one per line end, as for WikiText; None if
+            unknown.
     """
 
     nats: float
@@ -41,22 +42,22 @@ class Perplexity:
 
     @property
     def loss(self) -> float:
-        """Nats a token."""
+        """The mean loss, in nats per token."""
         return self.nats / self.tokens
 
     @property
     def per_token(self) -> float:
-        """The exponential of the mean loss of a token; infinity where that is too large for a float."""
+        """The perplexity per token, exp(loss); infinity if it overflows."""
         return _exp(self.loss)
 
     @property
     def per_word(self) -> float:
-        """The same over words, which does not depend on the vocabulary; NaN where they are unknown."""
+        """The perplexity per word, which does not depend on the vocabulary; NaN if words is unknown."""
         return _exp(self.nats / self.words) if self.words else math.nan
 
     @property
     def bits_per_byte(self) -> float:
-        """nats / ln 2 / bytes; NaN where bytes are unknown."""
+        """Bits per byte, nats / ln 2 / bytes; NaN if bytes is unknown."""
         return self.nats / math.log(2) / self.bytes if self.bytes else math.nan
 
 
@@ -70,22 +71,23 @@ def perplexity(
     start: int | None = None,
     batch: int = 8,
 ) -> Perplexity:
-    """Score every token of one document or several once, each given up to `length` tokens before it.
+    """Score every token of one or several documents once, given up to `length` tokens before it.
 
-    The first window of a document scores `length` tokens, each later one the next `stride`: their contexts have
-    length - stride + 1 to `length` tokens. No context reaches into another document.
+    The first window of a document scores `length` tokens, each later window the next `stride` tokens, whose contexts
+    have length - stride + 1 to `length` tokens. No context reaches into another document.
 
     Args:
-        model: tokens (count, T) int64 -> logits (count, T, size), or an object that has them as `logits`; it is run in
-            eval mode, on the device of its parameters.
-        documents: tokens (n,) of any integer type, or several of these.
+        model: maps tokens (count, T) int64 to logits (count, T, size), or to an object with the attribute `logits`. It
+            runs in eval mode, on the device of its parameters.
+        documents: tokens (n,) of any integer dtype, or several of these.
         length: tokens that the model reads at once, >= 1.
-        stride: tokens that each window but the first scores, in [1, length].
-        start: a token that is put before each document, so that its first token is scored too; None: it is not scored.
-        batch: windows at a time.
+        stride: tokens that each window except the first scores, in [1, length].
+        start: token to put before each document, so that its first token is scored too. None: the first token is not
+            scored.
+        batch: windows per forward pass.
 
     Raises:
-        ValueError: for numbers out of range, documents that are not (n,), and where no token can be scored.
+        ValueError: for numbers out of range, documents that are not (n,), and if there is no token to score.
     """
     length, batch = as_int("length", length, 1), as_int("batch", batch, 1)
     stride = as_int("stride", stride, 1, length, "at most length")
@@ -111,12 +113,12 @@ def perplexity(
 
 
 def _windows(sizes: Sequence[int], length: int, stride: int, batch: int) -> Iterator[tuple[int, list[int], list[int]]]:
-    """(inputs, where each window begins, how many of its last targets it scores), windows of one size at a time."""
+    """Yield batches of windows of one size: (inputs per window, first positions, numbers of last targets to score)."""
     by_size: dict[int, list[tuple[int, int]]] = {}
     offset = 0
     for size in sizes:
         begin, scored = 0, 0
-        while scored < size - 1:  # all tokens have been inputs but the last, which has no target
+        while scored < size - 1:  # the last token is no input, since it has no target
             end = min(begin + length, size - 1)
             by_size.setdefault(end - begin, []).append((offset + begin, end - scored))
             begin, scored = begin + stride, end
@@ -128,7 +130,7 @@ def _windows(sizes: Sequence[int], length: int, stride: int, batch: int) -> Iter
 
 
 def _nats(model: nn.Module, tokens: torch.Tensor, inputs: int, begins: list[int], scored: list[int]) -> float:
-    """The negative log likelihood of the last targets of windows of so many inputs, as many as `scored` says."""
+    """Compute the negative log likelihood of the last `scored` targets of each window of `inputs` inputs."""
     places = torch.tensor(begins)[:, None] + torch.arange(inputs + 1)
     windows = tokens[places.to(tokens.device)].long()  # (count, inputs + 1)
     output = model(windows[:, :-1])
@@ -150,10 +152,11 @@ def text_perplexity(
     documents: str = "joined",
     batch: int = 8,
 ) -> Perplexity:
-    """The perplexity of a text in UTF-8 as tokens of a vocabulary: every byte is scored exactly once.
+    """Compute the perplexity of a text in UTF-8 with a vocabulary; every byte is scored exactly once.
 
-    documents is "joined", the whole text as one, or "separate", by :func:`articles`: no article sees another. What
-    comes first is predicted from an end of line. bits_per_byte is NaN where the vocabulary does not hold the text.
+    documents is "joined", the whole text as one document, or "separate", one document per article (:func:`articles`).
+    The first token of a document is predicted from a line end. bits_per_byte is NaN if the vocabulary cannot represent
+    the whole text.
 
     Raises ValueError as :func:`perplexity` and :func:`articles` do, and for other values of documents.
     """
@@ -167,9 +170,10 @@ def text_perplexity(
 
 
 def articles(text: bytes) -> list[bytes]:
-    """The articles of a text in WikiText's format; joined they are the text. What stands before the first goes with it.
+    """Split a text in WikiText's format into its articles, without changing any byte.
 
-    An article begins with a line ` = Title = ` between empty lines. Raises ValueError where there is none.
+    An article begins with a line ` = Title = ` between empty lines; text before the first one belongs to it. Raises
+    ValueError if there is no such line.
     """
     starts = [match.start("title") for match in _TITLE.finditer(text)]
     if not starts:

@@ -1,4 +1,4 @@
-"""Real text for language models: where it comes from, as which tokens, how it is split, and windows of it."""
+"""Text for language models: corpora, vocabularies, the split into training and validation, and batches of windows."""
 
 from __future__ import annotations
 
@@ -34,21 +34,20 @@ __all__ = [
     "windows",
 ]
 
-_PIECE = 1 << 16  # tokens: the corpus is dealt out in pieces of this size
-_EVERY = 20  # one piece in so many is for validation
+_PIECE = 1 << 16  # tokens per piece of the split
+_EVERY = 20  # one piece in this many is for validation
 
 
 def tokens_of(text: Corpus, words: Vocabulary) -> tuple[torch.Tensor, torch.Tensor]:
-    """Training and validation tokens (n,) of a corpus: its own parts where it has them, else by :func:`split`."""
+    """Return training and validation tokens (n,) of a corpus: its own parts if it has them, else by :func:`split`."""
     training = words.encode(text.data)
     return split(training) if text.validation is None else (training, words.encode(text.validation))
 
 
 def split(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Deal tokens (n,) out to training and validation in pieces of 65,536, every 20th piece to validation.
+    """Split tokens (n,) into training and validation: every 20th piece of 65,536 tokens is for validation.
 
-    Shorter texts are dealt in pieces of a twentieth. Neighbouring pieces of a file may fall on both sides; none is on
-    both.
+    Shorter texts have pieces of a twentieth of their length. Pieces of one file may be on both sides, but no piece is.
     """
     pieces = tokens.split(max(1, min(_PIECE, len(tokens) // _EVERY)))
     training = [piece for i, piece in enumerate(pieces) if i % _EVERY != _EVERY - 1]
@@ -57,11 +56,10 @@ def split(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def batch(tokens: torch.Tensor, count: int, length: int, *, seed: int, step: int, name: str) -> torch.Tensor:
-    """Windows (count, length) int64 of tokens (n,) at random places that depend on seed, name and step alone.
+    """Draw windows (count, length) int64 of tokens (n,) at random positions, which depend on seed, name and step alone.
 
-    They are cut out on the tokens' device, at the same places on every one.
-
-    Raises ValueError where the text is shorter than a window.
+    The result is on the tokens' device; positions are the same on every device. Raises ValueError if the text is
+    shorter than a window.
     """
     count, length, step = (as_int(*each, 0) for each in (("count", count), ("length", length), ("step", step)))
     room = len(tokens) - length + 1
@@ -73,9 +71,9 @@ def batch(tokens: torch.Tensor, count: int, length: int, *, seed: int, step: int
 
 
 def windows(tokens: torch.Tensor, length: int, most: int) -> torch.Tensor:
-    """At most `most` windows (count, length) int64 of tokens (n,), evenly spread, not overlapping.
+    """Return at most `most` windows (count, length) int64 of tokens (n,), evenly spaced and without overlap.
 
-    Raises ValueError where the text is shorter than a window.
+    Raises ValueError if the text is shorter than a window.
     """
     length, most = as_int("length", length, 1), as_int("most", most, 1)
     count = len(tokens) // length

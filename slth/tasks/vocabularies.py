@@ -1,6 +1,6 @@
-"""Text as numbers: bytes, a byte-level BPE, or characters.
+"""Vocabularies that encode text as tokens: bytes, a byte-level BPE, or characters.
 
-Tokens are kept in the smallest integer type that holds the vocabulary, one tensor for a whole corpus.
+Tokens have the smallest integer dtype that holds the vocabulary, in one tensor for a whole corpus.
 """
 
 from __future__ import annotations
@@ -24,28 +24,29 @@ from slth.tasks.corpora import Corpus
 if TYPE_CHECKING:
     import tokenizers
 
-_PIECE = 1 << 16  # bytes: a text is cut into pieces of at most this size where BPE works on it
+_PIECE = 1 << 16  # most bytes of a piece of text that BPE trains on or encodes
 _TOGETHER = 64  # pieces encoded at a time
 OTHER = "\N{REPLACEMENT CHARACTER}"
 
 
 class Vocabulary(Protocol):
-    """Tokens 0, 1, ..., len - 1 and what they stand for."""
+    """A map between text and tokens 0, 1, ..., len - 1."""
 
     def __len__(self) -> int:
-        """How many tokens there are."""
+        """Return the number of tokens."""
 
     def encode(self, text: str | bytes) -> torch.Tensor:
-        """Text, or its UTF-8 -> tokens (n,) in the smallest of uint8, int16 and int32 that holds the vocabulary."""
+        """Encode text, or its UTF-8, as tokens (n,) in the smallest of uint8, int16 and int32 for the vocabulary."""
 
     def decode(self, tokens: torch.Tensor) -> str:
-        """Tokens (n,) -> text."""
+        """Decode tokens (n,) to text."""
 
 
 def vocabulary(name: str, corpus: Corpus, *, cache: Path | None = None) -> Vocabulary:
-    """A vocabulary by name: "bytes", "bpe:SIZE" or "characters:SIZE", the latter two made for the corpus.
+    """Make a vocabulary by name: "bytes", "bpe:SIZE" or "characters:SIZE", the latter two fitted to the corpus.
 
-    cache is the folder of trained BPEs (:meth:`BPE.train`). Raises ValueError for an unknown name or a bad size.
+    cache is the folder of trained BPEs (:meth:`BPE.train`). Raises ValueError for an unknown name and a size that is
+    out of range.
     """
     kind, _, size = name.partition(":")
     if name == "bytes":
@@ -60,33 +61,33 @@ def vocabulary(name: str, corpus: Corpus, *, cache: Path | None = None) -> Vocab
 
 
 class Bytes:
-    """The 256 bytes of UTF-8."""
+    """The 256 bytes as tokens of UTF-8 text."""
 
     def __len__(self) -> int:
         return 256
 
     def encode(self, text: str | bytes) -> torch.Tensor:
-        """Text, or its UTF-8 -> tokens (n,) uint8."""
+        """Encode text, or its UTF-8, as tokens (n,) uint8."""
         return torch.from_numpy(np.frombuffer(_bytes(text), np.uint8).copy())
 
     def decode(self, tokens: torch.Tensor) -> str:
-        """Tokens (n,) -> text; what is not UTF-8 becomes the replacement character."""
+        """Decode tokens (n,) to text; invalid UTF-8 becomes the replacement character."""
         return bytes(tokens.tolist()).decode("utf-8", "replace")
 
 
 class BPE:
-    """Byte pairs merged by how often they occur (Sennrich et al. 2016), over bytes as in GPT-2: no text is unknown."""
+    """Byte-pair encoding (Sennrich et al. 2016) on bytes as in GPT-2, which can encode any text."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         self._tokenizer = tokenizer
 
     @classmethod
     def train(cls, corpus: Corpus, size: int, *, cache: Path | None = None) -> BPE:
-        """The BPE of at most `size` tokens (256 of them the bytes) of a corpus, trained once and then kept in a file.
+        """Train a BPE of at most `size` tokens (256 of them the bytes) on a corpus, or load it from the cache.
 
-        cache is the folder of such files, by default the user's (:func:`cache_folder`). A file is named by the digest
-        of the corpus, the size and the version of `tokenizers`; one that cannot be read is made again. Raises
-        ValueError for a size outside [256, 2^20] and, before it trains, for a folder that cannot be written.
+        cache is the folder of trained BPEs, by default the user's (:func:`cache_folder`). A file's name has the digest
+        of the corpus, the size and the version of `tokenizers`; a file that cannot be read is written again. Raises
+        ValueError for a size outside [256, 2^20] and, before training, for a folder that is not writable.
         """
         size = as_int("size", size, 256, 1 << 20, "256 of them the bytes")
         with extra("text"):
@@ -104,9 +105,9 @@ class BPE:
         return self._tokenizer.get_vocab_size()
 
     def encode(self, text: str | bytes) -> torch.Tensor:
-        """Text, or its UTF-8 -> tokens (n,) int16 or int32.
+        """Encode text, or its UTF-8, as tokens (n,) int16 or int32.
 
-        Texts over 65,536 bytes are encoded in pieces, cut after the last end of line in each.
+        Texts over 65,536 bytes are encoded in pieces, each cut after its last line end.
         """
         pieces = _pieces(_bytes(text))
         encoded = [np.empty(0, _smallest(len(self)))]
@@ -116,16 +117,16 @@ class BPE:
         return torch.from_numpy(np.concatenate(encoded))
 
     def decode(self, tokens: torch.Tensor) -> str:
-        """Tokens (n,) -> text; what is not UTF-8 becomes the replacement character."""
+        """Decode tokens (n,) to text; invalid UTF-8 becomes the replacement character."""
         return self._tokenizer.decode(tokens.tolist())
 
 
 class Characters:
-    """The most common characters of a text as tokens 0, 1, ...; the last token stands for all others."""
+    """The most common characters of a text as tokens 0, 1, ...; the last token stands for all other characters."""
 
     def __init__(self, text: str, size: int = 128) -> None:
         counts = np.bincount(_codes(text))
-        common = np.argsort(-counts, kind="stable")[: size - 1]  # the lower code first among equals
+        common = np.argsort(-counts, kind="stable")[: size - 1]  # ties: the lower code point first
         common = np.sort(common[counts[common] > 0])
         self.characters = [*map(chr, common.tolist()), OTHER]
         self._token = np.full(sys.maxunicode + 1, len(common), _smallest(len(self)))
@@ -135,16 +136,16 @@ class Characters:
         return len(self.characters)
 
     def encode(self, text: str | bytes) -> torch.Tensor:
-        """Text, or its UTF-8 -> tokens, one a character, in the smallest type that holds them."""
+        """Encode text, or its UTF-8, as tokens (n,), one per character, in the smallest dtype for the vocabulary."""
         return torch.from_numpy(self._token[_codes(text if isinstance(text, str) else text.decode())])
 
     def decode(self, tokens: torch.Tensor) -> str:
-        """Tokens (n,) -> text."""
+        """Decode tokens (n,) to text."""
         return "".join(self.characters[i] for i in tokens.tolist())
 
 
 def _codes(text: str) -> npt.NDArray[np.uint32]:
-    """The characters' code points."""
+    """Return the code points of a text's characters."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
@@ -153,7 +154,7 @@ def _bytes(text: str | bytes) -> bytes:
 
 
 def _smallest(size: int) -> type[np.uint8] | type[np.int16] | type[np.int32]:
-    """The smallest integer type, of those that torch computes with, for tokens below size."""
+    """Return the smallest integer dtype that torch supports for tokens below size."""
     return np.uint8 if size <= 1 << 8 else np.int16 if size <= 1 << 15 else np.int32
 
 
@@ -161,9 +162,9 @@ def _smallest(size: int) -> type[np.uint8] | type[np.int16] | type[np.int32]:
 
 
 def _pieces(data: bytes) -> Iterator[str]:
-    """UTF-8 cut into texts of at most _PIECE bytes, after an end of line where there is one, else between characters.
+    """Cut UTF-8 into texts of at most _PIECE bytes, after a line end if there is one, else between characters.
 
-    They depend on the bytes alone, so that a text has one encoding.
+    The pieces depend on the bytes alone, so that a text has only one encoding.
     """
     start = 0
     while start < len(data):
@@ -176,7 +177,7 @@ def _pieces(data: bytes) -> Iterator[str]:
 
 
 def _character_start(data: bytes, at: int) -> int:
-    """The last place up to `at` where a character of UTF-8 begins."""
+    """Return the last position up to `at` where a character of UTF-8 begins."""
     while data[at] & 0xC0 == 0x80:
         at -= 1
     return at
@@ -197,7 +198,7 @@ def _trained(data: bytes, size: int) -> tokenizers.Tokenizer:
 
 
 def cache_folder() -> Path:
-    """Where trained vocabularies are kept: $XDG_CACHE_HOME/slth, or ~/.cache/slth where that is not set."""
+    """Return the folder of trained vocabularies: $XDG_CACHE_HOME/slth, or ~/.cache/slth if that is not set."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "slth"
 
@@ -207,7 +208,7 @@ def _load(path: Path) -> tokenizers.Tokenizer | None:
 
     try:
         return tokenizers.Tokenizer.from_file(str(path))
-    except Exception:  # missing or damaged: tokenizers raises no narrower kind
+    except Exception:  # missing or damaged: tokenizers raises plain Exception
         return None
 
 

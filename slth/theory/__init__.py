@@ -1,10 +1,10 @@
 """The paper's bounds as plain functions of its quantities.
 
 Paper: Otsuka et al., "The Strong Lottery Ticket Hypothesis for Multi-Head Attention Mechanisms", arXiv 2511.04217.
-Statements go by their numbers there; its appendix proves Lemmas 4, 5 and Theorems 3, 6 as Lemmas 7, 8 and Theorems 9,
-14.
+Functions are named after the paper's statements; its appendix proves Lemmas 4, 5 and Theorems 3, 6 as Lemmas 7, 8 and
+Theorems 9, 14.
 
-All arguments are scalars without units; logarithms are natural. What the letters of the paper are called here:
+All arguments are dimensionless scalars; logarithms are natural. Names of the paper's symbols:
 
 ===========  ==========  ================================================================================
 paper        here        meaning
@@ -18,15 +18,16 @@ n_K, n_V     hidden_qk,  key and value dimension per head of the random source; 
              hidden_vo
 n_FC         hidden_fc   width of the source's feed-forward network between the two layers of a pair
 alpha        alpha       bound on the norm of each input x_i (length d_in)
-epsilon      epsilon     bound on the error, max_i ||.||_2, and on the failure probability at the same time
+epsilon      epsilon     bound on both the error, max_i ||.||_2, and the failure probability
 C            constant,   the universal constant of the subset-sum theorem; its value is not known, and "measured"
              C           stands for an estimate, :data:`MEASURED_CONSTANT`
 ===========  ==========  ================================================================================
 
-The length T of the sequence appears in none of the bounds.
+No bound depends on the length T of the sequence.
 
-One file a subject, in the paper's order: linear layers, feed-forward networks, softmax, attention, transformers. After
-them, and not in the paper, attentions whose heads share, and what bits a weight buy.
+There is one file per subject, in the paper's order: linear layers, feed-forward networks, softmax, attention,
+transformers. Two further subjects are not in the paper: attentions with shared heads, and bits per weight against
+error.
 """
 
 from slth.theory.attention import (

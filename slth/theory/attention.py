@@ -14,7 +14,7 @@ from slth.theory.softmax import lemma5_softmax
 
 
 class Theorem9Hidden(NamedTuple):
-    """Hidden dimensions per head that Theorem 9 asks for."""
+    """Hidden dimensions per head that Theorem 9 requires."""
 
     hidden_qk: int
     hidden_vo: int
@@ -22,17 +22,17 @@ class Theorem9Hidden(NamedTuple):
 
 @dataclass(frozen=True)
 class Theorem9Budget:
-    """How the proof of Theorem 9 shares out epsilon. All are upper bounds.
+    """How the proof of Theorem 9 divides epsilon. All values are upper bounds.
 
-    ``heads * (softmax_term + vo_term)`` is epsilon.
+    ``heads * (softmax_term + vo_term)`` equals epsilon.
 
     Attributes:
         qk_max_norm: largest error of an entry of the merged W_QK (d_in, d_in) of a head.
-        logits: largest error of a logit that follows from it, times alpha^2 d_in.
-        softmax_term: share of a head in the output error by its softmax, from ``logits`` by Lemma 5.
+        logits: largest error of a logit, ``qk_max_norm * alpha^2 d_in``.
+        softmax_term: output error due to the softmax of one head, from ``logits`` by Lemma 5.
         vo_max_norm: largest error of an entry of the merged W_VO (d_in, d_out) of a head.
-        vo_term: share of a head in the output error by its W_VO, times alpha d_in sqrt(d_out).
-        failure: probability that some entry of some head misses its accuracy.
+        vo_term: output error due to the W_VO of one head, ``vo_max_norm * alpha d_in sqrt(d_out)``.
+        failure: probability that some entry of some head exceeds its error.
     """
 
     qk_max_norm: float
@@ -47,7 +47,7 @@ class Theorem9Budget:
 def theorem9_hidden(
     d_in: int, d_out: int, heads: int, alpha: float, epsilon: float, constant: Constant
 ) -> Theorem9Hidden:
-    """Hidden dimensions that Theorem 9 asks for, the least integers with
+    """Compute the hidden dimensions that Theorem 9 requires, the least integers with
 
     - ``n_K >= d_in C log(8 heads alpha^3 d_in^(3/2) / epsilon)``,
     - ``n_V >= d_in C log(2 heads alpha d_in sqrt(d_out) / epsilon)``.
@@ -75,7 +75,7 @@ def theorem9_hidden(
 
 
 def _theorem9_logs(d_in: int, d_out: int, heads: int, alpha: float) -> tuple[float, float]:
-    """The logarithms of Theorem 9 at epsilon = 1, for n_K and n_V; sums, since the products themselves may overflow."""
+    """Compute the logarithms of Theorem 9 at epsilon = 1, for n_K and n_V, as sums, since the products may overflow."""
     qk = math.log(8 * heads) + 3 * math.log(alpha) + 1.5 * math.log(d_in)
     vo = math.log(2 * heads) + math.log(alpha) + math.log(d_in) + math.log(d_out) / 2
     return qk, vo
@@ -83,7 +83,7 @@ def _theorem9_logs(d_in: int, d_out: int, heads: int, alpha: float) -> tuple[flo
 
 @plainly
 def theorem9_budget(d_in: int, d_out: int, heads: int, alpha: float, epsilon: float) -> Theorem9Budget:
-    """The error budget in the proof of Theorem 9.
+    """Compute the error budget in the proof of Theorem 9.
 
     Args:
         d_in, d_out, heads: integers >= 1.
@@ -110,13 +110,13 @@ def theorem9_budget(d_in: int, d_out: int, heads: int, alpha: float, epsilon: fl
 
 @plainly
 def theorem9_failure(d_in: int, d_out: int, heads: int, alpha: float, epsilon: float) -> float:
-    """Failure probability of Theorem 9: ``sqrt(d_in) epsilon / (8 alpha^3) + sqrt(d_out) epsilon / (2 alpha)``.
+    """Compute the failure probability of Theorem 9.
 
-    Lemma 7 at the accuracies of :func:`theorem9_budget` fails with probability at most
-    ``sqrt(d_in) epsilon / (8 heads alpha^3)`` for W_QK and ``sqrt(d_out) epsilon / (2 heads alpha)`` for W_VO of one
-    head. The last line of the paper's proof keeps these; all heads have to succeed, so here they are multiplied by
-    heads, which then cancels. With ``alpha >= max(sqrt(d_in), sqrt(d_out))`` the sum is at most 5/8 epsilon, so the
-    theorem stands as printed.
+    It is ``sqrt(d_in) epsilon / (8 alpha^3) + sqrt(d_out) epsilon / (2 alpha)``. Lemma 7 at the accuracies of
+    :func:`theorem9_budget` fails with probability at most ``sqrt(d_in) epsilon / (8 heads alpha^3)`` for W_QK and
+    ``sqrt(d_out) epsilon / (2 heads alpha)`` for W_VO of one head. The last line of the paper's proof uses these. But
+    all heads have to succeed, so here they are multiplied by heads, which cancels. With
+    ``alpha >= max(sqrt(d_in), sqrt(d_out))`` the sum is at most 5/8 epsilon, so the theorem holds as printed.
 
     Args:
         d_in, d_out, heads: integers >= 1.
@@ -143,12 +143,12 @@ def required_hidden(
     alpha: float | None = None,
     C: Constant = "measured",
 ) -> int:
-    """One hidden dimension per head that is enough by Theorem 9: the larger of its n_K and n_V.
+    """Compute a hidden dimension per head that suffices by Theorem 9: the larger of its n_K and n_V.
 
     Args:
         d_in, d_out, heads: integers >= 1.
         epsilon: in (0, 1).
-        alpha: finite and >= max(sqrt(d_in), sqrt(d_out)), which None stands for.
+        alpha: finite and >= max(sqrt(d_in), sqrt(d_out)). None: this maximum.
         C: finite and > 0, or "measured": :data:`MEASURED_CONSTANT` for targets of +-1.
 
     Raises:
@@ -174,17 +174,17 @@ def reachable_epsilon(
     alpha: float | None = None,
     C: Constant = "measured",
 ) -> float | None:
-    """The inverse of :func:`required_hidden`: the least epsilon that Theorem 9 grants at a hidden dimension per head.
+    """Compute the least epsilon that Theorem 9 guarantees at a hidden dimension per head.
 
-    ``required_hidden(..., epsilon) <= hidden`` holds for the epsilon returned, which is the least one up to a relative
-    1e-11, and not below the least normal float64.
+    It inverts :func:`required_hidden`: ``required_hidden(..., epsilon) <= hidden`` holds for the returned epsilon,
+    which is the least one up to a relative 1e-11, and not below the least normal float64.
 
     Args:
         hidden: integer >= 1.
         d_in, d_out, heads, alpha, C: as for :func:`required_hidden`.
 
     Returns:
-        epsilon in (0, 1), or None where the theorem grants none at that width.
+        epsilon in (0, 1), or None if the theorem guarantees none at that width.
 
     Raises:
         ValueError: an argument is out of its range.

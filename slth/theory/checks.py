@@ -1,4 +1,4 @@
-"""Shared by all bounds: what arguments may be, and exponentials beyond float64."""
+"""Checks of the arguments of all bounds, and exponentials that do not overflow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from slth.numbers import as_float, as_int
 
 
 def exp_or_inf(x: float) -> float:
-    """exp(x), infinite where that is beyond float64."""
+    """Compute exp(x), infinite where float64 overflows."""
     try:
         return math.exp(x)
     except OverflowError:
@@ -17,7 +17,7 @@ def exp_or_inf(x: float) -> float:
 
 
 def expm1_or_inf(x: float) -> float:
-    """exp(x) - 1, infinite where that is beyond float64."""
+    """Compute exp(x) - 1, infinite where float64 overflows."""
     try:
         return math.expm1(x)
     except OverflowError:
@@ -25,7 +25,7 @@ def expm1_or_inf(x: float) -> float:
 
 
 def check_layer(d_in: int, d_out: int, heads: int, alpha: float) -> None:
-    """Raise ValueError unless these are as Theorem 9 assumes."""
+    """Raise ValueError unless these satisfy the assumptions of Theorem 9."""
     check_widths(d_in, d_out)
     check_count("heads", heads)
     check_positive("alpha", alpha)
@@ -61,5 +61,5 @@ def check_epsilon(epsilon: float) -> None:
 
 
 def _real(value: object) -> object:
-    """A fraction as a float, anything else as it is."""
+    """Convert a fraction to a float; return anything else unchanged."""
     return float(value) if isinstance(value, Fraction) else value

@@ -13,13 +13,13 @@ from slth.theory.constants import Constant, least_hidden, relu_constant
 
 @plainly
 def lemma2_accuracy(d_in: int, d_out: int, epsilon: float) -> float:
-    """Largest error of an entry in the proof of Lemma 2: ``epsilon / (2 d_in d_out)``.
+    """Compute the largest error of an entry in the proof of Lemma 2: ``epsilon / (2 d_in d_out)``.
 
-    A ReLU passes on the positive or the negative values of an input, so each entry of the target W is met twice: by
-    ``P`` for ``x > 0`` and by ``-N`` for ``x < 0``, together ``x+ P + x- N`` for ``x W``. These are 2 d_in d_out subset
-    sums, each solved to this accuracy and with this failure probability; by the union bound the latter add up to
-    epsilon. An input of norm 1 is then met within ``sqrt(d_in d_out)`` times the accuracy, which is at most
-    ``epsilon / 2``: half of what the lemma says.
+    A ReLU passes on the positive or the negative values of an input, so each entry of the target W is approximated
+    twice: by ``P`` for ``x > 0`` and by ``-N`` for ``x < 0``, together ``x+ P + x- N`` for ``x W``. These are
+    2 d_in d_out subset sums, each solved to this accuracy and with this failure probability; by the union bound the
+    latter add up to epsilon. The output error for an input of norm 1 is then at most ``sqrt(d_in d_out)`` times the
+    accuracy, hence at most ``epsilon / 2``: half of what the lemma states.
 
     Args:
         d_in, d_out: integers >= 1.
@@ -40,15 +40,15 @@ def lemma2_accuracy(d_in: int, d_out: int, epsilon: float) -> float:
 
 @plainly
 def lemma2_hidden(d_in: int, d_out: int, epsilon: float, constant: Constant) -> int:
-    """Hidden dimension that Lemma 2 asks for: the least integer ``n >= d_in C log(2 d_in d_out / epsilon)``.
+    """Compute the hidden dimension of Lemma 2: the least integer ``n >= d_in C log(2 d_in d_out / epsilon)``.
 
     With it, and with probability at least 1 - epsilon, masks exist for which the random network
     ``ReLU(x first) second``, entries U[-1, 1], is within epsilon of ``x W`` for every input of norm at most 1. The
     target W (d_in, d_out) has spectral norm at most 1.
 
     C is not that of Lemma 7. Each of the 2 d_in halves of the inputs gets n / (2 d_in) hidden units, half of what an
-    input gets in Lemma 7, for the same sort of subset sum: where Lemma 7 holds with c, this needs C = 2c. (For d_in = 1
-    a little more, since as many units as have a positive weight serve the positive half, no more and no fewer.)
+    input gets in Lemma 7, for the same kind of subset sum: if Lemma 7 holds with c, this needs C = 2c. (For d_in = 1
+    slightly more, since the units with a positive weight, however many, all serve the positive half.)
 
     Args:
         d_in, d_out: integers >= 1.
@@ -69,9 +69,9 @@ def lemma2_hidden(d_in: int, d_out: int, epsilon: float, constant: Constant) -> 
 
 @plainly
 def theorem10_accuracy(d_in: int, d_out: int, layers: int, epsilon: float) -> float:
-    """Largest error of an entry of one of the layers in the proof of Theorem 10: ``epsilon / (4 layers d_in d_out)``.
+    """Compute the largest error of an entry of a layer in Theorem 10's proof: ``epsilon / (4 layers d_in d_out)``.
 
-    That is Lemma 2 at ``epsilon / (2 layers)``. All layers fail with probability at most ``epsilon / 2`` together.
+    That is Lemma 2 at ``epsilon / (2 layers)``. The probability that any layer fails is at most ``epsilon / 2``.
 
     Args:
         d_in, d_out: widths of this layer's input and output, integers >= 1.
@@ -90,11 +90,11 @@ def theorem10_accuracy(d_in: int, d_out: int, layers: int, epsilon: float) -> fl
 
 @plainly
 def theorem10_hidden(widths: Sequence[int], epsilon: float, constant: Constant) -> tuple[int, ...]:
-    """Hidden dimensions that Theorem 10 asks for: ``n_l >= d_l C log(4 L d_l d_(l+1) / epsilon)``, least integers.
+    """Compute Theorem 10's hidden dimensions: the least integers ``n_l >= d_l C log(4 L d_l d_(l+1) / epsilon)``.
 
-    With them, and with probability at least 1 - epsilon, a target of L layers, ReLU between them and each of spectral
-    norm at most 1, is met within :func:`theorem10_error` by a masked random network of 2L layers, ReLU between them,
-    entries U[-1, 1], of widths d_1, n_1, d_2, n_2, ..., d_(L+1). C is that of :func:`lemma2_hidden`.
+    Let the target have L layers of spectral norm at most 1 with ReLU between them. With probability at least
+    1 - epsilon, a masked random network with entries U[-1, 1], of 2L layers with ReLU between them and widths d_1, n_1,
+    d_2, n_2, ..., d_(L+1), approximates it to within :func:`theorem10_error`. C is that of :func:`lemma2_hidden`.
 
     Args:
         widths: d_1 .. d_(L+1) of the target, two or more integers >= 1.
@@ -117,12 +117,12 @@ def theorem10_hidden(widths: Sequence[int], epsilon: float, constant: Constant) 
 
 @plainly
 def theorem10_error(alpha: float, epsilon: float) -> float:
-    """Error that Theorem 10 promises for inputs of norm at most alpha: ``exp(alpha epsilon / 2) - 1``.
+    """Compute the error bound of Theorem 10 for inputs of norm at most alpha: ``exp(alpha epsilon / 2) - 1``.
 
-    Derivation: a layer met as by :func:`theorem10_accuracy` errs by at most ``epsilon / (2L)`` times the norm of its
-    input, which is at most ``1 + epsilon / (2L)`` times that of the layer before. So the whole errs by at most
-    ``alpha ((1 + epsilon / (2L))^L - 1) <= alpha (exp(epsilon / 2) - 1)``, and that is at most the bound for
-    ``alpha >= 1`` by convexity. Counting the accuracies in full (Lemma 2 uses half of its epsilon) leaves
+    Derivation: the error of a layer with the accuracy of :func:`theorem10_accuracy` is at most ``epsilon / (2L)`` times
+    the norm of its input, which is at most ``1 + epsilon / (2L)`` times that of the layer before. So the error of the
+    network is at most ``alpha ((1 + epsilon / (2L))^L - 1) <= alpha (exp(epsilon / 2) - 1)``, which is at most the
+    bound for ``alpha >= 1`` by convexity. With the full accuracies (Lemma 2 uses half of its epsilon) it is
     ``alpha (exp(epsilon / 4) - 1)``.
 
     Args:
@@ -130,7 +130,7 @@ def theorem10_error(alpha: float, epsilon: float) -> float:
         epsilon: in (0, 1).
 
     Returns:
-        The bound; ``inf`` where the exponential is beyond float64.
+        The bound; ``inf`` where the exponential overflows.
 
     Raises:
         ValueError: an argument is out of its range.

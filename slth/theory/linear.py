@@ -11,11 +11,11 @@ from slth.theory.constants import Constant, least_hidden
 
 @plainly
 def lemma7_accuracy(d_in: int, d_out: int, epsilon: float) -> float:
-    """Largest error of an entry that Lemma 7 promises: ``epsilon / (d_in d_out)``.
+    """Compute Lemma 7's bound on the error of an entry: ``epsilon / (d_in d_out)``.
 
     The target is a (d_out, d_in) matrix with entries in [-1, 1], approximated by the product of two masked U[-1, 1]
-    factors. Each of its d_in * d_out entries is a subset sum of its own, solved to this accuracy and with this failure
-    probability; the union bound over the entries makes the latter epsilon.
+    factors. Each of its d_in * d_out entries is its own subset sum, solved to this accuracy and with this failure
+    probability; by the union bound over the entries the latter add up to epsilon.
 
     Args:
         d_in, d_out: integers >= 1.
@@ -36,7 +36,7 @@ def lemma7_accuracy(d_in: int, d_out: int, epsilon: float) -> float:
 
 @plainly
 def lemma7_hidden(d_in: int, d_out: int, epsilon: float, constant: Constant) -> int:
-    """Hidden dimension that Lemma 7 asks for: the least integer ``n >= d_in C log(d_in d_out / epsilon)``.
+    """Compute the hidden dimension of Lemma 7: the least integer ``n >= d_in C log(d_in d_out / epsilon)``.
 
     With it, and with probability at least 1 - epsilon, masks exist that bring every entry of the product of the
     random (n, d_in) and (d_out, n) factors to within :func:`lemma7_accuracy` of the target's.

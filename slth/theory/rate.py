@@ -1,4 +1,4 @@
-"""Bits a weight against error: the information limit, and what a random code in d dimensions comes to."""
+"""Bits per weight against error: the information limit, and the error of a random code in d dimensions."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from slth.theory.checks import check_count, check_positive
 
 @plainly
 def rate_limit(bits: float) -> float:
-    """Least mean squared error that any code of so many bits a weight has on Gaussian weights: ``4^-bits``.
+    """Compute the least mean squared error of any code with this many bits per Gaussian weight: ``4^-bits``.
 
-    Relative to the weights' variance: 6.02 dB a bit.
+    It is relative to the weights' variance, and falls by 6.02 dB per bit.
 
     Args:
         bits: finite and > 0.
@@ -31,11 +31,11 @@ def rate_limit(bits: float) -> float:
 
 @plainly
 def above_limit(error: float, bits: float) -> float:
-    """Decibels between a mean squared error, relative to the weights' variance, and :func:`rate_limit`.
+    """Compute the decibels from :func:`rate_limit` up to a mean squared error.
 
     Args:
-        error: finite and > 0.
-        bits: a weight, finite and > 0, with all that a decoder has to be given.
+        error: relative to the weights' variance, finite and > 0.
+        bits: bits per weight, of all that a decoder needs, finite and > 0.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -49,14 +49,14 @@ def above_limit(error: float, bits: float) -> float:
 
 @plainly
 def random_code(d: int) -> float:
-    """Mean squared error of a random code over :func:`rate_limit`, for Gaussian weights in blocks of d.
+    """Compute the ratio of a random code's mean squared error to :func:`rate_limit`, for Gaussian weights.
 
-    A block takes the nearest of ``2^N`` sums whose distribution is Gaussian with the best variance, ``1 + 2/d`` of the
-    weights'. For ``N / d`` bits a weight, N large, that is
+    Each block of d weights is coded by the nearest of ``2^N`` Gaussian sums with the best variance, ``1 + 2/d`` times
+    that of the weights. For ``N / d`` bits per weight and large N the ratio is
 
         (2/d) Gamma(1 + 2/d) Gamma(1 + d/2)^(2/d) (1 + 2/d)^(1 + d/2),
 
-    16.3 (12.1 dB) for d = 1, 1.53 (1.85 dB) for d = 8, and towards 1.
+    which is 16.3 (12.1 dB) for d = 1 and 1.53 (1.85 dB) for d = 8, and approaches 1.
 
     Args:
         d: weights of a block, an int >= 1.
@@ -74,7 +74,7 @@ def random_code(d: int) -> float:
 
 @plainly
 def code_variance(d: int) -> float:
-    """The sums' variance in a coordinate, over the weights', for which :func:`random_code` holds: ``1 + 2/d``.
+    """Compute the ratio of the sums' to the weights' variance that :func:`random_code` assumes: ``1 + 2/d``.
 
     Raises:
         ValueError: d is no int >= 1.
@@ -85,13 +85,13 @@ def code_variance(d: int) -> float:
 
 @plainly
 def code_candidates(d: int, error: float) -> int:
-    """Candidates that a block of d needs for a mean squared error, relative to the variance, by :func:`random_code`.
+    """Compute the candidates that a block needs for a mean squared error, by :func:`random_code`.
 
-    The least N with ``random_code(d) 4^(-N/d) <= error``.
+    This is the least N with ``random_code(d) 4^(-N/d) <= error``.
 
     Args:
         d: weights of a block, an int >= 1.
-        error: finite and > 0.
+        error: relative to the weights' variance, finite and > 0.
 
     Raises:
         ValueError: an argument is out of its range.

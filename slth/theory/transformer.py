@@ -31,7 +31,7 @@ from slth.theory.feed_forward import theorem10_accuracy, theorem10_error
 
 
 class BlockHidden(NamedTuple):
-    """Hidden dimensions of a block: per head of its attention, and of each pair of its network's layers."""
+    """Hidden dimensions of a block: per head of its attention, and per pair of its network's layers."""
 
     hidden_mha: int
     hidden_fc: int
@@ -39,10 +39,10 @@ class BlockHidden(NamedTuple):
 
 @dataclass(frozen=True)
 class Theorem11Budget:
-    """How the proof of Theorem 11 shares out epsilon. All are upper bounds.
+    """How the proof of Theorem 11 divides epsilon. All values are upper bounds.
 
-    ``network_error + 2 attention_error`` is at most epsilon: the attention's error reaches the block's output through
-    the network and past it.
+    ``network_error + 2 attention_error`` is at most epsilon: the attention's error reaches the block's output both
+    through the network and through the residual connection.
 
     Attributes:
         attention: Theorem 9's own budget, at ``epsilon / 4``.
@@ -51,7 +51,7 @@ class Theorem11Budget:
         network_epsilon: the epsilon at which Theorem 10 is used, ``epsilon / (6 alpha heads sqrt(d))``.
         network_accuracy: largest error of an entry of the network, ``network_epsilon / (4 layers d^2)``.
         network_error: ``exp(epsilon / 4) - 1``, at most ``epsilon / 2``.
-        failure: probability that some entry of the block misses its accuracy.
+        failure: probability that some entry of the block exceeds its error.
     """
 
     attention: Theorem9Budget
@@ -65,15 +65,15 @@ class Theorem11Budget:
 
 @plainly
 def theorem11_hidden(d: int, heads: int, layers: int, alpha: float, epsilon: float, constant: Constant) -> BlockHidden:
-    """Hidden dimensions that Theorem 11 asks for, the least integers with
+    """Compute the hidden dimensions that Theorem 11 requires, the least integers with
 
     - ``n_MHA >= d C log(32 alpha^3 heads d^(3/2) / epsilon)``,
     - ``n_FC >= d C log(24 alpha layers heads d^(5/2) / epsilon)``.
 
     With them, and with probability at least 1 - epsilon, a random block can be masked so that
     ``max_i ||Blk_S(x_i) - Blk_T(x_i)||_2 <= epsilon`` for all inputs of norm at most alpha and every attention mask.
-    The C of n_FC is that of :func:`slth.theory.lemma2_hidden`: a number has to serve both, "measured" is twice the
-    other.
+    The C of n_FC is that of :func:`slth.theory.lemma2_hidden`: a number is used for both, while "measured" is twice as
+    large for n_FC.
 
     Args:
         d, heads, layers: integers >= 1.
@@ -92,7 +92,7 @@ def theorem11_hidden(d: int, heads: int, layers: int, alpha: float, epsilon: flo
 
 @plainly
 def theorem11_budget(d: int, heads: int, layers: int, alpha: float, epsilon: float) -> Theorem11Budget:
-    """The error budget in the proof of Theorem 11.
+    """Compute the error budget in the proof of Theorem 11.
 
     The network's input in the source is at most ``epsilon/4 + alpha (heads sqrt(d) + 1) <= 3 alpha heads sqrt(d)``.
 
@@ -122,18 +122,18 @@ def theorem11_budget(d: int, heads: int, layers: int, alpha: float, epsilon: flo
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# How far a target passes on a change of its inputs: Lemmas 12 and 13, and tighter forms
+# How much a target's outputs change with its inputs: Lemmas 12 and 13, and tighter forms
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 @plainly
 def lemma12_attention(drift: float, d: int, heads: int, alpha: float, moved_alpha: float | None = None) -> float:
-    """Lemma 12: ``heads sqrt(d) (alpha (exp(4 alpha drift) - 1) + drift)``.
+    """Compute the bound of Lemma 12: ``heads sqrt(d) (alpha (exp(4 alpha drift) - 1) + drift)``.
 
-    Bounds ``max_i ||Attn_T(x_i) - Attn_T(x'_i)||_2`` where ``||x_i - x'_i|| <= drift`` and both have norm at most
-    alpha, for every attention mask. Where x' is known to be bounded by another moved_alpha only, a logit changes by up
-    to ``(alpha + moved_alpha) drift``, and the exponent is ``2 (alpha + moved_alpha) drift``; Theorem 14 needs this
-    form, with moved_alpha = 2 alpha, but uses the printed one.
+    It bounds ``max_i ||Attn_T(x_i) - Attn_T(x'_i)||_2`` where ``||x_i - x'_i|| <= drift`` and both have norm at most
+    alpha, for every attention mask. If the norm of x' is bounded by moved_alpha instead, a logit changes by up to
+    ``(alpha + moved_alpha) drift``, and the exponent is ``2 (alpha + moved_alpha) drift``. Theorem 14 needs this form,
+    with moved_alpha = 2 alpha, but uses the printed one.
 
     Args:
         drift: finite and >= 0.
@@ -142,7 +142,7 @@ def lemma12_attention(drift: float, d: int, heads: int, alpha: float, moved_alph
         moved_alpha: bound on the norm of x', finite and > 0; alpha unless given.
 
     Returns:
-        The bound; ``inf`` where the exponential is beyond float64.
+        The bound; ``inf`` where the exponential overflows.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -155,14 +155,14 @@ def lemma12_attention(drift: float, d: int, heads: int, alpha: float, moved_alph
 
 @plainly
 def lemma13_block(drift: float, d: int, heads: int, alpha: float, moved_alpha: float | None = None) -> float:
-    """Lemma 13, corrected: ``2 heads sqrt(d) (alpha (exp(4 alpha drift) - 1) + 2 drift)``.
+    """Compute the bound of Lemma 13, corrected: ``2 heads sqrt(d) (alpha (exp(4 alpha drift) - 1) + 2 drift)``.
 
-    Bounds ``max_i ||Blk_T(x_i) - Blk_T(x'_i)||_2`` under the conditions of :func:`lemma12_attention`; moved_alpha as
-    there. Derivation: with ``y = Attn(x) + x``, Lemma 12 gives ``||y - y'|| <= heads sqrt(d) (alpha (exp(4 alpha
+    It bounds ``max_i ||Blk_T(x_i) - Blk_T(x'_i)||_2`` under the conditions of :func:`lemma12_attention`, with the same
+    moved_alpha. Derivation: with ``y = Attn(x) + x``, Lemma 12 gives ``||y - y'|| <= heads sqrt(d) (alpha (exp(4 alpha
     drift) - 1) + 2 drift)``, and since F does not expand, the block ``F(y) + y`` moves by at most twice that. The
-    statement as printed has lost the 2 of its proof. It does not hold for small alpha: at d = heads = T = 1 and all
-    weights 1 the block is ``4x`` and moves by 4 drift, the printed bound is about ``(4 alpha^2 + 2) drift``. For
-    ``alpha >= sqrt(d)``, which the paper assumes throughout, and d >= 2 it is rescued by its own slack:
+    printed statement lacks the factor 2 of its proof and does not hold for small alpha: at d = heads = T = 1 and all
+    weights 1 the block is ``4x`` and moves by 4 drift, while the printed bound is about ``(4 alpha^2 + 2) drift``. For
+    ``alpha >= sqrt(d)``, which the paper assumes throughout, and d >= 2 the printed bound holds nevertheless:
     :func:`tanh_block` is at most ``heads (4 alpha^2 + 4) drift <= heads sqrt(d) (4 alpha^2 + 2) drift``.
 
     Args:
@@ -172,7 +172,7 @@ def lemma13_block(drift: float, d: int, heads: int, alpha: float, moved_alpha: f
         moved_alpha: bound on the norm of x', finite and > 0; alpha unless given.
 
     Returns:
-        The bound; ``inf`` where the exponential is beyond float64.
+        The bound; ``inf`` where the exponential overflows.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -184,13 +184,13 @@ def lemma13_block(drift: float, d: int, heads: int, alpha: float, moved_alpha: f
 
 @plainly
 def tanh_attention(drift: float, heads: int, alpha: float, moved_alpha: float | None = None) -> float:
-    """A tighter Lemma 12: ``heads (2 alpha tanh(alpha drift) + drift)``, without d.
+    """Compute a tighter bound for Lemma 12: ``heads (2 alpha tanh(alpha drift) + drift)``, without d.
 
-    By :func:`slth.theory.tanh_softmax` with logits that change by ``(alpha + moved_alpha) drift``, which is
-    ``2 alpha drift`` unless moved_alpha is given; the vectors that are averaged move by drift themselves. For W_QK of
-    norm 1; with d_K > 1 it is at most 1/sqrt(d_K), which nothing here makes use of.
+    It follows from :func:`slth.theory.tanh_softmax` with logits that change by ``(alpha + moved_alpha) drift``, which
+    is ``2 alpha drift`` by default; the averaged vectors themselves move by drift. W_QK is assumed to have norm 1; for
+    d_K > 1 its norm is at most 1/sqrt(d_K), which is not used here.
 
-    Args, Raises: as for :func:`lemma12_attention`.
+    Arguments and errors are those of :func:`lemma12_attention`.
 
     Source: derived here; a sharper form of Lemma 12 of arXiv 2511.04217.
     """
@@ -200,9 +200,10 @@ def tanh_attention(drift: float, heads: int, alpha: float, moved_alpha: float | 
 
 @plainly
 def tanh_block(drift: float, heads: int, alpha: float, moved_alpha: float | None = None) -> float:
-    """A tighter Lemma 13: ``2 (heads (2 alpha tanh(alpha drift) + drift) + drift)``, by :func:`tanh_attention`.
+    """Compute a tighter bound for Lemma 13, by :func:`tanh_attention`.
 
-    Args, Raises: as for :func:`lemma12_attention`.
+    It is ``2 (heads (2 alpha tanh(alpha drift) + drift) + drift)``. Arguments and errors are those of
+    :func:`lemma12_attention`.
 
     Source: derived here; a sharper form of Lemma 13 of arXiv 2511.04217.
     """
@@ -216,7 +217,7 @@ def tanh_block(drift: float, heads: int, alpha: float, moved_alpha: float | None
 
 @dataclass(frozen=True)
 class Theorem14Block:
-    """What the proof of Theorem 14 allows and demands of one block.
+    """Norms and errors of one block in the proof of Theorem 14.
 
     Attributes:
         input_norm: beta_b, bound on the norms of the target's inputs: ``alpha (4 heads sqrt(d))^(b-1)``.
@@ -224,7 +225,7 @@ class Theorem14Block:
         growth: P_b, the product of ``16 heads sqrt(d) beta_j^2`` over all later blocks j.
         drift: A_b, largest distance of source and target after this block: ``epsilon / (2^(B-b) P_b)``.
         error: E_b, largest distance of the two blocks on the same input of norm source_norm: A_b for the first block,
-            then ``A_b / 2``, which leaves the other half to what the block inherits.
+            then ``A_b / 2``; the other half is for the error of the block's inputs.
     """
 
     input_norm: float
@@ -236,16 +237,16 @@ class Theorem14Block:
 
 @plainly
 def theorem14_budget(d: int, heads: int, alpha: float, epsilon: float, blocks: int) -> tuple[Theorem14Block, ...]:
-    """The recursion in the proof of Theorem 14, block by block.
+    """Compute the recursion in the proof of Theorem 14, block by block.
 
-    Why it closes, with the corrected Lemma 13: source inputs are within ``e = A_(b-1) = r / (16 heads sqrt(d)
-    beta_b^2)`` of the target's, with ``r = A_b / 2``, so they have norm at most ``beta_b + e <= 2 beta_b``. Then block
-    b of the target turns e into at most
+    It closes with the corrected Lemma 13: source inputs are within ``e = A_(b-1) = r / (16 heads sqrt(d) beta_b^2)`` of
+    the target's, with ``r = A_b / 2``, so they have norm at most ``beta_b + e <= 2 beta_b``. Then block b of the target
+    turns e into at most
 
         2 heads sqrt(d) (beta_b (exp(6 beta_b e) - 1) + 2e) <= 0.79 r,
 
-    since ``beta_b >= 4`` and r <= 1/2 for b >= 2. The paper prints half of the left side with exponent 4 and bounds it
-    by a step that would not survive the correction; the widths stand.
+    since ``beta_b >= 4`` and r <= 1/2 for b >= 2. The paper has half of the left side with exponent 4, and bounds it by
+    a step that fails after the correction; the widths remain valid.
 
     Args:
         d, heads, blocks: integers >= 1; one block is Theorem 11.
@@ -253,7 +254,7 @@ def theorem14_budget(d: int, heads: int, alpha: float, epsilon: float, blocks: i
         epsilon: in (0, 1).
 
     Returns:
-        One entry per block. Values beyond float64 are ``inf``, those below it 0.
+        One entry per block. Values that overflow are ``inf``, those that underflow 0.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -283,7 +284,7 @@ def theorem14_budget(d: int, heads: int, alpha: float, epsilon: float, blocks: i
 def theorem14_hidden(
     d: int, heads: int, layers: int, alpha: float, epsilon: float, blocks: int, constant: Constant
 ) -> tuple[BlockHidden, ...]:
-    """Hidden dimensions that Theorem 14 asks for, block by block: Theorem 11 at ``error`` and ``source_norm``.
+    """Compute the hidden dimensions of Theorem 14, block by block: Theorem 11 at ``error`` and ``source_norm``.
 
     With them, and with probability at least 1 - epsilon, a random transformer can be masked so that
     ``max_i ||x_S,i - x_T,i||_2 <= epsilon`` after the last block, for all inputs of norm at most alpha and every
@@ -313,9 +314,9 @@ def theorem14_hidden(
 
 @plainly
 def theorem14_failure(d: int, heads: int, alpha: float, epsilon: float, blocks: int) -> float:
-    """Failure probability of Theorem 14: the sum of its blocks' errors E_b, each block's epsilon by Theorem 11.
+    """Compute the failure probability of Theorem 14: the sum of the blocks' E_b, the epsilons for Theorem 11.
 
-    For two blocks or more at most ``1055/1984 epsilon``, as in the paper.
+    For two blocks or more it is at most ``1055/1984 epsilon``, as in the paper.
 
     Args:
         d, heads, blocks: integers >= 1.
@@ -331,10 +332,10 @@ def theorem14_failure(d: int, heads: int, alpha: float, epsilon: float, blocks: 
 
 
 class _Step(NamedTuple):
-    """Where a block stands in the recursion. Logarithms, since the numbers themselves soon leave float64.
+    """The quantities of one block of the recursion, as logarithms, since the numbers themselves overflow.
 
-    log_widening: log(beta_b / alpha); log_growth: log P_b; halvings: B - b; inherits: whether a block comes before it,
-    so that its inputs are off, have up to twice the norm, and leave it half of what is allowed.
+    log_widening: log(beta_b / alpha); log_growth: log P_b; halvings: B - b; inherits: whether there is a block before
+    it, so that its inputs have an error and up to twice the norm, and only half of A_b is left for its own error.
     """
 
     log_widening: float

@@ -1,15 +1,15 @@
-"""Attentions whose heads share: what becomes of Theorem 9 and Lemma 7 of arXiv 2511.04217, and of ranks.
+"""Attentions with shared heads: Theorem 9 and Lemma 7 of arXiv 2511.04217 for them, and their ranks.
 
-None of this is in that paper. Sources of the constructions are `slth.construct.variant` and its files.
+None of this is in that paper. The constructions are those of `slth.construct.variant`.
 
 Sharing. The proof of Theorem 9 adds up, over all entries of all heads, the probabilities that a subset sum fails. It
-never asks that entries be independent, so heads may share whichever factor is pruned by structure: its structure is the
-same for all. The other factor has to be each head's own.
+does not need independent entries, so heads may share the factor with the structural mask, which is the same for all
+heads. Each head needs its own other factor.
 
-Chains. A T that keeps its diagonal makes a candidate a product of L factors instead of two. What the subset-sum
-theorem asks of a candidate's density (Lueker 1998, Corollary 3.3) is a part that is uniform on [-1/2, 1/2]. If the part
-has mass p, then of n candidates at least n p / 2 come from it but for a probability of exp(-n p / 8); so
-n = C log(1 / accuracy) candidates are enough for a C that is proportional to 1 / p.
+Chains. A T that keeps its diagonal makes a candidate a product of L factors instead of two. The subset-sum theorem
+(Lueker 1998, Corollary 3.3) requires that a part of a candidate's density is uniform on [-1/2, 1/2]. If this part has
+mass p, then at least n p / 2 of n candidates come from it, except with probability exp(-n p / 8). So
+n = C log(1 / accuracy) candidates suffice, with a C that is proportional to 1 / p.
 """
 
 from __future__ import annotations
@@ -30,16 +30,18 @@ from slth.theory.linear import lemma7_hidden
 
 @plainly
 def product_density(x: float, factors: int) -> float:
-    """Density at x of the product of independent U[-1, 1]: ``(-ln |x|)^(L-1) / (2 (L-1)!)`` on [-1, 1], L = factors.
+    """Compute the density at x of a product of L = factors independent U[-1, 1].
+
+    It is ``(-ln |x|)^(L-1) / (2 (L-1)!)`` on [-1, 1].
 
     Args:
-        x: a number; the density is 0 beyond [-1, 1], and infinite at 0 for two factors or more.
+        x: a number; the density is 0 outside [-1, 1], and infinite at 0 for two factors or more.
         factors: integer >= 1.
 
     Raises:
         ValueError: factors is out of its range, or x is not a number.
 
-    Source: -ln |U| is exponential, so -ln |x| is the sum of L of them, of Gamma density.
+    Derivation: -ln |U| is exponential, so -ln |x| is a sum of L exponentials, which has a Gamma density.
 
     >>> round(product_density(0.5, 2), 3)
     0.347
@@ -56,9 +58,9 @@ def product_density(x: float, factors: int) -> float:
 
 @plainly
 def uniform_part(factors: int) -> float:
-    """Mass of the part of :func:`product_density` that is uniform on [-1/2, 1/2]: its height at 1/2, where it is least.
+    """Compute the mass of the part of :func:`product_density` that is uniform on [-1/2, 1/2].
 
-    .500, .347, .120, .028 for 1, 2, 3, 4 factors.
+    It is the density at 1/2, where it is least: .500, .347, .120, .028 for 1, 2, 3, 4 factors.
 
     Args:
         factors: integer >= 1.
@@ -71,11 +73,11 @@ def uniform_part(factors: int) -> float:
 
 @plainly
 def normal_part(std: float) -> float:
-    """The same of U[-1, 1] times a normal number: ``E1(1 / (8 std^2)) / (2 sqrt(2 pi) std)``.
+    """Compute the same mass for U[-1, 1] times a normal number: ``E1(1 / (8 std^2)) / (2 sqrt(2 pi) std)``.
 
-    A key of explicit attention is a sum of U[-1, 1] weighted by a column of its mixing tensor; of many components it
-    is near to normal, std being the column's norm over sqrt(3). Given the number k, the product is uniform on
-    [-|k|, |k|], so its density at 1/2 is the mean of 1 / (2 |k|) where |k| >= 1/2.
+    A key of explicit attention is a sum of U[-1, 1] weighted by a column of its mixing tensor. With many components it
+    is nearly normal, and its standard deviation is the column's norm over sqrt(3). Given the normal number k, the
+    product is uniform on [-|k|, |k|], so its density at 1/2 is the mean of 1 / (2 |k|) over |k| >= 1/2.
 
     Args:
         std: finite and > 0.
@@ -91,10 +93,10 @@ def normal_part(std: float) -> float:
 
 @plainly
 def chain_constant(factors: int, constant: Constant) -> float:
-    """C for candidates that are products of so many factors: C for two, times the uniform part of two over theirs.
+    """Compute C for candidates that are products of more factors: C for two, times the ratio of the uniform parts.
 
-    1, 2.9 and 12.5 times C for 2, 3 and 4 factors. As good as the argument by the uniform part; what is measured grows
-    by far less.
+    It is 1, 2.9 and 12.5 times C for 2, 3 and 4 factors. This is an upper bound from the uniform part alone; the
+    measured C grows far less.
 
     Args:
         factors: integer >= 2.
@@ -111,9 +113,9 @@ def chain_constant(factors: int, constant: Constant) -> float:
 
 @plainly
 def chain_hidden(d_in: int, d_out: int, epsilon: float, factors: int, constant: Constant) -> int:
-    """Lemma 7 for a product of two factors and factors - 2 diagonals between them, all U[-1, 1]: the same at another C.
+    """Compute Lemma 7's hidden dimension for two factors with factors - 2 diagonals between them, all U[-1, 1].
 
-    ``n >= d_in C log(d_in d_out / epsilon)`` with :func:`chain_constant`.
+    It is the least n with ``n >= d_in C log(d_in d_out / epsilon)`` and the C of :func:`chain_constant`.
 
     Args:
         d_in, d_out: integers >= 1.
@@ -132,9 +134,9 @@ def chain_hidden(d_in: int, d_out: int, epsilon: float, factors: int, constant: 
 
 @plainly
 def grouped_hidden(d_in: int, d_out: int, heads: int, alpha: float, epsilon: float, constant: Constant) -> int:
-    """Hidden dimension per head of grouped- or multi-query attention: Theorem 9's own, the larger of its two.
+    """Compute the hidden dimension per head of grouped- or multi-query attention: the larger of Theorem 9's two.
 
-    However many key and value heads there are: they are pruned by structure.
+    It does not depend on the number of key and value heads, which have structural masks.
 
     Args:
         d_in, d_out, heads: integers >= 1.
@@ -150,16 +152,16 @@ def grouped_hidden(d_in: int, d_out: int, heads: int, alpha: float, epsilon: flo
 
 @plainly
 def tied_hidden(d_in: int, d_out: int, heads: int, alpha: float, epsilon: float, constant: Constant) -> int:
-    """Hidden dimension per head of grouped-tied attention whose tied projection is U[-n^(1/4), n^(1/4)].
+    """Compute the hidden dimension per head of grouped-tied attention with a tied projection U[-n^(1/4), n^(1/4)].
 
-    Keys as in Theorem 9. Values are n^(1/4) times too large, so what is asked of them is asked n^(1/4) times finer:
-    the least n that is also ``>= d_in C (log(2 heads alpha d_in sqrt(d_out) / epsilon) + log(n) / 4)``.
+    Keys are as in Theorem 9. Values are n^(1/4) times as large as there, so their sums need an accuracy that is n^(1/4)
+    times finer: the least n that is also ``>= d_in C (log(2 heads alpha d_in sqrt(d_out) / epsilon) + log(n) / 4)``.
 
-    Args, Raises: as for :func:`grouped_hidden`.
+    Arguments and errors are those of :func:`grouped_hidden`.
     """
     least = grouped_hidden(d_in, d_out, heads, alpha, epsilon, constant)
     values = math.log(2 * heads) + math.log(alpha) + math.log(d_in) + math.log(d_out) / 2 - math.log(epsilon)
-    while (asked := least_hidden(d_in, values + math.log(least) / 4, constant)) > least:  # grows by ever less
+    while (asked := least_hidden(d_in, values + math.log(least) / 4, constant)) > least:  # converges: the steps shrink
         least = asked
     return least
 
@@ -168,9 +170,10 @@ def tied_hidden(d_in: int, d_out: int, heads: int, alpha: float, epsilon: float,
 def knocking_hidden(
     d_in: int, d_out: int, heads: int, alpha: float, epsilon: float, constant: Constant, *, mix: str = "qkv"
 ) -> int:
-    """Hidden dimension per head of linear knocking heads whose T are U[-1, 1]: Theorem 9's at other constants.
+    """Compute the hidden dimension per head of linear knocking heads with T of U[-1, 1]: Theorem 9 with other C.
 
-    A product for W_Q W_K^T has 2 factors and one for each of "q" and "k" in mix, one for W_V W_O a third with "v".
+    A candidate of W_Q W_K^T has 2 factors, and one more for each of "q" and "k" in mix. A candidate of W_V W_O has 2
+    factors, and one more for "v" in mix.
 
     Args:
         mix: letters of "qkv".
@@ -190,11 +193,11 @@ def knocking_hidden(
 def explicit_hidden(
     d_in: int, d_out: int, heads: int, alpha: float, epsilon: float, constant: Constant, *, norm: float = 1.0
 ) -> int:
-    """Hidden dimension per head of explicit attention without its norm, of many components: Theorem 9's at another C.
+    """Compute the hidden dimension per head of explicit attention, without its norm: Theorem 9 with another C.
 
-    norm: of each column of the mixing tensors, finite and > 0, and some 1/50 at least; it makes C
-    uniform_part(2) / normal_part(norm / sqrt(3)) times as large, 1.3 at norm 1. Others and errors as for
-    :func:`grouped_hidden`.
+    It assumes many components. norm is the norm of each column of the mixing tensors, finite and at least about 1/50;
+    C is multiplied by uniform_part(2) / normal_part(norm / sqrt(3)), which is 1.3 at norm 1. Other arguments and errors
+    are those of :func:`grouped_hidden`.
     """
     check_positive("norm", norm)
     part = normal_part(norm / math.sqrt(3))
@@ -208,19 +211,19 @@ def explicit_hidden(
 def projection_width(
     d_in: int, d_out: int, heads: int, hidden: int, alpha: float, epsilon: float, constant: Constant
 ) -> int:
-    """Shared width of knocking heads at which queries and keys are met by themselves, with RoPE or without.
+    """Compute the shared width of knocking heads for approximating each W_Q and W_K, with RoPE or without.
 
-    The least n with ``n >= hidden C log(8 heads d_in max(3 alpha^3, hidden) / epsilon)``. Then, with probability at
-    least 1 - epsilon / 4, masks exist under which every entry of every W_Q and W_K errs by at most
-    ``epsilon / (8 heads d_in max(3 alpha^3, hidden))``, and with them every logit, at any two positions, by at most
-    ``epsilon / (8 heads alpha sqrt(d_in))``, which is what Theorem 9 allows the logits. Source: projections (d_in, n)
-    and T (n, hidden), both U[-1, 1]. Target: W_Q and W_K of every head of spectral norm at most 1.
+    It is the least n with ``n >= hidden C log(8 heads d_in max(3 alpha^3, hidden) / epsilon)``. Then, with probability
+    at least 1 - epsilon / 4, masks exist with which the error of every entry of every W_Q and W_K is at most
+    ``epsilon / (8 heads d_in max(3 alpha^3, hidden))``, and that of every logit, at any two positions, at most
+    ``epsilon / (8 heads alpha sqrt(d_in))``, the error that Theorem 9 allows for logits. Source: projections (d_in, n)
+    and T (n, hidden), both U[-1, 1]. Target: W_Q and W_K of every head have spectral norm at most 1.
 
-    Nothing is said of W_V W_O: its sums run through the output projection, whose few weights of a head all candidates
-    of an entry share, so the probability of a failure does not fall with n unless hidden / d_out grows as well.
+    This does not cover W_V W_O. Its candidates contain the few weights of a head's output projection, which all
+    candidates of an entry share, so its failure probability does not fall with n unless hidden / d_out grows as well.
 
-    Proof. Let r = sqrt(d_in hidden) times the accuracy, at least |dW_Q|_2 and |dW_K|_2, and at most 1. Positions turn
-    and keep norms, so logits err by at most alpha^2 (r (1 + r) + r) / sqrt(hidden) <= 3 alpha^2 r / sqrt(hidden).
+    Proof. Let r = sqrt(d_in hidden) times the accuracy; it is at least |dW_Q|_2 and |dW_K|_2, and at most 1. Rotations
+    keep norms, so the error of logits is at most alpha^2 (r (1 + r) + r) / sqrt(hidden) <= 3 alpha^2 r / sqrt(hidden).
 
     Args:
         d_in, d_out, heads, hidden: integers >= 1.
@@ -239,9 +242,9 @@ def projection_width(
 
 @plainly
 def projection_accuracy(d_in: int, d_out: int, heads: int, hidden: int, alpha: float, epsilon: float) -> float:
-    """Largest error of an entry of W_Q and W_K that :func:`projection_width` promises, and each entry's failure.
+    """Compute the bound of :func:`projection_width` on an entry's error in W_Q and W_K, and on its failure probability.
 
-    Args, Raises: as there.
+    Arguments and errors are those of :func:`projection_width`.
     """
     check_layer(d_in, d_out, heads, alpha)
     check_count("hidden", hidden)
@@ -253,7 +256,7 @@ def projection_accuracy(d_in: int, d_out: int, heads: int, hidden: int, alpha: f
 
 
 def _projection_log(d_in: int, heads: int, hidden: int, alpha: float, epsilon: float) -> float:
-    """The negative logarithm of :func:`projection_accuracy`, for what is beyond float64."""
+    """Compute the negative logarithm of :func:`projection_accuracy`, which may itself underflow."""
     return math.log(8 * heads * d_in) + max(math.log(3) + 3 * math.log(alpha), math.log(hidden)) - math.log(epsilon)
 
 
@@ -262,9 +265,10 @@ def _projection_log(d_in: int, heads: int, hidden: int, alpha: float, epsilon: f
 
 @plainly
 def explicit_rank(d_in: int, hidden: int) -> int:
-    """Largest rank of a head's W_QK in explicit attention: ``min(d_in, hidden)``, however many components it mixes.
+    """Compute the largest rank of a head's W_QK in explicit attention: ``min(d_in, hidden)``.
 
-    It is W_Q (sum_a t_a W_K,a)^T: mixing heads of keys re-parameterises one factor. The same holds for W_VO.
+    It does not depend on the number of components: W_QK is W_Q (sum_a t_a W_K,a)^T, so mixing keys only
+    re-parameterises one factor. The same holds for W_VO.
 
     Args:
         d_in, hidden: integers >= 1.
@@ -277,9 +281,9 @@ def explicit_rank(d_in: int, hidden: int) -> int:
 
 @plainly
 def talking_rank(d_in: int, heads: int, hidden: int) -> int:
-    """Largest rank of a head's W_QK in talking-heads attention: ``min(d_in, heads hidden)``.
+    """Compute the largest rank of a head's W_QK in talking-heads attention: ``min(d_in, heads hidden)``.
 
-    It is sum_k t_k W_Q,k W_K,k^T: mixing heads of logits adds up widths.
+    W_QK is sum_k t_k W_Q,k W_K,k^T: mixing the logits of heads adds up their ranks.
 
     Args:
         d_in: integer >= 1.

@@ -89,7 +89,7 @@ def test_all_known_recipes_fit_the_default_model():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"recipes": "none"}, r"recipes='none': must be one of base, plain embeddings.*no recipe 'none'"),
+        ({"recipes": "none"}, r"recipes='none': must be one of base, no scale.*no recipe 'none'"),
         ({"recipes": []}, r"recipes=\[\]: must be a recipe or a list of them"),
         ({"recipes": ["base", "base"]}, "none twice"),
         ({"recipes": ["base(kept=0.4)"]}, r"no field 'kept', must be one of init, base_std"),

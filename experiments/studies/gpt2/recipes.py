@@ -42,7 +42,7 @@ class Recipe:
     keep: float = 0.33
     embedding_kind: str = "signed(levels=2)"
     embedding_keep: float = 0.8
-    scale: str | None = None
+    scale: str | None = "matrix"
     method: str = "edge_popup"
     lr: float = 0.0045
     beta1: float = 0.8
@@ -73,12 +73,13 @@ class Recipe:
         return self.search(0).bits(config)
 
 
-_DENSE = {"init": "gpt2", "base_std": 0.07, "position_std": 0.12, "embedding_std": 0.15}
+_DENSE = {"init": "gpt2", "base_std": 0.07, "position_std": 0.12, "embedding_std": 0.15, "lr": 0.006}
 _FINER = {"embedding_kind": "signed(levels=3)", "embedding_keep": 0.85, "embedding_std": 0.06, "position_std": 0.06}
 #: What differs from the base, by name. "dense ..." train the weights of a network of inits of its own.
 RECIPES: dict[str, dict[str, Any]] = {
     "base": {},
-    "plain embeddings": {"keep": 0.5, "base_std": 0.09, "embedding_kind": "prune", "embedding_keep": 0.5}
+    "no scale": {"scale": None},
+    "plain": {"scale": None, "keep": 0.5, "base_std": 0.09, "embedding_kind": "prune", "embedding_keep": 0.5}
     | {"embedding_std": 0.15, "position_std": 0.12},
     "beta 0.9, 0.999": {"beta1": 0.9, "beta2": 0.999},
     "signed": {"kind": "signed", "keep": 0.5, "base_std": 0.085} | _FINER,

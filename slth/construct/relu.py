@@ -117,7 +117,8 @@ def _share_out(positive: BoolArray, size: int) -> IntArray:
     tails = np.concatenate((np.full(hidden, start), np.repeat(unit, d_in), hidden + np.arange(2 * d_in)))
     heads = np.concatenate((unit, half.reshape(-1), np.full(2 * d_in, end)))
     room = np.concatenate((np.ones(hidden * (d_in + 1), np.int32), np.full(2 * d_in, size, np.int32)))
-    network = csr_array((room, (tails, heads)), shape=(end + 1, end + 1))
+    edges = tails.astype(np.int32), heads.astype(np.int32)  # scipy 1.13's flow takes no int64
+    network = csr_array((room, edges), shape=(end + 1, end + 1))
     flow = maximum_flow(network, start, end).flow.tocoo()
     given = (flow.data > 0) & (flow.row < hidden)
     shares: IntArray = np.full((2 * d_in, size), -1, np.int64)

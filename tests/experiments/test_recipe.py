@@ -63,7 +63,7 @@ def test_what_is_said(stored):
 def test_bits_are_those_of_masks_and_factors():
     config = gpt2.config("tiny", vocabulary=256, length=128)
     tables, blocks = 384 * 144, 995_328
-    mixed = recipes.Recipe(keep=0.33, embedding_kind="signed(levels=2)", embedding_keep=0.8)
+    mixed = recipes.Recipe(keep=0.33, embedding_kind="signed(levels=2)", embedding_keep=0.8, scale=None)
     of_prune = -(0.33 * math.log2(0.33) + 0.67 * math.log2(0.67))
     expected = (tables * math.log2(5) + blocks * of_prune) / (tables + blocks)
     assert mixed.bits(config) == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""Masks on the weights of a module: one weight's, the groups in which scores compete, the whole."""
+"""Masks on the weights of a module: of one weight, of groups in which scores compete, and of the whole module."""
 
 from slth.masking.groups import Group, Wrapped
 from slth.masking.masked import Gate, Masked, fixed, straight_through

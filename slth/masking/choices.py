@@ -1,4 +1,4 @@
-"""What `slth.wrap` is asked for: keep, policy, weights and kind, one for all parameters or one by shell pattern."""
+"""The arguments keep, policy, weights and kind of `slth.wrap`, for all parameters or by shell pattern."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Members = tuple[str, float, list[tuple[str, int]]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes of each parameter, by name, and the groups within which scores compete."""
+    """How each parameter is masked, by name, and the groups within which scores compete."""
 
     keeps: dict[str, float]
     groups: list[Members]
     kinds: dict[str, Kind]
-    recipes: dict[str, recipes.Recipe]  # of those that are drawn anew
+    recipes: dict[str, recipes.Recipe]  # of redrawn weights
 
 
 def plan(
@@ -32,7 +32,7 @@ def plan(
     kind: Kind | str | Mapping[str, Kind | str],
     seed: int,
 ) -> Plan:
-    """What `slth.wrap` does to these parameters. Raises ValueError for what does not fit them, or each other."""
+    """Plan what `slth.wrap` does to these parameters. Raises ValueError for arguments that do not fit them."""
     keeps = keeps_of(params, keep)
     groups, kinds = groups_of(params, keeps, policy), kinds_of(params, keeps, kind)
     for name, _, parts in groups:
@@ -42,7 +42,7 @@ def plan(
 
 
 def check_types(keep: object, policy: object, parameters: object, weights: object) -> None:
-    """Raise ValueError unless each of these is words, or words by name, as `slth.wrap` says; weights' are inits."""
+    """Raise ValueError unless these are names, patterns or mappings as `slth.wrap` documents."""
     if not (parameters is None or _are_words(parameters)):
         raise ValueError(
             f"parameters={parameters!r}: must be shell patterns of parameter names, as 'fc.*', no layers' classes"
@@ -63,12 +63,12 @@ def check_types(keep: object, policy: object, parameters: object, weights: objec
 
 
 def _are_words(value: object) -> bool:
-    """Whether it is a pattern or a sequence of patterns."""
+    """Whether a value is a pattern or a sequence of patterns."""
     return isinstance(value, str) or (isinstance(value, Sequence) and all(isinstance(each, str) for each in value))
 
 
 def keeps_of(params: Sequence[MaskedParameter], keep: float | Mapping[str, float]) -> dict[str, float]:
-    """Parameter name -> keep. Raises ValueError for a pattern that matches nothing, a name that none matches."""
+    """Return parameter name -> keep. Raises ValueError for a pattern or a parameter without a match."""
     if not isinstance(keep, Mapping):
         everywhere = masks.as_keep(keep)
         return {param.path: everywhere for param in params}
@@ -84,7 +84,7 @@ def keeps_of(params: Sequence[MaskedParameter], keep: float | Mapping[str, float
 def groups_of(
     params: Sequence[MaskedParameter], keeps: Mapping[str, float], policy: str | Mapping[str, str | Sequence[str]]
 ) -> list[Members]:
-    """The groups. Raises ValueError for another policy."""
+    """Return the groups. Raises ValueError for an unknown policy, and for different keeps within a group."""
     if isinstance(policy, str) and policy not in ("layer", "global"):
         raise ValueError(f'policy={policy!r}: must be "layer", "global" or patterns by group name')
     named = {} if isinstance(policy, str) else _patterns(policy)
@@ -109,7 +109,7 @@ def groups_of(
 def kinds_of(
     params: Sequence[MaskedParameter], keeps: Mapping[str, float], kind: Kind | str | Mapping[str, Kind | str]
 ) -> dict[str, Kind]:
-    """Parameter name -> kind. Raises ValueError for a kind that does not fit a weight, a pattern that matches none."""
+    """Return parameter name -> kind. Raises ValueError for a kind that does not fit, or a pattern without a match."""
     table = {key: as_kind(one) for key, one in kind.items()} if isinstance(kind, Mapping) else {"*": as_kind(kind)}
     _all_used("kind", table, params)
     kinds = {param.path: first_match(table, param.paths) or PRUNE for param in params}
@@ -124,7 +124,7 @@ def kinds_of(
 
 
 def _patterns(policy: Mapping[str, str | Sequence[str]]) -> dict[str, str]:
-    """Pattern -> name of its group."""
+    """Return pattern -> name of its group."""
     return {
         p: name for name, patterns in policy.items() for p in ([patterns] if isinstance(patterns, str) else patterns)
     }
@@ -133,7 +133,7 @@ def _patterns(policy: Mapping[str, str | Sequence[str]]) -> dict[str, str]:
 def recipes_of(
     params: Sequence[MaskedParameter], keeps: Mapping[str, float], weights: str | Mapping[str, str] | None, seed: int
 ) -> dict[str, recipes.Recipe]:
-    """Parameter name -> recipe of the weights that are drawn anew. Raises ValueError as :func:`keeps_of`."""
+    """Return parameter name -> recipe, for redrawn weights. Raises ValueError for a pattern that matches nothing."""
     if weights is None:
         return {}
     table = {"*": weights} if isinstance(weights, str) else dict(weights)

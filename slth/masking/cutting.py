@@ -1,4 +1,4 @@
-"""The cut of a group as one operation of torch's, for graphs and transforms that follow operations."""
+"""The cut of a group as one custom torch operation, for compiled graphs and transforms."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from slth.kernels import Cut, Selector
 from slth.masking.masks import count_kept
 
 _MOST = 4096
-_idle: dict[int, Selector] = {}  # by where the first scores lie on the CPU: they begin where they have ended last
+_idle: dict[int, Selector] = {}  # by address of the first scores on the CPU: a selector starts from its last result
 
 
 def traced_cut(scores: Sequence[torch.Tensor], keep: torch.Tensor) -> Cut:
-    """The cut of a group's scores, as `slth.kernels.Selector` finds it, in an operation that becomes part of a graph.
+    """Cut a group's scores as `slth.kernels.Selector` does, by an operation that can be part of a compiled graph.
 
-    keep: float64 (1,), on the CPU, so that a graph outlives it. The graph raises ValueError for NaN on the CPU;
-    on another device it may pass unnoticed.
+    keep: float64 (1,) on the CPU, a tensor so that a graph remains valid when it changes. The graph raises ValueError
+    for NaN scores on the CPU; on other devices NaN may go unnoticed.
     """
     return Cut(*_cut([s.detach() for s in scores], keep))
 
@@ -32,7 +32,7 @@ def traced_cut(scores: Sequence[torch.Tensor], keep: torch.Tensor) -> Cut:
 )
 @_disable_dynamo
 def _cut(scores: list[torch.Tensor], keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Threshold, float32, and last tie, int64, both without axes, on the scores' device."""
+    """The threshold (float32) and the last tie (int64), scalar tensors on the scores' device."""
     device, address = scores[0].device, scores[0].data_ptr()
     selector = (_idle.pop(address, None) if device.type == "cpu" else None) or Selector()
     cut = selector.cut(scores, count_kept(sum(s.numel() for s in scores), float(keep)))
@@ -53,7 +53,7 @@ def _(scores: list[torch.Tensor], keep: torch.Tensor) -> tuple[torch.Tensor, tor
 
 @_cut.register_vmap
 def _(info: Any, in_dims: Any, scores: list[torch.Tensor], keep: torch.Tensor) -> tuple[Any, Any]:
-    """Several sets of scores, each cut by itself."""
+    """Cut several sets of scores, each by itself."""
     dims, of_keep = in_dims
     cuts = [
         _cut(

@@ -1,4 +1,4 @@
-"""The form of one weight's mask: its kind and its scale, and where the weight's output units and inputs lie."""
+"""The form of one weight's mask: its kind, its scale, and the weight's axes of outputs and inputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from slth.masking.scales import Scale
 
 @dataclass(frozen=True)
 class Form:
-    """The kind and the scale of the mask of a weight of this shape."""
+    """The kind and the scale of the mask of a weight with this shape."""
 
     shape: tuple[int, ...]
     kind: Kind = PRUNE
@@ -28,59 +28,59 @@ class Form:
 
     @property
     def prunes(self) -> bool:
-        """Whether an entry is pruned or kept as it is, but for a scale: with no sign and no multiple."""
+        """Whether entries are either pruned or kept, without signs or multiples (there may be a scale)."""
         return isinstance(self.kind, Prune)
 
     @property
     def is_plain(self) -> bool:
-        """Whether the mask prunes and does nothing else."""
+        """Whether the mask only prunes, without a scale."""
         return self.prunes and self.scale is None
 
     def factors(self, device: torch.device) -> nn.Parameter | None:
-        """The factors of the scale at first, float32 (count,), all 1; None without a scale."""
+        """Create the initial factors of the scale, float32 (count,), all 1; None without a scale."""
         return None if self.scale is None else nn.Parameter(torch.ones(self.scale.count, device=device))
 
     def multiplier(self, scores: torch.Tensor, cuts: Cuts, offset: int) -> torch.Tensor:
-        """As the kind has it, of the scores of a part."""
+        """Compute the multipliers of a part from its scores, as :meth:`Kind.multiplier` does."""
         return self.kind.multiplier(scores, cuts, offset, self.axes)
 
     def scores(self, multiplier: torch.Tensor) -> torch.Tensor:
-        """Scores, float32, that give these multipliers where a group keeps just those that are not 0."""
+        """Return scores (float32) that give these multipliers if the group keeps exactly the nonzero ones."""
         return self.kind.pooled(multiplier.float(), self.axes)
 
     def scaled(self, value: torch.Tensor, factors: torch.Tensor | None) -> torch.Tensor:
-        """A masked weight times the factors of the scale, where there is one."""
+        """Multiply a masked weight by the factors of the scale, if there is one."""
         if self.scale is None or factors is None:
             return value
         return value * self.scale.spread(factors, self.shape).to(value.dtype)
 
     def entry(self) -> dict[str, Any]:
-        """What a state_dict's entry and a ticket say of it; nothing of a plain mask."""
-        told: dict[str, Any] = {} if self.prunes else {"mask": self.kind.to_json()}
-        return told if self.scale is None else told | {"scale": self.scale.to_json()}
+        """Return the kind and the scale as JSON, for state_dicts and tickets; {} for a plain mask."""
+        entry: dict[str, Any] = {} if self.prunes else {"mask": self.kind.to_json()}
+        return entry if self.scale is None else entry | {"scale": self.scale.to_json()}
 
     def check_entry(self, entry: Mapping[str, Any]) -> None:
-        """Raise ValueError where a state_dict's entry says another kind or scale."""
+        """Raise ValueError if a state_dict's entry has another kind or scale."""
         for name in ("mask", "scale"):
-            there, here = (json.dumps(told.get(name)) for told in (entry, self.entry()))
+            there, here = (json.dumps(each.get(name)) for each in (entry, self.entry()))
             if there != here:
                 raise ValueError(f"was wrapped with {name} {there}, here {here}: wrap this model as the saved one")
 
 
 def kept(multiplier: torch.Tensor) -> torch.Tensor:
-    """Where a multiplier (bool or int8) keeps a weight, bool: itself where it is a mask."""
+    """Return the mask (bool) of a multiplier (bool or int8): True where it is not 0."""
     return multiplier if multiplier.dtype == torch.bool else multiplier != 0
 
 
 def times(weight: torch.Tensor, multiplier: torch.Tensor) -> torch.Tensor:
-    """Weight times multiplier (bool or int8), +0 where that is 0."""
+    """Multiply a weight by a multiplier (bool or int8); the result is +0 where that is 0."""
     zero = torch.zeros((), dtype=weight.dtype, device=weight.device)
     value = weight if multiplier.dtype == torch.bool else weight * multiplier.to(weight.dtype)
     return torch.where(kept(multiplier), value, zero)
 
 
 def through(form: Form, weight: torch.Tensor, scores: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
-    """The masked weight `masked`, with the straight-through gradient of its kind to the scores alone (`Kind.slope`)."""
+    """Return the masked weight `masked` with a straight-through gradient (`Kind.slope`), for the scores only."""
     out: torch.Tensor = _Through.apply(weight, scores, masked, form)  # type: ignore[no-untyped-call]
     return out
 

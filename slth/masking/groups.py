@@ -1,4 +1,4 @@
-"""The masks of a whole module: groups within which scores compete, cut anew when scores have changed."""
+"""The masks of a whole module, and the groups within which scores compete."""
 
 from __future__ import annotations
 
@@ -18,53 +18,54 @@ from slth.masking.parameters import MaskedParameter
 
 
 class Group:
-    """Parts of weights whose scores compete: `keep` of them stay in the end, `current` of them now.
+    """Parts of weights whose scores compete.
 
-    members: (the mask of a weight, the index of its part) in the order in which ties are resolved.
+    keep: the final share kept; current: the share kept now. members: (the mask of a weight, the index of its part), in
+    the order in which ties are resolved.
     """
 
     def __init__(self, name: str, keep: float, members: Sequence[tuple[Masked, int]]) -> None:
         self.name, self.keep, self.current = name, keep, keep
         self.members = list(members)
-        self.offsets: dict[tuple[str, int], int] = {}  # of a part's first score, by parameter name and index
-        self.size = 0  # scores, of what is kept and what is not
+        self.offsets: dict[tuple[str, int], int] = {}  # (parameter name, part) -> index of its first score
+        self.size = 0  # number of scores
         for masked, i in self.members:
             masked.groups[i] = self
             self.offsets[masked.path, i] = self.size
             self.size += masked.parts[i].of(masked.scores).numel()
-        # those that no thread cuts with at the moment, by the share that they cut at
+        # selectors that no thread uses now, by device and share
         self._idle: dict[tuple[torch.device, float], list[Selector]] = {}
 
     @property
     def current(self) -> float:
-        """The share that the masks keep now."""
+        """The share kept now."""
         return self._current
 
     @current.setter
     def current(self, keep: float) -> None:
         if keep != getattr(self, "_current", None):
             self._current = keep
-            # as a graph is told; with an axis, as torch.compile takes one without for a number of Python's
+            # read by compiled graphs; has an axis, as torch.compile treats a scalar CPU tensor as a Python number
             self.share = torch.tensor([keep], dtype=torch.float64, device="cpu")
 
     def set_keep(self, keep: float) -> None:
-        """Keep this share from now on."""
+        """Set both the final and the present share kept."""
         self.keep = self.current = keep
         for masked, i in self.members:
             masked.keep[i] = keep
 
     def held(self, weights: Mapping[str, Masked]) -> Iterator[tuple[str, torch.Tensor]]:
-        """(parameter name, the scores of the whole weight) of the members, those named in `weights` as there."""
+        """Yield (parameter name, scores of the whole weight) for the members; masks in `weights` take precedence."""
         return ((masked.path, weights.get(masked.path, masked).scores) for masked, _ in self.members)
 
     def scores(self, weights: Mapping[str, Masked]) -> list[torch.Tensor]:
-        """The scores of the members, those named in `weights` as they are there."""
-        found = [(weights.get(masked.path, masked), i) for masked, i in self.members]
-        return [masked.parts[i].of(masked.scores) for masked, i in found]
+        """Return the scores of the members' parts; masks in `weights` take precedence over the members' own."""
+        members = [(weights.get(masked.path, masked), i) for masked, i in self.members]
+        return [masked.parts[i].of(masked.scores) for masked, i in members]
 
     @torch.no_grad()
     def cut(self, weights: Mapping[str, Masked], share: float = 1.0) -> Cut:
-        """The cut of the scores as they are, at a share of what is kept. Raises ValueError for those that hold NaN."""
+        """Cut the present scores so that `share` of the kept number remains. Raises ValueError if scores hold NaN."""
         scores = self.scores(weights)
         idle = self._idle.setdefault((scores[0].device, share), [])
         try:
@@ -78,14 +79,14 @@ class Group:
             idle.append(selector)
 
     def settle(self) -> None:
-        """Wait until it is known whether the scores hold NaN. Raises ValueError where they do, as cut does."""
+        """Wait for the check of the scores for NaN. Raises ValueError as :meth:`cut` does."""
         with self._naming():
             for selector in [one for idle in self._idle.values() for one in idle]:
                 selector.settle()
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
-        """Errors name the group."""
+        """Prefix errors with the name of the group."""
         try:
             yield
         except ValueError as error:
@@ -95,16 +96,16 @@ class Group:
 class Wrapped:
     """The masks of one wrapped module: `weights` by parameter name (a tied one by its first), and their groups."""
 
-    leaves: passes.Pass | None = None  # what is read in place of masked weights, while a step of training runs
+    leaves: passes.Pass | None = None  # is read instead of masked weights, while a training step runs
 
-    def __init__(self, found: Sequence[MaskedParameter], weights: dict[str, Masked], groups: list[Group]):
+    def __init__(self, params: Sequence[MaskedParameter], weights: dict[str, Masked], groups: list[Group]):
         self.weights, self.groups = weights, groups
-        self.paths = {param.path: param.paths for param in found}
+        self.paths = {param.path: param.paths for param in params}
 
     # forward passes
 
     def watch(self, module: nn.Module) -> None:
-        """Let each call of the whole be a pass, and of what is inside, where a weight may be read several times."""
+        """Open a pass for each call of the module, and of inner modules that may read a weight several times."""
         plain = _without_hooks(module)
         for inner in module.modules():
             opens = self._open if inner is module else self._join if inner not in plain and _reads(inner) else None
@@ -113,7 +114,7 @@ class Wrapped:
                 inner.register_forward_hook(self._close, always_call=True)
 
     def unwatch(self, module: nn.Module) -> None:
-        """Undo :meth:`watch` in what is in the module now."""
+        """Remove the hooks of :meth:`watch` from the module as it is now."""
         for inner in module.modules():
             for hooks in (inner._forward_pre_hooks, inner._forward_hooks):
                 for key in [key for key, hook in hooks.items() if getattr(hook, "__self__", None) is self]:
@@ -121,12 +122,12 @@ class Wrapped:
                     inner._forward_hooks_always_called.pop(key, None)
 
     def _open(self, module: nn.Module, args: object) -> None:
-        """A pass of its own, also within another one."""
+        """Open a new pass, even within another one."""
         if not torch.compiler.is_compiling():
             passes.enter(self.leaves or passes.Pass(self._weights(module)), module, sys._getframe(1))
 
     def _join(self, module: nn.Module, args: object) -> None:
-        """A part of the open pass, or a pass of its own."""
+        """Join the open pass, or open a new one."""
         if not torch.compiler.is_compiling():
             weights = self._weights(module)
             own = weights if weights is self.weights else _masked(module)
@@ -134,7 +135,7 @@ class Wrapped:
             passes.join(span or self.own_pass(weights), module, sys._getframe(1))
 
     def own_pass(self, weights: Mapping[str, Masked]) -> passes.Pass:
-        """A pass of a part alone; those of one backward pass, which recompute layers, share their cuts."""
+        """Return a pass for a part of the module; passes that recompute layers in one backward pass share cuts."""
         if self.leaves and weights is self.weights:
             return self.leaves
         return passes.Pass(weights, self.cuts_in_backward() if weights is self.weights else None)
@@ -144,35 +145,33 @@ class Wrapped:
             passes.leave(module)
 
     def _weights(self, module: nn.Module) -> Mapping[str, Masked]:
-        """The masks that a call of the module meets: a replica holds its own."""
+        """The masks that a call of the module reads; a replica has its own."""
         if not getattr(module, "_is_replica", False):
             return self.weights
         return self.weights | _masked(module)
 
     def cuts_in_backward(self) -> passes.Cuts:
-        """Cuts that the backward pass of this moment shares, or nobody's: scores rest while it runs."""
+        """Return the cuts shared within the present backward pass, as scores do not change in it; {} outside of one."""
         return passes.cuts_of_backward(id(self))
 
     def check(self) -> None:
-        """Raise ValueError for scores that hold NaN."""
+        """Raise ValueError if scores hold NaN."""
         for group in self.groups:
             group.cut(self.weights)
 
     def set_progress(self, schedule: str, progress: float) -> None:
-        """Move every group's keep along a schedule of `slth.masking.masks.SCHEDULES`, from 1 at progress 0 to its own
-        at 1.
-        """
+        """Move every group's keep along a schedule of SCHEDULES, from 1 at progress 0 to its final value at 1."""
         for group in self.groups:
             group.current = masks.scheduled_keep(group.keep, schedule, progress)
 
     def masks(self) -> dict[str, torch.Tensor]:
-        """The masks by parameter name, bool. Raises ValueError for scores that hold NaN."""
+        """Return the masks (bool) by parameter name. Raises ValueError if scores hold NaN."""
         return {path: kept(multiplier) for path, multiplier in self.multipliers().items()}
 
     def multipliers(self) -> dict[str, torch.Tensor]:
-        """What weights are multiplied by, by parameter name: bool where masks prune and no more, else int8.
+        """Return the multipliers of the weights by parameter name: bool if the mask only prunes, else int8.
 
-        Raises ValueError for scores that hold NaN.
+        Raises ValueError if scores hold NaN.
         """
         with passes.within(passes.Pass(self.weights)) as span:
             for group in self.groups:
@@ -182,11 +181,11 @@ class Wrapped:
 
     @torch.no_grad()
     def set_masks(self, given: Mapping[str, torch.Tensor]) -> None:
-        """Make these the masks, by parameter name: bool, or int8 multipliers where masks do more than prune.
+        """Set the masks by parameter name: bool, or int8 multipliers for masks that do more than prune.
 
-        Scores become multipliers, and each group's keep what the masks keep. Raises ValueError, with nothing changed,
-        for other names, shapes or dtypes, for a group in which nothing would be kept, and for multipliers that no
-        scores of the kind give.
+        Scores are set to the multipliers, and each group's keep to the share that the masks keep. Raises ValueError,
+        with nothing changed, for other names, shapes or dtypes, for a group in which nothing would be kept, and for
+        multipliers that no scores of the kind produce.
         """
         if given.keys() != self.weights.keys():
             odd = sorted(given.keys() ^ self.weights.keys())
@@ -201,18 +200,19 @@ class Wrapped:
         for group, share in zip(self.groups, shares, strict=True):
             if share == 0:
                 raise ValueError(f"masks keep nothing in {group.name}: must keep at least one weight")
-        unsure = [path for path, masked in self.weights.items() if not masked.form.prunes]  # scores give any bool mask
+        # scores can produce any bool mask, but not all multipliers
+        unsure = [path for path, masked in self.weights.items() if not masked.form.prunes]
         former = {path: masked.scores.clone() for path, masked in self.weights.items() if unsure}
         before = [(group.keep, group.current) for group in self.groups]
-        self._take(scores, shares)
-        made = self.multipliers() if unsure else {}
-        if odd := [path for path in unsure if not torch.equal(made[path], given[path].to(made[path].device))]:
-            self._take(former, [keep for keep, _ in before])
+        self._set(scores, shares)
+        result = self.multipliers() if unsure else {}
+        if odd := [path for path in unsure if not torch.equal(result[path], given[path].to(result[path].device))]:
+            self._set(former, [keep for keep, _ in before])
             for group, (_, current) in zip(self.groups, before, strict=True):
                 group.current = current
             raise ValueError(f"mask of {odd[0]}: must be one that scores of {self.weights[odd[0]].form.kind} give")
 
-    def _take(self, scores: Mapping[str, torch.Tensor], shares: Sequence[float]) -> None:
+    def _set(self, scores: Mapping[str, torch.Tensor], shares: Sequence[float]) -> None:
         for path, values in scores.items():
             self.weights[path].scores.copy_(values)
         for group, share in zip(self.groups, shares, strict=True):
@@ -225,25 +225,25 @@ class Wrapped:
         return sum(int(part.count_nonzero()) for part in parts) / sum(part.numel() for part in parts)
 
     def kept(self) -> int:
-        """Weights that the masks keep now, over all groups."""
+        """Return the number of weights kept now, over all groups."""
         return sum(masks.count_kept(group.size, group.current) for group in self.groups)
 
     def standing(self, masked: Masked) -> list[tuple[Group, int]]:
-        """The group of each part of a weight, and the part's first index there."""
+        """Return (group, index of the part's first score in it) for each part of a weight."""
         return [(group, group.offsets[masked.path, i]) for i, group in sorted(masked.groups.items())]
 
     def scores(self) -> list[nn.Parameter]:
-        """What a search trains, in the order of the weights."""
+        """Return the scores, in the order of the weights."""
         return [masked.scores for masked in self.weights.values()]
 
 
 def _reads(module: nn.Module) -> bool:
-    """Whether masked weights are below the module, which is no parametrization itself."""
+    """Whether a module, itself no parametrization, contains masked weights."""
     return not isinstance(module, Masked | ParametrizationList) and any(isinstance(m, Masked) for m in module.modules())
 
 
 def _without_hooks(module: nn.Module) -> set[nn.Module]:
-    """What is inside that torch has a fast path for, which it does not take where there are hooks."""
+    """Inner modules for which torch has a fast path; it is not taken if they have hooks."""
     layers = (m for m in module.modules() if isinstance(m, nn.TransformerEncoderLayer) and m is not module)
     return {inner for layer in layers for inner in layer.modules()}
 

@@ -1,7 +1,7 @@
-"""Methods of Hugging Face's models that know nothing of masks: right on a wrapped model, or refused in words.
+"""Methods of Hugging Face models that ignore masks: on a wrapped model they are made correct or raise an error.
 
-They are replaced on the instances alone, models within a model too, until these are unwrapped. transformers is told by
-these methods and not imported.
+The methods are replaced on the instances only, inner models included, until these are unwrapped. A model is recognised
+by these methods, so that transformers need not be imported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _REFUSED = ("resize_token_embeddings", "set_input_embeddings", "set_output_embed
 
 
 def guard(module: nn.Module) -> None:
-    """Replace the methods of a module whose weights are masked."""
+    """Replace the methods of the Hugging Face models in a module whose weights are masked."""
     for model in _models(module):
         for name in filter(partial(hasattr, model), _REFUSED):
             model.__dict__[name] = partial(_refuse, model, name)
@@ -29,7 +29,7 @@ def guard(module: nn.Module) -> None:
 
 
 def release(module: nn.Module) -> None:
-    """Bring the methods back."""
+    """Restore the original methods."""
     for model in _models(module):
         for name in (*_REFUSED, *_KEPT):
             model.__dict__.pop(name, None)
@@ -44,14 +44,14 @@ def _refuse(model: nn.Module, name: str, *args: object, **options: object) -> No
 
 
 def _tie_weights(model: nn.Module, *args: object, **options: object) -> None:
-    """Leave weights that are tied already as they are. Raises ValueError for others."""
+    """Do nothing if all weights are already tied. Raises ValueError if not."""
     pairs = model.get_expanded_tied_weights_keys(all_submodels=True)  # type: ignore[operator]
     if not all(_parameter(model, tied) is _parameter(model, first) for tied, first in pairs.items()):
         _refuse(model, "tie_weights")
 
 
 def _parameter(model: nn.Module, path: str) -> object:
-    """A parameter or buffer; one that is masked as it lies under the mask."""
+    """A parameter or buffer by name; of a masked weight, the tensor under the mask."""
     prefix, _, name = path.rpartition(".")
     owner = model.get_submodule(prefix)
     lists = getattr(owner, "parametrizations", {})
@@ -59,18 +59,18 @@ def _parameter(model: nn.Module, path: str) -> object:
 
 
 def _save_pretrained(model: nn.Module, *args: Any, **options: Any) -> None:
-    """Save scores and weights and, by their plain names, the masked weights, which `from_pretrained` reads."""
+    """Save scores and weights, and also the masked weights by their plain names, for `from_pretrained`."""
     save: Callable[..., None] = type(model).save_pretrained  # type: ignore[attr-defined]
     bound = inspect.signature(save).bind(model, *args, **options)
     state_dict = bound.arguments.get("state_dict")
-    given = model.state_dict() if state_dict is None else state_dict
-    bound.arguments["state_dict"] = _masked_weights(model) | dict(given)
+    tensors = model.state_dict() if state_dict is None else state_dict
+    bound.arguments["state_dict"] = _masked_weights(model) | dict(tensors)
     save(*bound.args, **bound.kwargs)
 
 
 @torch.no_grad()
 def _masked_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The weights that evaluation sees, a tied one by its first name."""
+    """The masked weights of eval mode, a tied one by its first name."""
     return {place.path: masked.evaluated(place.original) for masked, place in by_mask(model).items()}
 
 

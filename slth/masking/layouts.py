@@ -1,7 +1,7 @@
-"""How layers hold their weights: which layer a parameter belongs to, whether it is a weight, and its fan.
+"""How layers store their weights: the layer of a parameter, whether it is a weight, its layout and its fan.
 
-A parametrization that stands around a weight (`torch.nn.utils.parametrizations`) is looked through: what lies under it
-is laid out as the layer has it.
+A parametrization of a weight (`torch.nn.utils.parametrizations`) is transparent: the tensor under it has the layout of
+the layer's own weight.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ _NORMS = (
     nn.LocalResponseNorm,
     nn.modules.batchnorm._NormBase,
 )
-#: In names of layers and classes: norm1, LayerNorm, BatchNormalization; not normal_map, NormalizedLinear, NormedLinear.
+#: Names of normalisations: norm1, LayerNorm, BatchNormalization; not normal_map, NormalizedLinear, NormedLinear.
 _NORM = re.compile("norm(?!al(?!i[sz]ation)|ed)")
-#: Words that names of gains, and of the shifts beside them, are made of.
+#: Words in the names of gains and shifts.
 _GAINS = {"gain", "gains", "gamma", "gammas", "scale", "scales", "beta", "betas", "shift", "shifts"}
-#: How words in names of tables begin that are held as parameters: position_embeddings, cls_token.
+#: Prefixes of words in the names of tables that are parameters: position_embeddings, cls_token.
 _TABLES = ("embed", "pos", "token", "cls")
-_INPUTS_FIRST = {"Llama4TextExperts"}  # of transformers; its others say `is_transposed`
+_INPUTS_FIRST = {"Llama4TextExperts"}  # in transformers; other such classes have `is_transposed`
 
 
 @dataclass(frozen=True)
 class Axes:
-    """The axes of a weight along which its output units and its inputs lie."""
+    """The axes of a weight for its output units and its inputs."""
 
     outputs: int = 0
     inputs: int = 1
 
 
-MATRIX = Axes()  # as torch's linear layers have them
+MATRIX = Axes()  # those of torch's linear layers
 
 
 @dataclass(frozen=True)
 class Seat:
-    """Where a module holds a parameter: `owner.name`, which is the tensor `role` of `layer`, found at `layer_path`.
+    """A place that holds a parameter: `owner.name`, which is the tensor `role` of `layer`, found at `layer_path`.
 
-    owner and layer differ where a parametrization stands between them: its `original` belongs to the layer around.
+    owner and layer differ for a parametrized weight: the owner is the parametrization, which belongs to the layer.
     """
 
     owner: nn.Module
@@ -66,7 +66,7 @@ class Seat:
 
     @classmethod
     def of(cls, module: nn.Module, path: str) -> Seat:
-        """The seat of a parameter, by its name in module."""
+        """Return the seat of a parameter, given its name in the module."""
         prefix, _, name = path.rpartition(".")
         owner = layer = module.get_submodule(prefix)
         role = name
@@ -78,11 +78,11 @@ class Seat:
 
     @property
     def layer_name(self) -> str:
-        """What the module around the layer calls it."""
+        """The layer's name in its parent module."""
         return self.layer_path.rpartition(".")[2]
 
     def is_weight(self, parameter: nn.Parameter) -> bool:
-        """Whether this is a matrix or kernel that a network multiplies by, neither a bias nor a gain."""
+        """Return whether this is a matrix or kernel, not a bias or a gain."""
         if self._is_of_a_norm() or self._is_gain():
             return False
         if isinstance(parameter, nn.parameter.UninitializedParameter):
@@ -98,7 +98,7 @@ class Seat:
         return isinstance(self.layer, _NORMS) or any(_NORM.search(name.lower()) for name in names)
 
     def _is_gain(self) -> bool:
-        """Gains by name, and those of weight_norm: `original0` of a parametrization, `weight_g` beside `weight_v`."""
+        """Whether it is a gain, by name or of weight_norm (`original0` of a parametrization, `weight_g` of a layer)."""
         if isinstance(self.owner, ParametrizationList) and self.name == "original0":
             return any(type(each).__name__ == "_WeightNorm" for each in self.owner)
         if self.role.endswith("_g") and f"{self.role[:-2]}_v" in self.owner._parameters:
@@ -106,10 +106,11 @@ class Seat:
         return not _GAINS.isdisjoint(self.role.lower().split("_")) or type(self.layer).__name__.endswith("Scale")
 
     def fans(self, shape: torch.Size) -> tuple[float, float]:
-        """(inputs that one unit sums, units that one input reaches) of a weight of that shape, or of an equal part.
+        """Return (fan_in, fan_out) of a weight with this shape, or of an equal part of one.
 
-        Layers say how they are laid out; in a module that is none of torch's, nor named after a convolution (conv1d),
-        a tensor with three axes is a stack of matrices (stack, out, in), or (stack, in, out) where the module's
+        fan_in is the number of inputs that one unit sums, fan_out the number of units that one input reaches. The
+        layout follows from the type of the layer. In a module that is not torch's own, nor named after a convolution
+        (conv1d), a tensor with three axes is a stack of matrices (stack, out, in), or (stack, in, out) if the module's
         `inputs_first` or `is_transposed` is true.
         """
         if len(shape) < 2:
@@ -118,16 +119,16 @@ class Seat:
             return shape[-2], shape[-1]
         kernel = math.prod(shape[2:])
         if isinstance(self.layer, nn.modules.conv._ConvTransposeNd):  # (in, out / groups, *kernel)
-            shared = self.layer.groups * math.prod(self.layer.stride)  # each output meets 1 / stride of the kernel
+            shared = self.layer.groups * math.prod(self.layer.stride)  # each output uses 1 / stride of the kernel
             return shape[0] * kernel / shared, shape[1] * kernel
         if len(shape) == 3 and not isinstance(self.layer, _LAYERS) and not self._is_convolution():
             return shape[2], shape[1]
         return shape[1] * kernel, shape[0] * kernel  # (out, in / groups, *kernel)
 
     def matrix(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A weight of two axes or more, or an equal part, as one matrix (inputs, outputs), laid out as in `fans`.
+        """Reshape a weight with two or more axes, or an equal part of one, to a matrix (inputs, outputs).
 
-        The matrices of a stack, of experts or of groups, lie one below the other.
+        The layout is that of :meth:`fans`. Matrices of a stack (of experts or groups) are concatenated along the rows.
         """
         if self._inputs_first(tensor.dim()):
             return tensor.reshape(-1, tensor.shape[-1])
@@ -138,7 +139,7 @@ class Seat:
         return tensor.flatten(1).T
 
     def axes(self, dim: int) -> Axes:
-        """The axes of output units and of inputs of a weight with so many axes, two or more, laid out as in `fans`."""
+        """Return the axes of outputs and inputs of a weight with `dim` >= 2 axes, in the layout of :meth:`fans`."""
         if self._inputs_first(dim):
             return Axes(outputs=dim - 1, inputs=dim - 2)
         if isinstance(self.layer, nn.modules.conv._ConvTransposeNd):
@@ -148,7 +149,7 @@ class Seat:
         return Axes(outputs=0, inputs=min(1, dim - 1))
 
     def is_table(self) -> bool:
-        """Whether rows are looked up or added, not multiplied by: of tokens, positions or classes."""
+        """Return whether this is a table, of tokens, positions or classes, whose rows are looked up or added."""
         if isinstance(self.layer, nn.Embedding | nn.EmbeddingBag):
             return True
         words = {word for name in (self.role, self.layer_name) for word in name.lower().split("_")}
@@ -164,7 +165,7 @@ class Seat:
         return bool(re.search(r"conv\dd", type(self.layer).__name__.lower()))
 
     def obstacle(self) -> str:
-        """Why the layer cannot have a masked weight, empty where it can."""
+        """Return the reason why the layer cannot have a masked weight; empty if it can."""
         if isinstance(self.layer, nn.Embedding | nn.EmbeddingBag) and self.layer.max_norm is not None:
             return (
                 f"max_norm={self.layer.max_norm} writes to the weights in each forward pass, which masked weights "
@@ -173,11 +174,11 @@ class Seat:
         return ""
 
     def padding_row(self) -> int | None:
-        """The row of an embedding that stands for no token, None without one."""
+        """Return an embedding's padding_idx as a row index >= 0; None for other layers or without padding."""
         row = self.layer.padding_idx if isinstance(self.layer, nn.Embedding | nn.EmbeddingBag) else None
         return None if row is None else int(row)
 
 
 def is_conv1d(layer: nn.Module) -> bool:
-    """Hugging Face's linear layer with a weight (in, out), told by its name: transformers need not be imported."""
+    """Return whether a layer is Hugging Face's Conv1D, a linear layer with a weight (in, out), without importing it."""
     return type(layer).__name__ in ("Conv1D", "ParametrizedConv1D") and hasattr(layer, "nf")

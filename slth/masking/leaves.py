@@ -1,8 +1,8 @@
-"""Masked weights as leaves of a training step: all are written before it, and all their gradients are read after it.
+"""Masked weights as leaf tensors of a training step: written before it, their gradients read after it.
 
-Elsewhere each masked weight is the output of an operation, with a backward of its own (`slth.masking.masked`): on a GPU
-Python's launching of these takes longer than their work. Here a forward pass sees plain tensors, as of a dense model,
-and three operations of `slth.kernels.grouped` do the rest for the whole model.
+Normally each masked weight is the output of an operation with its own backward (`slth.masking.masked`). On a GPU,
+launching these from Python takes longer than running them. Here the forward pass reads plain tensors, as in a dense
+model, and three operations of `slth.kernels.grouped` compute masks and gradients of the whole model.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from slth.masking.layouts import is_conv1d
 from slth.masking.masked import Masked, straight_through
 from slth.masking.places import Place, places
 
-#: Layers that torch's autocast runs in the lower precision, and what they hold is read by nothing else.
+#: Layers that torch's autocast runs in the lower precision, and whose weights nothing else reads.
 _PRODUCTS = nn.Linear, nn.modules.conv._ConvNd
 
 
 class Leaves(passes.Pass):
-    """The masked weights of a model in training, each a leaf with a gradient of its own.
+    """The masked weights of a model in training, each a leaf tensor with its own gradient.
 
-    Within `standing_in` a forward pass reads these, as :meth:`write` has left them; :meth:`pull` makes the gradients of
-    the scores of theirs.
+    In a block of `standing_in`, forward passes read these leaves with the values that :meth:`write` has written.
+    :meth:`pull` then computes the gradients of the scores from theirs.
     """
 
     def __init__(self, wrapped: Wrapped, found: Sequence[Place], dtype: torch.dtype) -> None:
@@ -56,36 +56,36 @@ class Leaves(passes.Pass):
         self._table = grouped.Table(segments, len(wrapped.groups))
         self._kept = torch.zeros(len(wrapped.groups), dtype=torch.int64, device=self.device)
         self._counts: list[int] = []
-        self.bypassed = False  # whether scores alone, and no leaf, had a gradient in the last step
+        self.bypassed = False  # whether, in the last step, scores had a gradient but their leaf had none
 
     @classmethod
     def of(cls, model: nn.Module, wrapped: Wrapped, dtype: torch.dtype) -> Self | None:
-        """The leaves of a model, products in this dtype. None where a search has its own way with a weight.
+        """Make the leaves of a model; those that only matrix products read have this dtype.
 
-        That is a gate other than edge-popup's, a mask that does more than prune, a scale, scores at rest, a weight that
-        is trained or on another device, one with a parametrization before the mask, and one whose rows are not
-        contiguous (torch.channels_last).
+        Returns None if some weight needs its own operation: a gate other than edge-popup's, a mask that does more than
+        prune, a scale, scores that are not trained, a weight that is trained or on another device, a parametrization
+        before the mask, or rows that are not contiguous (torch.channels_last).
         """
-        found = list(places(model, wrapped))
-        devices = {tensor.device for place in found for tensor in (place.original, place.masked.scores)}
-        fit = len(devices) == 1 and all(_is_plain(place) and _has_rows(place) for place in found)
-        return cls(wrapped, found, dtype) if fit else None
+        held = list(places(model, wrapped))
+        devices = {tensor.device for place in held for tensor in (place.original, place.masked.scores)}
+        fit = len(devices) == 1 and all(_is_plain(place) and _has_rows(place) for place in held)
+        return cls(wrapped, held, dtype) if fit else None
 
     @property
     def device(self) -> torch.device:
-        """Of all of them."""
+        """The device of all weights and scores."""
         return next(iter(self.weights.values())).scores.device
 
     @property
     def scores(self) -> list[nn.Parameter]:
-        """What is trained."""
+        """The scores of all weights."""
         return [scores for _, scores in self._scores()]
 
     def _scores(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((path, masked.scores) for path, masked in self.weights.items())
 
     def holds_still(self) -> bool:
-        """Whether weights and scores lie where they did, under the same gates: else there must be other leaves."""
+        """Return whether addresses and gates of all weights are unchanged; if not, new leaves must be made."""
         return self._state == self._current() and all(map(_is_plain, self._places))
 
     def _current(self) -> list[tuple[int, ...]]:
@@ -95,7 +95,7 @@ class Leaves(passes.Pass):
     # a step
 
     def follow_keep(self) -> None:
-        """Take on what each group keeps now."""
+        """Update the number of weights that each group keeps now."""
         counts = [masks.count_kept(group.size, group.current) for group in self.wrapped.groups]
         if counts != self._counts:
             self._counts = counts
@@ -103,16 +103,16 @@ class Leaves(passes.Pass):
             self._kept.copy_(fresh.pin_memory() if self._kept.is_cuda else fresh, non_blocking=True)
 
     def write(self) -> torch.Tensor:
-        """Cut the scores and write all masked weights. Returns whether there was NaN, on the device."""
-        self.cuts.clear()  # made by what read a mask in an earlier step
-        torch.clear_autocast_cache()  # an autocast around the training would go on with what the leaves were
+        """Cut the scores and write all masked weights. Returns whether scores held NaN, a bool tensor on the device."""
+        self.cuts.clear()  # of masks that were read in an earlier step
+        torch.clear_autocast_cache()  # an autocast around the training would otherwise use old values of the leaves
         cuts = self._table.cut(self._kept)
         self._table.write(cuts)
         return cuts.nan != 0
 
     @contextmanager
     def standing_in(self) -> Iterator[None]:
-        """Within it the model reads these, wherever it reads a masked weight."""
+        """Make the model read the leaves instead of masked weights in the block."""
         self.wrapped.leaves = self
         try:
             yield
@@ -120,23 +120,23 @@ class Leaves(passes.Pass):
             del self.wrapped.leaves
 
     def made(self, masked: Masked, weight: torch.Tensor) -> torch.Tensor:
-        """The leaf of a masked weight; other scores or weights (`torch.func.functional_call`) are masked as ever."""
+        """Return the leaf of a masked weight; other tensors (`torch.func.functional_call`) are masked as usual."""
         scores, original = self._sources[masked.path]
         if masked.scores is not scores or weight is not original:
             return super().made(masked, weight)
         return self._leaves[masked.path]
 
     def zero(self) -> None:
-        """Forget all gradients, also of the scores."""
+        """Reset all gradients to None, also those of the scores."""
         for path, leaf in self._leaves.items():
             leaf.grad = self.weights[path].scores.grad = None
 
     @torch.no_grad()
     def pull(self) -> torch.Tensor | None:
-        """Make the leaves' gradients those of the scores, beside what has reached the scores by itself.
+        """Compute the gradients of the scores from those of the leaves, and add gradients that scores already have.
 
-        That is the gradient of a penalty on scores, say, or all of it where a compiled model reads no leaves. Returns
-        the sum of the squares, on the device; None where there was such a gradient.
+        Scores have gradients of their own from a penalty on scores, say, or if a compiled model reads no leaves.
+        Returns the sum of squares of all gradients, on the device; None if scores had gradients of their own.
         """
         own = {path: scores.grad for path, scores in self._scores() if scores.grad is not None}
         self.bypassed = any(leaf.grad is None and path in own for path, leaf in self._leaves.items())
@@ -151,7 +151,7 @@ class Leaves(passes.Pass):
         return None if own else squares
 
     def point(self) -> None:
-        """Tell the kernels where the gradients of a recorded step lie: a recording cannot do so itself."""
+        """Pass the addresses of the gradients of a recorded step to the kernels, which a recording cannot do itself."""
         self._table.point()
 
     def _grads(self) -> list[torch.Tensor]:
@@ -159,19 +159,19 @@ class Leaves(passes.Pass):
 
 
 def _leaf(held: Sequence[Place], dtype: torch.dtype) -> torch.Tensor:
-    """What stands in for a weight: in the lower precision where products alone read it."""
+    """The leaf of a weight; in the lower precision if only matrix products read it."""
     weight = held[0].original
     lower = weight.dtype == torch.float32 and all(map(_is_of_product, held))
     return torch.zeros_like(weight, dtype=dtype if lower else weight.dtype, requires_grad=True)
 
 
 def _is_of_product(place: Place) -> bool:
-    """Whether a product reads the masked weight, with no parametrization in between."""
+    """Whether only a matrix product reads the masked weight, with no other parametrization."""
     return not place.others and (isinstance(place.owner, _PRODUCTS) or is_conv1d(place.owner))
 
 
 def _has_rows(place: Place) -> bool:
-    """Whether a table can hold the parts of the weight."""
+    """Whether `grouped.Table` supports the memory layout of the weight's parts."""
     masked = place.masked
     tensors = [t.detach() for t in (place.original, masked.scores, masked.free) if t is not None]
     return all(grouped.have_rows(*map(part.of, tensors)) for part in masked.parts)

@@ -1,4 +1,4 @@
-"""The mask of one weight: a parametrization from scores to the masked weight, and the gates that say how they meet."""
+"""The mask of one weight: a parametrization that computes the masked weight from scores, by a gate."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 @state.named(state.PLAIN)
 def straight_through(masked: Masked, weight: torch.Tensor) -> torch.Tensor:
-    """The gate of edge-popup: weight times multiplier and scale; the score's gradient is that of its mask's kind.
+    """Multiply a weight by multiplier and scale, with a straight-through gradient for scores: the gate of edge-popup.
 
-    Of plain masks: weight where the mask keeps it, else 0; gradient * weight * sign.
-
-    What `torch.export` makes is for evaluation: there it has no gradient.
+    For plain masks the value is the weight where it is kept, else 0, and the gradient of a score is gradient * weight
+    * sign(score). Other kinds of masks define their own (`Kind.slope`). A model exported by `torch.export` is for
+    evaluation: it has no gradient.
     """
     pruned = masked.pruned(weight.detach())
     if exporting() or not followed(weight, *masked.trained):
@@ -44,32 +44,37 @@ def straight_through(masked: Masked, weight: torch.Tensor) -> torch.Tensor:
 
 @state.named(state.PLAIN)
 def fixed(masked: Masked, weight: torch.Tensor) -> torch.Tensor:
-    """The gate of a mask that stays: gradients reach the kept weights, where these are trained, and no score."""
+    """Apply a mask that does not change: only kept weights have gradients (if they are trained), scores have none."""
     return masked.scaled(masked.multiplied(weight))
 
 
-#: What an entry says but for traits.
+#: The keys of an entry other than traits.
 _OF_AN_ENTRY = {"version", "gate", "kind", "mask", "scale", "recipe", "parts", "groups", "current", "buffers"}
 
-#: What a weight is multiplied with: (masked, weight) -> effective weight, differentiable in the scores.
+#: (masked, weight) -> effective weight, differentiable in the scores.
 Gate = Callable[["Masked", torch.Tensor], torch.Tensor]
 
 
 class Masked(nn.Module):
-    """The mask of one weight, as a parametrization: scores in, masked weight out.
+    """The mask of one weight, a parametrization that maps the weight to the masked weight.
 
-    `form` says what scores make of the weight. `scores` are float32 of the shape that its kind asks for, the weight's
-    but for blocks; `factors` (float32) are the learned scale, if any. `gate` says how mask and weight meet; searches
-    put in their own. `free`, if any, is bool of the weight's shape: scores elsewhere have no gradient. `keep` is
-    float64: that of each part's group, so that a state_dict holds all that its masks follow from. Whatever else a
-    search needs for a weight lies in buffers of its own (:meth:`put`), and `traits` say what a ticket must know of it.
+    Attributes:
+        form: the kind and scale of the mask.
+        scores: float32, of the shape that the kind requires (the weight's, except for blocks).
+        factors: the learned scale, float32; None without one.
+        gate: how the mask is applied; searches set their own.
+        free: bool of the weight's shape, or None; scores have no gradient where it is False.
+        keep: float64, the keep of each part's group, so that a state_dict determines its masks.
+        traits: what a ticket must store of the search, by key.
+
+    Further state of a search is stored in buffers of its own (:meth:`put`).
     """
 
     scores: nn.Parameter
     factors: nn.Parameter | None
     keep: torch.Tensor
     free: torch.Tensor | None
-    search = ""  # the class of the search that was last begun here, which no state_dict tells
+    search = ""  # the class of the last search that was begun here; not part of a state_dict
 
     def __init__(
         self,
@@ -83,7 +88,7 @@ class Masked(nn.Module):
         self.parts, self.path = tuple(parts), path
         self.form = form or Form(tuple(scores.shape))
         self.register_parameter("factors", self.form.factors(scores.device))
-        self.groups: dict[int, Group] = {}  # that the parts belong to
+        self.groups: dict[int, Group] = {}  # index of a part -> its group
         self.gate: Gate = straight_through
         self.traits: dict[str, traits.Trait] = {}  # by key
         self.recipe: Recipe | None = None  # of the weight, as it was last saved or loaded
@@ -94,9 +99,9 @@ class Masked(nn.Module):
         )
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        """Weight -> effective weight, of the same shape and dtype; made once where a forward pass is open.
+        """Return the effective weight, of the same shape and dtype; computed once per forward pass.
 
-        Raises ValueError in torch.jit.trace and torch.fx.symbolic_trace, which would keep the mask of this moment.
+        Raises ValueError in torch.jit.trace and torch.fx.symbolic_trace, which would record the mask as a constant.
         """
         if watched():
             return self.gate(self, weight)
@@ -105,21 +110,21 @@ class Masked(nn.Module):
         return (self.span() or self._own_pass()).made(self, weight)
 
     def right_inverse(self, value: torch.Tensor) -> torch.Tensor:
-        """Refuse what is assigned to the weight, by ValueError; torch asks before the mask stands on it, too."""
+        """Raise ValueError on assignment to the weight; NotImplementedError while torch registers the mask."""
         if self.wrapped is not None:
             writing.refuse(self.path)
         raise NotImplementedError
 
     def __prepare_scriptable__(self) -> None:
-        """Refuse torch.jit.script, which asks each module for what is to be compiled."""
+        """Raise ValueError in torch.jit.script, which calls this on every module."""
         raise ValueError(f"{self.path} is masked, which torch.jit.script cannot compile: slth.unwrap it first")
 
     def span(self) -> passes.Pass | None:
-        """The pass in which this mask is read now, None outside all passes."""
+        """Return the pass in which this mask is read now; None outside of all passes."""
         return passes.running(self) or passes.recomputed(self, self._own_pass)
 
     def _own_pass(self) -> passes.Pass:
-        """Make a pass for a read outside any pass. Recomputations in one backward pass share their cuts."""
+        """Make a pass for a read outside of all passes. Recomputations in one backward pass share their cuts."""
         if self.wrapped is None:
             return passes.Pass({self.path: self})
         weights = self.wrapped.weights
@@ -129,9 +134,9 @@ class Masked(nn.Module):
 
     @torch.no_grad()
     def evaluated(self, weight: torch.Tensor) -> torch.Tensor:
-        """The effective weight that evaluation sees, whatever mode this is in."""
+        """Return the effective weight of eval mode, without changing the mode."""
         span = passes.running(self) or self._own_pass()
-        still = copy.copy(self)  # shares all that this one holds: whoever trains with it is not disturbed
+        still = copy.copy(self)  # shares all state, and leaves this one's mode to other threads unchanged
         still.training = False
         with passes.within(passes.Pass({**span.weights, self.path: still}, span.cuts)):
             return still.gate(still, weight)
@@ -139,33 +144,34 @@ class Masked(nn.Module):
     # what searches add
 
     def put(self, name: str, tensor: torch.Tensor) -> None:
-        """Hold a search's tensor beside the scores: it is saved, loaded, copied and moved with them.
+        """Add a search's buffer; it is saved, loaded, copied and moved with the scores.
 
-        Raises ValueError for the name of something else that a mask has.
+        Raises ValueError if the name is already used for another attribute.
         """
         self._check_name(name)
         keep = self._buffers.pop("keep")
         self.register_buffer(name, tensor)
-        self.register_buffer("keep", keep)  # stays the last, as it has always been in a state_dict
+        self.register_buffer("keep", keep)  # must stay the last entry in a state_dict
 
     def _check_name(self, name: str) -> None:
         if not name.isidentifier() or name == "keep" or (name not in self._buffers and hasattr(self, name)):
             raise ValueError(f"has the buffer {name!r}: must be a name that a mask has for nothing else")
 
     def buffer(self, name: str) -> torch.Tensor | None:
-        """The tensor that a search has put here, None where there is none of this name."""
+        """Return a search's buffer by name, None if there is none."""
         return self._buffers.get(name)
 
     def add(self, trait: traits.Trait) -> None:
-        """Note what a ticket must know of the weight. Raises ValueError for a trait whose class is no dataclass."""
+        """Add a trait, which a ticket stores. Raises ValueError if its class is not a dataclass."""
         require_dataclass(type(trait))
         self.traits = self.traits | {trait.key: trait}
 
     def begin(self, search: str) -> None:
-        """Remove what an earlier search has added, for the one of this class to begin: gate, traits and buffers.
+        """Remove the gate, traits and buffers of an earlier search, so that one of class `search` can begin.
 
-        How the random weight was drawn stays: traits with a tensor of a ticket, and their buffers. So do the buffers of
-        a search of the same class; and where that is not known, those that belong to no trait.
+        Traits that record how the random weight was drawn (those with a tensor in a ticket), and their buffers, are
+        kept. So are the buffers of a search of the same class; if the earlier class is unknown, buffers that belong to
+        no trait are kept.
         """
         known = traits.known().values()
         for trait in known:
@@ -180,23 +186,23 @@ class Masked(nn.Module):
 
     @property
     def _added(self) -> list[str]:
-        """The buffers that searches have put here."""
+        """The names of buffers added by searches."""
         return [name for name, tensor in self._buffers.items() if name != "keep" and tensor is not None]
 
-    # what a state_dict says beside the tensors
+    # the entry of a state_dict
 
     @property
     def made_by(self) -> str:
-        """What a search has made of the mask: "edge-popup", also where none has been, "biprop", "frozen" and so on."""
+        """The name of the search that set gate and buffers: "edge-popup" (also without a search), "biprop", ..."""
         gate = state.describe(self.gate)
         kinds = [str(gate.get("name", gate.get("own"))), *map(traits.kind_of, self._added)]
         return " and ".join(kinds[1:] if kinds[0] == state.PLAIN and kinds[1:] else kinds)
 
     def get_extra_state(self) -> torch.Tensor:
-        """Gate, traits, recipe, parts, groups and what these keep now, as `slth.masking.state` encodes them."""
-        return state.encode(self._told())
+        """Encode gate, traits, recipe, parts, groups and their present keep (`slth.masking.state`) for a state_dict."""
+        return state.encode(self._entry())
 
-    def _told(self) -> dict[str, Any]:
+    def _entry(self) -> dict[str, Any]:
         standing = self.wrapped.standing(self) if self.wrapped else []
         return {
             "gate": state.describe(self.gate),
@@ -210,23 +216,23 @@ class Masked(nn.Module):
             **({"buffers": own} if (own := traits.unclaimed(self._added)) else {}),
         }
 
-    def set_extra_state(self, told: torch.Tensor) -> None:
-        """Take on what :meth:`get_extra_state` told. Raises ValueError where it cannot be read."""
-        entry = state.decode(told)
+    def set_extra_state(self, encoded: torch.Tensor) -> None:
+        """Restore the result of :meth:`get_extra_state`. Raises ValueError if it cannot be decoded."""
+        entry = state.decode(encoded)
         self.gate = state.revive(entry["gate"], self.gate)
         self.traits = traits.from_entry(entry, _OF_AN_ENTRY)
         self.recipe = entry["recipe"] and Recipe.of(entry["recipe"])
         self._keep(entry["current"])
 
     def check(self, state_dict: Mapping[str, Any], prefix: str) -> None:
-        """Raise ValueError, with the weight's name, for a state_dict that this mask cannot take on."""
+        """Raise ValueError, with the weight's name, for a state_dict that this mask cannot load."""
         with state.refusing(self.path):
             scores = state_dict.get(prefix + "scores")
             if isinstance(scores, torch.Tensor) and scores.shape != self.scores.shape:
                 raise ValueError(f"has shape {tuple(scores.shape)}, must be {tuple(self.scores.shape)}")
             if prefix + state.KEY not in state_dict:
                 return  # saved before there were entries
-            entry, own = state.decode(state_dict[prefix + state.KEY]), self._told()
+            entry, own = state.decode(state_dict[prefix + state.KEY]), self._entry()
             self.form.check_entry(entry)
             if entry["parts"] != own["parts"]:
                 raise ValueError(f"has parts {state.roles(entry['parts'])}, must have {state.roles(own['parts'])}")
@@ -246,7 +252,7 @@ class Masked(nn.Module):
                 masks.as_keep(current)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """What a search has added comes with a state_dict, and its keep holds from then on."""
+        """Load a state_dict, including buffers added by a search, and its keep."""
         for name in self._buffers_of(state_dict, prefix):
             if self.buffer(name) is None and prefix + name in state_dict:
                 self.put(name, torch.zeros_like(state_dict[prefix + name], device=self.scores.device))
@@ -258,33 +264,33 @@ class Masked(nn.Module):
             self._keep(self.keep.tolist())
 
     def _buffers_of(self, state_dict: Mapping[str, Any], prefix: str) -> list[str]:
-        """Names of the tensors beside the scores that a state_dict may have: of traits, and what its entry tells."""
+        """Names of buffers that a state_dict may hold: those of traits, and those that its entry lists."""
         key = prefix + state.KEY
         return [*traits.buffers(), *(state.decode(state_dict[key]).get("buffers", ()) if key in state_dict else ())]
 
     def _keep(self, current: Sequence[float]) -> None:
-        """The groups' keep is that of the buffer, and now so much."""
+        """Set the groups' final keep from the buffer, and their present keep to `current`."""
         standing = self.wrapped.standing(self) if self.wrapped else []
         for (group, _), keep, now in zip(standing, self.keep.tolist(), current, strict=True):
             group.keep, group.current = keep, now
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Masked:
-        """Scores go with the module to another device, yet are float32 whatever the weights become."""
+        """Move scores and buffers to another device with the module, but keep their dtypes when it changes its own."""
         super()._apply(lambda tensor: _moved(tensor, fn), recurse)  # type: ignore[no-untyped-call]
         return self
 
     @property
     def trained(self) -> list[torch.Tensor]:
-        """What a search trains: scores, and the factors of a scale."""
+        """The tensors that a search trains: the scores, and the factors of a scale if there is one."""
         return [self.scores] if self.factors is None else [self.scores, self.factors]
 
     @property
     def cuts(self) -> list[Cut]:
-        """Where the group of each part is cut: in the open forward pass, else by the scores as they are."""
+        """The cut of each part's group: that of the open forward pass, else computed from the present scores."""
         return self._cuts_at(1.0)
 
     def _cuts_at(self, share: float) -> list[Cut]:
-        """The same at a share of what is kept."""
+        """The cuts at a share of the number kept."""
         groups = [self.groups[i] for i in range(len(self.parts))]
         if watched():
             return [traced_cut(group.scores({self.path: self}), group.share * share) for group in groups]
@@ -292,14 +298,14 @@ class Masked(nn.Module):
         return [span.cut(group, self, share) for group in groups]
 
     def mask(self) -> torch.Tensor:
-        """The mask: bool, the weight's shape."""
+        """Compute the mask: bool, the weight's shape."""
         if not self.form.prunes:
             return kept(self.multiplier())
-        made = [cut.mask(part.of(self.scores), offset) for part, cut, offset in self._cut_parts()]
-        return made[0] if len(made) == 1 else torch.cat(made, dim=self.parts[0].dim)
+        masks = [cut.mask(part.of(self.scores), offset) for part, cut, offset in self._cut_parts()]
+        return masks[0] if len(masks) == 1 else torch.cat(masks, dim=self.parts[0].dim)
 
     def multiplier(self) -> torch.Tensor:
-        """What the weight is multiplied by: int8, the weight's shape."""
+        """Compute the multiplier of each weight: int8, the weight's shape."""
         cuts = [self._cuts_at(share) for share in self.form.kind.shares]
         offsets = [self.groups[i].offsets[self.path, i] for i in range(len(self.parts))]
         made = [
@@ -309,22 +315,22 @@ class Masked(nn.Module):
         return (made[0] if len(made) == 1 else torch.cat(made, dim=self.parts[0].dim)).expand(self.form.shape)
 
     def multiplied(self, weight: torch.Tensor) -> torch.Tensor:
-        """Weight times multiplier, exactly 0 where it is pruned."""
+        """Return weight * multiplier, exactly 0 where it is pruned."""
         return times(weight, self.mask() if self.form.prunes else self.multiplier())
 
     def scaled(self, value: torch.Tensor) -> torch.Tensor:
-        """The masked weight times its learned scale, where it has one."""
+        """Multiply the masked weight by its learned scale, if there is one."""
         return self.form.scaled(value, self.factors)
 
     def pruned(self, weight: torch.Tensor) -> torch.Tensor:
-        """Weight times multiplier, of plain masks the weight where it is kept; else exactly 0; without gradient."""
+        """Return weight * multiplier, without a gradient: exactly 0 where pruned; for plain masks else the weight."""
         if not self.form.prunes:
             return self.multiplied(weight.detach())
         parts = self._cut_parts()
         if len(parts) == 1:
             part, cut, offset = parts[0]
             return kernels.pruned_weight(weight, (self.scores, cut.after(offset)))
-        if watched():  # which follows nothing that is written into a part
+        if watched():  # compilers and transforms do not support writing into a part
             made = [
                 kernels.pruned_weight(part.of(weight), (part.of(self.scores), cut.after(offset)))
                 for part, cut, offset in parts
@@ -336,13 +342,13 @@ class Masked(nn.Module):
         return out
 
     def _cut_parts(self) -> list[tuple[Part, Cut, int]]:
-        """Each part, where its group is cut, and the index there of its first score."""
+        """(part, cut of its group, index of its first score in the group) for each part."""
         offsets = [self.groups[i].offsets[self.path, i] for i in range(len(self.parts))]
         return list(zip(self.parts, self.cuts, offsets, strict=True))
 
 
 def _moved(tensor: torch.Tensor, fn: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """What fn makes of a tensor, in the dtype it had; float64 stays where it is if the new device has none (MPS)."""
+    """Apply fn, which moves a tensor, but keep the dtype; float64 is not moved to a device without it (MPS)."""
     try:
         moved = fn(tensor)
         return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)

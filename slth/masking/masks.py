@@ -1,6 +1,6 @@
-"""How many scores become a mask: exactly floor(keep * n + 1/2) of n, and at least one, and along which schedule.
+"""How many of n weights a mask keeps: exactly floor(keep * n + 1/2), at least one; and schedules of keep.
 
-Kept are those of largest magnitude, ties going to the lowest index: `slth.kernels.Selector` finds where to cut them.
+The scores of largest magnitude are kept, with ties to the lowest index; `slth.kernels.Selector` finds the threshold.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from slth.numbers import as_float
 
 
 def as_keep(keep: float) -> float:
-    """Keep as a plain number. Raises ValueError unless it lies in (0, 1]."""
+    """Convert keep to a plain number. Raises ValueError unless it is in (0, 1]."""
     return as_float("keep", keep, "(0, 1]", "the share of weights kept")
 
 
 def count_kept(n: int, keep: float) -> int:
-    """How many of n weights are kept: floor(keep * n + 1/2), at least 1; keep is taken as the decimal it prints as.
+    """Return the number of n weights kept, floor(keep * n + 1/2), at least 1; keep counts as the decimal it prints as.
 
     >>> [count_kept(n, 0.9) for n in (1, 10, 100, 1000)]
     [1, 9, 90, 900]
@@ -32,7 +32,7 @@ def _rounded(n: int, keep: float) -> int:
     return max(1, math.floor(Fraction(str(keep)) * n + Fraction(1, 2)))
 
 
-#: name -> share of the way from keeping everything to the final keep, as a function of progress in [0, 1].
+#: name -> function of progress in [0, 1]: the share of the way from keep = 1 to the final keep.
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
     "linear": lambda progress: progress,
@@ -41,7 +41,10 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def scheduled_keep(keep: float, schedule: str, progress: float) -> float:
-    """The keep at a share `progress` in [0, 1] of the search: from 1 down to keep, along a name of SCHEDULES."""
+    """Return the keep at `progress` in [0, 1] of the search, from 1 down to `keep`, along a schedule in SCHEDULES.
+
+    Raises ValueError for an unknown schedule or a keep outside (0, 1].
+    """
     keep = as_keep(keep)
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule={schedule!r}: must be one of {', '.join(SCHEDULES)}")

@@ -1,9 +1,9 @@
-"""Which parameters of a module are weights to be masked, and how each of them is laid out.
+"""Find the weights of a module that are masked, and their layout.
 
-Weights are the matrices and kernels of linear, convolutional, embedding, recurrent and attention layers, those of our
-own modules, and any other parameter with two axes longer than one; never biases, nor what a normalisation holds, nor
-gains (by their name, and those of weight_norm), unless they are named. A fused weight (query, key and value in one
-tensor) has several equal parts, each a group of its own.
+Weights are the matrices and kernels of linear, convolutional, embedding, recurrent and attention layers, those of
+slth's own modules, and any other parameter with two axes longer than one. Biases, parameters of a normalisation and
+gains (by name, and those of weight_norm) are not weights, and are masked only if they are named. A fused weight (query,
+key and value in one tensor) has several equal parts, each with its own group.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from slth.weights import inits
 Value = TypeVar("Value")
 
 _ROLES = ("query", "key", "value")
-# names that libraries give to the projections of attention, without "_proj", "_proj_weight" and the like
+# names of attention projections in common libraries, without suffixes such as "_proj" and "_proj_weight"
 _ROLE_OF = {
     "q": "query",
     "query": "query",
@@ -37,9 +37,7 @@ _ROLE_OF = {
 
 @dataclass(frozen=True)
 class Part:
-    """One of `count` equal parts of a weight along axis `dim`; role as in `slth.weights.inits.Fan`, "" where there is
-    none.
-    """
+    """One of `count` equal parts of a weight along axis `dim`; role as in `slth.weights.inits.Fan`, or ""."""
 
     index: int = 0
     count: int = 1
@@ -47,7 +45,7 @@ class Part:
     role: str = ""
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The part of a tensor of the weight's shape, a view."""
+        """Return this part of a tensor with the weight's shape, as a view."""
         if self.count == 1:
             return tensor
         size = tensor.shape[self.dim] // self.count
@@ -56,9 +54,9 @@ class Part:
 
 @dataclass
 class MaskedParameter:
-    """A parameter to be masked: every seat that holds it (several where it is tied), the first of which names it.
+    """A parameter to be masked, with all seats that hold it (several if it is tied); it is named after the first.
 
-    head: the width of an attention head, where the module that holds the weight or the one around it says so.
+    head: the width of an attention head, if the layer of the weight or its parent states it, else None.
     """
 
     tensor: nn.Parameter
@@ -73,40 +71,44 @@ class MaskedParameter:
         return self.paths[0]
 
     def fan(self, part: Part, keep: float) -> inits.Fan:
-        """What an initialisation of the part depends on."""
+        """Return the fan of a part, on which its initialisation depends."""
         fan_in, fan_out = self.seats[0].fans(part.of(self.tensor).shape)
-        width = self.head or int(fan_in if part.role == "output" else fan_out)  # else the side that faces the heads
+        width = self.head or int(fan_in if part.role == "output" else fan_out)  # else the size of the heads' side
         return inits.Fan(fan_in, fan_out, width=width, role=part.role, keep=keep)
 
     @property
     def axes(self) -> Axes:
-        """Those of its output units and inputs."""
+        """The axes of its output units and inputs."""
         return self.seats[0].axes(self.tensor.dim())
 
     @property
     def places(self) -> list[tuple[nn.Module, str]]:
-        """The modules that hold it, and its name in each."""
+        """(module, name in it) for every module that holds the parameter."""
         return [(seat.owner, seat.name) for seat in self.seats]
 
     @property
     def is_weight(self) -> bool:
-        """Whether one of its seats calls it a weight."""
+        """Whether it is a weight in one of its seats."""
         return any(seat.is_weight(self.tensor) for seat in self.seats)
 
     @property
     def padding_rows(self) -> tuple[int, ...]:
-        """Rows that stand for no token where an embedding holds it."""
+        """The padding rows of embeddings that hold it."""
         return tuple(sorted({row for seat in self.seats if (row := seat.padding_row()) is not None}))
 
 
 def find(module: nn.Module, patterns: Sequence[str] | None = None) -> list[MaskedParameter]:
-    """The weights of a module in the order of its parameters, tied ones once.
+    """Find the weights of a module in the order of its parameters, tied ones once.
 
-    patterns: shell patterns (`*`, `?`, `[...]`) of parameter names, None: all weights. A pattern that matches weights
-    takes these and nothing else; one that matches none takes what it names ("*.bias", "encoder.norm.*").
+    Args:
+        module: any module.
+        patterns: shell patterns (`*`, `?`, `[...]`) of parameter names; None: all weights. A pattern that matches
+            weights selects only these; one that matches none selects the parameters it names ("*.bias",
+            "encoder.norm.*").
 
-    Raises ValueError for a pattern that matches nothing, where nothing is found, and for what cannot be masked: a
-    parameter that is not a plain floating-point tensor with values, or an embedding with max_norm.
+    Raises:
+        ValueError: for a pattern that matches nothing, if no weight is found, and for parameters that cannot be masked:
+            those that are not plain floating-point tensors with values, and embeddings with max_norm.
     """
     found = parameters_of(module)
     named = _named(found, patterns)
@@ -118,7 +120,7 @@ def find(module: nn.Module, patterns: Sequence[str] | None = None) -> list[Maske
 
 
 def parameters_of(module: nn.Module) -> list[MaskedParameter]:
-    """All parameters of a module in their order, tied ones once, whether they are weights or not."""
+    """Return all parameters of a module in their order, weights or not, tied ones once."""
     found: dict[int, MaskedParameter] = {}
     for path, parameter in module.named_parameters(remove_duplicate=False):
         seat = Seat.of(module, path)
@@ -131,7 +133,7 @@ def parameters_of(module: nn.Module) -> list[MaskedParameter]:
 
 
 def _named(found: Sequence[MaskedParameter], patterns: Sequence[str] | None) -> list[MaskedParameter]:
-    """What the patterns take, in the order of the module."""
+    """The parameters that the patterns select, in the order of the module."""
     if patterns is None:
         return [param for param in found if param.is_weight]
     taken: set[int] = set()
@@ -144,7 +146,7 @@ def _named(found: Sequence[MaskedParameter], patterns: Sequence[str] | None) -> 
 
 
 def _check(param: MaskedParameter) -> None:
-    """Raise ValueError where a parameter cannot be masked."""
+    """Raise ValueError if a parameter cannot be masked."""
     parameter = param.tensor
     if parameter.is_meta or isinstance(parameter, nn.parameter.UninitializedParameter):
         raise ValueError(f"{param.path}: must have values before it is wrapped")
@@ -170,7 +172,7 @@ def _check(param: MaskedParameter) -> None:
 
 
 def first_match(table: Mapping[str, Value], paths: Iterable[str]) -> Value | None:
-    """The value of the first pattern of a table that matches one of the names of a weight, None without a match."""
+    """Return the value of the first pattern that matches one of the names of a weight; None without a match."""
     names = list(paths)
     return next((value for pattern, value in table.items() if any(fnmatchcase(n, pattern) for n in names)), None)
 
@@ -196,6 +198,6 @@ def _head_width(module: nn.Module, seat: Seat) -> int | None:
 
 
 def some(params: Iterable[MaskedParameter]) -> str:
-    """The names of the first few, for errors."""
+    """Return the names of the first few parameters, for errors."""
     names = [param.path for param in params]
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "no parameters"

@@ -1,9 +1,9 @@
-"""Spans for which masks are cut once: forward passes, each with masked weights of its own.
+"""Caches of masks and masked weights, one per forward pass.
 
-Nothing is kept from one pass to the next, so that a mask is never older than the pass that reads it, however the scores
-were written. Within a pass a mask follows its scores where torch counts the writing, or where they are others, as those
-that `torch.func.functional_call` puts in. Passes that overlap share nothing: those of several threads, of
-DataParallel's replicas, and of a module that is called within its own forward.
+Nothing is cached from one pass to the next, so that a mask is never older than the pass that reads it, however the
+scores were written. Within a pass, a mask is recomputed if its scores were written (as far as torch's version counter
+shows it) or replaced, as by `torch.func.functional_call`. Overlapping passes share nothing: those of several threads,
+of DataParallel's replicas, and of a module that is called within its own forward.
 """
 
 from __future__ import annotations
@@ -26,42 +26,42 @@ if TYPE_CHECKING:
     from slth.masking.masked import Masked
 
 
-#: What autograd calls to pack and unpack each tensor that it saves.
+#: The hooks with which autograd packs and unpacks each saved tensor.
 Hooks = tuple[Callable[..., Any], Callable[..., Any]]
 
 
 class Stamp(NamedTuple):
-    """Which tensor one is, and how often it was written as far as torch counts."""
+    """A tensor and its version, torch's count of in-place writes."""
 
     tensor: torch.Tensor
     version: int
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> Stamp:
-        """The stamp of a tensor as it is now."""
+        """Return the stamp of a tensor as it is now."""
         return cls(tensor, -1 if tensor.is_inference() else tensor._version)
 
     def holds(self, tensor: torch.Tensor) -> bool:
-        """Whether it is this tensor, not written since."""
+        """Return whether it is the same tensor, not written since."""
         return tensor is self.tensor and (tensor.is_inference() or tensor._version == self.version)
 
 
 class _Held(NamedTuple):
     cut: Cut
-    stamps: dict[str, Stamp]  # of the scores that were cut, by parameter name
+    stamps: dict[str, Stamp]  # parameter name -> stamp of its scores at the cut
 
 
 class _Made(NamedTuple):
     value: torch.Tensor
-    stamps: list[Stamp]  # of what it is made of
+    stamps: list[Stamp]  # of the tensors that it was computed from
 
 
-#: Where groups are cut at shares of what they keep, as several passes may share it.
+#: (group, share of the number it keeps) -> cut; several passes may share these.
 Cuts = dict[tuple["Group", float], _Held]
 
 
 class Pass:
-    """What one forward pass has cut, and the masked weights it has made; `weights` are its masks by parameter name."""
+    """The cuts and masked weights of one forward pass; `weights` are its masks by parameter name."""
 
     def __init__(self, weights: Mapping[str, Masked], cuts: Cuts | None = None) -> None:
         self.weights = weights
@@ -69,9 +69,9 @@ class Pass:
         self._made: dict[tuple[Masked, bool, bool, Hooks | None], _Made] = {}
 
     def cut(self, group: Group, reader: Masked | None = None, share: float = 1.0) -> Cut:
-        """Where a group is cut in this pass at a share of what it keeps, anew where the reader's scores have changed.
+        """Return the cut of a group at a share of the number it keeps; recomputed if the reader's scores changed.
 
-        Raises ValueError for scores that hold NaN.
+        Raises ValueError if scores hold NaN.
         """
         held = self.cuts.get((group, share))
         if held is None or (reader is not None and not held.stamps[reader.path].holds(reader.scores)):
@@ -80,7 +80,7 @@ class Pass:
         return held.cut
 
     def made(self, masked: Masked, weight: torch.Tensor) -> torch.Tensor:
-        """The masked weight, made once for what it is made of. Raises ValueError for scores that hold NaN."""
+        """Return the masked weight, cached until its inputs change. Raises ValueError if scores hold NaN."""
         key = masked, torch.is_grad_enabled(), torch.is_inference_mode_enabled(), saving()
         made, sources = self._made.get(key), [weight, *masked.trained]
         if made is None or not all(stamp.holds(source) for stamp, source in zip(made.stamps, sources, strict=True)):
@@ -90,18 +90,18 @@ class Pass:
         return made.value
 
     def holds(self, masked: Masked) -> bool:
-        """Whether this mask, and no copy or replica of it, is one of the pass."""
+        """Return whether this mask itself, not a copy or replica, belongs to the pass."""
         return self.weights.get(masked.path) is masked
 
 
 class _Entry(NamedTuple):
     span: Pass
-    module: nn.Module | None  # whose call it is
-    frame: FrameType | None  # of that call
+    module: nn.Module | None  # the module that is called
+    frame: FrameType | None  # the frame of that call
 
 
 class _Backward:
-    """What layers share that a backward pass computes again, by owner: cuts, and passes of one stretch of layers."""
+    """The state shared by layers that a backward pass recomputes, by owner: cuts, and passes of one checkpoint."""
 
     def __init__(self) -> None:
         self.cuts: dict[int, Cuts] = {}
@@ -112,14 +112,14 @@ class _Backward:
 class _Thread(threading.local):
     def __init__(self) -> None:
         self.open: list[_Entry] = []
-        self.backward: dict[int, _Backward] = {}  # by torch's number of the backward pass
+        self.backward: dict[int, _Backward] = {}  # by torch's id of the backward pass
 
 
 _thread = _Thread()
 
 
 def enter(span: Pass, module: nn.Module, frame: FrameType) -> None:
-    """Begin a pass for as long as a module's call runs in this frame."""
+    """Begin a pass that lasts while a module's call runs in this frame."""
     _prune()
     join(span, module, frame)
 
@@ -130,7 +130,7 @@ def join(span: Pass, module: nn.Module, frame: FrameType) -> None:
 
 
 def leave(module: nn.Module) -> None:
-    """End what the last call of the module has begun."""
+    """End the pass that the last call of the module began or joined."""
     for i in reversed(range(len(_thread.open))):
         if _thread.open[i].module is module:
             del _thread.open[i:]
@@ -150,25 +150,24 @@ def within(span: Pass) -> Iterator[Pass]:
 
 
 def running(masked: Masked) -> Pass | None:
-    """The innermost pass of this thread that the mask belongs to."""
+    """Return the innermost open pass of this thread to which the mask belongs; None if there is none."""
     _prune()
     return next((entry.span for entry in reversed(_thread.open) if entry.span.holds(masked)), None)
 
 
 def saving() -> Hooks | None:
-    """The hooks for saved tensors that hold now: activation checkpointing has its own for each stretch of layers.
+    """Return the active hooks for saved tensors: activation checkpointing has its own for each stretch of layers.
 
-    Masked weights are shared within one such stretch alone, since what it saves must be the same when it is computed
-    again.
+    Masked weights are shared only within one stretch, as a recomputation must save the same tensors.
     """
     hooks: Hooks | None = torch._C._autograd._top_saved_tensors_default_hooks(True)
     return hooks
 
 
 def recomputed(masked: Masked, begin: Callable[[], Pass]) -> Pass | None:
-    """The pass of the layers that checkpointing computes again in a backward pass of this moment, else None.
+    """Return the pass of the layers that checkpointing now recomputes in a backward pass; None outside of one.
 
-    It begins at their first read and is dropped at the next stretch of layers, or with the backward pass.
+    It is created with `begin` at the first read, and dropped at the next stretch of layers or after the backward pass.
     """
     backward, hooks = _backward(), saving()
     if backward is None or hooks is None:
@@ -183,16 +182,16 @@ def recomputed(masked: Masked, begin: Callable[[], Pass]) -> Pass | None:
 
 
 def cuts_of_backward(owner: int) -> Cuts:
-    """Cuts that the backward pass of this moment shares, for the owner of that id; outside of one nobody's."""
+    """Return the cuts shared within the present backward pass, by id of the owner; new ones outside of one."""
     backward = _backward()
     return {} if backward is None else backward.cuts.setdefault(owner, {})
 
 
 def _backward() -> _Backward | None:
-    """What is shared within the backward pass of this moment, and dropped with it; None outside of one."""
+    """The state shared within the present backward pass, and dropped after it; None outside of one."""
     task, held = torch._C._current_graph_task_id(), _thread.backward
     if task == -1:
-        held.clear()  # of a backward pass that was broken off
+        held.clear()  # of an interrupted backward pass
         return None
     if task not in held:
         held[task] = _Backward()
@@ -205,21 +204,21 @@ def _drop(held: dict[int, _Backward], task: int) -> None:
 
 
 def _prune() -> None:
-    """Drop what an interrupt has left open: where the innermost call runs, so do those around it."""
+    """Drop passes that an interrupt left open; if the innermost call still runs, so do the outer ones."""
     while _thread.open and not _runs(_thread.open[-1].frame):
         del _thread.open[-1]
 
 
-def _runs(wanted: FrameType | None) -> bool:
-    """Whether a call is still under way in this thread: no hook of torch's hears of an interrupt."""
-    frame = sys._getframe(1) if wanted is not None else None
-    while frame is not None and frame is not wanted:
+def _runs(call: FrameType | None) -> bool:
+    """Whether a call still runs in this thread; torch calls no hook after an interrupt."""
+    frame = sys._getframe(1) if call is not None else None
+    while frame is not None and frame is not call:
         frame = frame.f_back
-    return frame is wanted
+    return frame is call
 
 
 def _prune_at_collection(phase: str, info: Mapping[str, int]) -> None:
-    """Let `gc.collect()` free what an interrupt has left open in the thread that calls it."""
+    """Let `gc.collect()` free passes that an interrupt left open in the calling thread."""
     if phase == "start" and info["generation"] == 2:
         _prune()
 

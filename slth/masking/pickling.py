@@ -1,4 +1,4 @@
-"""Pickled and revived whole, as by `torch.save(module)`: torch itself refuses modules that are parametrized."""
+"""Pickle whole modules with masked weights, as in `torch.save(module)`: torch refuses parametrized modules."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from slth.masking import writing
 
 
 def allow(owner: nn.Module) -> None:
-    """Let a parametrized module be pickled, by a class that it shares with no other."""
+    """Make a parametrized module picklable; its class is its own, so that no other module changes."""
     type(owner).__reduce_ex__ = _reduced  # type: ignore[assignment]
 
 
 def read_afresh(rnn: nn.RNNBase) -> None:
-    """Let a recurrent layer look its weights up at each use, where it would keep those of the last forward pass.
+    """Make a recurrent layer look up its weights at each use instead of caching those of the last forward pass.
 
-    One that becomes a replica is asked for them before it has any.
+    A weight that is missing is None, as a DataParallel replica is asked for its weights before it has any.
     """
-    type(rnn).__setstate__ = nn.Module.__setstate__  # type: ignore[method-assign] # its own would look them up at once
-    type(rnn)._flat_weights = property(  # type: ignore[assignment] # parametrization has given it a class of its own
+    type(rnn).__setstate__ = nn.Module.__setstate__  # type: ignore[method-assign] # its own looks them up immediately
+    type(rnn)._flat_weights = property(  # type: ignore[assignment] # a parametrized module has its own class
         lambda self: [getattr(self, name, None) for name in self._flat_weights_names], lambda self, weights: None
     )
 
@@ -34,7 +34,7 @@ def _reduced(self: Any, protocol: int) -> tuple[Any, ...]:
 
 
 def _revived(plain: type[nn.Module], names: Sequence[str]) -> nn.Module:
-    """A module of a parametrized class, empty as yet."""
+    """Create an empty module of a parametrized class."""
     module = plain.__new__(plain)
     parametrize._inject_new_class(module)
     for name in names:

@@ -1,4 +1,4 @@
-"""Where the masks of a module are now: its layers may have been moved, replaced or removed since it was wrapped."""
+"""Find the masks in a module, whose layers may have been moved, replaced or removed since it was wrapped."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Place:
 
     @property
     def stack(self) -> ParametrizationList:
-        """What stands on the weight, the mask and what the user has put there after wrap."""
+        """All parametrizations of the weight: the mask, and those that the user added."""
         stack = self.owner.parametrizations[self.name]  # type: ignore[index]
         assert isinstance(stack, ParametrizationList)
         return stack
@@ -49,19 +49,19 @@ class Place:
 
     @property
     def original(self) -> nn.Parameter:
-        """The weight under all that stands on it."""
+        """The weight under all parametrizations."""
         original = self.stack.original
         assert isinstance(original, nn.Parameter)
         return original
 
     @property
     def others(self) -> list[str]:
-        """Classes of the parametrizations beside the mask."""
+        """The class names of the parametrizations other than the mask."""
         return [type(each).__name__ for each in self.stack if each is not self.masked]
 
     @torch.no_grad()
     def value(self) -> torch.Tensor:
-        """The masked weight that evaluation sees: what comes before the mask in the stack counts."""
+        """Return the masked weight of eval mode, with parametrizations before the mask applied."""
         weight = self.original.detach()
         for each in self.stack:
             if each is self.masked:
@@ -70,7 +70,7 @@ class Place:
         return self.masked.evaluated(weight)
 
     def take_off(self, weight: nn.Parameter) -> None:
-        """Put a plain weight where the masked one was. What stood on the mask stays on the weight."""
+        """Replace the masked weight by a plain one; parametrizations after the mask remain."""
         stack = self.stack
         stack.register_parameter("original", weight)
         while stack[0] is not self.masked:
@@ -85,14 +85,14 @@ class Place:
 
 
 def _class_of_its_own(owner: nn.Module) -> None:
-    """A class that no copy shares: the one that shows masked weights is handed on by deepcopy."""
+    """Give a module a class of its own, as a deepcopy shares the parametrized class with its original."""
     shared = type(owner)
     content = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
     owner.__class__ = type(shared.__name__, shared.__bases__, content)
 
 
 def places(module: nn.Module, wrapped: Wrapped | None = None) -> Iterator[Place]:
-    """Every place of a module that has a mask, of one wrapped module or of any; a layer with two names has two."""
+    """Yield every masked place in a module, of one wrapped module or (None) of any; a layer with two names has two."""
     for prefix, owner in module.named_modules(remove_duplicate=False):
         for name, stack in getattr(owner, "parametrizations", {}).items() if parametrize.is_parametrized(owner) else ():
             for each in stack:
@@ -101,10 +101,10 @@ def places(module: nn.Module, wrapped: Wrapped | None = None) -> Iterator[Place]
 
 
 def place(module: nn.Module, wrapped: Wrapped, path: str) -> Place:
-    """Where the weight of that name is. Raises ValueError where it is in the module no more."""
+    """Return the place of a weight, by its name at wrap. Raises ValueError if it is no longer in the module."""
     masked = wrapped.weights[path]
     prefix, _, name = path.rpartition(".")
-    with suppress(AttributeError):  # a layer that is there no more
+    with suppress(AttributeError):  # the layer was removed
         owner = module.get_submodule(prefix)
         if parametrize.is_parametrized(owner, name) and masked in owner.parametrizations[name]:  # type: ignore[index]
             return Place(path, owner, name, masked)
@@ -115,11 +115,11 @@ def place(module: nn.Module, wrapped: Wrapped, path: str) -> Place:
 
 
 def _names(module: nn.Module) -> dict[Masked, list[str]]:
-    """The names of each masked weight as the module is now, several where it is tied."""
-    found: dict[Masked, list[str]] = {}
+    """The present names of each masked weight, several if it is tied."""
+    names: dict[Masked, list[str]] = {}
     for each in places(module):
-        found.setdefault(each.masked, []).append(each.path)
-    return found
+        names.setdefault(each.masked, []).append(each.path)
+    return names
 
 
 def _gone(module: nn.Module, path: str, partner: str = "") -> str:
@@ -131,7 +131,7 @@ def _gone(module: nn.Module, path: str, partner: str = "") -> str:
 
 
 def check_there(module: nn.Module, wrapped: Wrapped) -> None:
-    """Raise ValueError where a weight is in the module no more, moved or not, or in fewer places than were tied."""
+    """Raise ValueError if a weight is no longer in the module (it may be moved), or in fewer places than were tied."""
     now = _names(module)
     for path, masked in wrapped.weights.items():
         names, here = wrapped.paths[path], now.get(masked, [])
@@ -140,13 +140,13 @@ def check_there(module: nn.Module, wrapped: Wrapped) -> None:
 
 
 def settle(masks: Iterable[Masked]) -> None:
-    """Wait until it is known whether scores that the masks were cut by hold NaN. Raises ValueError where they do."""
+    """Wait for the check of the masks' scores for NaN. Raises ValueError if they hold NaN."""
     for group in dict.fromkeys(group for masked in masks for group in masked.groups.values()):
         group.settle()
 
 
 def check(module: nn.Module, wrapped: Wrapped) -> None:
-    """Raise ValueError unless all is where it was wrapped, with nothing on the weights but the masks."""
+    """Raise ValueError unless all weights are where they were wrapped, with no other parametrization than the mask."""
     check_there(module, wrapped)
     now = _names(module)
     for path, masked in wrapped.weights.items():
@@ -170,21 +170,21 @@ def check(module: nn.Module, wrapped: Wrapped) -> None:
             )
 
 
-# ---------------------------------------------------------------- what masks change besides the weights
+# ---------------------------------------------------------------- changes to other parameters
 
 
 @dataclass(frozen=True)
 class Before:
-    """What a layer was before wrap: which of its parameters were trained, and whether its gradients were sparse."""
+    """The state of a layer before wrap: its parameters' requires_grad, and whether its gradients were sparse."""
 
     trainable: dict[str, bool]
     sparse: bool
 
 
 def freeze(module: nn.Module) -> None:
-    """Take requires_grad from all parameters, and sparse gradients from embeddings; :func:`restore` gives them back.
+    """Set requires_grad of all parameters, and sparse of embeddings, to False; :func:`restore` undoes it.
 
-    Each layer remembers its own, wherever it goes.
+    Each layer stores its own former state, so that it can be moved.
     """
     for layer in module.modules():
         flags = {name: p.requires_grad for name, p in layer.named_parameters(recurse=False, remove_duplicate=False)}
@@ -199,14 +199,14 @@ def freeze(module: nn.Module) -> None:
 
 
 def restore(module: nn.Module) -> None:
-    """Undo :func:`freeze`, once the masks are off; parameters come in the order that they had."""
+    """Undo :func:`freeze` after the masks are removed, and restore the order of parameters."""
     for layer in module.modules():
         before = layer.__dict__.pop(_BEFORE, None)
         if before is None:
             continue
         for name, trainable in before.trainable.items():
             if layer._parameters.get(name) is not None:
-                layer._parameters[name] = layer._parameters.pop(name)  # behind those that came before it
+                layer._parameters[name] = layer._parameters.pop(name)  # restores the order
                 layer.get_parameter(name).requires_grad_(trainable)
             elif parametrize.is_parametrized(layer, name):
                 layer.parametrizations[name].original.requires_grad_(trainable)  # type: ignore[index, union-attr]
@@ -215,7 +215,7 @@ def restore(module: nn.Module) -> None:
 
 
 def unmasked(module: nn.Module) -> list[str]:
-    """Names of the parameters with a gradient that no mask stands on, but for scores."""
+    """Return the names of parameters with requires_grad that are neither masked nor scores."""
     masked = {id(p) for each in places(module) for p in (each.original, *each.masked.parameters())}
     return [name for name, p in module.named_parameters() if p.requires_grad and id(p) not in masked]
 
@@ -225,10 +225,10 @@ def _is_sparse(layer: nn.Module) -> bool:
 
 
 def take_off(module: nn.Module) -> None:
-    """Replace every masked weight of the module by its value as evaluation sees it, and :func:`restore` the rest.
+    """Replace every masked weight of the module by its value in eval mode, and :func:`restore` the rest.
 
-    Parameters stay the objects that they were, but where a module outside shares one: that one keeps its values.
-    Raises ValueError, with nothing changed, for scores that hold NaN.
+    Parameters remain the same objects, except those that a module outside shares, which keep their values there.
+    Raises ValueError, with nothing changed, if scores hold NaN.
     """
     here = list({id(each.stack): each for each in places(module)}.values())
     values = [each.value() for each in here]
@@ -244,7 +244,7 @@ def take_off(module: nn.Module) -> None:
         elif weight is None:
             original.copy_(value)
             weight = original
-        elif not torch.equal(weight, value):  # tied, but not alike under their masks
+        elif not torch.equal(weight, value):  # tied, but with different masks
             weight = nn.Parameter(value)
         weights.setdefault(id(original), weight)
         each.take_off(weight)
@@ -252,13 +252,13 @@ def take_off(module: nn.Module) -> None:
 
 
 def _shared(module: nn.Module, here: Sequence[Place]) -> set[int]:
-    """Ids of the weights that modules outside of this one hold too.
+    """Ids of the weights that modules outside of this one also hold.
 
-    The garbage collector knows them, but takes long; so it is asked only where a count of references says that
-    something holds a weight besides its places.
+    Finding these modules by the garbage collector is slow, so it is done only if the reference count of a weight is
+    larger than its places explain.
     """
     originals = list({id(each.original): each.original for each in here}.values())
-    control = object()  # is referred to as often as a weight that nothing else holds, but for its places
+    control = object()  # has the reference count of a weight without any place
     counts = {id(each): sys.getrefcount(each) for each in (*originals, control)}
     held = Counter(id(each.original) for each in here)
     suspects = {i for i, count in held.items() if counts[i] - count > counts[id(control)]}

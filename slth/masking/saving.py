@@ -1,8 +1,8 @@
-"""Hooks by which a module whose weights are masked saves and loads whole masks in its state_dict.
+"""Hooks by which a module with masked weights saves and loads masks in its state_dict.
 
-A mask that is read at several places (a tied weight) is saved once, by the first. What does not fit is refused before
-anything of the module that was wrapped is copied; where that is a part of a bigger one, torch comes to it in its turn:
-the parts before it are loaded by then.
+A mask at several places (a tied weight) is saved once, under the first. A state_dict that does not fit is refused
+before anything is copied into the wrapped module. If that is part of a larger module, torch has already loaded the
+parts before it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from slth.weights import recipes
 
 
 def follow(module: nn.Module) -> None:
-    """Have a module, once its weights are masked, save and load whole masks."""
+    """Add the hooks to a module whose weights are masked."""
     for holder in module.modules():
         if any(True for _ in places(holder)):
             holder.register_state_dict_pre_hook(_note_recipes)
@@ -28,7 +28,7 @@ def follow(module: nn.Module) -> None:
 
 
 def unfollow(module: nn.Module) -> None:
-    """Undo :func:`follow` in what is in the module now."""
+    """Remove the hooks of :func:`follow` from the module as it is now."""
     for holder in module.modules():
         for hooks in (
             holder._state_dict_pre_hooks,
@@ -41,7 +41,7 @@ def unfollow(module: nn.Module) -> None:
 
 
 def by_mask(module: nn.Module) -> dict[Masked, Place]:
-    """The first place of each mask, in the order of the module."""
+    """Return the first place of each mask, in the order of the module."""
     first: dict[Masked, Place] = {}
     for each in places(module):
         first.setdefault(each.masked, each)
@@ -49,20 +49,20 @@ def by_mask(module: nn.Module) -> dict[Masked, Place]:
 
 
 def _ties(module: nn.Module) -> Iterator[tuple[Place, Place]]:
-    """(first, other): two places of one mask."""
+    """Pairs (first, other) of places of one mask."""
     first = by_mask(module)
     return ((first[each.masked], each) for each in places(module) if each.path != first[each.masked].path)
 
 
 def _shared(keys: Mapping[str, Any], place: Place, prefix: str) -> dict[str, str]:
-    """What of the keys belongs to all places of a mask: key -> (which of its tensors), by one place."""
+    """Key -> name of the tensor, for the keys at this place that all places of the mask share."""
     original, mask = f"{prefix}{place.stack_path}.original", f"{prefix}{place.mask_path}."
-    found = {key: key.removeprefix(mask) for key in keys if key.startswith(mask)}
-    return found | ({original: ""} if original in keys else {})
+    names = {key: key.removeprefix(mask) for key in keys if key.startswith(mask)}
+    return names | ({original: ""} if original in keys else {})
 
 
 def _note_recipes(module: nn.Module, *rest: object) -> None:
-    """How the weights were made, for the entries that are about to be written or, where there is none, to be kept."""
+    """Copy the recipes of the weights to their masks, before entries are written, or if a state_dict has none."""
     for masked, place in by_mask(module).items():
         masked.recipe = recipes.recipe_of(place.owner, place.name) or masked.recipe
 
@@ -74,7 +74,7 @@ def _drop_repeats(module: nn.Module, state_dict: dict[str, Any], prefix: str, lo
 
 
 def _check_state(module: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: object) -> None:
-    """Raise ValueError for a state that does not fit; else complete what was saved once."""
+    """Raise ValueError for a state_dict that does not fit; else copy shared entries to all places."""
     here = list(places(module))
     for each in here:
         each.masked.check(state_dict, f"{prefix}{each.mask_path}.")
@@ -89,12 +89,12 @@ def _check_state(module: nn.Module, state_dict: dict[str, Any], prefix: str, *re
                 f"state_dict has {name} of a module that is not wrapped: load it before slth.wrap, or slth.unwrap first"
             )
     _note_recipes(module)
-    for each in here:  # the masked weight, which is there for readers who know of no masks
+    for each in here:  # masked weights under plain names, which are for readers that do not know masks
         state_dict.pop(prefix + each.path, None)
 
 
 def _tie_again(module: nn.Module, incompatible: object) -> None:
-    """What assign=True has given each place is one parameter again, and how it was made is known."""
+    """Tie parameters again that assign=True has replaced at each place, and restore the recipes."""
     for first, other in _ties(module):
         if other.original is not first.original:
             other.stack.original = first.original

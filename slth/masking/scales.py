@@ -1,4 +1,4 @@
-"""Learned factors of a masked weight: one a matrix, one an attention head, or one an output unit."""
+"""Learned factors of a masked weight: one per matrix, per attention head, or per output unit."""
 
 from __future__ import annotations
 
@@ -10,51 +10,51 @@ import torch
 
 from slth.masking.parameters import MaskedParameter
 
-#: What has a factor of its own, by name.
+#: The units that can have a factor of their own.
 SCALES = ("matrix", "head", "row")
-_FACING_INPUTS = ("output",)  # roles whose heads lie along the inputs
+_FACING_INPUTS = ("output",)  # roles whose heads are along the inputs
 
 
 @dataclass(frozen=True)
 class Scale:
-    """`count` factors, each of an equal stretch of a weight along `axis`. They start at 1 and are float32."""
+    """`count` factors (float32, initially 1), each for an equal stretch of a weight along `axis`."""
 
     axis: int
     count: int
 
     def spread(self, factors: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-        """Factors (count,) -> a tensor that broadcasts to a weight of this shape."""
+        """Expand factors (count,) to a tensor that broadcasts to a weight of this shape."""
         wide = factors.repeat_interleave(shape[self.axis] // self.count)
         return wide.reshape([-1 if axis == self.axis else 1 for axis in range(len(shape))])
 
     def check(self, shape: Sequence[int]) -> None:
-        """Raise ValueError where a weight of this shape cannot have these factors."""
+        """Raise ValueError if a weight of this shape cannot have these factors."""
         if not 0 <= self.axis < len(shape) or self.count < 1 or shape[self.axis] % self.count:
             raise ValueError(f"{self.count} factors along axis {self.axis} of {tuple(shape)}: must divide it")
 
     def to_json(self) -> list[int]:
-        """As a ticket and a state_dict have it."""
+        """Return [axis, count], for tickets and state_dicts."""
         return [self.axis, self.count]
 
     @classmethod
-    def from_json(cls, told: Any) -> Scale:
-        """What :meth:`to_json` told of. Raises ValueError or TypeError for anything else."""
-        axis, count = told
+    def from_json(cls, stored: Any) -> Scale:
+        """Read the result of :meth:`to_json`. Raises ValueError or TypeError for anything else."""
+        axis, count = stored
         if not all(type(number) is int for number in (axis, count)):
-            raise TypeError(f"scale {told!r}: must be two ints")
+            raise TypeError(f"scale {stored!r}: must be two ints")
         return cls(axis, count)
 
 
 def check_scale(scale: object) -> None:
-    """Raise ValueError unless it is None or one of SCALES."""
+    """Raise ValueError unless scale is None or one of SCALES."""
     if not (scale is None or (isinstance(scale, str) and scale in SCALES)):
         raise ValueError(f"scale={scale!r}: must be None or one of {', '.join(SCALES)}")
 
 
 def scale_of(param: MaskedParameter, scale: str | None) -> Scale | None:
-    """The factors of a weight: one a matrix (each of query, key and value where they are fused), head or output unit.
+    """Return the scale of a weight: one factor per matrix (of fused query, key and value), head or output unit.
 
-    A weight that is known to belong to no attention head has one a matrix in place of one a head.
+    With "head", a weight that is not known to belong to attention heads has one factor per matrix.
     """
     if scale is None:
         return None

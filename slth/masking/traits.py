@@ -1,9 +1,9 @@
-"""What a search makes of a masked weight beside its mask, and how a state_dict and a ticket store it.
+"""Traits: changes to a masked weight, besides its mask, that a search makes and that state_dicts and tickets store.
 
-A search that needs nothing but scores, a gate and buffers of its own (`Masked.put`) needs no trait: its weights are the
-drawn ones under the mask. Another one says by a trait, in its own file, what a ticket must hold so that the network can
-be rebuilt: numbers that it chose, entries whose bits follow from a seed, how often an entry was drawn anew. Masks and
-tickets know traits by this base alone.
+A search that needs only scores, a gate and buffers (`Masked.put`) needs no trait: its weights are the drawn ones under
+the mask. Any other search defines a trait, in its own file, for what a ticket must store to rebuild the network:
+numbers that it chose, mask bits that follow from a seed, or the number of times that an entry was redrawn. Masks and
+tickets use traits only through this base class.
 """
 
 from __future__ import annotations
@@ -21,19 +21,23 @@ from slth.weights.recipes import Recipe
 if TYPE_CHECKING:
     from slth.masking.masked import Masked
 
-ORIGIN = "origin"  # the key of where a search of the user's own was loaded from
+ORIGIN = "origin"  # the key of the place from which a user's own search was loaded
 _BY_KEY: dict[str, type[Trait]] = {}
 
 
 @dataclass(frozen=True)
 class Trait:
-    """One thing that a search made of a weight; its fields (JSON) are stored. A subclass is known once it is defined.
+    """Base of all traits; the fields (JSON) are stored. A subclass is registered when it is defined.
 
-    key: the trait's name in a ticket, and in a state_dict's entry where its fields are stored. buffer: the tensor
-    beside the scores that it belongs to, "" for none; kind: what a state_dict calls masks that have it. tensor: the
-    tensor in a ticket file that holds the buffer (uint8) of the kept entries, "" for none; with one, :meth:`drawn`
-    says what the random weight is. altered: what has become of the kept weights, as "redrawn"; "" where these are the
-    recipe's own, so that `slth.serve` can make them from their seeds.
+    Attributes:
+        key: the trait's name in a ticket and in the entry of a state_dict.
+        buffer: the name of its buffer in the mask, "" for none.
+        kind: the name of masks with this buffer in a state_dict.
+        tensor: the tensor of a ticket's file that holds the buffer (uint8) of the kept entries, "" for none. If there
+            is one, :meth:`drawn` computes the random weight.
+        altered: how the kept weights were changed, such as "redrawn"; "" if they are the recipe's own, so that
+            `slth.serve` can draw them from their seeds.
+        words: the weights that :meth:`seen` recognises, for an error: "their signs".
     """
 
     key: ClassVar[str]
@@ -41,105 +45,105 @@ class Trait:
     kind: ClassVar[str] = ""
     tensor: ClassVar[str] = ""
     altered: ClassVar[str] = ""
-    words: ClassVar[str] = ""  # for what `seen` recognises, in an error: "their signs"
+    words: ClassVar[str] = ""
 
     def __init_subclass__(cls) -> None:
         _BY_KEY[cls.key] = cls
 
     @property
     def note(self) -> str:
-        """What a ticket's description says of the weight."""
+        """The words for the weight in a ticket's description."""
         return self.altered or self.key
 
     # of a mask
 
     @classmethod
     def of(cls, masked: Masked, mask: torch.Tensor) -> Self | None:
-        """The trait of a weight that is stored under a mask (bool, its shape), None where it has none."""
+        """Return the trait of a weight that is stored with a mask (bool, its shape); None if it has none."""
         trait = masked.traits.get(cls.key)
         return trait if isinstance(trait, cls) else None
 
     @classmethod
     def seen(cls, value: torch.Tensor, drawn: torch.Tensor, parts: Sequence[Part]) -> Self | None:
-        """The trait by which the drawn weight may be shown as this value under a mask.
+        """Return a trait that may turn the drawn weight into this value (of the masked weight).
 
-        None if the trait changes no weight. The caller compares the result.
+        None if the trait changes no weight. The caller checks the result.
         """
         return None
 
     @classmethod
     def entry(cls, masked: Masked) -> dict[str, Any]:
-        """What a state_dict's entry says of the trait, by its key."""
+        """Return {key: fields as JSON} for the entry of a state_dict; {} without the trait."""
         return {cls.key: masked.traits[cls.key].to_json()} if cls.key in masked.traits else {}
 
     @classmethod
     def reset(cls, masked: Masked) -> None:
-        """Follow suit where a whole weight has been drawn anew, from another seed."""
+        """Reset the buffer after the whole weight was redrawn from another seed."""
 
     @classmethod
     def leave(cls, masked: Masked) -> None:
-        """Undo in the scores what another search could not go on from; the trait and its buffer go after it."""
+        """Undo changes to the scores that another search could not use; called before the trait is removed."""
 
     # of a ticket
 
     def to_json(self) -> Any:
-        """The fields as JSON."""
+        """Return the fields as JSON."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, told: Any) -> Self | None:
-        """The trait that :meth:`to_json` told of. Raises ValueError or TypeError for anything else."""
-        return cls(**told)
+    def from_json(cls, stored: Any) -> Self | None:
+        """Read the result of :meth:`to_json`. Raises ValueError or TypeError for anything else."""
+        return cls(**stored)
 
     def check(self, parts: Sequence[Part]) -> None:
-        """Raise ValueError where a weight of these parts cannot have the trait."""
+        """Raise ValueError if a weight with these parts cannot have the trait."""
 
     def places(self, shape: torch.Size, parts: Sequence[Part], path: str) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """(pruned, locked): entries whose mask bits are known without being stored, bool of the shape, on the CPU."""
+        """Return (pruned, locked), bool on the CPU: entries whose mask bits need not be stored; None without any."""
         return None
 
     def drawn(self, recipe: Recipe, buffer: torch.Tensor) -> torch.Tensor:
-        """The random weight, float32, of a trait with a `tensor`: `buffer` has its shape and is 0 where pruned."""
+        """Draw the random weight (float32) for a trait with a `tensor`; `buffer` has its shape, 0 where pruned."""
         raise NotImplementedError
 
     def shown(self, drawn: torch.Tensor, parts: Sequence[Part]) -> torch.Tensor:
-        """What the network has where an entry is kept; the very tensor where the trait changes no weight."""
+        """Return the values of kept entries, from the drawn weight; the same tensor if the trait changes no weight."""
         return drawn
 
 
 def known() -> dict[str, type[Trait]]:
-    """All traits by key, those of slth's own searches first."""
+    """Return all traits by key, those of slth's own searches first."""
     import_defining()
     return _BY_KEY
 
 
 def buffers() -> list[str]:
-    """Names of the buffers that belong to traits."""
+    """Return the names of buffers that belong to traits."""
     return list(dict.fromkeys(trait.buffer for trait in known().values() if trait.buffer))
 
 
 def unclaimed(names: Sequence[str]) -> list[str]:
-    """Those of the buffers that belong to no trait."""
+    """Return the names of buffers, among these, that belong to no trait."""
     return [name for name in names if name not in buffers()]
 
 
 def entry(masked: Masked) -> dict[str, Any]:
-    """What a state_dict's entry says of all traits."""
-    told: dict[str, Any] = {}
+    """Return the entries of all traits for a state_dict."""
+    entries: dict[str, Any] = {}
     for trait in known().values():
-        told |= trait.entry(masked)
-    return told
+        entries |= trait.entry(masked)
+    return entries
 
 
 def kind_of(buffer: str) -> str:
-    """What a state_dict calls a mask that has this buffer."""
+    """Return the name, in a state_dict, of a mask with this buffer."""
     return next((trait.kind for trait in known().values() if trait.buffer == buffer), buffer)
 
 
 def from_entry(entry: Mapping[str, Any], other_keys: Set[str]) -> dict[str, Trait]:
-    """The traits in an entry of a ticket or state_dict, by key; `other_keys`: the keys of what else it says.
+    """Read the traits, by key, from an entry of a ticket or state_dict; `other_keys` are ignored.
 
-    Raises ValueError for a key that nothing knows, and as :meth:`Trait.from_json` does.
+    Raises ValueError for an unknown key, and as :meth:`Trait.from_json` does.
     """
     if odd := sorted(entry.keys() - other_keys - known().keys()):
         raise ValueError(f"has {odd[0]!r}, which no search that is loaded knows: load it first, {how_to_load(entry)}")
@@ -148,7 +152,7 @@ def from_entry(entry: Mapping[str, Any], other_keys: Set[str]) -> dict[str, Trai
 
 
 def how_to_load(entry: Mapping[str, Any]) -> str:
-    """How the search of the user's own is loaded that an entry comes from."""
+    """Return, for errors, how to load the user's own search that an entry comes from."""
     origin = entry.get(ORIGIN)
     place = origin.get("place") if isinstance(origin, Mapping) else None
     return f"as slth.search.method({place or 'my_file.py:Name'!r}) does"
@@ -157,13 +161,13 @@ def how_to_load(entry: Mapping[str, Any]) -> str:
 def random_weight(
     recipe: Recipe, traits: Sequence[Trait], buffers: dict[str, torch.Tensor], like: torch.Tensor
 ) -> torch.Tensor:
-    """The random weight under a mask, in the shape, dtype and on the device of `like`; buffers by trait's buffer."""
+    """Draw the random weight under a mask, with the shape, dtype and device of `like`; buffers are by name."""
     value = next((t.drawn(recipe, buffers[t.buffer].to(like.device)) for t in traits if t.tensor), None)
     return (recipe.tensor(like.shape, like.device) if value is None else value).to(like.dtype)
 
 
 def shown(drawn: torch.Tensor, traits: Sequence[Trait], parts: Sequence[Part]) -> torch.Tensor:
-    """What the network has where an entry is kept, given the random weight."""
+    """Return the values of kept entries, from the random weight, by all traits."""
     for trait in traits:
         drawn = trait.shown(drawn, parts)
     return drawn

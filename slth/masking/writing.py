@@ -1,4 +1,4 @@
-"""What is assigned to a masked weight is refused: what is under a mask stays as it was drawn."""
+"""Refuse assignments to a masked weight, so that the random weight under a mask does not change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn.utils import parametrize
 
 
 def refuse(path: str) -> None:
-    """Raise ValueError with a way out."""
+    """Raise ValueError with a remedy."""
     raise ValueError(
         f"{path} is masked, its random weights are not to be written: slth.unwrap the model first, or write its masks "
         "(slth.wrapping.handle(model).set_masks)"
@@ -17,7 +17,7 @@ def refuse(path: str) -> None:
 
 
 def guard(owner: nn.Module) -> None:
-    """Have a layer refuse parameters too, which torch would refuse as a KeyError; tensors meet the mask itself."""
+    """Make a layer refuse assigned parameters too, for which torch raises KeyError; the mask itself refuses tensors."""
     type(owner).register_parameter = _register_parameter  # type: ignore[method-assign]
 
 

@@ -1,4 +1,4 @@
-"""The kinds of masks by name: what a mask may make of one weight, and how many bits say so.
+"""The kinds of masks by name.
 
 slth.wrap(model, 0.667, kind="signed")
 slth.wrap(model, 0.5, kind=NOfM(2, 4))
@@ -16,15 +16,16 @@ from slth.masking.kinds.structured import Blocks, NOfM
 
 __all__ = ["KINDS", "PRUNE", "Blocks", "Kind", "NOfM", "Nested", "Prune", "Signed", "as_kind", "of_json"]
 
-#: One line a kind: its name and class.
+#: name -> class.
 KINDS: dict[str, type[Kind]] = {each.key: each for each in (Prune, Signed, Nested, Blocks, NOfM)}
 PRUNE = Prune()
 
 
 def as_kind(kind: object) -> Kind:
-    """A kind, also by its name in KINDS, with options in parentheses: as_kind("n_of_m(n=1, m=4)").
+    """Convert a name in KINDS, with options in parentheses, to a kind: as_kind("n_of_m(n=1, m=4)").
 
-    Raises ValueError for an unknown name, an unknown option, and a value that an option does not take.
+    A kind is returned unchanged. Raises ValueError for an unknown name, an unknown option, and a value that an option
+    does not allow.
     """
     if isinstance(kind, Kind):
         return kind
@@ -38,9 +39,9 @@ def as_kind(kind: object) -> Kind:
     return _made(name, options, allowed)
 
 
-def of_json(told: Any) -> Kind:
-    """The kind that `Kind.to_json` told of. Raises ValueError or TypeError for anything else."""
-    name, options = told
+def of_json(stored: Any) -> Kind:
+    """Read the result of `Kind.to_json`. Raises ValueError or TypeError for anything else."""
+    name, options = stored
     return _made(name, dict(options), f"one of {', '.join(KINDS)}")
 
 

@@ -1,8 +1,8 @@
-"""What a mask may make of one weight: the base of all kinds.
+"""The base class of the kinds of masks.
 
-A kind turns scores into multipliers, small ints of the weight's shape: a weight is pruned where its multiplier is 0,
-and multiplied by it elsewhere. It also says which scores compete, what gradient they get, and how a ticket stores the
-multipliers. A kind is immutable and has no state: its fields are its options, and all that varies is in the scores.
+A kind computes multipliers from scores, small ints of the weight's shape: a weight is multiplied by its multiplier, so
+that it is pruned where that is 0. A kind also defines which scores compete, the gradient of the scores, and how a
+ticket stores the multipliers. It is immutable and has no state: its fields are its options.
 """
 
 from __future__ import annotations
@@ -18,65 +18,67 @@ import torch
 from slth.kernels import Cut
 from slth.masking.layouts import Axes
 
-#: One cut for each of a kind's `shares`, and the index in its group of the first score.
+#: One cut for each of a kind's `shares`.
 Cuts = Sequence[Cut]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Base of all mask kinds; a subclass is a frozen dataclass whose fields are numbers.
+    """Base of all kinds of masks; a subclass is a frozen dataclass whose fields are numbers.
 
-    key: its name in `slth.masking.kinds.KINDS` and in a ticket. shares: scores are cut at these shares of the number
-    of weights kept, the first of which is 1; empty where a kind compares scores by itself.
+    key: its name in `slth.masking.kinds.KINDS` and in a ticket.
     """
 
     key: ClassVar[str]
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """The shares of keep at which the scores of a group are cut, descending."""
+        """The shares of the number kept at which a group's scores are cut: 1, then descending.
+
+        Empty if the kind compares scores by itself.
+        """
         return (1.0,)
 
     @abstractmethod
     def bits(self, keep: float) -> float:
-        """Bits a weight that say which multiplier it has, at this share kept; the entropy where all are as likely."""
+        """Return the bits per weight that encode its multiplier at this share kept: the entropy of the multipliers."""
 
     # of a weight
 
     def check(self, shape: Sequence[int], axes: Axes, keep: float) -> None:
-        """Raise ValueError where a weight of this shape, or one with this share kept, cannot have such a mask."""
+        """Raise ValueError if a weight of this shape, or with this share kept, cannot have such a mask."""
 
     def score_shape(self, shape: Sequence[int], axes: Axes) -> tuple[int, ...]:
-        """The shape of the scores of a weight of this shape."""
+        """Return the shape of the scores of a weight with this shape."""
         return tuple(shape)
 
     def pooled(self, weight: torch.Tensor, axes: Axes) -> torch.Tensor:
-        """Weight -> the weight behind each score, of the scores' shape: the mean magnitude where these are several."""
+        """Return the weight of each score, of the scores' shape: the mean magnitude if a score has several weights."""
         return weight
 
     @abstractmethod
     def multiplier(self, scores: torch.Tensor, cuts: Cuts, offset: int, axes: Axes) -> torch.Tensor:
-        """Scores of a weight or an equal part -> its multipliers, int8 of a shape that broadcasts to the weight's.
+        """Compute the multipliers (int8, broadcastable to the weight) from the scores of a weight or an equal part.
 
         cuts: one for each of `shares`; offset: the index in the group of the first score.
         """
 
     def slope(self, product: torch.Tensor, scores: torch.Tensor, axes: Axes) -> torch.Tensor:
-        """The straight-through gradient of the scores: product is weight * gradient, of the weight's shape."""
+        """Compute the straight-through gradient of the scores from product = weight * gradient (the weight's shape)."""
         return product * torch.where(scores < 0, -1.0, 1.0)
 
     # of a ticket
 
     @abstractmethod
     def pieces(self, multiplier: torch.Tensor, axes: Axes) -> list[torch.Tensor]:
-        """Multipliers of a weight -> flat bool tensors that together say all of them."""
+        """Encode the multipliers of a weight as flat bool tensors; :meth:`joined` decodes them."""
 
     @abstractmethod
     def joined(self, shape: Sequence[int], pieces: Sequence[torch.Tensor], axes: Axes) -> torch.Tensor:
-        """The multipliers, int8 of this shape, of :meth:`pieces`. Raises ValueError for pieces that do not fit."""
+        """Decode :meth:`pieces` to multipliers, int8 of this shape. Raises ValueError for pieces that do not fit."""
 
     def to_json(self) -> list[Any]:
-        """The kind as JSON: its key, then its options."""
+        """Return [key, options] as JSON."""
         return [self.key, asdict(self)]
 
     def __str__(self) -> str:
@@ -85,7 +87,7 @@ class Kind:
 
 
 def entropy(*shares: float) -> float:
-    """Bits of a choice of which these are the probabilities.
+    """Return the entropy in bits of a choice with these probabilities.
 
     >>> entropy(0.5, 0.5)
     1.0
@@ -94,7 +96,7 @@ def entropy(*shares: float) -> float:
 
 
 def by_sign(scores: torch.Tensor) -> torch.Tensor:
-    """-1 where a score is below 0, else 1: int8."""
+    """Return -1 where a score is below 0, else 1 (int8)."""
     return torch.where(scores < 0, -1, 1).to(torch.int8)
 
 

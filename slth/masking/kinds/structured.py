@@ -1,4 +1,4 @@
-"""Kinds whose masks have a structure that hardware can use: whole blocks, or n of every m weights."""
+"""Kinds whose masks have a structure that hardware can exploit: whole blocks, or n of every m weights."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from slth.numbers import as_int, put
 
 @dataclass(frozen=True)
 class Blocks(Kind):
-    """Blocks of `rows` output units by `columns` inputs are pruned or kept whole, by one score each.
+    """Blocks of `rows` output units by `columns` inputs are pruned or kept as a whole, with one score each.
 
-    A block of a convolution holds whole kernels. At most 1 / (rows * columns) bits a weight. Raises ValueError unless
-    both are ints >= 1.
+    A block of a convolution contains whole kernels. This takes at most 1 / (rows * columns) bits per weight. Raises
+    ValueError unless both are ints >= 1.
     """
 
     key: ClassVar[str] = "blocks"
@@ -33,7 +33,7 @@ class Blocks(Kind):
             put(self, **{name: as_int(name, getattr(self, name), 1, meaning=f"{name} of a block")})
 
     def bits(self, keep: float) -> float:
-        """One choice a block; kernels make it less."""
+        """Return the entropy of one choice per block, per weight; an upper bound for kernels."""
         return entropy(keep, 1 - keep) / (self.rows * self.columns)
 
     def check(self, shape: Sequence[int], axes: Axes, keep: float) -> None:
@@ -44,36 +44,36 @@ class Blocks(Kind):
             raise ValueError(f"{units}: must be divisible by rows={self.rows} and columns={self.columns}")
 
     def score_shape(self, shape: Sequence[int], axes: Axes) -> tuple[int, ...]:
-        """One score a block."""
+        """Return the shape of the scores: one per block."""
         return tuple(size // self._size(shape, i, axes) for i, size in enumerate(shape))
 
     def pooled(self, weight: torch.Tensor, axes: Axes) -> torch.Tensor:
-        """Means over blocks."""
+        """Return the mean magnitude of each block."""
         return self._summed(weight.abs(), axes) / (weight.numel() // math.prod(self.score_shape(weight.shape, axes)))
 
     def multiplier(self, scores: torch.Tensor, cuts: Cuts, offset: int, axes: Axes) -> torch.Tensor:
-        """Each block's score decides all of it; axes of kernels, which a block holds whole, have size 1 here."""
+        """Expand the mask of the blocks to weights; axes of kernels, which blocks contain whole, have size 1."""
         return self._spread(cuts[0].mask(scores, offset).to(torch.int8), axes)
 
     def slope(self, product: torch.Tensor, scores: torch.Tensor, axes: Axes) -> torch.Tensor:
-        """Summed over blocks."""
+        """Sum the products over each block."""
         return super().slope(self._summed(product, axes), scores, axes)
 
     def pieces(self, multiplier: torch.Tensor, axes: Axes) -> list[torch.Tensor]:
-        """One bit a block, that of its first weight."""
+        """Return one bit per block, that of its first weight."""
         for axis in range(multiplier.dim()):
             step = self._size(multiplier.shape, axis, axes)
             multiplier = multiplier.index_select(axis, torch.arange(0, multiplier.shape[axis], step))
         return [multiplier.flatten() != 0]
 
     def joined(self, shape: Sequence[int], pieces: Sequence[torch.Tensor], axes: Axes) -> torch.Tensor:
-        """As the base has it."""
+        """Expand the bits of the blocks to multipliers."""
         grid = self.score_shape(shape, axes)
         require_sizes(pieces, [math.prod(grid)])
         return self._spread(pieces[0].reshape(grid).to(torch.int8), axes).expand(tuple(shape)).contiguous()
 
     def _size(self, shape: Sequence[int], axis: int, axes: Axes) -> int:
-        """Of a block along an axis."""
+        """The size of a block along an axis."""
         sizes = {axes.outputs: self.rows, axes.inputs: self.columns}
         return sizes.get(axis, shape[axis] if axis > max(axes.outputs, axes.inputs) else 1)
 
@@ -90,10 +90,10 @@ class Blocks(Kind):
 
 @dataclass(frozen=True)
 class NOfM(Kind):
-    """Of every m weights that follow each other along the inputs, the n of largest score are kept (2 of 4, say).
+    """Of every m consecutive weights along the inputs, the n with the largest score magnitude are kept (2 of 4, say).
 
-    log2(m choose n) / m bits a weight. keep must be n / m. Ties go to the first. Raises ValueError unless both are ints
-    with 1 <= n < m.
+    This takes log2(m choose n) / m bits per weight. keep must be n / m. Ties go to the first weight. Raises ValueError
+    unless both are ints with 1 <= n < m.
     """
 
     key: ClassVar[str] = "n_of_m"
@@ -109,11 +109,11 @@ class NOfM(Kind):
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """None: scores compete within m."""
+        """Empty: scores compete only within m consecutive weights."""
         return ()
 
     def bits(self, keep: float) -> float:
-        """One of all choices of n of m."""
+        """Return log2(m choose n) / m."""
         return math.log2(math.comb(self.m, self.n)) / self.m
 
     def check(self, shape: Sequence[int], axes: Axes, keep: float) -> None:
@@ -125,40 +125,40 @@ class NOfM(Kind):
             raise ValueError(f"keep={keep}: must be {self.n / self.m}, n={self.n} of m={self.m}")
 
     def multiplier(self, scores: torch.Tensor, cuts: Cuts, offset: int, axes: Axes) -> torch.Tensor:
-        """The n largest of each m."""
+        """Keep the n largest scores of every m."""
         grouped = self._grouped(scores.abs(), axes)
         best = grouped.argsort(dim=-1, descending=True, stable=True)[..., : self.n]
         kept = torch.zeros(grouped.shape, dtype=torch.int8, device=scores.device).scatter(-1, best, 1)
         return kept.flatten(-2).movedim(-1, axes.inputs)
 
     def pieces(self, multiplier: torch.Tensor, axes: Axes) -> list[torch.Tensor]:
-        """The bits at each place of m, apart by how many are still to be kept there: a chain of binary choices."""
+        """Return the bits at each place of m, separated by how many weights remain to be kept: a chain of choices."""
         kept = self._grouped(multiplier, axes).flatten(0, -2) != 0
-        left = self.n - (kept.cumsum(-1) - kept.long())  # still to be kept, before each place
+        left = self.n - (kept.cumsum(-1) - kept.long())  # weights that remain to be kept, before each place
         return [kept[left[:, i] == many, i] for i, many in self._contexts()]
 
     def joined(self, shape: Sequence[int], pieces: Sequence[torch.Tensor], axes: Axes) -> torch.Tensor:
-        """As the base has it."""
+        """Replay the chain of choices to get the multipliers."""
         blank = torch.zeros(tuple(shape), dtype=torch.int8, device="cpu")
         grouped = self._grouped(blank, axes)
         kept = torch.zeros(grouped.flatten(0, -2).shape, dtype=torch.bool, device="cpu")
         left = torch.full((len(kept),), self.n, device="cpu")
-        told = dict(zip(self._contexts(), pieces, strict=True))
+        choices = dict(zip(self._contexts(), pieces, strict=True))
         for i in range(self.m):
-            kept[:, i] = left >= self.m - i  # of those with no choice left
+            kept[:, i] = left >= self.m - i  # groups that must keep all that follow
             for many in range(1, min(self.n, self.m - i - 1) + 1):
                 here = left == many
-                require_sizes([told[i, many]], [int(here.sum())])
-                kept[here, i] = told[i, many]
+                require_sizes([choices[i, many]], [int(here.sum())])
+                kept[here, i] = choices[i, many]
             left -= kept[:, i].long()
         return kept.to(torch.int8).reshape(grouped.shape).flatten(-2).movedim(-1, axes.inputs).contiguous()
 
     def _contexts(self) -> list[tuple[int, int]]:
-        """(place, how many are still to be kept) where there is a choice."""
+        """(place, number of weights that remain to be kept) wherever there is a choice."""
         return [(i, many) for i in range(self.m) for many in range(1, min(self.n, self.m - i - 1) + 1)]
 
     def _grouped(self, tensor: torch.Tensor, axes: Axes) -> torch.Tensor:
-        """(..., inputs / m, m)."""
+        """Reshape to (..., inputs / m, m)."""
         grouped: torch.Tensor = tensor.movedim(axes.inputs, -1).unflatten(-1, (-1, self.m))
         return grouped
 

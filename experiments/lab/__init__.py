@@ -22,7 +22,8 @@ An experiment script says what it measures; everything about command lines, run 
 options: what a config may say · values: as a command line writes it · experiment, command_line, sacred_options,
 signals: how a run is made or refused · storage, figures, stores: what it leaves in a folder or a database · live,
 metrics: its curves while they grow · bars, tables: what it prints · resuming: what a run that was cut goes on from ·
-scripts: the experiments as modules, for those who run them · border: Sacred.
+sharing: what the runs of a sweep take from each other · scripts: the experiments as modules, for those who run them ·
+border: Sacred.
 """
 
 from slth.experiments.lab.arithmetic import Arithmetic, TrainingOptions
@@ -51,6 +52,7 @@ from slth.experiments.lab.options import (
 )
 from slth.experiments.lab.refusals import BadConfig, Refused, one_line
 from slth.experiments.lab.resuming import Resumable
+from slth.experiments.lab.sharing import shared
 from slth.experiments.lab.storage import load_run, require_writable, save, writable
 from slth.experiments.lab.tables import show
 
@@ -85,6 +87,7 @@ __all__ = [
     "seed",
     "seeds",
     "seeds_from",
+    "shared",
     "show",
     "text",
     "writable",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from slth.experiments import lab
-from slth.experiments.lab import scripts, storage, stores
+from slth.experiments.lab import scripts, sharing, storage, stores
 from slth.experiments.sweeps import plan as plans
 
 
@@ -55,6 +55,7 @@ def run(script: Path, cpus: int, request: dict[str, Any]) -> int:
     os.close(log)
     os.chdir(request["cwd"])
     storage.HOME = place.parents[1]  # from SWEEP/.work/PLACE
+    sharing.FOLDER = Path(request["shared"])
     os.environ.update(request["environment"])
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(cpus)

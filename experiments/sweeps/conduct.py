@@ -154,6 +154,7 @@ def _restored(store: Store, sql: str, run_id: str) -> bool:
 
 def _make(store: Store, server: Server, sweep: Sweep, runs: Sequence[Run], version: str) -> dict[str, str]:
     request = {"do": "run", "cwd": os.getcwd(), "named": sweep.named, "version": version, "sql": sweep.sql}
+    request["shared"] = str(store.shared)
     with _engine(server, sweep) as engine:
         return drive(engine, store, runs, request, sweep.retries)
 

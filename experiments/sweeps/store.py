@@ -86,6 +86,11 @@ class Store:
         place.mkdir()
         return place
 
+    @property
+    def shared(self) -> Path:
+        """Where this sweep's runs lay what others of them may take; not there before it is needed."""
+        return self.work / f"shared.{self.token}.0"
+
     def require_room(self) -> None:
         """Raise OSError where the folder takes no more files."""
         with tempfile.TemporaryFile(dir=self.work) as file:

@@ -11,6 +11,7 @@ from tables import one_case
 
 import slth
 from slth.experiments import gpt2_prune, lab
+from slth.experiments.lab import live, sharing
 from slth.experiments.studies.gpt2 import training as pruning
 from slth.search import controls
 from slth.wrapping import effective, handle
@@ -158,6 +159,27 @@ def test_the_best_init_is_the_one_that_ends_best(monkeypatch):
     ends.update(dict.fromkeys(ends))
     with pytest.raises(FloatingPointError, match="some: training diverged at every point of the grid"):
         pruning.best_of_stds(start, None, None, None, list(ends), [0.1], "some", 5)
+
+
+def test_the_runs_of_a_sweep_train_a_dense_network_once(config, tmp_path, monkeypatch):
+    def trained(folder, **changed):
+        monkeypatch.setattr(sharing, "FOLDER", folder)
+        study = gpt2_prune.Config(**config(steps=20, **changed)).study
+        (size,) = study.sizes
+        source = study.source(size, study.dense_init, 1.0)
+        with live.collected() as points:
+            made = pruning.trained(source, None, study.data, study.how, (0.01, 0.06), 20, "dense")
+        losses = {point for point in points if point[0] in ("dense/train_loss", "dense/val_loss")}
+        return made.fit, made.logit_std, made.model.state_dict(), losses
+
+    folder = tmp_path / "shared"
+    alone, *_ = runs = [trained(None), trained(folder), trained(folder, keep=0.3, method="iterand")]
+    assert [fit.resumed_at for fit, *_ in runs] == [0, 0, 20]
+    for fit, logit_std, weights, losses in runs:
+        assert (fit.rows, logit_std, losses) == (alone[0].rows, alone[1], alone[3])
+        assert all(torch.equal(weights[name], weight) for name, weight in alone[2].items())
+    others = [trained(folder, **changed)[0] for changed in ({"seed": 1}, {"batch": 2}, {"windows": 4}, {"every": 5})]
+    assert [fit.resumed_at for fit in others] == [0] * 4
 
 
 def test_a_rate_at_which_training_breaks_down_is_passed_over(config):

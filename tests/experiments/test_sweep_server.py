@@ -123,7 +123,7 @@ def test_a_run_is_forked_from_the_server_and_ends_with_the_connection_that_asked
     run = {"id": "a", "updates": {"wait": 60, "notes": str(notes)}, "place": str(place)}
     version = planned(server, [{}])["version"]
     request = {"do": "run", "cwd": str(tmp_path), "named": [], "version": version, "environment": {}, "sql": None}
-    request |= run
+    request |= run | {"shared": str(tmp_path / "shared")}
     request["environment"] = {"CUDA_VISIBLE_DEVICES": ""}
     with server.connect() as connection:
         connection.sendall(json.dumps(request).encode() + b"\n")

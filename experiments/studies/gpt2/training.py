@@ -5,7 +5,9 @@ and batches that depend on seed and step alone; both sides of a comparison get t
 """
 
 import contextlib
+import hashlib
 import math
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +20,7 @@ from torch.nn.functional import cross_entropy
 from transformers import GPT2Config
 
 import slth
+from slth.experiments import lab
 from slth.experiments.lab import Arithmetic, curves
 from slth.experiments.studies.gpt2.data import Data
 from slth.experiments.studies.gpt2.pruning import Pruning
@@ -148,10 +151,21 @@ def windows_at_once(length: int, vocabulary: int) -> int:
 
 
 def train(
-    model: nn.Module, data: Data, how: Training, lr: float, steps: int, label: str, method: Method | None = None
+    model: nn.Module,
+    data: Data,
+    how: Training,
+    lr: float,
+    steps: int,
+    label: str,
+    method: Method | None = None,
+    shared: Path | None = None,
 ) -> Fit:
-    """Train what has a gradient, and measure validation loss on the way where `steps` are the full ones."""
-    checkpoint = how.folder / f"{label}.checkpoint" if how.folder else None
+    """Train what has a gradient, and measure validation loss on the way where `steps` are the full ones.
+
+    `shared` is a file from which a finished training is taken, or which is left for others; the folder of checkpoints
+    is not used then.
+    """
+    checkpoint = shared or (how.folder / f"{label}.checkpoint" if how.folder else None)
     return slth.fit(
         model.to(how.device),
         how.batches(data),
@@ -165,7 +179,7 @@ def train(
         evaluate=lambda m: {"val_loss": val_loss(m, data.validation)},
         every=how.every if steps == how.steps else 0,
         checkpoint=checkpoint,
-        save_every=max(1, steps // how.saves),
+        save_every=steps if shared else max(1, steps // how.saves),
         seed=how.seed,
         log=how.log(label),
         name=label,
@@ -188,11 +202,40 @@ def trained(
     logits = gpt2.logit_std(model.to(how.device), data.validation[:8].to(how.device))
     if search:
         search.wrap(model)
-    method = search.method if search else None
-    made = Trained(model, train(model, data, how, lr, steps, label, method), lr, base_std, logits)
+    if search:
+        fit = train(model, data, how, lr, steps, label, search.method)
+    else:
+        fit = _trained_once(model, source, data, how, point, steps, label)
+    made = Trained(model, fit, lr, base_std, logits)
     if not math.isfinite(made.val_loss):
         raise FloatingPointError(f"{label}: the validation loss is {made.val_loss}: a lower learning rate may help")
     return made
+
+
+def _trained_once(
+    model: nn.Module, source: Source, data: Data, how: Training, point: tuple[float, float], steps: int, label: str
+) -> Fit:
+    """Train the source's model densely, or take the training from another run of the sweep that had the same."""
+    if how.folder:  # the run's own checkpoints
+        return train(model, data, how, point[0], steps, label)
+    with lab.shared(dense_identity(source, data, how, point, steps)) as file:
+        fit = train(model, data, how, point[0], steps, label, shared=file)
+    if fit.resumed_at == steps:
+        log = how.log(label)
+        for row in fit.rows:
+            log({name: value for name, value in row.items() if name != "step"}, int(row["step"]))
+    return fit
+
+
+def dense_identity(source: Source, data: Data, how: Training, point: tuple[float, float], steps: int) -> dict[str, Any]:
+    """All that a dense training depends on beside the code: the network, the text, the settings, and the machine."""
+    validation = data.validation.numpy()
+    text = {"corpus": data.corpus.digest, "vocabulary": data.vocabulary, "training": len(data.training)}
+    text |= {"validation": [*validation.shape, hashlib.sha256(validation.tobytes()).hexdigest()]}
+    settings = {key: value for key, value in vars(how).items() if key not in ("folder", "saves")}
+    network = vars(source) | {"config": source.config.to_dict()}
+    machine = [platform.node(), torch.get_num_threads()]  # whose sums may have another last bit
+    return {"network": network, "text": text, "how": settings, "point": point, "steps": steps, "machine": machine}
 
 
 def best_of(

@@ -301,8 +301,8 @@ class Masked(nn.Module):
         """Compute the mask: bool, the weight's shape."""
         if not self.form.prunes:
             return kept(self.multiplier())
-        masks = [cut.mask(part.of(self.scores), offset) for part, cut, offset in self._cut_parts()]
-        return masks[0] if len(masks) == 1 else torch.cat(masks, dim=self.parts[0].dim)
+        parts = [cut.mask(part.of(self.scores), offset) for part, cut, offset in self._cut_parts()]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=self.parts[0].dim)
 
     def multiplier(self) -> torch.Tensor:
         """Compute the multiplier of each weight: int8, the weight's shape."""

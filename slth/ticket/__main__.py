@@ -1,4 +1,4 @@
-"""`python -m slth.ticket show FILE` and `python -m slth.ticket summary FILE [OTHER]`, without the command `slth`."""
+"""Show tickets: `python -m slth.ticket show FILE` and `python -m slth.ticket summary FILE [OTHER]`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from slth.ticket import Ticket, overlap
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Describe a ticket (show), or say what it keeps where and how it overlaps another. Returns the exit status."""
+    """Describe a ticket (show), or summarise its masks and its overlap with another. Returns the exit status."""
     console.forgive()
     parser = argparse.ArgumentParser(prog="python -m slth.ticket", description="Look at tickets.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -20,9 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     summarise = commands.add_parser("summary", help=help, description=help)
     summarise.add_argument("file", metavar="FILE")
     summarise.add_argument("other", metavar="OTHER", nargs="?", help="another ticket of the same shapes: the overlap")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        text = show(given.file) if given.command == "show" else summary(given.file, given.other)
+        text = show(options.file) if options.command == "show" else summary(options.file, options.other)
     except (ValueError, OSError) as error:
         print(console.one_line(str(error)), file=sys.stderr)
         return 1
@@ -31,12 +31,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def show(file: str) -> str:
-    """What a ticket's file holds. Raises TicketError for another file, OSError where it cannot be read."""
+    """Describe a ticket's file. Raises TicketError for any other file, OSError if it cannot be read."""
     return Ticket.load(file).describe()
 
 
 def summary(file: str, other: str | None) -> str:
-    """What a ticket keeps where, and its overlap with another of the same shapes. Raises as :func:`show` does."""
+    """Summarise a ticket's masks, and the overlap with another ticket of the same shapes, if any.
+
+    Raises TicketError and OSError as :func:`show` does, and ValueError for a ticket of other shapes.
+    """
     ticket = Ticket.load(file)
     text = str(ticket.summary())
     if other is None:

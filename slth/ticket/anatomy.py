@@ -1,8 +1,8 @@
-"""Where the parts of a network lie in its masks: layers, projections of attention, heads, units between.
+"""Find the parts of a network in its masks: layers, attention projections, heads and hidden units.
 
-Everything is told by names and shapes, so that a ticket needs no module for it: stacks (heads, in, out) of
+They are recognised by names and shapes, so that a ticket needs no module for it: stacks (heads, in, out) of
 `slth.attention`, GPT-2's `c_attn`, `c_fc` and `c_proj` (in, out), separate or fused projections (out, in) of torch and
-of Hugging Face, entries (in, out) of a ParameterList, and matrices (out, in) otherwise.
+Hugging Face, entries (in, out) of a ParameterList, and matrices (out, in) otherwise.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from slth.masking.parameters import Part
 
 PROJECTIONS = ("query", "key", "value", "output")
 _INPUTS_FIRST = {"c_attn", "c_proj", "c_fc"}
-_OUTPUTS = {"c_proj", "out_proj", "o_proj", "dense"}  # within a module whose name has "att"
+_OUTPUTS = {"c_proj", "out_proj", "o_proj", "dense"}  # in a module whose name contains "att"
 _FEED_FORWARD = {"c_fc": "in", "c_proj": "out"}
 
 
@@ -26,9 +26,10 @@ class Matrix:
     """One projection, or one matrix, of a masked weight.
 
     Attributes:
-        weight: its name.
-        role: "query", "key", "value" or "output" in an attention, "in" or "out" in GPT-2's network, else its own name.
-        mask: bool (heads, in, out); 1 head where it has none, or where nobody said how many there are.
+        weight: the name of the weight.
+        role: "query", "key", "value" or "output" in an attention, "in" or "out" in GPT-2's feed-forward network, else
+            its own name.
+        mask: bool (heads, in, out), with one head if there are none or their number is unknown.
         stacked: whether the heads are known.
     """
 
@@ -44,17 +45,23 @@ class Matrix:
 
     @property
     def parent(self) -> str:
-        """The module around the one that holds it: of a network, or of an attention."""
+        """The name of the module around its layer: a feed-forward network or an attention."""
         return _split(self.weight)[0]
 
 
 def matrices(
     masks: Mapping[str, torch.Tensor], parts: Mapping[str, Sequence[Part]], heads: int | None
 ) -> Iterator[Matrix]:
-    """The matrices of all weights of two axes or more; masks bool and parts by name, heads of each attention.
+    """Yield the matrices of all weights with two or more axes.
 
-    Where queries have `heads` heads, keys and values of another width have as many as are as wide as these. Raises
-    ValueError for heads that do not divide a projection.
+    Args:
+        masks: bool, by name of the weight.
+        parts: the parts of each weight, by name.
+        heads: the number of query heads of each attention, None if unknown. Keys and values have heads of the same
+            width, so that narrower ones have fewer heads.
+
+    Raises:
+        ValueError: if heads does not divide a projection.
     """
     widths: dict[str, int] = {}
     for weight, mask in masks.items():
@@ -76,7 +83,7 @@ def matrices(
 
 
 def _matrix(mask: torch.Tensor, weight: str, part: Part) -> torch.Tensor:
-    """A weight's mask, or an equal part of it, as (in, out)."""
+    """The mask of a weight, or of an equal part, as a matrix (in, out)."""
     name = _split(weight)[1]
     in_a_list = name.isdecimal() and weight.endswith(name)
     inputs_first = part.dim == 1 if part.count > 1 else name in _INPUTS_FIRST or in_a_list
@@ -84,7 +91,7 @@ def _matrix(mask: torch.Tensor, weight: str, part: Part) -> torch.Tensor:
 
 
 def _split(weight: str) -> tuple[str, str]:
-    """(the module around the layer, the layer's name), where a parameter that is not called weight is its own layer."""
+    """(the parent of the layer, the layer's name); a parameter not called "weight" counts as a layer itself."""
     path, _, leaf = weight.rpartition(".")
     if leaf != "weight":
         return path, leaf
@@ -98,22 +105,22 @@ def _role(parent: str, name: str) -> str:
     return _FEED_FORWARD.get(name, name)
 
 
-def hidden_units(found: Sequence[Matrix]) -> Iterator[tuple[Matrix, torch.Tensor]]:
-    """(the matrix before them, bool (units,)) for the units between two matrices of one network: whether each is dead.
+def hidden_units(network: Sequence[Matrix]) -> Iterator[tuple[Matrix, torch.Tensor]]:
+    """Yield (matrix, dead) for the hidden units after a matrix; dead is bool (units,).
 
-    A unit is dead if nothing comes in, or nothing goes out. Matrices follow each other if they stand next to each other
-    in one module, in a layer and no attention, and their sizes fit.
+    A unit is dead if it has no incoming or no outgoing weight. Units are hidden between two matrices that follow each
+    other in one module of a layer, outside of attentions, with fitting sizes.
     """
-    inside = [m for m in found if m.role not in PROJECTIONS and m.layer is not None and len(m.mask) == 1]
+    inside = [m for m in network if m.role not in PROJECTIONS and m.layer is not None and len(m.mask) == 1]
     for one, other in pairwise(inside):
         if one.parent == other.parent and one.mask.shape[2] == other.mask.shape[1]:
             yield one, ~(one.mask[0].any(0) & other.mask[0].any(1))
 
 
-def dead_heads(found: Sequence[Matrix]) -> Iterator[tuple[str, int]]:
-    """(attention, head) whose values or outputs are all pruned, so that it adds nothing that depends on the tokens."""
+def dead_heads(network: Sequence[Matrix]) -> Iterator[tuple[str, int]]:
+    """Yield (attention, head) if all values or all outputs of a head are pruned: it adds nothing that depends on x."""
     attentions: dict[str, dict[str, torch.Tensor]] = {}
-    for matrix in found:
+    for matrix in network:
         if matrix.role in PROJECTIONS and matrix.stacked:
             attentions.setdefault(matrix.parent, {})[matrix.role] = matrix.mask.flatten(1).any(1)
     for attention, alive in attentions.items():

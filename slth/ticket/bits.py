@@ -1,10 +1,10 @@
-"""Masks as bits: eight to a byte, or fewer where the kept are rare or common.
+"""Encode masks: as one bit per entry, or by an entropy coder, which is shorter if few or most entries are kept.
 
-The entropy coder is a range coder (Martin 1979) of two symbols. Masks are cut into chunks, each coded alone with the
-share of ones that it has, so that all cores can work. It is made of integers only: the same bits everywhere.
+The entropy coder is a range coder (Martin 1979) of two symbols. Masks are cut into chunks, each coded separately with
+its own share of ones, so that all cores can work. The coder uses integers only: it gives the same bytes on any machine.
 
-Coded bytes are a table of two little-endian uint32 a chunk (its ones, its bytes), then the chunks' bytes in order. A
-chunk of one value only takes no bytes.
+The coded bytes are a table of two little-endian uint32 per chunk (its number of ones, its number of bytes), then the
+bytes of the chunks in order. A chunk whose bits are all equal takes no bytes.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from numba import njit
 from slth.threads import in_parallel
 
 CHUNK = 1 << 20  # bits coded together
-_SLACK = 16  # bytes that a chunk of any bits may take over one byte for eight
+_SLACK = 16  # bytes that a coded chunk may take in excess of one bit per entry
 
 Bytes = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 
-# ---------------------------------------------------------------- eight to a byte
+# ---------------------------------------------------------------- one bit per entry
 
 
 def pack(masks: Sequence[torch.Tensor]) -> torch.Tensor:
-    """All masks (bool, any shapes) flat, one after the other, as uint8 (ceil(bits / 8),).
+    """Pack masks (bool, any shapes), flattened and concatenated, to uint8 (ceil(bits / 8),).
 
-    The lowest index is the lowest bit; the last byte is filled up with zeros. Raises ValueError for other dtypes.
+    The lowest index is the lowest bit; the last byte is padded with zeros. Raises ValueError for other dtypes.
 
     >>> pack([torch.tensor([True, False, True]), torch.tensor([True])]).tolist()
     [13]
@@ -43,9 +43,9 @@ def pack(masks: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def unpack(packed: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
-    """The flat masks (bool), of the given sizes, that :func:`pack` packed.
+    """Unpack the result of :func:`pack` to flat masks (bool) of the given sizes.
 
-    Raises ValueError unless packed is uint8, just as long as these sizes need, and filled up with zeros.
+    Raises ValueError unless packed is uint8, has exactly the length that these sizes need, and is padded with zeros.
     """
     data, total = _as_bytes(packed), _total(sizes)
     if data.size != -(-total // 8):
@@ -55,13 +55,13 @@ def unpack(packed: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
     return _split(np.unpackbits(data, count=total, bitorder="little").view(np.bool_), sizes)
 
 
-# ---------------------------------------------------------------- fewer
+# ---------------------------------------------------------------- entropy coder
 
 
 def encode(masks: Sequence[torch.Tensor]) -> torch.Tensor:
-    """All masks (bool, any shapes) by entropy, as uint8: some n H(ones / n) bits for each run of at most CHUNK bits.
+    """Encode masks (bool, any shapes) with the entropy coder, as uint8 (bytes,).
 
-    Raises ValueError for other dtypes.
+    This takes about n H(ones / n) bits for each chunk of n <= CHUNK entries. Raises ValueError for other dtypes.
     """
     flat = _flat(masks)
     chunks = [mask[start:stop] for mask in flat for start, stop in _chunks(mask.size)]
@@ -79,10 +79,10 @@ def encode(masks: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def decode(coded: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
-    """The flat masks (bool), of the given sizes, that :func:`encode` coded.
+    """Decode the result of :func:`encode` to flat masks (bool) of the given sizes.
 
-    Raises ValueError unless coded is uint8 and can be what encode made of masks of these sizes. Damaged bytes may also
-    give wrong masks, of the right sizes and with the right number of ones a chunk: a digest has to tell.
+    Raises ValueError unless coded is uint8 and a possible result for these sizes. Damaged bytes may also give wrong
+    masks, of the right sizes and with the right number of ones per chunk: this needs a checksum to detect.
     """
     data, total = _as_bytes(coded), _total(sizes)
     count = sum(-(-size // CHUNK) for size in sizes)
@@ -108,8 +108,8 @@ def decode(coded: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
     return _split(bits, sizes)
 
 
-# The coder holds an interval [low, low + span) of 64 bits, shifted up by 16 whenever span falls below 2^48. Its lower
-# part, in proportion to the share of ones (in units of 2^-32), stands for a one. Share >= 2^-20, as chunks are short.
+# The coder's state is an interval [low, low + span) of 64 bits, shifted up by 16 whenever span falls below 2^48. Its
+# lower part, in proportion to the share of ones (in units of 2^-32), codes a one. Share >= 2^-20, as chunks are short.
 _32, _48 = np.uint64(32), np.uint64(48)
 _LEAST = np.uint64(1 << 48)
 _WHOLE = np.uint64((1 << 64) - 1)
@@ -124,7 +124,7 @@ def _encode(bits, ones):  # type: ignore[no-untyped-def]  # pragma: no cover
     low, span, at = np.uint64(0), _WHOLE, 0
     for bit in bits:
         bound = (span >> _32) * share
-        rise = bound * np.uint64(not bit)  # no branch on the bit, which nothing foretells
+        rise = bound * np.uint64(not bit)  # no branch, as the bit is unpredictable
         low += rise
         span = bound if bit else span - bound
         if low < rise:
@@ -133,11 +133,11 @@ def _encode(bits, ones):  # type: ignore[no-untyped-def]  # pragma: no cover
             at = _put(out, at, low)
             low <<= np.uint64(16)
             span <<= np.uint64(16)
-    last = low + (_LEAST - np.uint64(1))  # 16 bits of it, then zeros, lie in the interval
+    last = low + (_LEAST - np.uint64(1))  # its first 16 bits, followed by zeros, are in the interval
     if last < low:
         _carry(out, at)
     at = _put(out, at, last)
-    while out[at - 1] == 0:  # decoding goes on with zeros; some bit is set, as some mask bit was not
+    while out[at - 1] == 0:  # the decoder appends zeros; some byte is not 0, as not all bits of the mask are ones
         at -= 1
     return out[:at].copy()
 
@@ -151,7 +151,7 @@ def _put(out, at, low):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 @njit(cache=True, nogil=True)
 def _carry(out, at):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Add one to the number written so far: never more than it has room for, as the first interval is the whole."""
+    """Add one to the number written so far; this cannot overflow, as the first interval is the whole range."""
     at -= 1
     while out[at] == 255:
         out[at] = 0
@@ -185,7 +185,7 @@ def _decode(coded, ones, bits):  # type: ignore[no-untyped-def]  # pragma: no co
 
 @njit(cache=True, nogil=True)
 def _next(coded, at):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Two bytes as a number, zeros behind the end."""
+    """The next two bytes as a number, with zeros after the end."""
     high = coded[at] if at < coded.size else np.uint8(0)
     low = coded[at + 1] if at + 1 < coded.size else np.uint8(0)
     return (np.uint64(high) << np.uint64(8)) | np.uint64(low)
@@ -219,7 +219,7 @@ def _chunks(size: int) -> list[tuple[int, int]]:
 
 
 def _cut(bits: Bools, sizes: Sequence[int]) -> list[Bools]:
-    """The chunks of the masks of these sizes that bits holds one after the other, as views."""
+    """The chunks, as views, of concatenated masks of these sizes."""
     offsets = np.cumsum([0, *sizes]).tolist()
     return [
         bits[offset + start : offset + stop]
@@ -229,6 +229,6 @@ def _cut(bits: Bools, sizes: Sequence[int]) -> list[Bools]:
 
 
 def _split(bits: Bools, sizes: Sequence[int]) -> list[torch.Tensor]:
-    """The masks, each with memory of its own."""
+    """Split concatenated masks, each with its own memory."""
     offsets = np.cumsum([0, *sizes]).tolist()
     return [torch.from_numpy(bits[a:b].copy()) for a, b in itertools.pairwise(offsets)]

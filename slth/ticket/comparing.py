@@ -1,4 +1,4 @@
-"""Whether weights are the same under a mask: by numba's loops on the CPU, by torch on other devices."""
+"""Compare weights under a mask: with numba on the CPU, with torch on other devices."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _PIECE = 1 << 18  # entries that one thread compares at a time
 
 
 def same_kept(one: torch.Tensor, other: torch.Tensor, mask: torch.Tensor) -> bool:
-    """Whether two weights, of one shape, dtype and device, are the same where a mask (bool) keeps them."""
+    """Return whether two weights (same shape, dtype and device) are equal where a mask (bool) keeps them."""
     if one.is_cpu:
         return _by_loops(_same_kept, one, other, mask)
     return bool(((one == other) | ~mask).all())
 
 
 def is_pruned(value: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor) -> bool:
-    """Whether a value is the weight, of its shape, dtype and device, where a mask (bool) keeps it, else 0."""
+    """Return whether a value equals the weight (same shape, dtype and device) where a mask (bool) keeps it, else 0."""
     if value.is_cpu:
         return _by_loops(_is_pruned, value, weight, mask)
     return torch.equal(value, torch.where(mask, weight, 0))
@@ -33,7 +33,7 @@ def _by_loops(check: Callable[[np.ndarray, np.ndarray, np.ndarray], bool], *tens
 
 
 def _numbers(tensor: torch.Tensor) -> np.ndarray:
-    """As numba takes them: numbers of 16 bits become float32."""
+    """Convert to a numpy array that numba supports: 16-bit floats become float32."""
     return (tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor).numpy()
 
 

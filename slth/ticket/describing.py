@@ -1,4 +1,4 @@
-"""A ticket in words, for people."""
+"""Describe a ticket for human readers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from slth.ticket.record import Weight
 if TYPE_CHECKING:
     from slth.ticket.ticket import Ticket
 
-_WIDTH, _LINES = 116, 12  # of what is said of the module
+_WIDTH, _LINES = 116, 12  # of the description of the module
 
 
 def describe(ticket: Ticket) -> str:
-    """Sizes, seeds, how the module is built, and a line for each masked weight."""
+    """Describe a ticket: sizes, seeds, how the module is built, and a line for each masked weight."""
     total, kept = sum(w.size for w in ticket.weights), sum(w.kept for w in ticket.weights)
     stored = [ticket.tensors[f"stored.{p.path}"] for p in ticket.plain if p.stored]
     seeds = sorted({str(draw.seed) for w in ticket.weights if w.recipe for draw in w.recipe.draws})
@@ -47,13 +47,13 @@ def describe(ticket: Ticket) -> str:
 
 
 def _common(weights: Sequence[Weight]) -> list[str]:
-    """What all weights have been made by a search."""
+    """The notes of traits that all weights have."""
     first, *others = [[trait.note for trait in weight.traits] for weight in weights] or [[]]
     return [note for note in first if all(note in notes for notes in others)]
 
 
 def _line(weight: Weight, common: Sequence[str]) -> str:
-    """A weight; what is common to all is left out."""
+    """The line of a weight, without the notes common to all."""
     draws = weight.recipe.draws if weight.recipe else ()
     drawn = list(dict.fromkeys(f"{draw.distribution} {draw.scale:.4g}" for draw in draws)) or ["of the base"]
     shape, notes = "x".join(map(str, weight.shape)), [t.note for t in weight.traits if t.note not in common]
@@ -61,7 +61,7 @@ def _line(weight: Weight, common: Sequence[str]) -> str:
 
 
 def _built(built: Mapping[str, Any]) -> str:
-    """One line of printable characters, whatever the file says."""
+    """The description of the module as one line of printable characters."""
     rest = {key: value for key, value in built.items() if key != "class"}
     named = rest.pop("arguments", None)
     text = str(built.get("class", "?"))

@@ -1,7 +1,7 @@
-"""A ticket as a folder or repository of the Hugging Face hub: config.json, ticket.safetensors, README.md.
+"""Tickets as folders or repositories of the Hugging Face hub: config.json, ticket.safetensors, README.md.
 
-config.json and README.md tell people and the hub what it is; a ticket is read from ticket.safetensors alone, which
-holds no code and is checked as any ticket's file.
+config.json and README.md are for human readers and the hub. A ticket is read from ticket.safetensors only, which
+contains no code and is checked like any ticket's file.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ def save(
     losses: Mapping[str, float] | None = None,
     name: str | None = None,
 ) -> Path:
-    """Write the three files; each is whole or not there. name: of the repository, in the card, else the folder's."""
+    """Write the three files, each atomically, and return the folder.
+
+    name: the name of the repository in the model card; None: that of the folder. Raises as `Ticket.save_pretrained`.
+    """
     config = _config(ticket, method, losses)
     place = Path(folder)
     card = _card(ticket, config, name or place.name)
@@ -66,7 +69,7 @@ def save(
 
 
 def find(place: str | os.PathLike[str], **options: Any) -> Path:
-    """Where the file lies: in a folder, or in the cache of what was downloaded from a repository."""
+    """Return the path of the ticket's file: in a folder, or in the cache after download from a repository."""
     if Path(place).is_dir() or not isinstance(place, str):
         return Path(place) / FILE
     with extra("hub"):
@@ -84,7 +87,7 @@ def push(
     token: str | None = None,
     message: str = "Upload ticket",
 ) -> str:
-    """Make the repository where there is none, and put the three files into it as one commit. Returns its address."""
+    """Create the repository if needed, and upload the three files as one commit. Returns its address."""
     with extra("hub"):
         from huggingface_hub import HfApi
     with tempfile.TemporaryDirectory() as folder:

@@ -1,12 +1,12 @@
-"""What is in a ticket, or in a wrapped model: how much is kept where, what is dead, and how two tickets overlap.
+"""Inspect a ticket or a wrapped model: the shares kept, dead heads and units, and the overlap of two tickets.
 
     found = slth.inspect(ticket)           # or a wrapped model
     print(found)                           # layers by projections, dead heads and units
     pandas.DataFrame(found.columns())      # tidy: a row for each projection and head
     slth.plots.kept_share(pandas.DataFrame(found.columns()))
 
-A ticket that was applied is a plain module. Everything that reads activations or patches them works on it, as
-`register_forward_hook` does:
+An applied ticket is a plain module. All tools that read or patch activations work on it, such as
+`register_forward_hook`:
 
     net = ticket.apply(build())
     cache = {}
@@ -31,19 +31,19 @@ from slth.wrapping import handle, root
 if TYPE_CHECKING:
     from slth.ticket.ticket import Ticket
 
-_HEADS = ("n_head", "num_attention_heads", "num_heads", "heads")  # names that configs and modules have for it
+_HEADS = ("n_head", "num_attention_heads", "num_heads", "heads")  # names in configs and modules
 
 
 @dataclass(frozen=True)
 class Share:
-    """How much is kept of one head of a projection, or of a matrix without heads.
+    """The share kept of one head of a projection, or of a matrix without heads.
 
     Attributes:
-        weight, layer, role, head: where it is; layer is the first number in the weight's name, None without one, head
-            None where there are none, or where nobody said how many.
-        kept, size: entries.
-        units: of its own: inputs of a projection "output" or "out", else outputs.
-        dead_units: those with no entry kept.
+        weight, layer, role, head: its place. layer is the first number in the weight's name, None without one; head is
+            None if there are no heads or their number is unknown.
+        kept, size: the numbers of kept and of all entries.
+        units: the number of its inputs if the role is "output" or "out", else of its outputs.
+        dead_units: the number of units without a kept entry.
     """
 
     weight: str
@@ -57,13 +57,13 @@ class Share:
 
     @property
     def share(self) -> float:
-        """In [0, 1]."""
+        """The share kept, in [0, 1]."""
         return self.kept / self.size
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """How two tickets overlap in one head of a projection, or in a matrix without heads: entries, and where it is."""
+    """The overlap of two tickets in one head of a projection, or in a matrix without heads: place and entries kept."""
 
     weight: str
     layer: int | None
@@ -76,12 +76,12 @@ class Overlap:
 
     @property
     def overlap(self) -> float:
-        """Intersection over union, in [0, 1]; NaN where both keep nothing."""
+        """Intersection over union, in [0, 1]; NaN if both keep nothing."""
         return _over_union(self.both, self.kept, self.kept_other)
 
     @property
     def by_chance(self) -> float:
-        """The same of random masks that keep as much, whose mean intersection is kept * kept_other / size."""
+        """The overlap of random masks that keep as much: their mean intersection is kept * kept_other / size."""
         return _over_union(self.kept * self.kept_other / self.size, self.kept, self.kept_other)
 
 
@@ -91,14 +91,14 @@ def _over_union(both: float, one: int, other: int) -> float:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is kept, row by row in the order of the weights; what is dead.
+    """The shares kept in a network, and its dead heads and units.
 
     Attributes:
-        rows: a share for each projection and head, and each other matrix.
-        dead_heads: by the name of the attention. Values or outputs of such a head are all pruned: what it adds does
-            not depend on the tokens.
-        dead_units: of the networks between attentions, by the name of the weight before them. Such a unit has no
-            incoming or no outgoing weight.
+        rows: one share per head of each projection, and per other matrix, in the order of the weights.
+        dead_heads: indices by name of the attention. All values or all outputs of such a head are pruned: its output
+            does not depend on the tokens.
+        dead_units: indices of hidden units of the feed-forward networks, by name of the weight before them. Such a unit
+            has no incoming or no outgoing weight.
     """
 
     rows: tuple[Share, ...]
@@ -106,17 +106,17 @@ class Inspection:
     dead_units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def columns(self) -> dict[str, list[Any]]:
-        """The rows as columns, with their share: what `pandas.DataFrame` takes."""
+        """Return the rows as columns, including `share`, for `pandas.DataFrame`."""
         return _columns(Share, self.rows, "share")
 
     def shares(self, *by: str) -> dict[tuple[Any, ...], float]:
-        """The share kept by fields of the rows, over all that have the same: `shares("layer", "role")`."""
+        """Return the share kept for each combination of fields of the rows: `shares("layer", "role")`."""
         kept: dict[tuple[Any, ...], list[int]] = {}
         for row in self.rows:
             sums = kept.setdefault(tuple(getattr(row, name) for name in by), [0, 0])
             sums[0] += row.kept
             sums[1] += row.size
-        return {key: some / size for key, (some, size) in kept.items()}
+        return {key: count / size for key, (count, size) in kept.items()}
 
     def __str__(self) -> str:
         lines = _table(self.shares("layer", "role"))
@@ -128,29 +128,34 @@ class Inspection:
 
 
 def inspect(of: Ticket | nn.Module, *, heads: int | None = None) -> Inspection:
-    """What is kept and what is dead in a ticket or a wrapped model.
+    """Compute the shares kept, and find dead heads and units, in a ticket or a wrapped model.
 
-    heads: of each attention whose projections are matrices (out, in) or (in, out); None: as the model's config says, or
-    what the ticket says of how its module was built, else projections are not cut into heads. Stacks (heads, in, out)
-    say it themselves. Raises ValueError for heads that are no int >= 1 or divide no projection, and for a module that
-    is not wrapped; TicketError where the masks of a ticket's file do not fit.
+    Args:
+        of: a ticket or a wrapped model.
+        heads: the number of heads of each attention whose projections are matrices (out, in) or (in, out). None: that
+            in the model's config, or in the ticket's record of how its module was built; without these, projections
+            are not split into heads. Stacks (heads, in, out) need no number.
+
+    Raises:
+        ValueError: if heads is not an int >= 1 or does not divide a projection, or if a module is not wrapped.
+        TicketError: if the masks in a ticket's file do not fit.
     """
-    found = _matrices(of, heads)
+    network = _matrices(of, heads)
     heads_of: dict[str, tuple[int, ...]] = {}
-    for attention, head in dead_heads(found):
+    for attention, head in dead_heads(network):
         heads_of[attention] = (*heads_of.get(attention, ()), head)
-    units = {m.weight: tuple(dead.nonzero()[:, 0].tolist()) for m, dead in hidden_units(found) if dead.any()}
-    rows = (_share(m, h, mask) for m in found for h, mask in _heads(m))
+    units = {m.weight: tuple(dead.nonzero()[:, 0].tolist()) for m, dead in hidden_units(network) if dead.any()}
+    rows = (_share(m, h, mask) for m in network for h, mask in _heads(m))
     return Inspection(tuple(rows), heads_of, units)
 
 
 def overlap(one: Ticket | nn.Module, other: Ticket | nn.Module, *, heads: int | None = None) -> tuple[Overlap, ...]:
-    """How two tickets, or wrapped models, overlap, row by row as :func:`inspect` has them.
+    """Compute the overlap of two tickets, or wrapped models, for the same rows as :func:`inspect`.
 
-    Raises ValueError as :func:`inspect` does, and for weights of other names or shapes.
+    Raises ValueError as :func:`inspect` does, and for weights with different names or shapes.
     """
     pairs = _matrices(one, heads), _matrices(other, heads)
-    places = [[(m.weight, m.role, tuple(m.mask.shape)) for m in found] for found in pairs]
+    places = [[(m.weight, m.role, tuple(m.mask.shape)) for m in network] for network in pairs]
     for here, there in zip(*places, strict=False):
         if here != there:
             raise ValueError(f"other: has {there} where the first has {here}; must have the same weights")
@@ -164,7 +169,7 @@ def overlap(one: Ticket | nn.Module, other: Ticket | nn.Module, *, heads: int | 
 
 
 def columns(rows: Iterable[Overlap]) -> dict[str, list[Any]]:
-    """The rows of :func:`overlap` as columns, with `overlap` and `by_chance`: what `pandas.DataFrame` takes."""
+    """Return the rows of :func:`overlap` as columns, including `overlap` and `by_chance`, for `pandas.DataFrame`."""
     return _columns(Overlap, tuple(rows), "overlap", "by_chance")
 
 
@@ -176,12 +181,12 @@ def _matrices(of: Ticket | nn.Module, heads: int | None) -> list[Matrix]:
     if isinstance(of, nn.Module):
         wrapped = handle(of)
         masks, parts = wrapped.masks(), {path: masked.parts for path, masked in wrapped.weights.items()}
-        said = _known_heads(getattr(root(of), "config", None), root(of))
+        known = _known_heads(getattr(root(of), "config", None), root(of))
     else:
         masks, parts = of.masks(), {weight.path: weight.parts for weight in of.weights}
         built = of.built or {}
-        said = _known_heads(built.get("config"), built.get("arguments"))
-    return list(matrices(masks, parts, said if heads is None else as_int("heads", heads, 1)))
+        known = _known_heads(built.get("config"), built.get("arguments"))
+    return list(matrices(masks, parts, known if heads is None else as_int("heads", heads, 1)))
 
 
 def _known_heads(*places: Any) -> int | None:
@@ -194,7 +199,7 @@ def _known_heads(*places: Any) -> int | None:
 
 
 def _heads(matrix: Matrix) -> list[tuple[int | None, torch.Tensor]]:
-    """(head, its mask (in, out))."""
+    """(head, its mask (in, out)) for each head."""
     return [(h if matrix.stacked else None, mask) for h, mask in enumerate(matrix.mask)]
 
 
@@ -204,7 +209,7 @@ def _share(matrix: Matrix, head: int | None, mask: torch.Tensor) -> Share:
     return Share(matrix.weight, matrix.layer, matrix.role, head, int(mask.sum()), mask.numel(), alive.numel(), dead)
 
 
-# ---------------------------------------------------------------- in words
+# ---------------------------------------------------------------- text and columns
 
 
 def _columns(kind: Any, rows: Sequence[Any], *more: str) -> dict[str, list[Any]]:
@@ -212,7 +217,7 @@ def _columns(kind: Any, rows: Sequence[Any], *more: str) -> dict[str, list[Any]]
 
 
 def _table(shares: Mapping[tuple[Any, ...], float]) -> list[str]:
-    """A line for each layer, a column for each role; what is in no layer comes first, by itself."""
+    """A line per layer and a column per role, after a line for each role outside of layers."""
     lines = [f"{role}: {share:.4f} kept" for (layer, role), share in shares.items() if layer is None]
     layers = sorted({layer for layer, _ in shares if layer is not None})
     roles = list(dict.fromkeys(role for layer, role in shares if layer is not None))

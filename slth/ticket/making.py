@@ -1,4 +1,4 @@
-"""From a model to the records of a ticket, and the digest of a network."""
+"""Make the records of a ticket from a model, and the digest of a network."""
 
 from __future__ import annotations
 
@@ -30,18 +30,26 @@ def weight_of(
     pieces: Sequence[torch.Tensor],
     value: torch.Tensor,
 ) -> Weight:
-    """The record of a masked weight, given its value under the mask: of its recipe, or over a base where none makes it.
+    """Make the record of a masked weight: by its recipe, or over a base if no recipe gives it.
 
-    multiplier: bool where the mask prunes and no more, else int8, which pieces tell then. Raises TicketError where
-    neither gives the value.
+    Args:
+        module: the wrapped module.
+        path: the weight's name.
+        masked: its mask.
+        multiplier: bool if the mask only prunes, else int8.
+        pieces: the encoding of an int8 multiplier.
+        value: the weight under the mask.
+
+    Raises:
+        TicketError: if neither recipe nor base gives the value under the mask.
     """
     mask, form = kept(multiplier), masked.form
-    had = [trait for kind in traits.known().values() if (trait := kind.of(masked, mask))]
+    own = [trait for kind in traits.known().values() if (trait := kind.of(masked, mask))]
     recipe, weight = recipe_of(module, path), random_weight(module, path).detach()
-    if recipe and not same_kept(traits.random_weight(recipe, had, dict(masked.named_buffers()), value), weight, mask):
+    if recipe and not same_kept(traits.random_weight(recipe, own, dict(masked.named_buffers()), value), weight, mask):
         recipe = None
     if recipe is None:
-        had = [trait for trait in had if not trait.tensor]  # the base has what these tell of a recipe
+        own = [trait for trait in own if not trait.tensor]  # these describe how a recipe was drawn
     return Weight(
         path=path,
         shape=tuple(value.shape),
@@ -49,7 +57,7 @@ def weight_of(
         kept=int(mask.count_nonzero()),
         recipe=recipe,
         parts=masked.parts,
-        traits=_traits_of(masked, had, multiplier, weight, value),
+        traits=_traits_of(masked, own, multiplier, weight, value),
         base=base_of(weight, mask) if recipe is None else None,
         kind=form.kind,
         axes=form.axes,
@@ -59,31 +67,31 @@ def weight_of(
 
 
 def _traits_of(
-    masked: Masked, had: Sequence[Trait], multiplier: torch.Tensor, weight: torch.Tensor, value: torch.Tensor
+    masked: Masked, own: Sequence[Trait], multiplier: torch.Tensor, weight: torch.Tensor, value: torch.Tensor
 ) -> tuple[Trait, ...]:
-    """The traits by which the weight is the value under the mask: those that the mask has, or is seen to have.
+    """The traits that turn the weight into the value under the mask: the mask's own, or recognised by the value.
 
-    What an earlier search left behind may not hold any more. Raises TicketError where none give the value.
+    Traits left by an earlier search may no longer be valid. Raises TicketError if no traits give the value.
     """
     parts = masked.parts
-    idle = [trait for trait in had if trait.shown(weight, parts) is weight]
+    idle = [trait for trait in own if trait.shown(weight, parts) is weight]
     seen = (t for kind in traits.known().values() if (t := kind.seen(value, weight, parts)))
-    for candidate in itertools.chain([had, idle], ([*idle, trait] for trait in seen)):
+    for candidate in itertools.chain([own, idle], ([*idle, trait] for trait in seen)):
         if _is_masked(value, traits.shown(weight, candidate, parts), masked, multiplier):
             return tuple(candidate)
-    told = " nor ".join(["its weights", *(kind.words for kind in traits.known().values() if kind.words)])
-    raise TicketError(f"{masked.path}: what evaluation sees is neither {told} under a mask")
+    words = " nor ".join(["its weights", *(kind.words for kind in traits.known().values() if kind.words)])
+    raise TicketError(f"{masked.path}: what evaluation sees is neither {words} under a mask")
 
 
 def _is_masked(value: torch.Tensor, weight: torch.Tensor, masked: Masked, multiplier: torch.Tensor) -> bool:
-    """Whether a value is what a mask makes of a weight."""
+    """Whether a value is the weight under a mask."""
     if masked.form.is_plain:
         return is_pruned(value, weight, multiplier)
     return torch.equal(value, masked.scaled(times(weight, multiplier)))
 
 
 def weight_under(module: nn.Module, path: str, mask: torch.Tensor) -> Weight:
-    """The record of a plain module's weight under a mask, of its recipe, or over a base where none makes it."""
+    """Make the record of a plain module's weight under a mask: by its recipe, or over a base if no recipe gives it."""
     weight = module.get_parameter(path).detach()
     recipe = recipe_of(module, path)
     if recipe and not same_kept(recipe.tensor(weight.shape, weight.device).to(weight.dtype), weight, mask):
@@ -101,7 +109,7 @@ def weight_under(module: nn.Module, path: str, mask: torch.Tensor) -> Weight:
 
 
 def _keeps_one_of_each(recipe: Recipe, mask: torch.Tensor) -> bool:
-    """Whether a mask keeps exactly one of each of a recipe's pairs."""
+    """Whether a mask keeps exactly one entry of each pair of a recipe."""
     if recipe.pairs is None or mask.shape[recipe.pairs[0]] % 2:
         return False
     first, second = mask.unflatten(recipe.pairs[0], (-1, 2)).unbind(recipe.pairs[0] + 1)
@@ -109,12 +117,12 @@ def _keeps_one_of_each(recipe: Recipe, mask: torch.Tensor) -> bool:
 
 
 def base_of(weight: torch.Tensor, mask: torch.Tensor) -> str:
-    """What tells a base from others: SHA-256 of the entries that a mask keeps of its weight, whatever it prunes."""
+    """Compute the SHA-256 that identifies a base: of the entries of its weight that a mask keeps."""
     return digest_of({"": weight[mask]})
 
 
 def plain_of(module: nn.Module, path: str, tensor: torch.Tensor) -> Plain:
-    """The record of any other tensor of the module. Raises TicketError for one that is not dense, or without values."""
+    """Make the record of any other tensor. Raises TicketError for one that is not dense, or without values."""
     check_dense(path, tensor)
     shape, dtype = tuple(tensor.shape), name_of(tensor.dtype)
     flat = tensor.detach().flatten()
@@ -127,7 +135,7 @@ def plain_of(module: nn.Module, path: str, tensor: torch.Tensor) -> Plain:
 
 
 def check_dense(path: str, tensor: torch.Tensor) -> None:
-    """Raise TicketError unless a ticket can hold the tensor, or write to it."""
+    """Raise TicketError unless a ticket can store the tensor and write to it."""
     if tensor.is_meta or tensor.layout != torch.strided or is_traceable_wrapper_subclass(tensor):
         kind = "on meta" if tensor.is_meta else f"{type(tensor).__name__}, {tensor.layout}"
         raise TicketError(
@@ -139,9 +147,9 @@ def check_dense(path: str, tensor: torch.Tensor) -> None:
 
 
 def _is_constant(flat: torch.Tensor) -> bool:
-    """One finite number throughout, which JSON holds exactly; -0.0 is told from 0.0."""
+    """Whether all entries are one finite number that JSON can store exactly; -0.0 differs from 0.0."""
     if flat.is_floating_point() and flat.itemsize == 1:
-        return False  # 8-bit floats, for which torch has no comparisons
+        return False  # torch cannot compare 8-bit floats
     first = flat[0]
     if first.dtype.is_complex or not math.isfinite(first.item()) or (first == 0 and math.copysign(1, first.item()) < 0):
         return False
@@ -150,13 +158,13 @@ def _is_constant(flat: torch.Tensor) -> bool:
 
 
 def others(module: nn.Module, wrapped: Wrapped) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters and persistent buffers that are not masked."""
+    """Yield parameters and persistent buffers that are not masked, with their names."""
     masked = tuple(f"{each.stack_path}." for each in places(module, wrapped))
     return ((path, tensor) for path, tensor in named_tensors(module) if not path.startswith(masked))
 
 
 def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
-    """All of a plain module, by name. Raises ValueError where it is wrapped."""
+    """Return all parameters and persistent buffers of a plain module, by name. Raises ValueError if it is wrapped."""
     try:
         check_plain(module)
     except ValueError as error:
@@ -165,7 +173,7 @@ def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def check_masks(module: nn.Module, masks: Mapping[str, torch.Tensor]) -> None:
-    """Raise ValueError unless masks, one or more, are bool and of the shapes of the module's parameters."""
+    """Raise ValueError unless there are masks, and they are bool with the shapes of the module's parameters."""
     shapes = {path: tuple(parameter.shape) for path, parameter in module.named_parameters()}
     if not masks:
         raise ValueError("masks: must be of one parameter or more")
@@ -173,24 +181,24 @@ def check_masks(module: nn.Module, masks: Mapping[str, torch.Tensor]) -> None:
         if path not in shapes:
             raise ValueError(f"masks of {path!r}: must be of the module's parameters ({', '.join(list(shapes)[:8])})")
         if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != shapes[path]:
-            found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, torch.Tensor) else type(mask).__name__
-            raise ValueError(f"masks of {path!r}: {found}, must be torch.bool {shapes[path]}")
+            kind = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, torch.Tensor) else type(mask).__name__
+            raise ValueError(f"masks of {path!r}: {kind}, must be torch.bool {shapes[path]}")
 
 
 def named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters, tied ones by their first name, then persistent buffers."""
+    """Yield (name, tensor) for parameters, tied ones by their first name, then for persistent buffers."""
     yield from module.named_parameters()
     kept = module.state_dict(keep_vars=True).keys()
     yield from ((path, buffer) for path, buffer in module.named_buffers() if path in kept)
 
 
 def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of tensors: names, dtypes, shapes and bytes, in the order of the names."""
+    """Compute the SHA-256 of tensors: names, dtypes, shapes and bytes, sorted by name."""
     return digest_by_name(tensors, tensors.__getitem__)
 
 
 def digest_by_name(paths: Iterable[str], tensor_of: Callable[[str], torch.Tensor]) -> str:
-    """As :func:`digest_of`, of tensors that are made one by one."""
+    """Compute the same as :func:`digest_of` for tensors that are computed one by one."""
     digest = hashlib.sha256()
     for path in sorted(paths):
         tensor = tensor_of(path).detach().cpu().contiguous()
@@ -200,5 +208,5 @@ def digest_by_name(paths: Iterable[str], tensor_of: Callable[[str], torch.Tensor
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """A dtype as a ticket writes it."""
+    """Return the name of a dtype in a ticket, such as "float32"."""
     return str(dtype).removeprefix("torch.")

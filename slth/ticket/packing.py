@@ -1,8 +1,8 @@
-"""A ticket as the tensors and the manifest of a sealed file.
+"""Convert a ticket to the tensors and the manifest of a sealed file, and back.
 
-Reading comes in two steps. The records are read first, which takes no more memory than the file and its manifest do.
-Masks are unpacked once the records are known to fit a module that is there: a file of a few bytes can ask for more
-masks than any machine holds.
+Reading has two steps. The records are read first, which takes no more memory than the file and its manifest. Masks are
+unpacked only after the records are known to fit the module: a file of a few bytes can describe masks larger than the
+memory of any machine.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from slth.ticket.record import DIGEST, Plain, TicketError, Weight
 from slth.weights.recipes import Draw, Recipe
 
 Tensors = Mapping[str, torch.Tensor]
-_PAIRS = "pairs"  # the tensor of where the masks of pairs are alike
-#: What an entry says of a weight but for traits.
+_PAIRS = "pairs"  # the tensor that encodes which pairs are alike (`slth.ticket.pairs`)
+#: The keys of a weight's entry other than traits.
 _OF_WEIGHTS = {"path", "shape", "dtype", "kept", "recipe", "zero_rows", "pairs", "one_of_pair", "base", "parts"}
 _OF_WEIGHTS |= {"mask", "axes", "pieces", "scale"}
-_FACTORS = "factors"  # the tensor of all factors of scales, float32
+_FACTORS = "factors"  # the tensor of the factors of all scales, float32
 
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Turn what goes wrong with a file's content into TicketError."""
+    """Convert errors caused by a file's content to TicketError."""
     try:
         yield
     except TicketError:
@@ -60,14 +60,19 @@ def packed(
     pieces: Mapping[str, Sequence[torch.Tensor]] = MappingProxyType({}),
     factors: Tensors = MappingProxyType({}),
 ) -> dict[str, torch.Tensor]:
-    """The tensors of the file.
+    """Return the tensors of the file; all arguments are flat tensors.
 
-    masks are bool by path, buffers uint8 by a trait's buffer and path, factors float32; all are flat. pieces: bits by
-    path of the masks that do more than prune.
+    Args:
+        weights: the records of the masked weights.
+        masks: bool, by path.
+        buffers: uint8, by a trait's buffer and path.
+        stored: tensors that are stored without change, by path.
+        pieces: the encodings of masks that do more than prune, by path.
+        factors: float32, by path.
     """
     alike = {w.path: pairs.alike(w, masks[w.path]) for w in weights if pairs.in_pairs(w)}
-    told = [piece for w in weights for piece in pieces.get(w.path) or _asked(w, masks[w.path], alike.get(w.path))]
-    raw, coded = bits.pack(told), bits.encode(told)
+    flags = [piece for w in weights for piece in pieces.get(w.path) or _encoded(w, masks[w.path], alike.get(w.path))]
+    raw, coded = bits.pack(flags), bits.encode(flags)
     tensors = {"coded": coded} if coded.numel() < raw.numel() else {"masks": raw}
     if alike:
         tensors[_PAIRS] = bits.encode(
@@ -83,13 +88,13 @@ def packed(
 
 
 def check(weights: Sequence[Weight], plain: Sequence[Plain], tensors: Tensors) -> None:
-    """Raise TicketError unless these are the tensors that go with the records."""
-    wanted = {"coded" if "coded" in tensors else "masks"} | {f"stored.{p.path}" for p in plain if p.stored}
-    wanted |= {trait.tensor for trait in _with_tensors(weights)} | {_PAIRS for w in weights if pairs.in_pairs(w)}
+    """Raise TicketError unless the tensors match the records."""
+    names = {"coded" if "coded" in tensors else "masks"} | {f"stored.{p.path}" for p in plain if p.stored}
+    names |= {trait.tensor for trait in _with_tensors(weights)} | {_PAIRS for w in weights if pairs.in_pairs(w)}
     count = sum(w.scale.count for w in weights if w.scale)
-    wanted |= {_FACTORS} if count else set()
-    if odd := sorted(wanted ^ tensors.keys()):
-        raise TicketError(f"no ticket: {odd[0]!r} is {'missing' if odd[0] in wanted else 'not told of'}")
+    names |= {_FACTORS} if count else set()
+    if odd := sorted(names ^ tensors.keys()):
+        raise TicketError(f"no ticket: {odd[0]!r} is {'missing' if odd[0] in names else 'not told of'}")
     if count and (tensors[_FACTORS].dtype, tuple(tensors[_FACTORS].shape)) != (torch.float32, (count,)):
         raise TicketError(f"no ticket: factors must be float32 ({count},), as its scales say")
     for p in plain:
@@ -100,22 +105,22 @@ def check(weights: Sequence[Weight], plain: Sequence[Plain], tensors: Tensors) -
 
 
 def factors_of(weights: Sequence[Weight], tensors: Tensors) -> dict[str, torch.Tensor]:
-    """The factors of scales by path, float32."""
+    """Return the factors of scales (float32) by path."""
     scales = {w.path: w.scale.count for w in weights if w.scale}
     return dict(zip(scales, tensors[_FACTORS].split(list(scales.values())), strict=True)) if scales else {}
 
 
 def multipliers_of(weights: Sequence[Weight], tensors: Tensors) -> dict[str, torch.Tensor]:
-    """What weights are multiplied by, by path, of their shapes: bool where a mask prunes and no more, else int8.
+    """Decode the multipliers by path, of the weights' shapes: bool if the mask only prunes, else int8.
 
-    Raises TicketError, or ValueError where the bits do not fit.
+    Raises TicketError or ValueError if the bits do not fit the records.
     """
     alike = _alike(weights, tensors)
     sizes = [_sizes(w, alike.get(w.path)) for w in weights]
     flat = list(itertools.chain(*sizes))
-    told = iter(bits.decode(tensors["coded"], flat) if "coded" in tensors else bits.unpack(tensors["masks"], flat))
-    pieces = [list(itertools.islice(told, len(own))) for own in sizes]
-    masks = {w.path: _whole(w, own, alike.get(w.path)) for w, own in zip(weights, pieces, strict=True)}
+    flags = iter(bits.decode(tensors["coded"], flat) if "coded" in tensors else bits.unpack(tensors["masks"], flat))
+    pieces = [list(itertools.islice(flags, len(own))) for own in sizes]
+    masks = {w.path: _decoded(w, own, alike.get(w.path)) for w, own in zip(weights, pieces, strict=True)}
     for w in weights:
         if int(masks[w.path].count_nonzero()) != w.kept:
             raise TicketError(f"{w.path}: its mask keeps {int(masks[w.path].count_nonzero())}, must keep {w.kept}")
@@ -123,7 +128,10 @@ def multipliers_of(weights: Sequence[Weight], tensors: Tensors) -> dict[str, tor
 
 
 def buffers_of(weights: Sequence[Weight], masks: Tensors, tensors: Tensors) -> dict[str, dict[str, torch.Tensor]]:
-    """What the file holds of searches' buffers: uint8 of the weights' shapes by path and buffer, 0 where pruned."""
+    """Decode the searches' buffers by path and name: uint8 of the weights' shapes, 0 where pruned.
+
+    Raises TicketError if a tensor does not have one number per kept entry.
+    """
     buffers: dict[str, dict[str, torch.Tensor]] = {w.path: {} for w in weights}
     for trait, having in _with_tensors(weights).items():
         total = sum(w.kept for w in having)
@@ -138,7 +146,7 @@ def buffers_of(weights: Sequence[Weight], masks: Tensors, tensors: Tensors) -> d
 
 
 def _with_tensors(weights: Sequence[Weight]) -> dict[type[traits.Trait], list[Weight]]:
-    """The traits that have a tensor in the file, and the weights that have them."""
+    """Trait -> weights that have it, for the traits with a tensor in the file."""
     having: dict[type[traits.Trait], list[Weight]] = {}
     for w in weights:
         for trait in w.traits:
@@ -148,15 +156,15 @@ def _with_tensors(weights: Sequence[Weight]) -> dict[type[traits.Trait], list[We
 
 
 def _alike(weights: Sequence[Weight], tensors: Tensors) -> dict[str, torch.Tensor]:
-    """Where the masks of pairs are alike, by path."""
+    """Path -> which pairs are alike, for the weights in pairs."""
     having = [w for w in weights if pairs.in_pairs(w)]
     sizes = [size for w in having for size in pairs.change_sizes(w)]
-    told = bits.decode(tensors[_PAIRS], sizes) if having else []
-    return {w.path: pairs.changed(w, told[2 * i : 2 * i + 2]) for i, w in enumerate(having)}
+    flags = bits.decode(tensors[_PAIRS], sizes) if having else []
+    return {w.path: pairs.changed(w, flags[2 * i : 2 * i + 2]) for i, w in enumerate(having)}
 
 
-def _asked(weight: Weight, mask: torch.Tensor, alike: torch.Tensor | None) -> list[torch.Tensor]:
-    """The bits, flat, that follow neither from a trait nor from the other one of a pair, in one piece or two."""
+def _encoded(weight: Weight, mask: torch.Tensor, alike: torch.Tensor | None) -> list[torch.Tensor]:
+    """The bits of a mask, flat, in one or two pieces, without those that follow from a trait or from a pair."""
     if alike is not None:
         return pairs.pieces(weight, mask, alike)
     if axis := _axis_of_pairs(weight):
@@ -167,7 +175,7 @@ def _asked(weight: Weight, mask: torch.Tensor, alike: torch.Tensor | None) -> li
 
 
 def _sizes(weight: Weight, alike: torch.Tensor | None) -> list[int]:
-    """How many bits :func:`_asked` gives, or the kind of the mask."""
+    """The number of bits in each piece: of :func:`_encoded`, or of the kind of the mask."""
     if not weight.form.prunes:
         return list(weight.pieces)
     if alike is not None:
@@ -178,31 +186,31 @@ def _sizes(weight: Weight, alike: torch.Tensor | None) -> list[int]:
     return [int((~(places[0] | places[1])).sum())]
 
 
-def _whole(weight: Weight, told: list[torch.Tensor], alike: torch.Tensor | None) -> torch.Tensor:
-    """The multipliers, flat, of these bits."""
+def _decoded(weight: Weight, pieces: list[torch.Tensor], alike: torch.Tensor | None) -> torch.Tensor:
+    """The flat multipliers of a weight, from its pieces of bits."""
     if not weight.form.prunes:
-        return weight.kind.joined(weight.shape, told, weight.axes).flatten()
+        return weight.kind.joined(weight.shape, pieces, weight.axes).flatten()
     if alike is not None:
-        return pairs.whole(weight, told, alike)
+        return pairs.whole(weight, pieces, alike)
     if axis := _axis_of_pairs(weight):
-        first = told[0].reshape([size // 2 if k == axis[0] else size for k, size in enumerate(weight.shape)])
+        first = pieces[0].reshape([size // 2 if k == axis[0] else size for k, size in enumerate(weight.shape)])
         return torch.stack((first, ~first), dim=axis[0] + 1).flatten()
     places = _known(weight)
     if places is None:
-        return told[0]
+        return pieces[0]
     pruned, locked = places
     mask = locked.clone()
-    mask[~(pruned | locked)] = told[0]
+    mask[~(pruned | locked)] = pieces[0]
     return mask
 
 
 def _axis_of_pairs(weight: Weight) -> tuple[int, ...]:
-    """The axis along which exactly one of each pair is kept; empty where that is not so."""
+    """(axis,) along which exactly one entry of each pair is kept; () otherwise."""
     return weight.recipe.pairs[:1] if weight.one_of_pair and weight.recipe and weight.recipe.pairs else ()
 
 
 def _known(weight: Weight) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """(pruned, locked) as a trait tells them, flat."""
+    """(pruned, locked), flat, of a trait that determines them; else None."""
     for trait in weight.traits:
         places = trait.places(torch.Size(weight.shape), weight.parts, weight.path)
         if places is not None:
@@ -214,7 +222,7 @@ def _known(weight: Weight) -> tuple[torch.Tensor, torch.Tensor] | None:
 
 
 class Records(NamedTuple):
-    """All that a ticket says beside its tensors; built: how the network's module was built, where that is known."""
+    """The content of a ticket besides its tensors; built: how the network's module was built, None if unknown."""
 
     weights: tuple[Weight, ...]
     plain: tuple[Plain, ...]
@@ -223,7 +231,7 @@ class Records(NamedTuple):
 
 
 def manifest_of(records: Records) -> dict[str, Any]:
-    """The records as JSON."""
+    """Convert the records to JSON."""
     manifest = {
         "weights": [_weight_to_json(w) for w in records.weights],
         "plain": [_plain_to_json(p) for p in records.plain],
@@ -233,7 +241,7 @@ def manifest_of(records: Records) -> dict[str, Any]:
 
 
 def records_of(manifest: Mapping[str, Any]) -> Records:
-    """What :func:`manifest_of` was given. Raises TicketError, or another error of a manifest that does not fit."""
+    """Read the records from a manifest. Raises TicketError, or another error, if the manifest is malformed."""
     weights = tuple(_weight_from_json(entry) for entry in manifest["weights"])
     plain = tuple(_plain_from_json(entry) for entry in manifest["plain"])
     digest = manifest["digest"]
@@ -247,7 +255,7 @@ def records_of(manifest: Mapping[str, Any]) -> Records:
 
 
 def check_built(built: object) -> None:
-    """Raise ValueError for what is neither None nor an object of JSON."""
+    """Raise ValueError unless built is None or a JSON object."""
     if built is None:
         return
     if not isinstance(built, Mapping):
@@ -331,18 +339,18 @@ def _recipe_to_json(recipe: Recipe) -> dict[str, Any]:
 
 def _recipe_from_json(entry: dict[str, Any]) -> Recipe:
     dim, *draws = entry["recipe"]
-    made = tuple(
+    parts = tuple(
         Draw(_text(d), _number(s), _whole_number(seed), _text(n), _whole_number(stream))
         for d, s, seed, n, stream in draws
     )
-    for draw in made:
-        draw.tensor((0,))  # refuses what cannot be drawn
+    for draw in parts:
+        draw.tensor((0,))  # raises if it is invalid
     rows = tuple(_whole_number(row) for row in entry.get("zero_rows", ()))
     pairs = None
     if "pairs" in entry:
         axis, sign = map(_whole_number, entry["pairs"])
         pairs = axis, sign
-    return Recipe(made, _whole_number(dim), rows, pairs)
+    return Recipe(parts, _whole_number(dim), rows, pairs)
 
 
 def _shape(entry: object) -> tuple[int, ...]:

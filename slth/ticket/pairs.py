@@ -1,8 +1,9 @@
-"""Masks of weights in opposite pairs of which some are kept or pruned together.
+"""Encode masks of weights that come in opposite pairs, of which some are kept or pruned together.
 
-Of such a weight (`Recipe.pairs`) a mask is told in two: whether both of a pair are kept or pruned alike, and where that
-changes along the axis of the pairs; and the bits of the first of each pair, those of pairs that are not alike and those
-of the others. Where exactly one of each pair is kept, a weight is told more simply (`Weight.one_of_pair`).
+The mask of such a weight (`Recipe.pairs`) is encoded in two parts. The first is whether the two entries of each pair
+are alike (both kept or both pruned), as changes along the axis of the pairs. The second is the mask of the first entry
+of each pair, separately for pairs that are not alike and pairs that are. A mask that keeps exactly one entry of each
+pair has a simpler encoding (`Weight.one_of_pair`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from slth.ticket.record import Weight
 
 
 def in_pairs(weight: Weight) -> bool:
-    """Whether a weight's mask is told as this file says."""
+    """Return whether a weight's mask is encoded in this way."""
     if weight.recipe is None or weight.recipe.pairs is None or weight.traits or weight.one_of_pair:
         return False
     axis, sign = weight.recipe.pairs
@@ -21,26 +22,26 @@ def in_pairs(weight: Weight) -> bool:
 
 
 def alike(weight: Weight, mask: torch.Tensor) -> torch.Tensor:
-    """Whether both of a pair are kept, or neither, half the weight's shape; mask is flat."""
+    """Return, for each pair, whether both or none of its entries are kept, given the flat mask."""
     first, second = _pairs(weight, mask)
     return first == second
 
 
 def changes(weight: Weight, alike: torch.Tensor) -> list[torch.Tensor]:
-    """`alike` of the first along the axis, and where that of all others differs from the one before."""
+    """Encode `alike`: its first entries along the axis, and where all others differ from the one before."""
     axis = _axis(weight)
     count = alike.shape[axis]
     return [alike.narrow(axis, 0, 1), alike.narrow(axis, 1, count - 1) ^ alike.narrow(axis, 0, count - 1)]
 
 
 def change_sizes(weight: Weight) -> list[int]:
-    """Of the two of :func:`changes`."""
+    """Return the sizes of the two tensors of :func:`changes`."""
     first = weight.size // weight.shape[_axis(weight)]
     return [first, weight.size // 2 - first]
 
 
 def changed(weight: Weight, changes: list[torch.Tensor]) -> torch.Tensor:
-    """What :func:`changes` was made of, whose two are flat here."""
+    """Decode the two tensors of :func:`changes`, flattened, to `alike`."""
     axis, count = _axis(weight), weight.shape[_axis(weight)] // 2
     shapes = [[size if i == axis else each for i, each in enumerate(weight.shape)] for size in (1, count - 1)]
     flags = torch.cat([each.reshape(shape) for each, shape in zip(changes, shapes, strict=True)], axis)
@@ -48,13 +49,13 @@ def changed(weight: Weight, changes: list[torch.Tensor]) -> torch.Tensor:
 
 
 def pieces(weight: Weight, mask: torch.Tensor, alike: torch.Tensor) -> list[torch.Tensor]:
-    """The bits of the first of pairs: of those that are not alike, and of those that are."""
+    """Return the masks of the first entries of pairs that are not alike, and of pairs that are."""
     first, _ = _pairs(weight, mask)
     return [first[~alike], first[alike]]
 
 
 def whole(weight: Weight, pieces: list[torch.Tensor], alike: torch.Tensor) -> torch.Tensor:
-    """The mask, flat, of its pieces."""
+    """Decode :func:`pieces` to the flat mask."""
     first = torch.empty_like(alike)
     first[~alike], first[alike] = pieces
     return torch.stack((first, first ^ ~alike), dim=_axis(weight) + 1).flatten()

@@ -1,4 +1,4 @@
-"""What a ticket says about each tensor of a network."""
+"""The record of each tensor of a network in a ticket."""
 
 from __future__ import annotations
 
@@ -15,22 +15,28 @@ from slth.masking.traits import Trait
 from slth.weights.recipes import Recipe
 
 DIGEST = re.compile("[0-9a-f]{64}")  # SHA-256
-_MOST_AXES, _MOST_ENTRIES = 64, (1 << 63) - 1  # of a tensor
+_MOST_AXES, _MOST_ENTRIES = 64, (1 << 63) - 1  # torch's limits for a tensor
 
 
 class TicketError(ValueError):
-    """A ticket that cannot be made, read or applied; the message has the reason."""
+    """A ticket cannot be made, read or applied; the message says why."""
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A masked weight: kept entries are those of its recipe, or what a search has made of them, as its traits tell.
+    """The record of a masked weight. Raises TicketError for values that no tensor can have.
 
-    A weight that no recipe makes (of a trained network, say) lies over a base, a module that has it already: `base` is
-    then the digest of the entries kept, by :func:`slth.ticket.making.base_of`, in place of the recipe. one_of_pair: of
-    each of the recipe's pairs exactly one is kept, so that a pair has one bit. Masks of another kind than pruning are
-    stored as `pieces` of so many bits, in the order of the kind; a scale has its factors in the file. Raises
-    TicketError for what no tensor can be.
+    Attributes:
+        path, shape, dtype: of the weight.
+        kept: the number of kept entries.
+        recipe: how the kept entries are drawn, before the changes in `traits`; None for a weight over a base.
+        parts: the equal parts of the weight.
+        traits: changes to the kept entries by a search.
+        base: for a weight that no recipe gives (of a trained network, say), the digest of the kept entries
+            (:func:`slth.ticket.making.base_of`). The ticket is applied to the base, a module with this weight.
+        one_of_pair: whether exactly one entry of each of the recipe's pairs is kept, so that a pair takes one bit.
+        kind, axes, scale: the form of the mask; the factors of a scale are in the file.
+        pieces: the number of bits in each piece of the mask's encoding, if it does more than prune.
     """
 
     path: str
@@ -80,7 +86,7 @@ class Weight:
             raise TicketError(f"{self.path}: {error}") from error
 
     def _check_kind(self) -> None:
-        """Raise ValueError for a kind or a scale that the shape cannot have."""
+        """Raise ValueError for a kind or a scale that does not fit the shape."""
         if self.scale is not None:
             self.scale.check(self.shape)
         if self.form.prunes:
@@ -93,18 +99,18 @@ class Weight:
 
     @property
     def form(self) -> Form:
-        """That of its mask."""
+        """The form of its mask."""
         return Form(self.shape, self.kind, self.axes, self.scale)
 
     @property
     def size(self) -> int:
-        """Its entries."""
+        """The number of its entries."""
         return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
 class Plain:
-    """Any other parameter or buffer: all `value`, or as its recipe says, or (neither) stored."""
+    """The record of any other parameter or buffer: the constant `value`, or drawn by `recipe`, or else stored."""
 
     path: str
     shape: tuple[int, ...]
@@ -117,7 +123,7 @@ class Plain:
 
     @property
     def stored(self) -> bool:
-        """Whether the file holds it as it is."""
+        """Whether the tensor itself is in the file."""
         return self.value is None and self.recipe is None
 
 

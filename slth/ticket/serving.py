@@ -1,12 +1,12 @@
-"""A ticket in use at the size it is shipped in: weights that exist as seeds and one bit an entry.
+"""Serve a ticket at its shipped size: weights are stored as seeds and one bit per entry.
 
     model = slth.serve(slth.Ticket.load("t.safetensors"), build())
 
-Linear layers become :class:`SeededLinear`, which makes the random weights again wherever it uses them (on a GPU tile by
-tile in Triton, never as a whole in memory; elsewhere a layer at a time). Of the random backbone they store nothing:
-served models that share one hold the bits of their own masks, biases, and those layers (embeddings) that stay dense.
-Modules of slth (attentions, the networks that constructions hide in) stay what they are, and their weights are
-:class:`slth.ticket.seeded.SeededWeight`, made whenever they are read.
+Linear layers become :class:`SeededLinear`, which draws the random weights whenever it uses them (on a GPU tile by tile
+in Triton, never the whole weight in memory; elsewhere one layer at a time). They store nothing of the random backbone:
+each served model stores only its own masks, biases, and the layers (embeddings) that stay dense. Modules of slth
+(attentions, the sources of constructions) are not replaced; their weights become
+:class:`slth.ticket.seeded.SeededWeight`, drawn whenever they are read.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from slth.weights.recipes import Draw
 
 
 class SeededLinear(nn.Module):
-    """A linear layer, (..., in) -> (..., out), whose weight is made from draws and one bit an entry in each pass.
+    """A linear layer, (..., in) -> (..., out), that computes its weight from draws and one bit per entry in each pass.
 
-    `bits` is uint8 (parts, rows, ceil(columns / 8)): the masks, as `slth.kernels.pack_mask` has them, of equal parts
-    side by side along the outputs; rows are outputs, or inputs where `inputs_first`. `bits.nbytes` is all the memory
-    that the weight takes, whatever the dtype of x, to which it is rounded where it is used.
+    `bits` is uint8 (parts, rows, ceil(columns / 8)): the masks of equal parts along the outputs, in the format of
+    `slth.kernels.pack_mask`. Rows are outputs, or inputs if `inputs_first`. The weight takes only `bits.nbytes` of
+    memory, for any dtype of x, to which it is rounded on use.
     """
 
     bits: torch.Tensor
@@ -44,15 +44,16 @@ class SeededLinear(nn.Module):
     def __init__(
         self, draws: Sequence[Draw], mask: torch.Tensor, bias: nn.Parameter | None = None, *, inputs_first: bool = False
     ) -> None:
-        """A layer from the draws of its weight's parts along the outputs.
+        """Create a layer from the draws of its weight's parts along the outputs.
 
         Args:
-            draws: one a part, of a distribution that `slth.kernels.seeded_linear` has.
-            mask: bool (out, in) as nn.Linear has it, True = kept; out is divisible by the number of parts.
-            bias: (out,).
-            inputs_first: the weight and its mask are (in, out), as in Hugging Face's Conv1D.
+            draws: one per part, of a distribution that `slth.kernels.seeded_linear` supports.
+            mask: bool (out, in) as in nn.Linear, True = kept; out must be divisible by the number of parts.
+            bias: (out,), or None.
+            inputs_first: whether the weight and its mask are (in, out), as in Hugging Face's Conv1D.
 
-        Raises ValueError for another distribution, and for parts or a bias that do not fit.
+        Raises:
+            ValueError: for another distribution, and for parts or a bias that do not fit.
         """
         super().__init__()
         self.draws, self.inputs_first = tuple(draws), inputs_first
@@ -72,26 +73,26 @@ class SeededLinear(nn.Module):
         """X (..., in) -> (..., out), of x's dtype; differentiable in x and the bias."""
         parts = len(self.draws)
         biases = [None] * parts if self.bias is None else self.bias.to(x.dtype).chunk(parts)
-        made = [
+        outputs = [
             kernels.seeded_linear(
                 x, draw, bits, columns=self.out_features // parts if self.inputs_first else None, bias=bias
             )
             for draw, bits, bias in zip(self.draws, self.bits, biases, strict=True)
         ]
-        return made[0] if parts == 1 else torch.cat(made, dim=-1)
+        return outputs[0] if parts == 1 else torch.cat(outputs, dim=-1)
 
     @property
     def weight(self) -> torch.Tensor:
-        """The dense weight, float32, (out, in) or (in, out): made whenever it is read."""
+        """The dense weight, float32, (out, in) or (in, out), computed at each access."""
         columns = self.out_features // len(self.draws) if self.inputs_first else self.in_features
-        made = [
+        parts = [
             kernels.seeded_weight((len(bits), columns), draw, bits=bits, device=bits.device)
             for draw, bits in zip(self.draws, self.bits, strict=True)
         ]
-        return torch.cat(made, dim=self._dim)
+        return torch.cat(parts, dim=self._dim)
 
     def extra_repr(self) -> str:
-        """What repr says of the layer."""
+        """Return sizes, distributions and bias, for repr."""
         drawn = ", ".join(dict.fromkeys(f"{draw.distribution} {draw.scale:.4g}" for draw in self.draws))
         return f"{self.in_features}, {self.out_features}, {drawn}, bias={self.bias is not None}"
 
@@ -102,10 +103,10 @@ class SeededLinear(nn.Module):
 
 
 class SeededSum(nn.Module):
-    """A linear layer, (..., in) -> (..., out), whose weight is a sum of differently masked ones: signs or multiples.
+    """A linear layer, (..., in) -> (..., out), whose weight is a signed sum of masked weights: for signs or multiples.
 
-    Each of `layers` draws the same weights under a mask of its own; `signs` (1 or -1) say how they add up. With a scale
-    the sum is multiplied by factors of the outputs, or its input by factors of the inputs.
+    Each of `layers` draws the same weight under its own mask; `signs` are 1 or -1. With a scale, the output is
+    multiplied by one factor per output, or the input by one factor per input.
     """
 
     outputs: torch.Tensor | None
@@ -144,7 +145,7 @@ class SeededSum(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """The dense weight, float32, (out, in) or (in, out): made whenever it is read."""
+        """The dense weight, float32, (out, in) or (in, out), computed at each access."""
         total = self._sum([layer.weight for layer in self.layers])
         for factors, axis in ((self.outputs, int(self.inputs_first)), (self.inputs, 1 - int(self.inputs_first))):
             if factors is not None:
@@ -152,37 +153,42 @@ class SeededSum(nn.Module):
         return total
 
     def _sum(self, terms: Sequence[Any]) -> torch.Tensor:
-        """With the signs of the layers."""
+        """The sum of terms with the signs of the layers."""
         return torch.stack([sign * term for sign, term in zip(self.signs, terms, strict=True)]).sum(0)
 
     @property
     def _shape(self) -> tuple[int, int]:
-        """Of the weight."""
+        """The shape of the weight."""
         shape = self.out_features, self.in_features
         return shape[::-1] if self.inputs_first else shape
 
 
 @torch.no_grad()
 def serve(ticket: Ticket, module: nn.Module) -> nn.Module:
-    """Make a plain module the ticket's network, in place, its linear layers served from one bit a weight.
+    """Turn a plain module into the ticket's network, in place, with linear layers that store one bit per weight.
 
-    Replaced by :class:`SeededLinear` (or, where masks do more than prune, a :class:`SeededSum` of several, one for each
-    sign and level) is each nn.Linear and Hugging Face Conv1D whose masked weight `slth.kernels` can
-    make: drawn by uniform, uniform16 or sign, in parts along the outputs if several. Such weights of slth's own modules
-    are made whenever they are read. Everything else becomes what `Ticket.apply` makes it: embeddings, convolutions,
-    tied weights, those drawn by normal, those that a search has redrawn or made binary. Outputs are those of the
-    applied ticket, up to the order of sums.
+    Each nn.Linear and Hugging Face Conv1D whose masked weight `slth.kernels` can draw (uniform, uniform16 or sign; in
+    parts along the outputs if there are several) is replaced by a :class:`SeededLinear`, or, if masks do more than
+    prune, by a :class:`SeededSum` with one for each sign and level. Such weights of slth's own modules are drawn
+    whenever they are read. All other weights are those of `Ticket.apply`: embeddings, convolutions, tied weights,
+    weights drawn by normal, and weights that a search redrew or made binary. Outputs are those of the applied ticket,
+    up to the order of sums.
 
-    While it is made it takes the memory of `Ticket.apply`; then, for each weight served, ceil(columns / 8) bytes a row.
-    On the CPU such layers are slower than dense ones: each pass draws their weights.
+    The conversion needs as much memory as `Ticket.apply`. Afterwards each served weight takes ceil(columns / 8) bytes
+    per row. On the CPU such layers are slower than dense ones, as each pass draws their weights.
 
     Args:
-        ticket: as loaded or taken.
-        module: a plain one of the ticket's names, shapes and dtypes, on the device to serve from.
+        ticket: the ticket.
+        module: a plain module with the ticket's names, shapes and dtypes, on the device to serve from.
 
-    Returns the module in eval mode (where it is itself such a layer, the one in its place). Raises TicketError as
-    `Ticket.apply` does, TypeError for something else than a ticket, and ValueError, with the reasons, where no layer
-    can be served, or where the module is wrapped or none; nothing is changed then.
+    Returns:
+        The module in eval mode; if it is itself such a linear layer, the layer that replaces it.
+
+    Raises:
+        TicketError: as `Ticket.apply` does.
+        TypeError: if `ticket` is not a ticket.
+        ValueError: with the reasons, if no layer can be served, and if `module` is wrapped or no module. Nothing is
+            changed after any error.
     """
     if not isinstance(ticket, Ticket):
         raise TypeError(f"ticket={ticket!r}: must be a slth.Ticket, which slth.Ticket.load reads from a file")
@@ -204,15 +210,15 @@ def serve(ticket: Ticket, module: nn.Module) -> nn.Module:
 
 
 def _served(ticket: Ticket, module: nn.Module) -> list[Weight]:
-    """The ticket's weights that a seeded layer can hold. Raises ValueError where there is none."""
-    tensors_of(module)  # refuses a wrapped module
+    """The weights of the ticket that a seeded layer can hold. Raises ValueError if there is none."""
+    tensors_of(module)  # raises for a wrapped module
     places = Counter(id(p) for _, p in module.named_parameters(remove_duplicate=False))
     tied = {path for path, p in module.named_parameters() if places[id(p)] > 1}
     layers = dict(module.named_modules())
     reasons = {w.path: _obstacle(w, layers, tied) for w in ticket.weights}
     if all(reasons.values()):
-        told = [f"{path} {reason}" for path, reason in reasons.items()]
-        raise ValueError(f"no layer can be served: {'; '.join(told[:8])}{'; ...' if len(told) > 8 else ''}")
+        lines = [f"{path} {reason}" for path, reason in reasons.items()]
+        raise ValueError(f"no layer can be served: {'; '.join(lines[:8])}{'; ...' if len(lines) > 8 else ''}")
     return [weight for weight in ticket.weights if not reasons[weight.path]]
 
 
@@ -226,13 +232,13 @@ def _is_linear(layer: nn.Module | None) -> bool:
 
 
 def _is_of_slth(name: str, layers: dict[str, nn.Module]) -> bool:
-    """Whether the layer of this name is one of slth's modules, or a list of parameters in one."""
+    """Whether the layer with this name is a module of slth, or a list of parameters in one."""
     listed = isinstance(layers.get(name), nn.ParameterList)
     return isinstance(layers.get(name.rpartition(".")[0] if listed else name), Recorded)
 
 
 def _obstacle(weight: Weight, layers: dict[str, nn.Module], tied: set[str]) -> str:
-    """What keeps a weight from being served, empty where nothing does."""
+    """The reason why a weight cannot be served; empty if it can."""
     layer, of_slth = layers.get(_layer(weight)), _is_of_slth(_layer(weight), layers)
     if not of_slth and not (_is_linear(layer) and weight.path.rpartition(".")[2] == "weight"):
         return "is no weight of an nn.Linear or Conv1D, or of slth's own, in this module"
@@ -259,7 +265,7 @@ def _obstacle(weight: Weight, layers: dict[str, nn.Module], tied: set[str]) -> s
 def _seeded(
     weight: Weight, multiplier: torch.Tensor, factors: torch.Tensor | None, layer: nn.Module
 ) -> SeededLinear | SeededSum:
-    """What stands in a layer's place."""
+    """Make the layer that replaces a linear layer."""
     bias, device = layer.bias, layer.get_parameter("weight").device
     assert bias is None or isinstance(bias, nn.Parameter)
     assert weight.recipe
@@ -273,7 +279,10 @@ def _seeded(
 
 
 def as_masks(multiplier: torch.Tensor) -> list[tuple[torch.Tensor, int]]:
-    """(mask, sign) of masks (bool) whose signed sum is the multiplier; only those that keep anything, at least one."""
+    """Split a multiplier into pairs (mask, sign) whose signed sum it is; masks that keep nothing are omitted.
+
+    There is at least one pair.
+    """
     multiplier = multiplier.to(torch.int8)
     levels = int(multiplier.abs().max())
     masks = [(multiplier >= level, 1) for level in range(1, levels + 1)]

@@ -1,4 +1,4 @@
-"""The ticket: taken from a wrapped model, applied to a plain one."""
+"""The ticket: made from a wrapped model, applied to a plain one."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ KIND, VERSIONS = "ticket", (1, 2, 3)
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Ticket:
-    """Everything to rebuild a pruned network but its code, and the base of weights that no seed makes.
+    """Everything needed to rebuild a pruned network, except its code and a base of weights that no seed gives.
 
     Attributes:
         weights, plain: the records of masked weights, and of all other tensors.
-        tensors: as in the file (`slth.ticket.packing`).
+        tensors: the tensors of the file (`slth.ticket.packing`).
         digest: of the whole network.
-        built: how its module was built, as information, never executed (`slth.building`); None where nobody said so.
+        built: how its module was built, for information, never executed (`slth.building`); None if unknown.
 
-    Raises ValueError where built is no JSON object.
+    Raises ValueError if built is not a JSON object.
     """
 
     weights: tuple[Weight, ...]
@@ -60,14 +60,19 @@ class Ticket:
 
     @classmethod
     def of(cls, model: nn.Module, *, built: Mapping[str, Any] | None = None) -> Ticket:
-        """The ticket of a wrapped model, as evaluation sees it.
+        """Make the ticket of a wrapped model, as it is in eval mode.
 
-        A masked weight is stored as its seed where `slth.weights.inits` made it. Any other, of a trained or
-        torch-initialised network, is left out: the ticket lies over the network that was wrapped, and holds a digest
-        of what the masks keep of it (:attr:`over`). built: JSON, as `slth.building.built_of(model)` gives it.
+        A masked weight that `slth.weights.inits` drew is stored as its seed. Any other, of a trained or
+        torch-initialised network, is not stored: the ticket lies over the network that was wrapped (its base), and
+        holds a digest of the kept entries (:attr:`over`).
 
-        Raises TicketError for a masked weight that neither gives under its mask, ValueError where the model is not
-        wrapped or built is no JSON object.
+        Args:
+            model: a wrapped model.
+            built: a JSON object, such as the result of `slth.building.built_of(model)`.
+
+        Raises:
+            TicketError: if a masked weight is neither its seed's nor the base's under its mask.
+            ValueError: if the model is not wrapped or built is not a JSON object.
         """
         wrapped, module = handle(model), root(model)
         check_in_place(model)
@@ -105,11 +110,19 @@ class Ticket:
     def of_masks(
         cls, module: nn.Module, masks: Mapping[str, torch.Tensor], *, built: Mapping[str, Any] | None = None
     ) -> Ticket:
-        """The ticket of a plain module, not changed here, under masks of its parameters: bool by name, True = kept.
+        """Make the ticket of a plain module, which is not changed, under masks of its parameters.
 
-        Weights and built: as in :meth:`of`; a weight that no seed makes and of which all is kept is stored as it is.
-        Raises ValueError for masks that do not fit the module and where built is no JSON object, TicketError for
-        tensors that a ticket cannot hold.
+        Weights are stored as in :meth:`of`, except that a weight that no seed gives and that is kept entirely is stored
+        itself.
+
+        Args:
+            module: a plain module.
+            masks: bool by parameter name, True = kept.
+            built: as in :meth:`of`.
+
+        Raises:
+            ValueError: if masks do not fit the module, or built is not a JSON object.
+            TicketError: for tensors that a ticket cannot store.
         """
         check_module(module)
         own = tensors_of(module)
@@ -129,32 +142,32 @@ class Ticket:
 
     @property
     def over(self) -> dict[str, str]:
-        """The masked weights that no seed makes, by name, with the digest of what is kept of the base's."""
+        """Name -> digest of the base's kept entries, for masked weights that no seed gives."""
         return {w.path: w.base for w in self.weights if w.base is not None}
 
     @property
     def version(self) -> int:
-        """The version of the file: 1 where every weight has a recipe, 2 over a base, 3 with other kinds or scales."""
+        """The version of the file: 1 if every weight has a recipe, 2 over a base, 3 with other kinds or scales."""
         if not all(w.form.is_plain for w in self.weights):
             return 3
         return 2 if self.over else 1
 
     def to_bytes(self) -> bytes:
-        """The file."""
+        """Return the content of the file."""
         records = packing.Records(self.weights, self.plain, self.digest, self.built)
         return files.seal(KIND, self.version, self.tensors, packing.manifest_of(records))
 
     def save(self, path: str | os.PathLike[str]) -> int:
-        """Write the file, whole or not at all, and return its size in bytes. Raises OSError where it cannot."""
+        """Write the file atomically and return its size in bytes. Raises OSError if it cannot be written."""
         data = self.to_bytes()
         files.write(path, data)
         return len(data)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Ticket:
-        """Read a file's content. Raises TicketError, with the reason, for what :meth:`to_bytes` did not make.
+        """Read the content of a file. Raises TicketError, with the reason, if :meth:`to_bytes` did not write it.
 
-        Takes memory for the file alone, whatever it says of itself.
+        Takes no more memory than the file, whatever sizes it claims.
         """
         try:
             tensors, manifest = files.unseal(data, KIND, VERSIONS)
@@ -167,7 +180,7 @@ class Ticket:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Ticket:
-        """Read a file. Raises TicketError as :meth:`from_bytes` does, with the path, and OSError where it cannot."""
+        """Read a file. Raises TicketError, with the path, as :meth:`from_bytes`, and OSError if it cannot be read."""
         with open(path, "rb") as file:
             data = file.read()
         try:
@@ -178,11 +191,19 @@ class Ticket:
     def save_pretrained(
         self, folder: str | os.PathLike[str], *, method: str | None = None, losses: Mapping[str, float] | None = None
     ) -> Path:
-        """Write ticket.safetensors, config.json and a model card into a folder, as the Hugging Face hub has them.
+        """Write ticket.safetensors, config.json and a model card into a folder, as for the Hugging Face hub.
 
-        method and losses: how it was found, and finite numbers by name, for config.json and the card.
+        Args:
+            folder: is created if needed.
+            method: how the ticket was found, a line of text for config.json and the card.
+            losses: finite numbers by name, for config.json and the card.
 
-        Returns the folder. Raises ValueError for others, OSError where it cannot be written.
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: for another method or losses.
+            OSError: if a file cannot be written.
         """
         return hub.save(self, folder, method=method, losses=losses)
 
@@ -190,10 +211,10 @@ class Ticket:
     def from_pretrained(cls, place: str | os.PathLike[str], **options: Any) -> Ticket:
         """Read a folder of :meth:`save_pretrained`, or a repository "user/name" of the Hugging Face hub.
 
-        options: of `huggingface_hub.hf_hub_download`, such as revision, token and cache_dir.
+        options: for `huggingface_hub.hf_hub_download`, such as revision, token and cache_dir.
 
-        Raises TicketError as :meth:`load` does, OSError where there is no such file, ModuleNotFoundError without
-        huggingface_hub (`slth[hub]`), and what huggingface_hub raises of repositories.
+        Raises TicketError as :meth:`load` does, OSError if there is no such file, ModuleNotFoundError without
+        huggingface_hub (`slth[hub]`), and the errors of huggingface_hub.
         """
         return cls.load(hub.find(place, **options))
 
@@ -206,37 +227,38 @@ class Ticket:
         private: bool | None = None,
         token: str | None = None,
     ) -> str:
-        """Put what :meth:`save_pretrained` writes into a repository "user/name" of the hub, made where there is none.
+        """Upload the files of :meth:`save_pretrained` to a repository "user/name" of the hub, created if needed.
 
         Returns its address. Raises as :meth:`save_pretrained`, ModuleNotFoundError without huggingface_hub
-        (`slth[hub]`), and what huggingface_hub raises.
+        (`slth[hub]`), and the errors of huggingface_hub.
         """
         return hub.push(self, repo, method=method, losses=losses, private=private, token=token)
 
     def masks(self) -> dict[str, torch.Tensor]:
-        """The masks by parameter name, bool, of the weights' shapes. Raises TicketError where the file's do not fit.
+        """Return the masks by parameter name, bool of the weights' shapes. Raises TicketError if they do not fit.
 
-        Takes the memory that the file asks for: of a file that nobody vouches for, `apply` compares the shapes first.
+        Takes as much memory as the file claims to need; for an untrusted file use `apply`, which compares shapes first.
         """
         return {path: kept(multiplier) for path, multiplier in self.multipliers().items()}
 
     def multipliers(self) -> dict[str, torch.Tensor]:
-        """What weights are multiplied by, by parameter name: bool where a mask prunes and no more, else int8.
+        """Return the multipliers of the weights by parameter name: bool if a mask only prunes, else int8.
 
-        A learned scale is not in them. Raises TicketError as :meth:`masks` does.
+        They do not include a learned scale. Raises TicketError as :meth:`masks` does.
         """
         with packing.refusing():
             return packing.multipliers_of(self.weights, self.tensors)
 
     @torch.no_grad()
     def apply(self, module: nn.Module) -> nn.Module:
-        """Make a plain module of the same names and shapes the ticket's network, on its own device; returns it.
+        """Turn a plain module with the same names and shapes into the ticket's network, on its own device.
 
-        The module is in eval mode then, as the network was when its ticket was taken: call `.train()` to train it on.
+        Returns the module in eval mode, as the ticket was made; call `.train()` to continue training.
 
-        Raises TicketError, and changes nothing, where names, shapes or dtypes differ, where the module is not the base
-        of weights that no seed makes, or where the rebuilt network's digest differs (a wrong seed, other bits).
-        ValueError where the module is wrapped or none (a class, say).
+        Raises:
+            TicketError: with nothing changed, if names, shapes or dtypes differ, if the module is not the base of
+                weights that no seed gives, or if the digest of the rebuilt network differs (a wrong seed, other bits).
+            ValueError: if the module is wrapped, or is not a module (a class, say).
         """
         check_module(module)
         own = tensors_of(module)
@@ -259,15 +281,15 @@ class Ticket:
         return f"<Ticket: {len(self.weights)} weights, {share}{base}, {len(self.to_bytes()):,} bytes>"
 
     def _counts(self) -> tuple[int, int]:
-        """Entries of the masked weights, and how many of them are kept."""
+        """(number of entries of the masked weights, number of kept ones)."""
         return sum(w.size for w in self.weights), sum(w.kept for w in self.weights)
 
     def describe(self) -> str:
-        """What the ticket holds, for people."""
+        """Describe the content of the ticket for human readers."""
         return describing.describe(self)
 
     def summary(self) -> inspecting.Inspection:
-        """What is kept and what is dead: :func:`slth.inspect`, which says what is raised."""
+        """Return the shares kept, dead heads and dead units; see :func:`slth.inspect`."""
         return inspecting.inspect(self)
 
     def _check(self, own: Mapping[str, torch.Tensor]) -> None:
@@ -284,7 +306,7 @@ class Ticket:
                 raise TicketError(f"{path}: is {here[path][1]} {here[path][0]}, must be {dtype} {shape}")
 
     def _rebuilt(self, own: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The network's tensors by name, each like the module's own."""
+        """The network's tensors by name, with the dtypes and devices of the module's own."""
         multipliers = packing.multipliers_of(self.weights, self.tensors)
         buffers = packing.buffers_of(self.weights, multipliers, self.tensors)
         factors = packing.factors_of(self.weights, self.tensors)
@@ -292,15 +314,15 @@ class Ticket:
             w.path: _built(w, multipliers[w.path], buffers[w.path], factors.get(w.path), own[w.path])
             for w in self.weights
         }
-        return built | {p.path: self._told(p, own[p.path]) for p in self.plain}
+        return built | {p.path: self._plain(p, own[p.path]) for p in self.plain}
 
-    def _told(self, plain: Plain, like: torch.Tensor) -> torch.Tensor:
+    def _plain(self, plain: Plain, like: torch.Tensor) -> torch.Tensor:
         if plain.recipe is not None:
             return plain.recipe.tensor(plain.shape, like.device).to(like.dtype)
         if plain.value is not None:
             try:
                 return torch.full_like(like, plain.value)
-            except (RuntimeError, OverflowError) as error:  # a number that its dtype does not hold
+            except (RuntimeError, OverflowError) as error:  # the dtype cannot represent the number
                 raise TicketError(f"{plain.path}: {plain.value!r} is no {plain.dtype}") from error
         return self.tensors[f"stored.{plain.path}"].to(like.device)
 
@@ -312,7 +334,7 @@ def _built(
     factors: torch.Tensor | None,
     own: torch.Tensor,
 ) -> torch.Tensor:
-    """A masked weight like the module's own, which it is itself where it lies over a base."""
+    """A masked weight with the dtype and device of the module's own, which is used itself over a base."""
     multiplier = multiplier.to(own.device)
     if weight.recipe is not None:
         value = traits.random_weight(weight.recipe, weight.traits, buffers, own)

@@ -1,11 +1,12 @@
-"""Kernels for attention under masks: one public function each, with several implementations.
+"""Kernels for masked attention, each a public function with several implementations.
 
     y = slth.kernels.masked_linear(x, weight, bits, impl="triton")
 
-impl is "reference" (plain torch, any device, the oracle of the tests), "cpu" (numba's or torch's own fast operations,
-where a kernel has any), "triton" (an error where Triton cannot do the call) or "auto", the default:
-`slth.kernels.dispatch` chooses. :func:`use` says what "auto" stands for, for a while or from now on; :func:`counted`
-counts what calls took. Triton is imported by the first call that needs it: without Triton or a GPU all else works.
+impl is "reference" (plain torch, any device, the oracle of the tests), "cpu" (fast operations of numba or torch, if a
+kernel has any), "triton" (an error if Triton cannot do the call) or "auto", the default, for which
+`slth.kernels.dispatch` chooses. :func:`use` sets what "auto" stands for, permanently or within a with block;
+:func:`counted` counts the implementations that calls used. Triton is imported on its first use, so everything else
+works without Triton or a GPU.
 """
 
 from .attention import attention, masked_mha, merged_attention

@@ -1,4 +1,4 @@
-"""The checks of arguments that several kernels share."""
+"""Argument checks that several kernels share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _ALLOWED = (*FLOATS, torch.float64)
 
 
 def check_floats(**tensors: torch.Tensor | None) -> None:
-    """Raise ValueError unless all are of one dtype, float32, float16 or bfloat16 (float64 too), and on one device."""
+    """Raise ValueError unless all have one dtype of float32, float16, bfloat16 and float64, and are on one device."""
     given = {name: t for name, t in tensors.items() if t is not None}
     (first, base), *rest = given.items()
     dtype, device = base.dtype, base.device
@@ -25,7 +25,7 @@ def check_floats(**tensors: torch.Tensor | None) -> None:
 
 
 def placed(device: torch.device | str) -> torch.device:
-    """The device as its tensors name it, so that devices can be compared: "cuda" with the index of the current one."""
+    """Return the device that tensors on it report, for comparisons: "cuda" gets the index of the current device."""
     return torch.empty(0, device=device).device
 
 

@@ -1,4 +1,4 @@
-"""Kernels under torch.autocast: they take their inputs in its dtype, as torch's own products do, and run outside it."""
+"""Kernels under torch.autocast: inputs are cast to its dtype, as for torch's products, and kernels run without it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ R = TypeVar("R")
 
 
 def as_autocast(kernel: Callable[P, torch.Tensor], but: str = "") -> Callable[P, torch.Tensor]:
-    """The kernel, whose tensors are cast where autocast is on for their device: all floats but float64.
+    """Wrap a kernel to cast its floating-point tensors, except float64, if autocast is on for their device.
 
-    So are those of `Factors`; those within any other tuple, like scores, stay as they are, and so does the parameter
-    named `but`, where it is float32.
+    Tensors in `Factors` are cast as well. Tensors in any other tuple, such as scores, are not cast, and neither is the
+    parameter named `but` if it is float32.
     """
     free: Callable[..., torch.Tensor] = kernel
     wide = {but, *(i for i, name in enumerate(signature(kernel).parameters) if name == but)}
@@ -51,7 +51,7 @@ def _cast(given: Any, dtype: torch.dtype, wide: bool) -> Any:
 
 
 def without_autocast(backward: Callable[[Any, torch.Tensor], R]) -> Callable[[Any, torch.Tensor], R]:
-    """The backward (ctx, grad) of a torch Function that computes in its own dtypes, whatever it is called within."""
+    """Wrap the backward (ctx, grad) of a torch Function to run without autocast."""
 
     @wraps(backward)
     def call(ctx: Any, grad: torch.Tensor) -> R:

@@ -1,4 +1,4 @@
-"""Masks as bits: eight entries of a row to a byte, the lowest bit first, rows filled up with zeros to whole bytes."""
+"""Masks as bits: eight entries of a row per byte, the lowest bit first, rows padded with zeros to whole bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def pack_mask(mask: torch.Tensor) -> torch.Tensor:
-    """Bool (..., columns) -> uint8 (..., ceil(columns / 8)). Raises ValueError for another dtype."""
+    """Pack bool (..., columns) into uint8 (..., ceil(columns / 8)). Raises ValueError for another dtype."""
     if mask.dtype != torch.bool:
         raise ValueError(f"mask of dtype {mask.dtype}: must be torch.bool")
     missing = -mask.shape[-1] % 8
@@ -17,14 +17,14 @@ def pack_mask(mask: torch.Tensor) -> torch.Tensor:
 
 
 def unpack_mask(bits: torch.Tensor, columns: int) -> torch.Tensor:
-    """Uint8 (..., ceil(columns / 8)) -> bool (..., columns). Raises ValueError for bits of another length or dtype."""
+    """Unpack uint8 (..., ceil(columns / 8)) to bool (..., columns). Raises ValueError for another length or dtype."""
     check_bits(bits, columns)
     mask = (bits.unsqueeze(-1) >> _shifts(bits.device)) & 1
     return mask.flatten(-2)[..., :columns].bool()
 
 
 def check_bits(bits: torch.Tensor, columns: int, name: str = "bits") -> None:
-    """Raise ValueError unless these are the bits of rows of so many columns."""
+    """Raise ValueError unless bits are packed rows of this many columns."""
     wanted = -(-columns // 8)
     if bits.dtype != torch.uint8 or bits.dim() < 1 or bits.shape[-1] != wanted:
         raise ValueError(
@@ -33,7 +33,7 @@ def check_bits(bits: torch.Tensor, columns: int, name: str = "bits") -> None:
 
 
 def in_words(bits: torch.Tensor) -> bool:
-    """Whether all rows of bits begin and end where words of 32 of them do, so that they can be read as such."""
+    """Tell whether all rows of bits begin and end at 32-bit words, so that they can be read as words."""
     starts = (bits.storage_offset(), bits.data_ptr(), *bits.stride()[:-1])
     return bits.shape[-1] % 4 == 0 and bits.stride(-1) == 1 and all(start % 4 == 0 for start in starts)
 

@@ -1,8 +1,8 @@
-"""What the kernels are checked on: the same cases in Triton's interpreter, by the tests, and on a GPU, by speed.py.
+"""Test cases of the kernels, for Triton's interpreter (the tests) and for a GPU (experiments/speed.py).
 
-A case is run twice: by Triton in a dtype on a device, and by the reference in float64 (float32 where a kernel takes
-nothing wider) from the same numbers, rounded to that dtype first. Outputs and gradients are compared by their largest
-difference, as a share of the reference's largest entry.
+A case runs twice: by Triton in a dtype on a device, and by the reference in float64 (float32 if a kernel supports
+nothing wider) on the same inputs, rounded to that dtype first. Outputs and gradients are compared by their largest
+difference relative to the reference's largest entry.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from slth.weights import inits
 
 from .listing import modules
 
-#: Largest difference that rounding explains, as a share of the largest entry, for sums of some hundred products.
+#: Largest difference due to rounding, relative to the largest entry, for sums of some hundred products.
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 Tensors = dict[str, torch.Tensor]
@@ -26,29 +26,28 @@ Tensors = dict[str, torch.Tensor]
 class Case:
     """A call of one kernel.
 
-    inputs: (device) -> float32 tensors by name, those to be rounded to the dtype under test.
-    call: (tensors of the dtype, impl) -> what is compared, by name; gradients too.
-    tf32: whether float32 products may be made by tensor cores in 11 bits, which widens the tolerance.
+    inputs: device -> float32 tensors by name, which are then rounded to the dtype under test.
+    call: (tensors of the dtype, impl) -> outputs and gradients to compare, by name.
     """
 
     name: str
     kernel: str
     inputs: Callable[[torch.device], Tensors]
     call: Callable[[Tensors, str], Tensors]
-    large: bool = False  # for a GPU alone
-    exact: bool = False  # equal in every bit
+    large: bool = False  # only for a GPU
+    exact: bool = False  # must be equal bit for bit
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def normal(name: str, *shape: int, device: torch.device, scale: float = 1.0) -> torch.Tensor:
-    """Standard normal numbers, the same on every device."""
+    """Draw standard normal numbers times scale, the same on every device."""
     return inits.normal(shape, scale, seed=0, name=f"cases/{name}").to(device)
 
 
 def with_gradients(
     tensors: Mapping[str, torch.Tensor], wanted: tuple[str, ...], call: Callable[[Tensors], torch.Tensor]
 ) -> Tensors:
-    """The output of a call, and the gradients of its product with fixed numbers to the wanted tensors."""
+    """Return a call's output, and the gradients to the wanted tensors for a fixed random output gradient."""
     leaves = {name: t.detach().clone().requires_grad_(name in wanted) for name, t in tensors.items()}
     out = call(leaves)
     weights = normal("gradient", *out.shape, device=out.device).to(out.dtype)
@@ -57,7 +56,7 @@ def with_gradients(
 
 
 def differences(case: Case, dtype: torch.dtype, device: torch.device) -> dict[str, float]:
-    """How far Triton is from the reference, for each output: 0 where equal in every bit, infinite where not finite."""
+    """Return Triton's difference from the reference for each output: 0 if equal bit for bit, inf if not finite."""
     rounded = {name: t.to(dtype) if t.is_floating_point() else t for name, t in case.inputs(device).items()}
     found = case.call(rounded, "triton")
     widest = torch.float32 if case.exact else torch.float64
@@ -75,5 +74,5 @@ def _difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 
 def all_cases() -> list[Case]:
-    """Those of every folder."""
+    """Return the cases of all kernels."""
     return [case for module in modules("cases") for case in module.CASES]

@@ -1,4 +1,4 @@
-"""Where scores are cut: what a selection finds, and a masked weight is given."""
+"""The threshold of scores, which a selection returns and a masked weight takes."""
 
 from __future__ import annotations
 
@@ -9,36 +9,37 @@ import torch
 from slth.threads import in_parallel
 from slth.watched import watched
 
-_PIECE = 1 << 15  # scores that one thread compares at a time: they stay in its core's cache
+_PIECE = 1 << 15  # scores that one thread compares at a time, which fit its core's cache
 
 
 class Cut(NamedTuple):
-    """Kept are |score| > value, and |score| == value at a row-major index <= last_tie (-1: no ties are kept).
+    """A threshold of scores: kept are |score| > value, and |score| == value at a row-major index <= last_tie.
 
-    Both are Python's numbers; or both tensors without axes, value float32 and last_tie int64, that stay on the scores'
-    device so that nothing waits for them. The index counts through all tensors of a group, each row by row.
+    last_tie = -1 keeps no ties. Both are Python numbers, or both are 0-dimensional tensors, value float32 and last_tie
+    int64, on the scores' device, so that the host need not wait for them. The index counts through all tensors of a
+    group, each in row-major order.
     """
 
     value: float | torch.Tensor
     last_tie: int | torch.Tensor = -1
 
     def after(self, offset: int) -> Cut:
-        """The cut as it is counted from the score of index `offset` on."""
+        """Return the cut with indices counted from the score of index `offset`."""
         return Cut(self.value, self.last_tie - offset) if offset else self
 
     def tensors(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """(value, last_tie) as tensors on a device."""
+        """Return (value, last_tie) as tensors on a device."""
         value, last_tie = self
         if not isinstance(value, float | int) and not isinstance(last_tie, int):
             return value.to(device), last_tie.to(device)
-        # filled there, for a copy from the host would be waited for
+        # filled on the device, since a copy from the host would synchronise
         return (
             torch.full((), float(value), dtype=torch.float32, device=device),
             torch.full((), int(last_tie), dtype=torch.int64, device=device),
         )
 
     def mask(self, scores: torch.Tensor, offset: int = 0) -> torch.Tensor:
-        """What is kept of the scores from index `offset` on: bool, their shape."""
+        """Return the mask, bool, of scores whose first one has index `offset` in the group."""
         scores, (value, last_tie) = scores.detach(), self.after(offset)
         if isinstance(value, torch.Tensor) or not isinstance(last_tie, int):
             value, last_tie = self.after(offset).tensors(scores.device)
@@ -47,7 +48,7 @@ class Cut(NamedTuple):
             return (magnitude > value) | ((magnitude == value) & (index <= last_tie))
         if not scores.is_cpu or scores.numel() <= _PIECE or watched():
             return _kept(scores, value, last_tie + 1)
-        with torch.inference_mode(False):  # which other threads could not write to
+        with torch.inference_mode(False):  # other threads could not write to an inference tensor
             kept = torch.empty_like(scores, dtype=torch.bool)
         row = scores[0].numel()
         rows = max(_PIECE // row, 1)
@@ -62,7 +63,7 @@ class Cut(NamedTuple):
 
 
 def _kept(scores: torch.Tensor, value: float, ties: int) -> torch.Tensor:
-    """|score| > value, of the first `ties` scores also those with |score| == value."""
+    """Return |score| > value, or |score| == value among the first `ties` scores."""
     magnitude = scores.abs()
     if ties <= 0:
         return magnitude > value
@@ -72,12 +73,12 @@ def _kept(scores: torch.Tensor, value: float, ties: int) -> torch.Tensor:
     return (magnitude > value) | ((magnitude == value) & (index < ties))
 
 
-#: (scores float32 of the weight's shape, the cut: a Cut, a number or a float32 tensor without axes)
+#: (float32 scores of the weight's shape, their cut: a Cut, a number or a 0-dimensional float32 tensor)
 Scored = tuple[torch.Tensor, Cut | torch.Tensor | float]
 
 
 def as_cut(given: Cut | torch.Tensor | float) -> Cut:
-    """A cut, which keeps no ties where only a value is given. Raises ValueError for a tensor with axes."""
+    """Convert a value to a cut without ties; return a cut unchanged. Raises ValueError for a tensor with axes."""
     if isinstance(given, Cut):
         return given
     if isinstance(given, torch.Tensor):

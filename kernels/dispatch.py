@@ -1,13 +1,13 @@
-"""The one place that chooses which implementation of a kernel a call takes.
+"""Dispatch: choose the implementation of a kernel for a call.
 
-    "reference"  plain torch, any device: what the kernel means, and the oracle of the tests
-    "cpu"        numba's loops or torch's own fused operations, where a kernel has any that are faster
-    "triton"     Triton, on a GPU that the kernels are made for
-    "auto"       the default: Triton where it can do the call, else "cpu" where the kernel has it, else the reference
+    "reference"  plain torch, any device: the definition of the kernel and the oracle of the tests
+    "cpu"        numba loops or torch's fused operations, if a kernel has any that are faster
+    "triton"     Triton, on GPUs that the kernels support
+    "auto"       the default: Triton if it can do the call, else "cpu" if the kernel has it, else the reference
 
-A call names what it wants by `impl=`; :func:`use` says what "auto" stands for. An implementation that is named and
-cannot do the call is an error. What "auto" takes is logged under "slth.kernels", once, and again where it changes; so
-is what a call takes in place of the one that :func:`use` says.
+A call selects one by `impl=`; :func:`use` sets what "auto" stands for. Naming an implementation that cannot do the call
+is an error. The choice of "auto", and a choice other than the one set by :func:`use`, are logged under "slth.kernels",
+once and whenever they change.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ IMPLS = ("auto", "reference", "cpu", "triton")
 TRITON_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 OLDEST_TRITON = (3, 6)
 OLDEST_GPU = (8, 0)  # compute capability
-SHARED = 160 * 1024  # bytes of shared memory that a block may have, for which tiles were chosen: an A100 has 163 KiB
+SHARED = 160 * 1024  # shared memory per block, in bytes, that the tile sizes need: an A100 has 163 KiB
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,11 +44,11 @@ _counts: Counter[tuple[str, str]] | None = None
 
 
 class use:
-    """Say what impl="auto" stands for, from now on, or within a with block: "auto", "reference", "cpu" or "triton".
+    """Set what impl="auto" stands for, permanently or within a with block: "auto", "reference", "cpu" or "triton".
 
-    A kernel that has no "cpu" takes the reference then; said in a call, that is an error.
-    While torch.compile, a transform of `torch.func` or a dispatch mode follows torch's operations, "triton" that is
-    said here gives way to torch's operations; said in a call, it does not. Raises ValueError for another name.
+    With "cpu", a kernel without a "cpu" implementation uses the reference; `impl="cpu"` in a call would be an error.
+    With "triton", calls traced by torch.compile, a transform of `torch.func` or a dispatch mode use torch's operations;
+    `impl="triton"` in a call would not. Raises ValueError for another name.
     """
 
     def __init__(self, impl: str) -> None:
@@ -66,7 +66,7 @@ class use:
 
 @contextmanager
 def counted() -> Iterator[Counter[tuple[str, str]]]:
-    """Count the calls within a with block by (kernel, implementation that it took), of all threads."""
+    """Count the calls within a with block by (kernel, implementation used), in all threads."""
     global _counts
     before, _counts = _counts, Counter()
     try:
@@ -82,28 +82,33 @@ def check_impl(impl: str) -> None:
 
 
 class Kernel(Generic[P, R]):
-    """The implementations of one kernel: a function of its reference.py, and those of that name beside it.
+    """The implementations of one kernel: a function of reference.py, and those of that name in cpu.py and triton.py.
 
-    Each takes and returns what the reference does. triton.py is imported when a call first takes it.
+    All have the same arguments and results as the reference. triton.py is imported when a call first uses it.
     """
 
     def __init__(self, reference: Callable[P, R], name: str = "") -> None:
-        """name: as errors and the log tell it, where that is not the function's."""
+        """Find the implementations; name is the kernel's name in errors and the log, by default the function's."""
         self.name = name or reference.__name__
         self._function, self._package = reference.__name__, reference.__module__.rpartition(".")[0]
         self._known: dict[str, Callable[P, R]] = {"reference": reference}
-        self._torch = "reference"  # what runs without Triton
+        self._torch = "reference"  # the implementation without Triton
         if importlib.util.find_spec(f"{self._package}.cpu") is not None:
             self._torch = "cpu"
             self._loaded("cpu")
         self._logged: set[str] = set()
 
     def choose(self, impl: str, at: torch.Tensor, unfit: str = "", followed: bool = False) -> Callable[P, R]:
-        """The implementation that a call takes, whose tensors have the device and dtype of `at`.
+        """Choose the implementation for a call.
 
-        unfit says why Triton cannot do this call, if so; followed: whether autograd must be able to differentiate what
-        "auto" takes. Raises ValueError for an unknown impl, and for one that is named and cannot do the call;
-        RuntimeError for "triton" where Triton is not installed.
+        Args:
+            impl: the implementation that the call names.
+            at: a tensor with the call's device and dtype.
+            unfit: why Triton cannot do this call; "" if it can.
+            followed: whether "auto" must choose an implementation that autograd can differentiate.
+
+        Raises ValueError for an unknown impl, and for a named one that cannot do the call; RuntimeError for "triton" if
+        Triton is not installed.
         """
         asked = _auto if impl == "auto" else impl
         if asked == "auto":
@@ -138,29 +143,29 @@ class Kernel(Generic[P, R]):
         return self._known.setdefault(taken, function)
 
     def _reason(self, asked: str, at: torch.Tensor, unfit: str) -> str:
-        """Why a call with impl="auto" does not take what was asked of it, for "auto" itself Triton."""
+        """Return why a call with impl="auto" does not use what :func:`use` asks for, or Triton for "auto" itself."""
         if asked == "cpu":
             return "it has no cpu form"
         obstacle = (unfit or _misfit(at.device) or _obstacle(at)) if asked == "auto" else ""
         return obstacle or "torch follows the call"
 
     def _tell(self, taken: str, reason: str) -> None:
-        """Log what "auto" took, and why it is not Triton."""
+        """Log the choice of "auto", and why it is not Triton."""
         self._logged = {taken}
         reason = "" if taken == "triton" else reason
         _log.info('%s with impl="auto" takes %s%s', self.name, taken, reason and f": {reason}")
 
 
-# ---------------------------------------------------------------- what Triton can do
+# ---------------------------------------------------------------- support by Triton
 
 
 def interpreting() -> bool:
-    """Whether Triton runs in its interpreter, on CPU tensors: as TRITON_INTERPRET=1 says before it is imported."""
+    """Tell whether Triton runs in its interpreter, on CPU tensors: TRITON_INTERPRET=1 was set before its import."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def _obstacle(at: Any) -> str:
-    """What keeps Triton from tensors like this one, empty where nothing does."""
+    """Return why Triton cannot handle tensors like this one; "" if it can."""
     if importlib.util.find_spec("triton") is None:
         return f"triton is not installed, must be >= {_dotted(OLDEST_TRITON)}"
     if at.is_floating_point() and at.dtype not in TRITON_FLOATS:
@@ -174,7 +179,7 @@ def _obstacle(at: Any) -> str:
 
 @functools.cache
 def _triton() -> tuple[int, ...]:
-    """The version of Triton that is installed: its first two numbers."""
+    """Return the first two numbers of the installed Triton's version."""
     try:
         version = importlib.metadata.version("triton")
     except importlib.metadata.PackageNotFoundError:  # installed under another name
@@ -187,7 +192,7 @@ def _dotted(version: tuple[int, ...]) -> str:
 
 
 def _misfit(device: torch.device) -> str:
-    """What makes "auto" take no Triton on a device though Triton may work there, empty where nothing does."""
+    """Return why "auto" does not use Triton on a device, although Triton may work there; "" if it does."""
     if device.type != "cuda":
         return "tensors on the CPU" if device.type == "cpu" else f"tensors on {device}"
     return _lacking(torch.cuda.current_device() if device.index is None else device.index)
@@ -195,7 +200,7 @@ def _misfit(device: torch.device) -> str:
 
 @functools.cache
 def _lacking(index: int) -> str:
-    """What a GPU lacks of what the kernels are made for, empty where it is nothing."""
+    """Return which requirement of the kernels a GPU does not meet; "" if it meets all."""
     gpu = torch.cuda.get_device_properties(index)
     if torch.version.hip:
         return f"{gpu.name} is not of NVIDIA's"

@@ -1,4 +1,4 @@
-"""Calls that return when the device is done, so that they can be timed."""
+"""Wrap calls to return when the device has finished, so that they can be timed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +9,9 @@ Call = Callable[[], torch.Tensor]
 
 
 def captured(call: Call, device: torch.device) -> Callable[[Any], torch.Tensor]:
-    """The call as a CUDA graph, where there is CUDA: its kernels' time, without Python's for launching them.
+    """Capture the call in a CUDA graph, if the device is CUDA, so that its time does not include launch overhead.
 
-    What it returns is overwritten by the next call. Inputs must stay where they are.
+    The result is overwritten by the next call. Inputs must keep their addresses.
     """
     if device.type != "cuda":
         return waited(call, device)
@@ -33,7 +33,7 @@ def captured(call: Call, device: torch.device) -> Callable[[Any], torch.Tensor]:
 
 
 def waited(call: Call, device: torch.device) -> Callable[[Any], torch.Tensor]:
-    """The call, launched by Python each time; it takes a round's number, which it has no use for."""
+    """Wrap the call, launched by Python each time, as a function of a round's number, which is ignored."""
 
     def run(_: Any) -> torch.Tensor:
         found = call()

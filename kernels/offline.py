@@ -1,10 +1,10 @@
-"""Compile every kernel for a GPU that need not be there (sm_90: H100, H200), and say what the compiler made of it.
+"""Compile every kernel for sm_90 (H100, H200), without a GPU, and report the compiler's resource usage.
 
-    python -m slth.kernels.offline            one line a kernel: registers, spills, shared memory
-    python -m slth.kernels.offline --json     the same for programs
+    python -m slth.kernels.offline            one line per kernel: registers, spills, shared memory
+    python -m slth.kernels.offline --json     the same in JSON
 
-The cases.py of each folder lists its own, as they are launched: the kernel, the types of its arguments, its constants.
-A process that compiles must have imported Triton without TRITON_INTERPRET.
+The cases.py of each folder lists its kernels as they are launched, with the types of arguments and the constants. The
+process must have imported Triton without TRITON_INTERPRET.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from typing import Any
 
 from .listing import modules
 
-SHARED_LIMIT = 232_448  # bytes that a block may have on sm_90
+SHARED_LIMIT = 232_448  # bytes of shared memory per block on sm_90
 
 
 @dataclass(frozen=True)
 class Case:
     """A kernel as it is launched.
 
-    types: of the arguments by name, as Triton writes them ("*bf16", "i32", "fp32"); constants: the constexpr ones.
-    spills: how many spill instructions (local stores and loads together) are allowed: 0 for forward kernels in 16 bits.
-    products: whether it makes products of 16 bits, which is what tensor cores are for.
+    types: types of the arguments by name, in Triton's notation ("*bf16", "i32", "fp32"); constants: constexpr ones.
+    spills: allowed spill instructions (local stores and loads together): 0 for forward kernels in 16 bits.
+    products: whether it computes products of 16 bits, which must use tensor cores.
     """
 
     name: str
@@ -40,13 +40,13 @@ class Case:
     warps: int = 4
     stages: int = 2
     spills: int = 0
-    aligned: tuple[str, ...] = field(default=())  # arguments that are multiples of 16, as those of real calls are
+    aligned: tuple[str, ...] = field(default=())  # arguments that are multiples of 16, as in real calls
     products: bool = False
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """What came of a case: registers a thread, spill instructions, bytes of shared memory a block."""
+    """A compiled case: registers per thread, spill instructions, bytes of shared memory per block."""
 
     name: str
     registers: int
@@ -54,8 +54,8 @@ class Compiled:
     allowed_spills: int
     shared: int
     warps: int
-    tensor_cores: int  # instructions of PTX that use them
-    products: bool  # whether there must be some
+    tensor_cores: int  # PTX instructions that use tensor cores
+    products: bool  # whether there must be any
 
 
 def compiled(case: Case) -> Compiled:
@@ -80,14 +80,14 @@ def compiled(case: Case) -> Compiled:
 
 
 def _spills(usage: str, cubin: bytes) -> int:
-    """Local stores and loads. Without local memory there are none, and nothing is disassembled: it takes long."""
+    """Count local stores and loads. Without local memory there are none, and the slow disassembly is skipped."""
     if _number(usage, "STACK") == _number(usage, "LOCAL") == 0:
         return 0
     return len(re.findall(r"\b(?:STL|LDL)\b", _cuobjdump("-sass", cubin)))
 
 
 def _cuobjdump(flag: str, cubin: bytes) -> str:
-    """What the tool prints of a compiled kernel."""
+    """Return cuobjdump's output for a compiled kernel."""
     import triton
 
     with tempfile.TemporaryDirectory() as folder:
@@ -105,12 +105,12 @@ def _number(usage: str, name: str) -> int:
 
 
 def cases() -> list[Case]:
-    """Those of every folder."""
+    """Return the cases of all kernels."""
     return [case for module in modules("cases") for case in module.offline_cases()]
 
 
 def main(arguments: list[str]) -> int:
-    """Print what became of all cases, or of those whose names hold an argument."""
+    """Compile all cases, or those whose names contain an argument, and print the results."""
     wanted = [argument for argument in arguments if argument != "--json"]
     chosen = [case for case in cases() if not wanted or any(part in case.name for part in wanted)]
     if not chosen:

@@ -1,7 +1,7 @@
-"""The precision that references work in.
+"""The precision of reference implementations.
 
-Half precision is computed in float32 and rounded once at the end, so that a reference is nearer to the truth than any
-form that is faster.
+Half precision is computed in float32 and rounded once at the end, so that a reference is more accurate than any faster
+implementation.
 """
 
 from __future__ import annotations
@@ -10,5 +10,5 @@ import torch
 
 
 def wide(x: torch.Tensor) -> torch.Tensor:
-    """The tensor in the precision that the reference works in: float32 at least."""
+    """Convert a tensor to the precision of the reference: at least float32."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

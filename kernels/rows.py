@@ -1,4 +1,4 @@
-"""Float32 tensors on the CPU as numba's loops read them: rows of one length, evenly spaced in memory."""
+"""Float32 CPU tensors as evenly spaced rows of one length, for numba loops."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import nn
 from slth.threads import in_parallel
 
 MAGNITUDE = 0x7FFFFFFF  # the bits of a float32 without its sign
-INFINITY = 0x7F800000  # beyond it lies NaN
-ALONE = 1 << 20  # entries up to which one thread is as good as several
-PART = 1 << 18  # what each of several takes at least
+INFINITY = 0x7F800000  # larger bits are NaN
+ALONE = 1 << 20  # most entries for which one thread is as fast as several
+PART = 1 << 18  # least entries per thread
 
-_PLAIN = (torch.Tensor, nn.Parameter)  # whose memory is what they say: not so of tensors that only stand for others
+_PLAIN = (torch.Tensor, nn.Parameter)  # classes whose tensors have their own memory, unlike wrappers of others
 
 
 class Rows(NamedTuple):
-    """Tensors of one shape: entry (r, c) of one that is (address, stride) lies at address + 4 * (r * stride + c)."""
+    """Tensors of one shape as (address, stride): entry (r, c) is at address + 4 * (r * stride + c)."""
 
     tensors: list[tuple[int, int]]
     columns: int
@@ -30,9 +30,9 @@ class Rows(NamedTuple):
 
 
 def rows_of(*tensors: torch.Tensor) -> Rows | None:
-    """Tensors of one shape as rows, or None where their device, dtype, kind or spacing is not for numba.
+    """View tensors of one shape as rows; None if numba cannot read their device, dtype, class or layout.
 
-    The caller keeps the tensors alive while it works on them.
+    The caller must keep the tensors alive while it uses the result.
     """
     for t in tensors:
         if not t.is_cpu or t.dtype != torch.float32 or type(t) not in _PLAIN or t.is_neg():
@@ -50,17 +50,17 @@ def rows_of(*tensors: torch.Tensor) -> Rows | None:
 
 
 def _at(places: list[tuple[int, int]], columns: int, size: int) -> Rows | None:
-    """None for tensors of zeros that have no memory."""
+    """Make rows of (address, stride) pairs; None for zero tensors without memory."""
     return Rows(places, columns, size) if size == 0 or all(address for address, _ in places) else None
 
 
 def bits_of(magnitude: float) -> int:
-    """The bits of a float32 without its sign, read as an integer: they compare as magnitudes do."""
+    """Return the bits of a float32 magnitude as an integer; integers compare as the magnitudes do."""
     return int(np.float32(magnitude).view(np.int32)) & MAGNITUDE
 
 
 def shared(work: Callable[[int, int], object], count: int) -> None:
-    """Call work(start, stop) over range(count), by as many threads as torch may use where that is worth their while."""
+    """Call work(start, stop) over range(count), with up to torch's number of threads if count is large enough."""
     if count <= ALONE:
         if count:
             work(0, count)
@@ -75,7 +75,7 @@ def shared(work: Callable[[int, int], object], count: int) -> None:
 def _pointer_to(kind: Any) -> Any:
     @intrinsic
     def pointer(typing: Any, address: Any) -> Any:
-        """The address as a pointer, for carray."""
+        """Convert an address to a pointer, for carray."""
 
         def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))

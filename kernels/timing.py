@@ -1,4 +1,4 @@
-"""Times of rivals that are taken by turns, so that a busy machine slows down all of them and their ratio stands."""
+"""Interleaved timing of several calls, so that a busy machine slows down all of them and ratios stay valid."""
 
 import statistics
 import time
@@ -14,18 +14,18 @@ Name = TypeVar("Name", bound=Hashable)
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that each call took, at least one, and what each returned, in the order of the rounds."""
+    """Seconds and return value of each round, of which there is at least one."""
 
     seconds: list[float]
     values: list[Any]
 
     @property
     def median(self) -> float:
-        """Seconds."""
+        """The median, in seconds."""
         return statistics.median(self.seconds)
 
     def per(self, count: int) -> "Timing":
-        """The same for one of `count` equal parts of a call."""
+        """Divide the times by `count`, the number of equal parts of a call."""
         return Timing([seconds / count for seconds in self.seconds], self.values)
 
 
@@ -36,16 +36,16 @@ def interleave(
     lead_ins: int = 0,
     before: Callable[[int], Any] | None = None,
 ) -> dict[Name, Timing]:
-    """Time each call once a round, in an order that is reversed from round to round.
+    """Time each call once per round, in an order that is reversed from round to round.
 
     Args:
-        calls: by name; each is given the number of the round (0 while it is warmed up), and must not return before its
-            work is done: on a device it waits for the device.
-        rounds: how many are timed, >= 1.
-        warmups: rounds before them that are not.
-        lead_ins: untimed calls right before each timed one, for every rival alike: with 1 none pays for the memory and
-            caches that another has left behind, which is how it runs in a program that calls it again and again.
-        before: called, untimed, before each rival's turn with the number of the round, negative while warming up.
+        calls: name -> call. A call gets the number of the round (0 during warm-up) and must return after its work is
+            done, so on a device it must synchronise.
+        rounds: number of timed rounds, >= 1.
+        warmups: number of untimed rounds before them.
+        lead_ins: untimed calls directly before each timed one. With 1, no call pays for the state of memory and caches
+            after another one, as in a program that calls it repeatedly.
+        before: called untimed before each call with the number of the round, which is negative during warm-up.
     """
     names = list(calls)
     timings = {name: Timing([], []) for name in names}
@@ -65,7 +65,7 @@ def interleave(
 
 
 def compare(what: str, size: str, ours: Timing, peer: str, theirs: Timing, error_ours: float, error_peer: float) -> Row:
-    """COLUMNS, the median times in seconds and ratio = peer_s / ours_s; then SPREAD, the least and greatest times."""
+    """Return a row of COLUMNS, with median seconds and ratio = peer_s / ours_s, and SPREAD, the extreme times."""
     row = [what, size, ours.median, peer, theirs.median, theirs.median / ours.median, error_ours, error_peer]
     spread = [bound(timing.seconds) for timing in (ours, theirs) for bound in (min, max)]
     return dict(zip(COLUMNS + SPREAD, row + spread, strict=True))

@@ -1,4 +1,4 @@
-"""Softmax attention: head by head, from merged matrices, and under weight masks."""
+"""Softmax attention: by head, from merged matrices, and with masked weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..masked_weight import masked_weight
 from . import reference
 from .masks import BlockMask, check_attended
 
-WIDEST = 256  # head width that Triton's attention holds on chip
+WIDEST = 256  # largest head width of the Triton kernels, which hold heads on chip
 
 _ATTENTION = Kernel(reference.attention)
 _MERGED = Kernel(reference.merged_attention)
@@ -33,22 +33,23 @@ def attention(
     padded: bool = False,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """softmax(scale q k^T; mask) v for heads side by side, the T x S matrix never written to memory.
+    """Compute softmax(scale q k^T; mask) v; Triton never writes the T x S matrix to memory.
 
     Args:
         q: (..., heads, T, n), float.
-        k: (..., groups, S, n), groups dividing heads: heads / groups neighbours share one (GQA).
+        k: (..., groups, S, n); groups must divide heads, and heads / groups neighbouring heads share a group (GQA).
         v: (..., groups, S, m).
-        mask: bool, broadcastable to (..., heads, T, S), True = attend; or a :class:`BlockMask`, whose empty blocks cost
-            nothing. A token that the mask says is padding may attend to nothing, and gets zeros: with one row for all
-            queries it is a mask of keys, which says so; with more, a token is padding to which no query attends.
+        mask: bool, broadcastable to (..., heads, T, S), True = attend; or a :class:`BlockMask`, whose empty blocks are
+            skipped. Queries without any key are an error, except for padding, whose output is 0. A mask with one row
+            for all queries is a mask of keys, so any query may lack keys. With more rows, a token is padding if no
+            query attends to it.
         causal: query t attends to keys up to S - T + t only.
-        scale: 1 / sqrt(n) unless given.
-        padded: every query that attends to nothing is padding, whatever the mask looks like.
+        scale: None: 1 / sqrt(n).
+        padded: treat every query without any key as padding.
         impl: "auto", "reference", "cpu" or "triton" (n, m <= 256).
 
-    Returns (..., heads, T, m), of q's dtype. Raises ValueError for a query that attends to nothing and is no padding,
-    and for shapes, dtypes or devices that do not fit.
+    Returns (..., heads, T, m) in q's dtype. Raises ValueError for a query without any key that is not padding, and for
+    shapes, dtypes or devices that do not fit.
     """
     check_floats(q=q, k=k, v=v)
     _check_heads(q, k, v)
@@ -68,20 +69,21 @@ def merged_attention(
     padded: bool = False,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """Attention from merged matrices: sum over heads of softmax(x qk_h x^T; mask) x vo_h; keys and values are x itself.
+    """Compute attention from merged matrices: sum over heads of softmax(x qk_h x^T; mask) x vo_h.
 
-    The route for heads wider than their input: the width of the T x T part is d, whatever theirs was.
+    Keys and values are x itself. This is faster for heads that are wider than their input, since the cost of the T x T
+    part depends on d instead of the head width.
 
     Args:
         x: (..., T, d), float.
-        qk: (heads, d, d), the scale included.
+        qk: (heads, d, d), including the scale.
         vo: (heads, d, d_out).
         mask: as in :func:`attention`, broadcastable to (..., heads, T, T).
         causal: token t attends to tokens up to t only.
         padded: as in :func:`attention`.
         impl: "auto", "reference", "cpu" or "triton" (d <= 256).
 
-    Returns (..., T, d_out), of x's dtype. Raises ValueError as :func:`attention` does.
+    Returns (..., T, d_out) in x's dtype. Raises ValueError as :func:`attention` does.
     """
     check_floats(x=x, qk=qk, vo=vo)
     d = x.shape[-1]
@@ -103,17 +105,17 @@ def masked_mha(
     *,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """Multi-head attention under weight masks: heads wider than d_in are merged, others attend as they are.
+    """Compute multi-head attention with masked weights; heads wider than d_in are merged first.
 
     Args:
         x: (..., T, d_in), float.
         weights: query, key and value (heads, d_in, hidden), output (heads, hidden, d_out).
-        masks: of these four, each as in :func:`masked_weight`, or None: all are kept.
-        mask: which tokens attend to which, as in :func:`attention`.
+        masks: masks of these four weights, as in :func:`masked_weight`. None: all entries are kept.
+        mask: attention mask, as in :func:`attention`.
         causal: token t attends to tokens up to t only.
         impl: "auto", "reference", "cpu" or "triton".
 
-    Returns (..., T, d_out), of x's dtype. Raises ValueError as :func:`masked_weight` and :func:`attention` do.
+    Returns (..., T, d_out) in x's dtype. Raises ValueError as :func:`masked_weight` and :func:`attention` do.
     """
     check_impl(impl)
     query, key, value, output = weights
@@ -149,5 +151,5 @@ def _check_heads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
 
 
 def too_wide(*widths: int) -> str:
-    """What keeps Triton's attention from heads of these widths, empty where nothing does."""
+    """Return why Triton's attention cannot handle heads of these widths; "" if it can."""
     return f"a head of width {max(widths)}, must be at most {WIDEST}" if max(widths) > WIDEST else ""

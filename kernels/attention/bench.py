@@ -1,12 +1,12 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, no-any-return, type-arg, misc"
-"""Attention and merged attention on a GPU in bfloat16, forward and with backward, against peers in the same run.
+"""Benchmark attention and merged attention on a GPU in bfloat16, forward and with backward, against peers.
 
-Merged attention, from qk and vo: scaled_dot_product_attention on the direct form (heads of width n), on the merged form
-(keys and values are the tokens) and FlexAttention on the merged form. Attention: scaled_dot_product_attention. floor_s
-is the larger of two times: of the bytes that must be moved, each once, at 3.0 TB/s, and of the operations of the T x T
-part at 800 TFLOP/s (with backward: 3.5 times those of forward; causal: half).
+Peers of merged attention (from qk and vo): scaled_dot_product_attention on the direct form (heads of width n) and on
+the merged form (keys and values are the tokens), and FlexAttention on the merged form. Peer of attention:
+scaled_dot_product_attention. floor_s is the larger of two times: that of moving all bytes once at 3.0 TB/s, and that of
+the operations of the T x T part at 800 TFLOP/s (with backward: 3.5 times those of forward; causal: half).
 
-All are captured in a CUDA graph: what Python needs to launch them is in nobody's time.
+All calls are captured in a CUDA graph, so times do not include Python's launch overhead.
 """
 
 import functools
@@ -36,11 +36,10 @@ BYTES_A_SECOND, OPERATIONS_A_SECOND = 3.0e12, 8e14
 
 
 def rows(device: torch.device, rounds: int, seed: int, sizes: tuple[tuple, ...] = SIZES) -> list[Row]:
-    """Rows for each size, (d, n, T, heads) of merged attention or (d, T, heads, causal) of attention, and each peer.
+    """Return rows for each peer and size, (d, n, T, heads) of merged attention or (d, T, heads, causal) of attention.
 
-    Errors are the largest difference from the reference in float32,
-    as a share of its largest entry: of the output, or of the gradient to the first input. A peer that fails has no
-    time.
+    Errors are the largest difference from the float32 reference relative to its largest entry, of the output or of the
+    gradient to the first input. A peer that fails has no time.
     """
     return [
         row for size in sizes for row in (_plain if isinstance(size[3], bool) else _merged)(device, rounds, seed, *size)
@@ -97,7 +96,7 @@ def _plain(device: torch.device, rounds: int, seed: int, d: int, length: int, he
 
 
 def _flex():
-    """FlexAttention, compiled at its first call, once for one size."""
+    """Return FlexAttention, compiled on its first call, for one size."""
 
     @functools.cache
     def compiled(on_gpu: bool) -> Callable[..., torch.Tensor]:
@@ -105,14 +104,14 @@ def _flex():
 
         if not on_gpu:
             return flex_attention
-        torch.compiler.reset()  # else sizes before this one count against the number of times that it may compile
+        torch.compiler.reset()  # else earlier sizes count towards the limit of recompilations
         return torch.compile(flex_attention, dynamic=False)
 
     return lambda q, k: compiled(q.is_cuda)(q, k, k, scale=1.0)
 
 
 def _timed(size: str, calls, exact, moved: float, operations: float, rounds: int) -> list[Row]:
-    """Rows of forward and of forward with backward; calls: by name a call and the inputs that it has gradients to."""
+    """Return rows of forward and of forward with backward; calls: name -> (call, inputs that need gradients)."""
     found = []
     for what in ("forward", "forward and backward"):
         runs, notes = {}, {}
@@ -120,7 +119,7 @@ def _timed(size: str, calls, exact, moved: float, operations: float, rounds: int
             try:
                 run = captured(_whole(call, inputs, what == "forward"), inputs[0].device)
                 run(0)
-            except Exception as error:  # a peer may fail in its compiler, in a launch or for want of memory
+            except Exception as error:  # a peer may fail in its compiler, in a launch or for lack of memory
                 if name == "ours":
                     raise
                 notes[name] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
@@ -146,7 +145,7 @@ def _timed(size: str, calls, exact, moved: float, operations: float, rounds: int
 
 
 def _whole(call, inputs, forward: bool):
-    """A call that returns its output, or, after its backward, the gradient to its first input."""
+    """Wrap a call to return its output (forward), or to run its backward and return the first input's gradient."""
 
     def run() -> torch.Tensor:
         if forward:

@@ -1,4 +1,4 @@
-"""Attention, merged attention and multi-head attention under masks: layouts, odd lengths and widths, every gradient."""
+"""Cases of attention, merged attention and masked multi-head attention: layouts, odd lengths and widths, gradients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Inputs = Callable[[torch.device], Tensors]
 
 
 def _heads(name: str, q: tuple[int, ...], k: tuple[int, ...], width: int, transposed: bool = False) -> Inputs:
-    """Inputs of attention by the shapes of q and k and the width of v; transposed: heads next to widths in memory."""
+    """Make inputs of attention from the shapes of q and k and the width of v; transposed: heads lie within tokens."""
 
     def inputs(device: torch.device) -> Tensors:
         shapes = {"q": q, "k": k, "v": (*k[:-1], width)}
@@ -32,7 +32,7 @@ def _heads(name: str, q: tuple[int, ...], k: tuple[int, ...], width: int, transp
 
 
 def _tokens(name: str, x: tuple[int, ...], heads: int, out: int) -> Inputs:
-    """Inputs of merged attention: logits of about 1."""
+    """Make inputs of merged attention, with logits of about 1."""
 
     def inputs(device: torch.device) -> Tensors:
         d = x[-1]
@@ -46,7 +46,7 @@ def _tokens(name: str, x: tuple[int, ...], heads: int, out: int) -> Inputs:
 
 
 def _layer(name: str, x: tuple[int, ...], heads: int, hidden: int) -> Inputs:
-    """Inputs of multi-head attention, its output as wide as its input."""
+    """Make inputs of multi-head attention whose output is as wide as its input."""
 
     def inputs(device: torch.device) -> Tensors:
         d = x[-1]
@@ -64,7 +64,7 @@ def _layer(name: str, x: tuple[int, ...], heads: int, hidden: int) -> Inputs:
 
 
 def _mask(name: str, *shape: int, device: torch.device) -> torch.Tensor:
-    """Bool, about a third of it True, the first key seen by all."""
+    """Make a bool mask with about a third True; all queries attend to the first key."""
     drawn = normal(f"{name} mask", *shape, device=device) > 0.5
     drawn[..., 0] = True
     return drawn
@@ -81,7 +81,7 @@ def _case(
     wanted: tuple[str, ...] = (),
     **how: Any,
 ) -> Case:
-    """A call of a kernel with a gradient to each input, or to those wanted; mask: its shape, in blocks of a size."""
+    """Make a case with gradients to all inputs, or to those in wanted; mask: shape of the mask, in blocks of `size`."""
 
     def call(t: Tensors, impl: str) -> Tensors:
         entries = None if mask is None else _mask(name, *mask, device=next(iter(t.values())).device)
@@ -99,7 +99,7 @@ def _case(
 
 
 def _by(weights: str) -> Callable[[Tensors, str], Tensors]:
-    """Multi-head attention whose queries and values are masked by bits, or whose keys and outputs are by scores."""
+    """Call multi-head attention with queries and values masked by bits, or keys and outputs masked by scores."""
 
     def call(t: Tensors, impl: str) -> Tensors:
         names = ("query", "key", "value", "output")
@@ -178,10 +178,10 @@ CASES = [
 
 
 def offline_cases() -> list[offline.Case]:
-    """The launches of forward and backward at usual sizes, as the launchers prepare them."""
+    """Return the launches of forward and backward at usual sizes, as the launchers prepare them."""
     blocks = BlockMask(torch.ones(32, 32, dtype=torch.bool, device="meta"), 128)
     dense = torch.ones(4096, 4096, dtype=torch.bool, device="meta")
-    # two sums of heads 256 wide do not fit into registers, nor do products in float32 that no tensor core makes
+    # spills: two sums of heads of width 256, and float32 products without tensor cores, do not fit into registers
     return [
         *_compiled("bf16", 64, "merged", shared=True),
         *_compiled("bf16", 128, "merged", shared=True),
@@ -208,7 +208,7 @@ def _compiled(
     dtype: str, d: int, name: str, *, queries: int = 4096, shared: bool = False, causal: bool = False,
     mask: torch.Tensor | BlockMask | None = None, spills: tuple[int, int, int] = (0, 0, 0),
 ) -> list[offline.Case]:  # fmt: skip
-    """Forward, dq and dk with dv for 8 heads of 4096 keys."""
+    """Return the launches of forward, of dq, and of dk with dv, for 8 heads of 4096 keys."""
     from . import triton as t
 
     found: list[offline.Case] = []
@@ -229,7 +229,7 @@ def _compiled(
 
 
 def _launch(name: str, kernel: Any, arguments: dict[str, Any], spills: int) -> offline.Case:
-    """A launch as a case: constants are what is in capitals, but for lengths, and, as Triton sees to it, ones."""
+    """Make a case of a launch; constants are arguments in capitals except lengths and, as in Triton, ints of 1."""
     warps, stages = arguments.pop("num_warps"), arguments.pop("num_stages")
     constants = {key: value for key, value in arguments.items()
                  if (key.isupper() and key not in "TS") or (isinstance(value, int) and value == 1)}  # fmt: skip

@@ -1,39 +1,39 @@
 # mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
 """The kernels of softmax attention: forward, and backward by tiles of queries and by tiles of keys.
 
-After FlashAttention-2 (Dao 2023): forward keeps each query's maximum and sum while it folds in tile after tile of keys,
-and saves the logarithm of the sum; backward makes the weights again from that, once by tiles of queries for dq and once
-by tiles of keys for dk and dv, so that nothing is added up in an order that changes from run to run.
+The algorithm is FlashAttention-2 (Dao 2023). Forward updates each query's maximum and sum tile by tile of keys, and
+saves the logarithm of the sum. Backward recomputes the weights from it, once by tiles of queries for dq and once by
+tiles of keys for dk and dv, so that the order of summation does not change from run to run.
 
-What all take: a tensor as its pointer and its strides by batch, head, token and entry (0: broadcast); N and M, the
-widths of keys and values, and WIDE_N and WIDE_M, to what powers of two they are padded; T queries, the last of S keys;
-ROWS queries and COLUMNS keys a tile; SHARED: the values are the keys, and one tile serves as both, loaded once;
-ELEMENTS: a mask is read entry by entry, of blocks of SIZE; LISTED: visit only the tiles that `lists` names, how many
-and then which. scale includes log2(e): all exponentials are powers of 2.
+Arguments of all kernels: each tensor as its pointer and its strides by batch, head, token and entry (0: broadcast);
+N and M, the widths of keys and values, and WIDE_N and WIDE_M, the powers of two that they are padded to; T queries,
+which are the last of S keys; ROWS queries and COLUMNS keys per tile; SHARED: the values are the keys, so one tile is
+loaded for both; ELEMENTS: a mask is read by entry, with blocks of SIZE; LISTED: visit only the tiles in `lists`, which
+holds their number and then their indices. scale includes log2(e), since all exponentials are powers of 2.
 """
 
 import triton
 import triton.language as tl
 
-# ---------------------------------------------------------------- what the kernels are made of
+# ---------------------------------------------------------------- helpers
 
 
 @triton.jit
 def _head(pointer, b, h, stride_b, stride_h):
-    """Where the part of one head begins, counted in 64 bits."""
+    """Return the pointer to one head; the offset is 64 bits wide."""
     return pointer + b.to(tl.int64) * stride_b + h.to(tl.int64) * stride_h
 
 
 @triton.jit
 def _places(at, first, stride_t, stride_n, ROWS: tl.constexpr, PADDED: tl.constexpr):
-    """Pointers to a tile of a head's tokens: (ROWS, PADDED); offsets within it are counted in 32 bits."""
+    """Return pointers (ROWS, PADDED) to a tile of a head's tokens, with 32-bit offsets."""
     rows = tl.arange(0, ROWS)[:, None] * stride_t
     return at + tl.cast(first, tl.int64) * stride_t + (rows + tl.arange(0, PADDED)[None, :] * stride_n)
 
 
 @triton.jit
 def _inside(first, length, ROWS: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr):
-    """Which entries of a tile exist: those up to the last token and to the width before it was padded."""
+    """Return the mask of a tile's valid entries: up to the last token and to the unpadded width."""
     here = (first + tl.arange(0, ROWS) < length)[:, None]
     if WIDTH < PADDED:
         here = here & (tl.arange(0, PADDED) < WIDTH)[None, :]
@@ -42,35 +42,36 @@ def _inside(first, length, ROWS: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.c
 
 @triton.jit
 def _load(at, first, length, stride_t, stride_n, ROWS: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr):
-    """A tile of tokens, 0 where there are none."""
+    """Load a tile of tokens; entries outside of the tensor are 0."""
     here = _inside(first, length, ROWS, PADDED, WIDTH)
     return tl.load(_places(at, first, stride_t, stride_n, ROWS, PADDED), mask=here, other=0.0)
 
 
 @triton.jit
 def _store(at, tile, first, length, stride_t, stride_n, ROWS: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr):
-    """Write what exists of a tile of tokens."""
+    """Store the valid entries of a tile of tokens."""
     here = _inside(first, length, ROWS, PADDED, WIDTH)
     tl.store(_places(at, first, stride_t, stride_n, ROWS, PADDED), tile, mask=here)
 
 
 @triton.jit
 def _end(first, T, S, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CAUSAL: tl.constexpr):
-    """How many tiles of keys a tile of queries sees."""
+    """Return the number of tiles of keys that a tile of queries attends to."""
     return tl.cdiv(tl.minimum(S, first + ROWS + S - T) if CAUSAL else S, COLUMNS)
 
 
 @triton.jit
 def _whole(first, start, T, S, COLUMNS: tl.constexpr, CAUSAL: tl.constexpr):
-    """Whether a tile ends before the last key, or before the diagonal: _within then changes nothing."""
+    """Tell whether a tile lies before the last key, and the diagonal, so that _within changes nothing."""
     return start + COLUMNS - 1 <= (first + S - T if CAUSAL else S - 1)
 
 
 @triton.jit
 def _within(logits, rows, columns, first, start, T, S, CAUSAL: tl.constexpr):
-    """Logits with -inf beyond the last key, or the diagonal, which hides those too from queries that exist.
+    """Set logits beyond the last key, or beyond the diagonal, to -inf.
 
-    rows and columns are counted from first and start, and broadcast.
+    rows and columns are relative to first and start, and broadcast. The diagonal also hides keys beyond the last from
+    valid queries.
     """
     last = rows + first + (S - T) if CAUSAL else S - 1
     return tl.where(columns + start <= last, logits, float("-inf"))
@@ -78,9 +79,9 @@ def _within(logits, rows, columns, first, start, T, S, CAUSAL: tl.constexpr):
 
 @triton.jit
 def _masked(logits, rows, columns, first, start, T, S, mask, mask_t, mask_s, SIZE: tl.constexpr):
-    """Logits with -inf where a mask of blocks (SIZE 1: entries) says so; indices as in _within.
+    """Set logits to -inf where a mask in blocks of SIZE (1: entries) is False; indices as in _within.
 
-    Tiles and blocks are powers of two, so that each holds a whole number of the other.
+    Tiles and blocks are powers of two, so that the larger one contains a whole number of the smaller one.
     """
     mask += tl.cast(first // SIZE, tl.int64) * mask_t + tl.cast(start // SIZE, tl.int64) * mask_s
     exists = (rows < T - first) & (columns < S - start)
@@ -96,7 +97,7 @@ def _fold(total, peak, mass, q, end, listed, first, scale, T, S, k, k_t, k_n, v,
           ROWS: tl.constexpr, COLUMNS: tl.constexpr, N: tl.constexpr, M: tl.constexpr, WIDE_N: tl.constexpr,
           WIDE_M: tl.constexpr, SHARED: tl.constexpr, LISTED: tl.constexpr,
           CAUSAL: tl.constexpr, ELEMENTS: tl.constexpr, SIZE: tl.constexpr):  # fmt: skip
-    """Take tiles of keys into the sums of a tile of queries: (ROWS, WIDE_M), and the maximum and mass of each row."""
+    """Add tiles of keys to the sums (ROWS, WIDE_M) of a tile of queries, and update each row's maximum and mass."""
     for i in range(end):
         start = (tl.load(listed + i) if LISTED else i) * COLUMNS
         keys = _load(k, start, S, k_t, k_n, COLUMNS, WIDE_N, N)
@@ -111,7 +112,7 @@ def _fold(total, peak, mass, q, end, listed, first, scale, T, S, k, k_t, k_n, v,
         higher = tl.maximum(peak, tl.max(logits, 1))
         pivot = higher
         if ELEMENTS or LISTED:
-            pivot = tl.where(higher == float("-inf"), 0.0, higher)  # a row that has seen nothing yet stays at 0
+            pivot = tl.where(higher == float("-inf"), 0.0, higher)  # a row without any key so far stays at 0
         weights = tl.exp2(logits - pivot[:, None])
         shrink = tl.exp2(peak - pivot)
         mass = mass * shrink + tl.sum(weights, 1)
@@ -126,10 +127,10 @@ def forward(q, q_b, q_h, q_t, q_n, k, k_b, k_h, k_t, k_n, v, v_b, v_h, v_t, v_n,
              ROWS: tl.constexpr, COLUMNS: tl.constexpr, N: tl.constexpr, M: tl.constexpr, WIDE_N: tl.constexpr,
              WIDE_M: tl.constexpr, SHARED: tl.constexpr, CAUSAL: tl.constexpr, LISTED: tl.constexpr,
              ELEMENTS: tl.constexpr, SIZE: tl.constexpr):  # fmt: skip
-    """One tile of queries of one head: its output, and the logarithm (base 2) of what its weights sum to."""
+    """Compute the output of one tile of queries of one head, and the logarithm (base 2) of its weights' sum."""
     tiles = tl.cdiv(T, ROWS)
     rest = tl.program_id(0) // tiles
-    tile = tiles - 1 - tl.program_id(0) % tiles  # the longest of a causal mask first
+    tile = tiles - 1 - tl.program_id(0) % tiles  # under a causal mask, the longest first
     h = rest % heads
     b = rest // heads
     first = tile * ROWS
@@ -165,7 +166,7 @@ def _fold_queries(dq, q, dout, log, delta, end, listed, first, scale, T, S, k, k
                   mask_t, mask_s, ROWS: tl.constexpr, COLUMNS: tl.constexpr, N: tl.constexpr, M: tl.constexpr,
                   WIDE_N: tl.constexpr, WIDE_M: tl.constexpr, SHARED: tl.constexpr, LISTED: tl.constexpr,
                   CAUSAL: tl.constexpr, ELEMENTS: tl.constexpr, SIZE: tl.constexpr):  # fmt: skip
-    """Take tiles of keys into dq (ROWS, WIDE_N), but for the scale."""
+    """Add tiles of keys to dq (ROWS, WIDE_N), without the scale."""
     for i in range(end):
         start = (tl.load(listed + i) if LISTED else i) * COLUMNS
         keys = _load(k, start, S, k_t, k_n, COLUMNS, WIDE_N, N)
@@ -191,7 +192,7 @@ def backward_queries(q, q_b, q_h, q_t, q_n, k, k_b, k_h, k_t, k_n, v, v_b, v_h, 
                       ROWS: tl.constexpr, COLUMNS: tl.constexpr, N: tl.constexpr, M: tl.constexpr,
                       WIDE_N: tl.constexpr, WIDE_M: tl.constexpr, SHARED: tl.constexpr, CAUSAL: tl.constexpr,
                       LISTED: tl.constexpr, ELEMENTS: tl.constexpr, SIZE: tl.constexpr):  # fmt: skip
-    """One tile of queries of one head: dq, and for the other kernel delta = sum(out * dout) of each query."""
+    """Compute dq of one tile of queries of one head, and delta = sum(out * dout) of each query for the other kernel."""
     tiles = tl.cdiv(T, ROWS)
     rest = tl.program_id(0) // tiles
     tile = tiles - 1 - tl.program_id(0) % tiles
@@ -225,7 +226,7 @@ def _fold_keys(dk, dv, keys, values, begin, end, listed, start, scale, T, S, q, 
                deltas, mask, mask_t, mask_s, ROWS: tl.constexpr, COLUMNS: tl.constexpr, N: tl.constexpr,
                M: tl.constexpr, WIDE_N: tl.constexpr, WIDE_M: tl.constexpr, SHARED: tl.constexpr, LISTED: tl.constexpr,
                CAUSAL: tl.constexpr, ELEMENTS: tl.constexpr, SIZE: tl.constexpr):  # fmt: skip
-    """Take tiles of queries into dk (COLUMNS, WIDE_N), but for the scale, and dv (COLUMNS, WIDE_M), all transposed."""
+    """Add tiles of queries to dk (COLUMNS, WIDE_N), without the scale, and to dv (COLUMNS, WIDE_M), all transposed."""
     for i in range(begin, end):
         first = (tl.load(listed + i) if LISTED else i) * ROWS
         queries = _load(q, first, T, q_t, q_n, ROWS, WIDE_N, N)
@@ -258,7 +259,7 @@ def backward_keys(q, q_b, q_h, q_t, q_n, k, k_b, k_h, k_t, k_n, v, v_b, v_h, v_t
                    ROWS: tl.constexpr, COLUMNS: tl.constexpr, N: tl.constexpr, M: tl.constexpr, WIDE_N: tl.constexpr,
                    WIDE_M: tl.constexpr, SHARED: tl.constexpr, CAUSAL: tl.constexpr, LISTED: tl.constexpr,
                    ELEMENTS: tl.constexpr, SIZE: tl.constexpr):  # fmt: skip
-    """One tile of keys: dk and dv of heads / parts neighbouring heads that share it; SHARED: their sum, all in dk."""
+    """Compute dk and dv of one tile of keys, shared by heads / parts neighbouring heads; SHARED: dk + dv in dk."""
     tiles = tl.cdiv(S, COLUMNS)
     rest = tl.program_id(0) // tiles
     tile = tl.program_id(0) % tiles
@@ -271,7 +272,7 @@ def backward_keys(q, q_b, q_h, q_t, q_n, k, k_b, k_h, k_t, k_n, v, v_b, v_h, v_t
     values = keys if SHARED else _load(_head(v, b, group, v_b, v_h), start, S, v_t, v_n, COLUMNS, WIDE_M, M)
     sums_k = tl.zeros((COLUMNS, WIDE_N), tl.float32)
     sums_v = tl.zeros((COLUMNS, WIDE_M), tl.float32)
-    first = 0  # the first tile of queries that sees any of these keys
+    first = 0  # the first tile of queries that attends to any of these keys
     if CAUSAL:
         first = tl.maximum(0, start - (S - T)) // ROWS
     for i in range(each):

@@ -1,4 +1,4 @@
-"""Attention masks: bool, entry by entry or in blocks, and which tokens they say are padding."""
+"""Attention masks, bool by entry or in blocks, and the padding that they define."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ class BlockMask(NamedTuple):
     size: int
 
     def dense(self, queries: int, keys: int) -> torch.Tensor:
-        """The mask entry by entry: bool (..., queries, keys)."""
+        """Expand the mask to entries: bool (..., queries, keys)."""
         rows = self.blocks.repeat_interleave(self.size, dim=-2)[..., :queries, :]
         return rows.repeat_interleave(self.size, dim=-1)[..., :keys]
 
 
 def is_of_pairs(mask: torch.Tensor) -> bool:
-    """Whether a mask has a row for each of several queries. With one for all it is a mask of keys."""
+    """Tell whether a mask has one row per query. With one row for all queries it is a mask of keys."""
     return mask.dim() > 1 and mask.shape[-2] > 1
 
 
 def check_attending(mask: torch.Tensor, queries: int, keys: int) -> None:
-    """Raise ValueError where a query attends to nothing, unless its token is padding: to which no query attends.
+    """Raise ValueError if a query has no key, unless its token is padding, that is no query attends to it.
 
-    mask: bool, of pairs, (..., queries, keys or 1), the causal mask in it where there is one; the queries are the last
-    of the keys.
+    mask: bool (..., queries, keys or 1), already combined with the causal mask if there is one. The queries are the
+    last of the keys.
     """
     blind = ~mask.any(-1)
     if not blind.any():
@@ -50,9 +50,9 @@ def check_attending(mask: torch.Tensor, queries: int, keys: int) -> None:
 def attended(
     mask: torch.Tensor | BlockMask | None, causal: bool, queries: int, keys: int, device: torch.device
 ) -> torch.Tensor | None:
-    """The mask, entry by entry, together with the causal one, whose queries are the last of the keys.
+    """Combine a mask with the causal one, by entry; queries are the last of the keys.
 
-    None where all is seen.
+    Returns None if every query attends to every key.
     """
     mask = mask.dense(queries, keys) if isinstance(mask, BlockMask) else mask
     if not causal:
@@ -73,7 +73,7 @@ def check_attended(
     device: torch.device,
     padded: bool = False,
 ) -> None:
-    """Raise ValueError unless the mask fits (..., heads, T, S) and each query attends to something or is padding."""
+    """Raise ValueError unless the mask fits (..., heads, T, S) and each query has a key or is padding."""
     queries, keys = shape[-2:]
     if causal and queries > keys:
         raise ValueError(
@@ -103,7 +103,7 @@ def check_attended(
 
 
 def _check_blocks(mask: BlockMask, causal: bool, queries: int, keys: int) -> None:
-    """Raise ValueError where a query attends to nothing: of padding a mask in blocks says nothing."""
+    """Raise ValueError if a query has no key; a mask in blocks does not define padding."""
     blocks, size = mask
     empty = ~(_seen_first(blocks, size, queries, keys) if causal else blocks).any(-1)
     if empty.any():
@@ -113,7 +113,7 @@ def _check_blocks(mask: BlockMask, causal: bool, queries: int, keys: int) -> Non
 
 
 def _seen_first(blocks: torch.Tensor, size: int, queries: int, keys: int) -> torch.Tensor:
-    """Which blocks of a causal mask the first query of each of their rows sees something of: it sees the least."""
+    """Tell which blocks contain a key for the first query of each row of blocks, which has the fewest causal keys."""
     rows, columns = -(-queries // size), -(-keys // size)
     last = torch.arange(rows, device=blocks.device)[:, None] * size + (keys - queries)  # key of the first query
     return blocks & (torch.arange(columns, device=blocks.device) * size <= last)

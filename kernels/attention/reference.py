@@ -1,4 +1,4 @@
-"""Attention in plain torch: what it means, and what the other implementations are held against."""
+"""Attention in plain torch, the reference for the other implementations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .masks import BlockMask, attended
 def attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | BlockMask | None, causal: bool, scale: float
 ) -> torch.Tensor:
-    """softmax(scale q k^T; mask) v; mask bool, broadcastable to (..., heads, T, S)."""
+    """Compute softmax(scale q k^T; mask) v; mask is bool, broadcastable to (..., heads, T, S)."""
     groups = q.shape[-3] // k.shape[-3]
     q, k, v, dtype = wide(q), wide(k), wide(v), q.dtype
     k, v = (t.repeat_interleave(groups, dim=-3) if groups > 1 else t for t in (k, v))
@@ -22,8 +22,8 @@ def attention(
 
 
 def masked_softmax(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """softmax over the last axis where mask, bool and broadcastable, is True, else exactly 0: also where nothing is."""
-    least = torch.finfo(logits.dtype).min  # not -inf, of which a row would make NaN
+    """Compute softmax over the last axis where a broadcastable bool mask is True; rows without a True are exactly 0."""
+    least = torch.finfo(logits.dtype).min  # not -inf: a row of -inf would give NaN
     weights = logits.masked_fill(~mask, least).softmax(-1)
     return weights.masked_fill(~mask.any(-1, keepdim=True), 0.0)
 
@@ -31,7 +31,7 @@ def masked_softmax(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 def merged_attention(
     x: torch.Tensor, qk: torch.Tensor, vo: torch.Tensor, mask: torch.Tensor | BlockMask | None, causal: bool
 ) -> torch.Tensor:
-    """Sum over heads of softmax(x qk_h x^T; mask) x vo_h."""
+    """Compute the sum over heads of softmax(x qk_h x^T; mask) x vo_h."""
     tokens = wide(x).unsqueeze(-3)  # (..., 1, T, d), shared by the heads
     heads = attention(tokens @ wide(qk), tokens, tokens, mask, causal, 1.0)  # (..., heads, T, d)
     return (heads @ wide(vo)).sum(-3).to(x.dtype)

@@ -1,8 +1,8 @@
-"""Softmax attention whose T x S matrix never leaves the chip, for heads up to 256 wide, and its backward.
+"""Softmax attention in Triton, forward and backward, for heads up to 256 wide; the T x S matrix stays on chip.
 
-One set of kernels (triton_flash.py) serves plain heads, groups of heads that share keys and values, and the merged
-form, whose values are its keys. Masks are read through strides (0 for an axis that is broadcast); a mask in blocks
-comes with lists of its tiles that are not empty, and only those are visited.
+One set of kernels (flash.py) serves plain heads, groups of heads with shared keys and values, and the merged form,
+whose values are its keys. Masks are read through strides (0 for a broadcast axis). A mask in blocks comes with lists of
+its tiles that are not empty, and only those are visited.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .flash import backward_keys, backward_queries, forward
 from .masks import BlockMask
 
 LOG2_E = 1.0 / math.log(2.0)
-PROGRAMS = 264  # two for each multiprocessor of an H100: fewer leave it idle
+PROGRAMS = 264  # two per multiprocessor of an H100; fewer would leave it idle
 
 # ---------------------------------------------------------------- launching
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """How a kernel is cut: queries and keys a tile, warps, stages of its pipeline."""
+    """Tile sizes of a kernel (queries and keys), its warps and its pipeline stages."""
 
     rows: int
     columns: int
@@ -37,8 +37,9 @@ class Tiles:
     stages: int
 
 
-#: By kernel and bytes an entry, for heads padded to 64, 128 and 256. Longer tiles of what a program stays with read the
-#: rest less often; rows of 32 in "keys" are where its two sums leave no registers for more. "shared keys" has one sum.
+#: By kernel and bytes per entry, for heads padded to 64, 128 and 256. With larger tiles of the side that a program
+#: keeps, it reads the other side less often. "keys" has 32 rows where its two sums leave no registers for more; "shared
+#: keys" has one sum.
 TILES = {
     ("forward", 2): (Tiles(128, 64, 8, 3), Tiles(128, 64, 8, 3), Tiles(128, 32, 8, 2)),
     ("queries", 2): (Tiles(128, 64, 8, 2), Tiles(128, 64, 8, 2), Tiles(64, 32, 8, 2)),
@@ -52,7 +53,7 @@ TILES = {
 
 
 def _padded(width: int) -> int:
-    """The width that a head has on the chip."""
+    """Return the padded width of a head on chip."""
     return max(16, 1 << (width - 1).bit_length())
 
 
@@ -64,12 +65,12 @@ def _tiles(kernel: str, bytes_each: int, widest: int, queries: int) -> Tiles:
 
 
 def _near(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor, copied where its last two axes step so far that 32 bits do not count a tile's offsets."""
+    """Return the tensor, copied if its strides are too large for 32-bit offsets within a tile."""
     return tensor if max(tensor.stride()[-2:]) < 2**22 else tensor.contiguous()
 
 
 class _Mask(NamedTuple):
-    """A mask as kernels read it: bool (batch, heads, T, S) in blocks of a size (1: entries), broadcast from 1."""
+    """A mask as kernels read it: bool (batch, heads, T, S) in blocks of a size (1: entries); axes of 1 broadcast."""
 
     tensor: torch.Tensor | None
     size: int
@@ -85,7 +86,7 @@ class _Mask(NamedTuple):
         return cls(_near(tensor.reshape(-1, *tensor.shape[-3:])), size)
 
     def arguments(self, tiles: Tiles, queries: int, keys: int, causal: bool, by_keys: bool, unused: Any) -> Any:
-        """The mask as arguments of a kernel; unused: any tensor, for pointers that it does not follow."""
+        """Return the mask as kernel arguments; unused: any tensor, for pointers that are not read."""
         blocks = self.tensor is not None and self.size > 1
         elements = self.tensor if self.size < max(tiles.rows, tiles.columns) else None
         lists = self.lists(tiles, queries, keys, causal, by_keys) if blocks else None
@@ -96,7 +97,7 @@ class _Mask(NamedTuple):
         }  # fmt: skip
 
     def lists(self, tiles: Tiles, queries: int, keys: int, causal: bool, by_keys: bool) -> torch.Tensor:
-        """For each tile of queries (by_keys: of keys) how many of the others are not empty, and then which: int32."""
+        """List the nonempty tiles of each tile of queries (by_keys: of keys), int32: their number, then indices."""
         assert self.tensor is not None
         sizes = (-(-queries // self.size), -(-keys // self.size))
         blocks = self.tensor.expand(*self.tensor.shape[:2], *sizes)
@@ -111,7 +112,7 @@ class _Mask(NamedTuple):
 
 
 def _by_tile(blocks: torch.Tensor, size: int, tile: int, length: int) -> torch.Tensor:
-    """For each tile of the last axis whether any block in it is True."""
+    """Tell for each tile of the last axis whether any of its blocks is True."""
     if tile <= size:
         return blocks.repeat_interleave(size // tile, dim=-1)[..., : -(-length // tile)]
     ratio = tile // size
@@ -120,13 +121,13 @@ def _by_tile(blocks: torch.Tensor, size: int, tile: int, length: int) -> torch.T
 
 
 def _pointer(name: str, tensor: torch.Tensor, axes: str) -> dict[str, Any]:
-    """A tensor and its strides as arguments of a kernel; those of axes that are broadcast are 0."""
+    """Return a tensor and its strides as kernel arguments; strides of broadcast axes are 0."""
     sizes = zip(axes, tensor.shape, tensor.stride(), strict=False)
     return {name: tensor} | {f"{name}_{axis}": stride if size > 1 else 0 for axis, size, stride in sizes}
 
 
 def _common(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, tiles: Tiles, scale: float) -> dict[str, Any]:
-    """The arguments that every kernel has; q (batch, heads, T, n), k (batch, groups, S, n), v likewise or None: k."""
+    """Return arguments of all kernels; q (batch, heads, T, n), k (batch, groups, S, n), v like k, or None: v is k."""
     values = k if v is None else v
     n, m = k.shape[-1], values.shape[-1]
     return {
@@ -146,14 +147,14 @@ def _launch(kernel: Any, programs: int, arguments: dict[str, Any]) -> None:
 
 
 def _laid_out(like: torch.Tensor, width: int) -> torch.Tensor:
-    """An empty (batch, heads, T, width) whose axes lie in memory as those of another tensor do."""
+    """Make an empty tensor (batch, heads, T, width) with the axes in memory in the order of another tensor."""
     order = sorted(range(3), key=like.stride, reverse=True)
     made = torch.empty([*(like.shape[axis] for axis in order), width], dtype=like.dtype, device=like.device)
     return made.permute(*(order.index(axis) for axis in range(3)), 3)
 
 
 class _Call(NamedTuple):
-    """What all of a call's launches share."""
+    """Arguments that all launches of a call share."""
 
     mask: _Mask
     causal: bool
@@ -164,7 +165,7 @@ class _Call(NamedTuple):
 def _forward_launch(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, call: _Call
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(out (batch, heads, T, m), logs (batch, heads, T))."""
+    """Return (out (batch, heads, T, m), logs (batch, heads, T))."""
     batch, heads, queries, _ = q.shape
     width = (k if v is None else v).shape[-1]
     tiles = _tiles("forward", q.element_size(), max(q.shape[-1], width), queries)
@@ -180,7 +181,7 @@ def _backward_queries_launch(
     grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, out: torch.Tensor, logs: torch.Tensor,
     call: _Call,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """(dq, deltas (batch, heads, T))."""
+    """Return (dq, deltas (batch, heads, T))."""
     tiles = _tiles("queries", q.element_size(), max(q.shape[-1], out.shape[-1]), q.shape[2])
     dq, deltas = _laid_out(q, q.shape[-1]), torch.empty_like(logs)
     arguments = _common(q, k, v, tiles, call.scale) | {"logs": logs, "deltas": deltas, "scale_dq": call.scale}
@@ -194,7 +195,7 @@ def _backward_keys_launch(
     grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, logs: torch.Tensor,
     deltas: torch.Tensor, call: _Call,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
-    """(dk, dv); where the values are the keys, (the sum of both, None)."""
+    """Return (dk, dv); if the values are the keys, (dk + dv, None)."""
     batch, groups, length, _ = k.shape
     tiles = _tiles(
         "shared keys" if v is None else "keys", q.element_size(), max(q.shape[-1], grad.shape[-1]), q.shape[2]
@@ -212,13 +213,13 @@ def _backward_keys_launch(
 
 
 def _split(heads: int, programs: int) -> int:
-    """Into how many parts the heads that share keys are divided, for enough programs to fill a device."""
+    """Return into how many parts to split heads with shared keys, for enough programs to fill a device."""
     divisors = (parts for parts in range(1, heads + 1) if heads % parts == 0)
     return next((parts for parts in divisors if programs * parts >= PROGRAMS), heads)
 
 
 def _parted(like: torch.Tensor, parts: int) -> torch.Tensor:
-    """Where the gradient to keys or values goes: a float32 sum for each part where groups are divided."""
+    """Allocate the gradient to keys or values: one float32 sum per part if groups are split."""
     batch, groups, length, width = like.shape
     if parts == groups:
         return _laid_out(like, width)
@@ -226,13 +227,13 @@ def _parted(like: torch.Tensor, parts: int) -> torch.Tensor:
 
 
 def _joined(grad: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """The gradient of each group."""
+    """Sum the parts of a gradient, one result per group."""
     groups = like.shape[1]
     return grad if grad.shape[1] == groups else grad.unflatten(1, (groups, -1)).sum(2).to(like.dtype)
 
 
 class _Attention(Function):
-    """Attention of (batch, heads, T, n) to (batch, groups, S, n), (batch, groups, S, m); without v the keys are v."""
+    """Attention of (batch, heads, T, n) to (batch, groups, S, n), (batch, groups, S, m); v = None: v is k."""
 
     @staticmethod
     def forward(
@@ -268,7 +269,7 @@ def attention(
     causal: bool,
     scale: float,
 ) -> torch.Tensor:
-    """softmax(scale q k^T; mask) v: q (..., heads, T, n), k (..., groups, S, n), v (..., groups, S, m)."""
+    """Compute softmax(scale q k^T; mask) v: q (..., heads, T, n), k (..., groups, S, n), v (..., groups, S, m)."""
     if not q.numel():  # nothing to launch
         return reference.attention(q, k, v, mask, causal, scale)
     batch = q.shape[:-3]
@@ -280,7 +281,7 @@ def attention(
 def merged_attention(
     x: torch.Tensor, qk: torch.Tensor, vo: torch.Tensor, mask: torch.Tensor | BlockMask | None, causal: bool
 ) -> torch.Tensor:
-    """Sum over heads of softmax(x qk_h x^T; mask) x vo_h: x (..., T, d), qk (heads, d, d), vo (heads, d, d_out)."""
+    """Sum softmax(x qk_h x^T; mask) x vo_h over heads: x (..., T, d), qk (heads, d, d), vo (heads, d, d_out)."""
     if not x.numel():  # nothing to launch
         return reference.merged_attention(x, qk, vo, mask, causal)
     batch, (length, d), heads = x.shape[:-2], x.shape[-2:], qk.shape[0]

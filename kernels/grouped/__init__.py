@@ -1,4 +1,4 @@
-"""Cuts, masked weights and score gradients of a whole model, each in a few launches however many weights there are."""
+"""Cuts, masked weights and score gradients of a whole model, each in a few launches for any number of weights."""
 
 from __future__ import annotations
 
@@ -22,13 +22,17 @@ _Stamp = tuple[Any, ...]
 
 
 class Segment(NamedTuple):
-    """One part of a masked weight, whose scores compete in one group: tensors of one shape, on one device.
+    """One part of a masked weight, whose scores compete in one group; all tensors have one shape and device.
 
-    All of them must lie in memory as the same rows of contiguous columns, the rows evenly spaced: contiguous tensors
-    do, and blocks of their rows or columns.
+    In memory, all of them must consist of the same number of evenly spaced rows of contiguous columns. Contiguous
+    tensors do, and blocks of their rows or columns.
 
-    weight: float, before masking. scores: float32. pruned: float, where the masked weight is written. group: its index.
-    free: bool; scores elsewhere get the gradient 0.
+    Attributes:
+        weight: float, before masking.
+        scores: float32.
+        pruned: float; receives the masked weight.
+        group: index of the group.
+        free: bool; where it is False, scores get gradient 0.
     """
 
     weight: torch.Tensor
@@ -39,20 +43,20 @@ class Segment(NamedTuple):
 
 
 def have_rows(*tensors: torch.Tensor) -> bool:
-    """Whether tensors of one shape lie in memory as those of a :class:`Segment` must."""
+    """Tell whether tensors of one shape have the memory layout that a :class:`Segment` needs."""
     return layout_of(*tensors) is not None
 
 
 class Table:
     """The addresses of a model's scores, weights and masked weights, for operations on all of them at once.
 
-    The table holds the tensors, which stay those of the model. On a GPU no operation waits for the device, and after
-    the first call of its kind none allocates memory, so that all three can be captured in a CUDA graph; gradients may
-    lie elsewhere then than before. A copy of a table is the table of copied tensors.
+    The table refers to the model's own tensors. On a GPU no operation synchronises, and after the first call of its
+    kind none allocates memory, so that all three can be captured in a CUDA graph; only gradients may change their
+    address. A deep copy of a table refers to the copied tensors.
 
     Args:
-        segments: those of one group in the order in which ties are resolved.
-        groups: how many there are, at least one, each with scores.
+        segments: all segments; those of one group in the order in which ties are resolved.
+        groups: number of groups, at least 1; each must have scores.
 
     Raises ValueError for shapes, dtypes, devices or layouts that do not fit, and for a group without scores.
     """
@@ -66,23 +70,23 @@ class Table:
         self._device = self._segments[0].scores.device
         self._layouts = [_checked(i, segment, self._device) for i, segment in enumerate(self._segments)]
         self._stamps = [_stamp(segment) for segment in segments]
-        self._gradients: list[_Stamp] = []  # that fitted last
+        self._gradients: list[_Stamp] = []  # of the last call that fitted
         self._forms: dict[Any, reference.Operations] = {}  # by implementation
-        self._form("auto")  # makes what a graph cannot capture
+        self._form("auto")  # allocates what a graph cannot capture
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Table, (self._segments, self._groups)
 
     def holds(self, segments: Sequence[Segment]) -> bool:
-        """Whether the table was made of tensors that lie where these do, in the same groups."""
+        """Tell whether the table was made of tensors with the same addresses and groups as these."""
         return [_stamp(segment) for segment in segments] == self._stamps
 
     def cut(self, kept: torch.Tensor, *, impl: str = "auto") -> Cuts:
-        """Where each group is cut: kept are the scores of largest magnitude, ties going to the lowest index.
+        """Find the cut of each group: kept are the scores of largest magnitude, with ties to the lowest index.
 
         Args:
-            kept: how many of each group, int64 (groups,) on the scores' device, from 1 to the group's number of
-                scores, which is not looked at.
+            kept: number of scores to keep in each group, int64 (groups,) on the scores' device, from 1 to the group's
+                number of scores, which is not checked.
             impl: "auto", "reference" or "triton".
 
         Returns :class:`Cuts`, which the next call may overwrite. Raises ValueError for another shape, dtype or device.
@@ -93,20 +97,20 @@ class Table:
         return self._form(impl).cut(kept)
 
     def write(self, cuts: Cuts, *, impl: str = "auto") -> None:
-        """Write every masked weight: where it is kept the weight, in the dtype of `pruned`, else +0."""
+        """Write every masked weight into `pruned`, in its dtype: the weight where it is kept, else +0."""
         self._form(impl).write(cuts)
-        increment_version([segment.pruned for segment in self._segments])  # Triton's writing is not seen by autograd
+        increment_version([segment.pruned for segment in self._segments])  # autograd does not notice that Triton writes
 
     def slope(self, grads: Sequence[torch.Tensor], out: Sequence[torch.Tensor], *, impl: str = "auto") -> torch.Tensor:
-        """Write the straight-through gradients of all scores, as :func:`slth.kernels.score_gradient` has them.
+        """Write the straight-through gradients of all scores, those of :func:`slth.kernels.score_gradient`.
 
         Args:
-            grads: to the masked weights, one tensor a segment, of the shape and dtype of its `pruned`.
-            out: float32, of the shapes of the scores. Both lie in rows and columns as the segment does.
+            grads: gradients to the masked weights, one tensor per segment, with the shape and dtype of its `pruned`.
+            out: float32 tensors with the shapes of the scores. Both have the memory layout of the segment.
             impl: "auto", "reference" or "triton".
 
-        Returns the sum of their squares, float32 (), which the next call may overwrite; it is not finite where one of
-        them is not. Raises ValueError for shapes, dtypes, devices or layouts that do not fit.
+        Returns the sum of the squared gradients, float32 (), which the next call may overwrite; it is not finite if a
+        gradient is not. Raises ValueError for shapes, dtypes, devices or layouts that do not fit.
         """
         grads, out = [grad.detach() for grad in grads], [slope.detach() for slope in out]
         self._check_gradients(grads, out)
@@ -115,22 +119,22 @@ class Table:
         return squares
 
     def point(self) -> None:
-        """Tell CUDA graphs that hold :meth:`slope` where the gradients lie that they were captured with.
+        """Copy the addresses of captured gradients to the device, for CUDA graphs that contain :meth:`slope`.
 
-        To be called once a capture has ended and before its graph is replayed: within it nothing can be copied to the
-        device. The gradients must stay where they are as long as the graph is replayed.
+        Call it after a capture has ended and before its graph is replayed, since nothing can be copied to the device
+        during the capture. The gradients must keep their addresses as long as the graph is replayed.
         """
         self._form("auto").point()
 
     def _form(self, impl: str) -> reference.Operations:
-        """The operations of an implementation, made when they are first asked for."""
+        """Return the operations of an implementation, created on first use."""
         kind = _OPERATIONS.choose(impl, self._segments[0].scores, _unfit(self._segments))
         if kind not in self._forms:
             self._forms[kind] = kind(self._segments, self._groups)
         return self._forms[kind]
 
     def _check_gradients(self, grads: Sequence[torch.Tensor], out: Sequence[torch.Tensor]) -> None:
-        """Raise ValueError unless these fit; what fitted at the last call is not looked at again."""
+        """Raise ValueError unless these fit; tensors that fitted in the last call are not checked again."""
         for name, given in (("grads", grads), ("out", out)):
             if len(given) != len(self._segments):
                 raise ValueError(f"{name}: there are {len(given)}, must be {len(self._segments)}, one for each segment")
@@ -148,7 +152,7 @@ def _where(tensor: torch.Tensor) -> _Stamp:
 
 
 def _stamp(segment: Segment) -> _Stamp:
-    """What a table takes from a segment."""
+    """Return the addresses and options that a table takes from a segment."""
     weight, scores, pruned, group, free = segment
     return group, *(None if t is None else _where(t) for t in (weight, scores, pruned, free))
 
@@ -158,7 +162,7 @@ def _unfit(segments: Sequence[Segment]) -> str:
     return f"weights of dtype torch.float64, must be one of {', '.join(map(str, FLOATS))}" if wide else ""
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- checks
 
 
 def _check_groups(segments: Sequence[Segment], groups: int) -> None:
@@ -172,7 +176,7 @@ def _check_groups(segments: Sequence[Segment], groups: int) -> None:
 
 
 def _checked(i: int, segment: Segment, device: torch.device) -> Layout:
-    """The layout of a segment. Raises ValueError unless it fits, and lies on the device."""
+    """Return the layout of a segment. Raises ValueError unless its tensors fit together and are on the device."""
     weight, scores, pruned, _, free = segment
     for tensor in (weight, pruned):
         if not tensor.is_floating_point():
@@ -197,7 +201,7 @@ def _checked(i: int, segment: Segment, device: torch.device) -> Layout:
 
 
 def _check_like(name: str, tensor: torch.Tensor, like: torch.Tensor, layout: Layout) -> None:
-    """Raise ValueError unless a tensor is of another's shape, dtype and device, and lies in such rows."""
+    """Raise ValueError unless a tensor has the shape, dtype and device of another, and this layout."""
     if tensor.shape != like.shape or tensor.dtype != like.dtype or tensor.device != like.device:
         raise ValueError(
             f"{name}: {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}, must be {like.dtype} "

@@ -1,11 +1,11 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, no-any-return, type-arg, misc"
-"""All masked weights of GPT-2 small at once on a GPU, against one after the other and against torch's operations.
+"""Benchmark all masked weights of GPT-2 small at once on a GPU, against one weight at a time and torch's operations.
 
 Weights and scores are float32, masked weights and their gradients bfloat16; half of each group is kept. Ours is timed
-as Python launches it and as a CUDA graph; "each" are `Selector`, `pruned_weight` and `score_gradient`, launched for one
-weight after the other, and "torch" are torch.topk, torch.where and products of torch's, in a graph.
+as launched by Python and as a CUDA graph. The peer "each" launches `Selector`, `pruned_weight` and `score_gradient` for
+one weight at a time; the peer "torch" is torch.topk, torch.where and torch products in a graph.
 
-floor_s is the time of reading and writing once what must be, at 3.0 TB/s.
+floor_s is the time of reading and writing all necessary bytes once at 3.0 TB/s.
 """
 
 import itertools
@@ -28,13 +28,13 @@ AREA, KERNELS = "grouped", ("grouped",)  # timed if these are right
 WHAT = "all masked weights"
 SIZES = {"block of GPT-2 small": (1, 768, 0), "GPT-2 small": (12, 768, 50257)}  # blocks, width, vocabulary
 BYTES_A_SECOND = 3.0e12
-NEAR, FAR = 3e-4, 0.02  # by how much scores grow between cuts: as in training, and beyond the bracket
+NEAR, FAR = 3e-4, 0.02  # relative growth of scores between cuts: as in training, and beyond the bracket
 
 
 def rows(device: torch.device, rounds: int, seed: int, sizes: dict[str, tuple[int, int, int]] = SIZES) -> list[Row]:
-    """Rows for each model: a cut near the last one, as in training, one far from it, masked weights and gradients.
+    """Return rows for each model: a cut near the last one, as in training, a far one, masked weights and gradients.
 
-    Errors are shares of the entries that are not those of torch's operations.
+    Errors are the shares of entries that differ from those of torch's operations.
     """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float16
     return [row for name, size in sizes.items() for row in _Model(size, device, dtype, seed).rows(name, rounds)]
@@ -156,7 +156,7 @@ class _Model:
 
 
 def _parts(weights: list[Weight], tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The segments' parts of a tensor for each weight."""
+    """Split one tensor per weight into the parts of its segments."""
     return [
         part for weight, t in zip(weights, tensors, strict=True) for part in t.chunk(len(weight.groups), weight.axis)
     ]

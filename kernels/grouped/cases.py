@@ -1,4 +1,4 @@
-"""Models of several weights: parts of them by rows and columns, groups over several, ties, dtypes that are mixed."""
+"""Cases of models with several weights: parts by rows and columns, groups over several weights, ties, mixed dtypes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from . import Segment, Table
 
 
 class Weight(NamedTuple):
-    """A masked weight: its shape, the equal parts that it has along an axis, and the groups of these."""
+    """A masked weight: its shape, the group of each of its equal parts, and the axis that they split."""
 
     shape: tuple[int, ...]
     groups: tuple[int, ...]
@@ -21,7 +21,7 @@ class Weight(NamedTuple):
 
 
 def _inputs(weights: list[Weight], levels: float) -> Callable[[torch.device], Tensors]:
-    """Weights, gradients and scores; of the latter `levels` to a unit, as integers, which no dtype rounds."""
+    """Make weights, gradients and scores; scores are integers, which no dtype rounds, with `levels` per unit."""
 
     def inputs(device: torch.device) -> Tensors:
         found: Tensors = {}
@@ -34,7 +34,7 @@ def _inputs(weights: list[Weight], levels: float) -> Callable[[torch.device], Te
 
 
 def segments_of(weights: list[Weight], tensors: Sequence[tuple[torch.Tensor | None, ...]]) -> list[Segment]:
-    """The parts of (weight, scores, pruned, free) of each."""
+    """Make the segments of all weights from (weight, scores, pruned, free) of each."""
     found = []
     for weight, whole in zip(weights, tensors, strict=True):
         count = len(weight.groups)
@@ -91,7 +91,7 @@ def _case(
 
 
 def gpt2(blocks: int, width: int, vocabulary: int, *, layers: bool = True) -> list[Weight]:
-    """GPT-2's weights, a group each, query, key and value by themselves; or all of them in one group."""
+    """Return GPT-2's weights with one group each, and one for each of query, key and value; or all in one group."""
     shapes = [((vocabulary, width), 1, 0)]
     for _ in range(blocks):
         shapes += [
@@ -123,7 +123,7 @@ CASES = [
 
 
 def offline_cases() -> list[offline.Case]:
-    """The kernels as they are launched, for weights that are read in granules and for others."""
+    """Return the kernels as they are launched, for weights that are read in granules and for others."""
     from triton.language import bfloat16, float32
 
     from ..select.digits import DIGITS

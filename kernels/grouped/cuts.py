@@ -1,4 +1,4 @@
-"""Where all groups of a table are cut."""
+"""The cuts of all groups of a table."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 
 
 class Cuts(NamedTuple):
-    """Where each group is cut, as :class:`slth.kernels.Cut` has it for one, on the scores' device.
+    """The cut of each group, as in :class:`slth.kernels.Cut`, on the scores' device.
 
-    value: float32 (groups,). last_tie: int64 (groups,), counted through the group's segments in their order, each row
-    by row. nan: int64 (), other than 0 where any score is NaN; then the rest means nothing.
+    value: float32 (groups,). last_tie: int64 (groups,), counted through the group's segments in their order, each in
+    row-major order. nan: int64 (), nonzero if any score is NaN; value and last_tie are then undefined.
     """
 
     value: torch.Tensor

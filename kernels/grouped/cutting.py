@@ -1,12 +1,12 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, type-arg, misc"
-"""Where all groups are cut, found on their own device, in as many launches for a hundred groups as for one.
+"""Find the cuts of all groups on their device, with the same number of launches for any number of groups.
 
-Each is found as `slth.kernels.select` finds one: a pass over the scores picks out those in a bracket around the last
-cut while it counts those above, and two passes over these look at their lower digits. Where the cut has left the
-bracket, four passes look at all scores of the group. Which it was, only the device knows.
+The algorithm is that of `slth.kernels.select`. One pass over the scores picks out those in a bracket around the last
+cut and counts those above; two passes over these count their lower digits. If the cut has left the bracket, four passes
+count the digits of all scores of the group. Only the device knows which case applies.
 
-A stretch of scores belongs to one segment. The stretches of a group follow one another as its segments do, so that the
-program that looks for the last tie of a group knows the stretch that it lies in.
+A stretch of scores belongs to one segment. The stretches of a group are in the order of its segments, so that the
+program that searches a group's last tie knows the stretch that contains it.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from . import tables
 from .cuts import Cuts
 from .pieces import AT_GROUP, AT_OFFSET, AT_SCORES, piece, places, tensor
 
-BLOCK = 2048  # scores that a program looks at together
-STRETCHES = 1024  # of all scores, a power of two; and one more for each segment at most
-ROOM = 32  # of so many scores of a stretch one may lie in the bracket, and a block in any case
-PICK_WARPS = 8  # of the programs that pick out: with 4, two thirds of a processor's warps have no registers
-FIND_BLOCK, FIND_WARPS = 8192, 16  # of the programs that look for the last ties, one a group
+BLOCK = 2048  # scores that a program processes together
+STRETCHES = 1024  # stretches of all scores, a power of two, plus at most one per segment
+ROOM = 32  # a stretch has room for 1 / ROOM of its scores in the bracket, and for one block at least
+PICK_WARPS = 8  # warps of a program that picks out: with 4, registers would limit occupancy to a third
+FIND_BLOCK, FIND_WARPS = 8192, 16  # of the programs that search the last ties, one per group
 
 
 class Cutting:
-    """The buffers of a selection, which stay where they are: a cut begins where the last one was."""
+    """The buffers of a selection, which keep their addresses; each cut starts from the last one."""
 
     def __init__(self, placed: Sequence[tables.Placed], groups: int, device: torch.device) -> None:
         scores = [(one.segment.scores, one.layout) for one in placed]
@@ -75,7 +75,7 @@ class Cutting:
         self._cuts = Cuts(value, last_tie, nan[0])
 
     def cut(self, table: torch.Tensor, kept: torch.Tensor) -> Cuts:
-        """Seven launches, however many groups there are."""
+        """Find the cuts of all groups, in seven launches for any number of groups."""
         self._zeros.zero_()
         value, last_tie, nan = self._cuts
         grid, where = (len(self._stretches),), (table, self._stretches)
@@ -100,7 +100,7 @@ class Cutting:
 
 @triton.jit
 def _magnitudes(pointer, stride, at, stop, columns, MASKED: tl.constexpr, GRANULE: tl.constexpr, BLOCK: tl.constexpr):
-    """(the bits without sign of the BLOCK scores from `at` on, which of them lie before `stop`)."""
+    """Return (the bits without sign of the BLOCK scores from `at`, the mask of those before `stop`)."""
     index, row, column = places(at, columns, GRANULE, BLOCK)
     here = index < stop
     if MASKED:
@@ -115,7 +115,7 @@ def _pick_out(
     table_ptr, stretches_ptr, value_ptr, items_ptr, counts_ptr, state_ptr, nan_ptr, chunk, room,
     WIDE: tl.constexpr, GRANULE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Count a stretch's magnitudes over the bracket, write those in it, less its begin, and say whether any is NaN."""
+    """Count a stretch's magnitudes above the bracket, write the offsets of those in it, and flag NaN."""
     program = tl.program_id(0).to(tl.int64)
     row_ptr, columns, start, stop = piece(table_ptr, stretches_ptr, program, chunk, WIDE)
     group = tl.load(row_ptr + AT_GROUP)
@@ -149,9 +149,9 @@ def _count_digit(
     table_ptr, stretches_ptr, kept_ptr, value_ptr, items_ptr, counts_ptr, state_ptr, shares_ptr, chunk, room,
     DIGIT: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr, GRANULE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Count the values of one digit among a stretch's items whose digits so far are the cut's.
+    """Count the values of one digit among a stretch's items whose higher digits equal the cut's.
 
-    The items are those that were picked out, where the cut lies among them, else all scores.
+    The items are those that were picked out if the cut is among them, else all scores.
     """
     program = tl.program_id(0).to(tl.int64)
     row_ptr, columns, start, stop = piece(table_ptr, stretches_ptr, program, chunk, WIDE)
@@ -214,7 +214,7 @@ def _find(
 
 @triton.jit
 def _stretch_of(ties_ptr, ends_ptr, rank, STRETCHES: tl.constexpr):
-    """(the stretch of a group in which the tie of that rank lies, its rank there)."""
+    """Return (the stretch of a group that contains the tie of this rank, its rank there)."""
     begin, end = tl.load(ends_ptr), tl.load(ends_ptr + 1)
     stretch, left, seen = begin, rank, tl.zeros((), tl.int64)
     for first in range(begin, end, STRETCHES):

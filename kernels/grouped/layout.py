@@ -1,4 +1,4 @@
-"""How a segment lies in memory: the same rows of contiguous columns in each of its tensors."""
+"""The memory layout of a segment: the same rows of contiguous columns in each of its tensors."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import torch
 
 
 class Layout(NamedTuple):
-    """Tensors of one shape read as (rows, columns): contiguous within a row, one row a stride after the other.
+    """Tensors of one shape read as (rows, columns), with contiguous columns and rows at a constant stride.
 
-    One row where all of them are contiguous.
+    There is one row if all tensors are contiguous.
     """
 
     rows: int
     columns: int
 
     def row_stride(self, tensor: torch.Tensor) -> int | None:
-        """Entries from one row of a tensor to the next, None where it does not lie so."""
+        """Return the stride, in entries, from one row of a tensor to the next; None if it has another layout."""
         try:
             flat = tensor.view(self.rows, self.columns)
         except RuntimeError:  # its axes cannot be joined
@@ -28,7 +28,7 @@ class Layout(NamedTuple):
 
 
 def layout_of(*tensors: torch.Tensor) -> Layout | None:
-    """The layout with the longest rows that tensors of one shape share, None where there is none."""
+    """Return the layout with the longest rows that tensors of one shape share; None if there is none."""
     shape = tensors[0].shape
     for axis in range(len(shape) + 1):
         layout = Layout(shape[:axis].numel(), shape[axis:].numel())

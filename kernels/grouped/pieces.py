@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, type-arg, misc"
-"""Where a program works: a piece of a segment, and how its entries are found in each tensor."""
+"""The piece of a segment that a program works on, and the addresses of its entries in each tensor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AT_GRAD, AT_OUT = tl.constexpr(0), tl.constexpr(2)  # of a step's gradients: add
 
 @triton.jit
 def piece(table_ptr, pieces_ptr, piece, length, WIDE: tl.constexpr):
-    """(the row of a piece's segment, its columns, where the piece begins and ends in it); WIDE: in 64 bits."""
+    """Return (the table row of a piece's segment, its columns, begin and end of the piece); WIDE: in 64 bits."""
     pieces_ptr += 2 * piece.to(tl.int64)
     row_ptr = table_ptr + tl.load(pieces_ptr).to(tl.int64) * _FIELDS
     start = whole(tl.load(pieces_ptr + 1), WIDE) * length
@@ -28,25 +28,25 @@ def piece(table_ptr, pieces_ptr, piece, length, WIDE: tl.constexpr):
 
 @triton.jit
 def whole(number, WIDE: tl.constexpr):
-    """A number that counts entries."""
+    """Convert a number of entries to 64 bits if WIDE, else to 32."""
     return number.to(tl.int64 if WIDE else tl.int32)
 
 
 @triton.jit
 def tensor(row_ptr, TENSOR: tl.constexpr, DTYPE: tl.constexpr, WIDE: tl.constexpr, GRANULE: tl.constexpr):
-    """(pointer, entries from row to row) of a tensor in a row of a table."""
+    """Return (pointer, row stride in entries) of a tensor in a row of a table."""
     pointer = tl.load(row_ptr + TENSOR).to(tl.pointer_type(DTYPE))
     stride = whole(tl.load(row_ptr + TENSOR + 1), WIDE)
     if GRANULE > 1:
         pointer = tl.multiple_of(pointer, 16)
-    return pointer, stride // GRANULE * GRANULE  # which tells the compiler that it is a multiple
+    return pointer, stride // GRANULE * GRANULE  # tells the compiler that it is a multiple of GRANULE
 
 
 @triton.jit
 def places(at, columns, GRANULE: tl.constexpr, BLOCK: tl.constexpr):
-    """(index, row, column) in their segment of the BLOCK entries from index `at` on: (BLOCK // GRANULE, GRANULE).
+    """Return (index, row, column) in their segment of the BLOCK entries from `at`: (BLOCK // GRANULE, GRANULE).
 
-    The entries of a granule lie in one row, whose number is found for all of them at once.
+    The entries of a granule are in one row, whose number is computed once per granule.
     """
     granule = at // GRANULE + tl.arange(0, BLOCK // GRANULE)
     across = tl.cdiv(columns, GRANULE)

@@ -1,4 +1,4 @@
-"""The three operations in plain torch, group by group and segment by segment: what they mean."""
+"""The three operations in plain torch, group by group and segment by segment: the reference."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Operations:
         self._offsets = offsets(segments, groups)
 
     def cut(self, kept: torch.Tensor) -> Cuts:
-        """Where each group is cut, by sorting its scores."""
+        """Find the cut of each group by sorting its scores."""
         values, ties = [], []
         nan = torch.zeros((), dtype=torch.int64, device=kept.device)
         for group, k in enumerate(kept.tolist()):
@@ -42,7 +42,7 @@ class Operations:
             segment.pruned.copy_(masked_weight(segment.weight, (segment.scores, cut), None))
 
     def slope(self, grads: Sequence[torch.Tensor], out: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Write every score gradient; the sum of their squares."""
+        """Write every score gradient and return the sum of their squares."""
         squares = torch.zeros((), dtype=torch.float64, device=self._segments[0].scores.device)
         for segment, grad, slope in zip(self._segments, grads, out, strict=True):
             made = score_gradient(grad, segment.weight, segment.scores)
@@ -51,11 +51,11 @@ class Operations:
         return squares.float()
 
     def point(self) -> None:
-        """Do nothing: no address is used."""
+        """Do nothing: the reference uses no addresses."""
 
 
 def offsets(segments: Sequence[Segment], groups: int) -> list[int]:
-    """Of each segment, the index in its group of its first score."""
+    """Return the index of each segment's first score in its group."""
     sizes = [0] * groups
     found = []
     for segment in segments:

@@ -1,4 +1,4 @@
-"""What the kernels read of segments: a row of numbers each, and lists of pieces that programs work on."""
+"""Tables for the kernels: one row of numbers per segment, and lists of the pieces that programs work on."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .reference import offsets
 if TYPE_CHECKING:
     from . import Segment
 
-GRANULE = 4  # entries that lie in one row and are read together, 16 bytes of float32, where all tensors allow it
-NARROW = 1 << 30  # entries from which on 64 bits count them: 31 would do for places, yet not for one piece beyond
+GRANULE = 4  # entries of one row that are read together (16 bytes of float32), if all tensors allow it
+NARROW = 1 << 30  # entries from which offsets are 64 bits wide: 2^31 would overflow one piece beyond the end
 
-#: Of a segment, as int64: columns and size; its group and the index in it of its first score; of each tensor the
-#: address and the entries from row to row (0 without `free`).
+#: Columns of a table, int64: columns and size of the segment; its group and the index of its first score in the group;
+#: the address and the row stride, in entries, of each tensor (0 without `free`).
 FIELDS = ("columns", "size", "group", "offset", "scores", "scores_row", "weight", "weight_row", "pruned", "pruned_row",
           "free", "free_row")  # fmt: skip
 
 
 class Placed(NamedTuple):
-    """A segment with scores: its place among those that a table was given, its layout, its row of numbers."""
+    """A segment with scores: its index among a table's segments, its layout, and its row of numbers."""
 
     place: int
     segment: Segment
@@ -31,12 +31,12 @@ class Placed(NamedTuple):
     numbers: list[int]
 
     def lying(self, *tensors: torch.Tensor | None) -> list[tuple[torch.Tensor, Layout]]:
-        """Tensors that lie as the segment does, those that there are."""
+        """Return (tensor, layout) of the tensors that are not None, which have the segment's layout."""
         return [(tensor, self.layout) for tensor in tensors if tensor is not None]
 
 
 def placed(segments: Sequence[Segment], groups: int) -> list[Placed]:
-    """The segments that have scores, group by group."""
+    """Return the segments that have scores, group by group."""
     found = []
     for place, (segment, offset) in enumerate(zip(segments, offsets(segments, groups), strict=True)):
         size = segment.scores.numel()
@@ -52,14 +52,14 @@ def placed(segments: Sequence[Segment], groups: int) -> list[Placed]:
 
 
 def lie(tensor: torch.Tensor, layout: Layout) -> tuple[int, int]:
-    """(address, entries from row to row) of a tensor."""
+    """Return (address, row stride in entries) of a tensor."""
     stride = layout.row_stride(tensor)
     assert stride is not None
     return tensor.data_ptr(), stride
 
 
 def reading(tensors: Sequence[tuple[torch.Tensor, Layout]]) -> dict[str, Any]:
-    """How programs read these tensors: how many entries together, and whether their places take 64 bits."""
+    """Return the options for reading these tensors: entries per granule, and whether offsets need 64 bits."""
     lying = [(layout, lie(tensor, layout)) for tensor, layout in tensors]
     together = all(
         address % 16 == 0 and (layout.rows == 1 or layout.columns % GRANULE == row % GRANULE == 0)
@@ -72,7 +72,7 @@ def reading(tensors: Sequence[tuple[torch.Tensor, Layout]]) -> dict[str, Any]:
 
 
 def pieces(sizes: Sequence[tuple[int, int]], length: int) -> torch.Tensor:
-    """(row, size) of segments -> int32 (pieces, 2): (row, number of the piece in it), pieces of so many entries."""
+    """Split segments (row, size) into pieces of `length` entries: int32 (pieces, 2) of (row, index of the piece)."""
     rows, entries = torch.tensor(sizes, dtype=torch.int64, device="cpu").reshape(-1, 2).unbind(1)
     counts = -(-entries // length)
     first = counts.cumsum(0) - counts

@@ -1,4 +1,4 @@
-"""The three operations on a GPU, over a table of addresses in which each program looks up the piece that is its own."""
+"""The three operations on a GPU, with a table of addresses in which each program looks up its piece."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from .pieces import (
 if TYPE_CHECKING:
     from . import Segment
 
-BLOCK = 2048  # entries that a program looks at together
+BLOCK = 2048  # entries that a program processes together
 PIECE = 8192  # entries that a program writes, a multiple of BLOCK
-KNOWN = 16  # places of gradients that are remembered
+KNOWN = 16  # most sets of gradient addresses in the cache
 
 DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
 class _Batch(NamedTuple):
-    """Segments that one launch is for: their pieces, and what the kernel is compiled for."""
+    """The segments of one launch: their pieces, and the kernel's compile-time options."""
 
     members: list[tables.Placed]
     pieces: torch.Tensor
@@ -46,7 +46,7 @@ class _Batch(NamedTuple):
 
 
 class _Gradients(NamedTuple):
-    """A step's gradients: their table, and for each batch how they are read, with all that goes with them."""
+    """The gradients of a step: their table of addresses, and the options for reading them in each batch."""
 
     table: torch.Tensor
     readings: list[dict[str, Any]]
@@ -67,12 +67,12 @@ class Operations:
         pieces = sum(len(batch.pieces) for batch in self._slopes)
         self._squares = torch.empty(pieces, dtype=torch.float32, device=self._device)
         self._sum = torch.empty((), dtype=torch.float32, device=self._device)
-        self._known: dict[tuple[Any, ...], _Gradients] = {}  # by where they lie
-        self._captured: list[torch.Tensor] = []  # tables that graphs read
-        self._owed: list[tuple[torch.Tensor, torch.Tensor]] = []  # those that are still empty, and what they shall hold
+        self._known: dict[tuple[Any, ...], _Gradients] = {}  # by address
+        self._captured: list[torch.Tensor] = []  # tables that captured graphs read
+        self._owed: list[tuple[torch.Tensor, torch.Tensor]] = []  # (empty table, its future content)
 
     def cut(self, kept: torch.Tensor) -> Cuts:
-        """Where each group is cut; nothing comes back to the host."""
+        """Find the cut of each group, without a copy to the host."""
         with torch.cuda.device_of(self._table):
             return self._cutting.cut(self._table, kept)
 
@@ -83,7 +83,7 @@ class Operations:
                 _write[(len(pieces),)](self._table, pieces, cuts.value, cuts.last_tie, **options)
 
     def slope(self, grads: Sequence[torch.Tensor], out: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Write every score gradient, in one launch for each pair of dtypes; the sum of their squares, in one more."""
+        """Write every score gradient, in one launch per pair of dtypes, and sum their squares in one more."""
         table, readings = self._gradients(grads, out)
         first = 0
         with torch.cuda.device_of(self._table):
@@ -107,7 +107,7 @@ class Operations:
         found = self._known.get(key)
         if found is None:
             found = self._gradients_at(grads, out, capturing)
-            if not capturing:  # else its table is still empty
+            if not capturing:  # while capturing, its table is still empty
                 if len(self._known) == KNOWN:
                     self._known.clear()
                 self._known[key] = found
@@ -121,7 +121,7 @@ class Operations:
         return _Gradients(self._there(rows, capturing), [_reading(batch, grads, out) for batch in self._slopes])
 
     def _there(self, rows: Sequence[Sequence[int]], capturing: bool = False) -> torch.Tensor:
-        """Numbers on the device, for which nothing waits; in a capture they come later."""
+        """Copy numbers to the device without synchronising; during a capture they are copied later, by `point`."""
         host = torch.tensor(rows, dtype=torch.int64, device="cpu")
         if capturing:
             table = torch.empty(host.shape, dtype=host.dtype, device=self._device)
@@ -131,7 +131,7 @@ class Operations:
             host = host.pin_memory()
         return host.to(self._device, non_blocking=True)
 
-    # segments by what a launch must know of them
+    # segments by the options of their launch
 
     def _batches(self, *, with_free: bool) -> list[_Batch]:
         rows: dict[tuple[Any, ...], list[int]] = {}
@@ -149,7 +149,7 @@ class Operations:
 
 
 def _reading(batch: _Batch, *gradients: Sequence[torch.Tensor]) -> dict[str, Any]:
-    """How the kernel reads the tensors of a batch, and gradients beside them."""
+    """Return the options for reading the tensors of a batch and its gradients."""
     return tables.reading(
         [
             each
@@ -193,7 +193,7 @@ def _write_block(
     tensors, value, last_tie, at, stop, columns,
     PRUNED: tl.constexpr, MASKED: tl.constexpr, GRANULE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write the BLOCK entries of a masked weight from `at` on, up to `stop`."""
+    """Write the BLOCK entries of a masked weight from `at` up to `stop`."""
     index, row, column = places(at, columns, GRANULE, BLOCK)
     here = index < stop if MASKED else None
     scores, scores_row = tensors[0]
@@ -214,7 +214,7 @@ def _slope(
     WEIGHT: tl.constexpr, PRUNED: tl.constexpr, FREE: tl.constexpr, PIECE: tl.constexpr, WIDE: tl.constexpr,
     GRANULE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write one piece of a gradient to scores, and the sum of its squares."""
+    """Write one piece of the gradient to scores, and the sum of its squares."""
     program = tl.program_id(0)
     row_ptr, columns, start, stop = piece(table_ptr, pieces_ptr, program, PIECE, WIDE)
     gradients_ptr += tl.load(pieces_ptr + 2 * program.to(tl.int64)) * 4
@@ -239,7 +239,7 @@ def _slope_block(
     tensors, at, stop, columns,
     FREE: tl.constexpr, MASKED: tl.constexpr, GRANULE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write the BLOCK entries of a gradient to scores from `at` on, up to `stop`; their squares, 0 beyond it."""
+    """Write the BLOCK entries of the gradient to scores from `at` up to `stop`; return their squares, 0 beyond it."""
     index, row, column = places(at, columns, GRANULE, BLOCK)
     here = index < stop if MASKED else None
     grad, grad_row = tensors[0]

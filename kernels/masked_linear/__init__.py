@@ -1,4 +1,4 @@
-"""Products with a masked weight, whose masked copy is not written to memory where tokens are few."""
+"""Products with a masked weight, which is not written to memory for few tokens."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ def masked_linear(
     bias: torch.Tensor | None = None,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """X times the masked weight, transposed.
+    """Multiply x by the transposed masked weight, and add a bias.
 
-    Triton never writes the masked copy to memory. For 1024 tokens and more (`product.MANY`) "auto" has it written all
-    the same, by :func:`masked_weight`, where it would take Triton: torch's product with it takes less time.
-    Differentiable in x, the bias and the scores (straight through, as :func:`masked_weight`); the weight gets no
-    gradient.
+    Triton never writes the masked weight to memory. For 1024 tokens and more (`product.MANY`), "auto" uses
+    :func:`masked_weight` and torch's product instead of Triton, which is faster. Differentiable in x, the bias and the
+    scores (straight through, as in :func:`masked_weight`); the weight gets no gradient.
 
     Args:
         x: (..., in), float.
@@ -37,7 +36,7 @@ def masked_linear(
         bias: (out,), of x's dtype.
         impl: "auto", "reference" or "triton".
 
-    Returns (..., out), of x's dtype. Raises ValueError for shapes, dtypes or devices that do not fit.
+    Returns (..., out) in x's dtype. Raises ValueError for shapes, dtypes or devices that do not fit.
     """
     check_floats(x=x, weight=weight, bias=bias)
     check_linear(x, weight.shape, bias)

@@ -1,13 +1,13 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, no-any-return, type-arg, misc"
-"""Products with masked weights on a GPU in bfloat16, against the dense product and against masking before it.
+"""Benchmark products with masked weights on a GPU in bfloat16, against the dense product and explicit masking.
 
-Peers: the dense product of cuBLAS, which knows no mask; and the product after torch.where has written the masked weight
-(of bits: after they have been spread over their entries). floor_s is the larger of two times: of the bytes that must be
-moved (inputs, weight, mask, output, each once) at 3.0 TB/s, and of the operations at 800 TFLOP/s. What stays in the
-device's cache from one call to the next, as the weights of one layer do, need not be moved, for nobody.
+Peers: the dense product of cuBLAS, without a mask; and the product after torch.where has written the masked weight (for
+bits: after unpacking them). floor_s is the larger of two times: that of moving all bytes (inputs, weight, mask, output)
+once at 3.0 TB/s, and that of the operations at 800 TFLOP/s. All may be faster than that if data, such as the weights of
+one layer, stays in the device's cache from one call to the next.
 
-Products are captured in a CUDA graph each, ours and the peers' alike: few tokens take less time than Python needs to
-launch what computes them. Gradients are timed as they are called.
+All products are captured in a CUDA graph, since launching them from Python takes longer than computing them for few
+tokens. Gradients are timed as called from Python.
 """
 
 import math
@@ -34,11 +34,11 @@ BYTES_A_SECOND, OPERATIONS_A_SECOND = 3.0e12, 8e14
 
 
 def rows(device: torch.device, rounds: int, seed: int, sizes: tuple[tuple[int, int, int], ...] = SIZES) -> list[Row]:
-    """Rows for each (tokens, out, in), each kind of mask, forward and forward with backward, and each peer.
+    """Return rows for each (tokens, out, in), kind of mask and peer, forward and forward with backward.
 
-    Half of the weights are kept. "one pass": the masked weight in our one pass and the product of cuBLAS, which is the
-    way for many tokens, against the same peers. Errors are the largest difference from the product in float64, as a
-    share of its largest entry; the dense peer computes something else and has none.
+    Half of the weights are kept. "one pass" is our one-pass masked weight followed by the product of cuBLAS, the method
+    for many tokens, against the same peers. Errors are the largest difference from the product in float64 relative to
+    its largest entry; the dense peer computes another function and has none.
     """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     return [row for size in sizes for row in _rows(device, dtype, rounds, seed, *size)]
@@ -80,7 +80,7 @@ def _backward(
     grad: torch.Tensor,
     rounds: int,
 ) -> list[Row]:
-    """Forward and both gradients by scores; the error is that of the scores' gradient."""
+    """Time forward and both gradients with scores; the error is that of the scores' gradient."""
     (tokens, inner), out = x.shape, weight.shape[0]
     x = x.detach().requires_grad_()
     leaf, dense = scores.detach().requires_grad_(), weight.detach().requires_grad_()
@@ -110,7 +110,7 @@ def _backward(
 
 
 def _kept(mask: torch.Tensor | tuple[torch.Tensor, Cut], columns: int) -> torch.Tensor:
-    """What a mask keeps as eager torch finds it; ties, which would need every index, are left out."""
+    """Compute a mask in eager torch, without ties, which would need every index."""
     if isinstance(mask, torch.Tensor):
         return unpack_mask(mask, columns)
     scores, threshold = mask
@@ -132,6 +132,6 @@ def _compared(size, ours, theirs, timings, truth, floor) -> list[Row]:
 
 
 def _floor(tokens: int, out: int, inner: int, size: int, mask: float) -> float:
-    """Seconds of one product, its mask of so many bytes an entry."""
+    """Return the least seconds of one product, with `mask` bytes per entry for the mask."""
     moved = size * (tokens * (inner + out) + out * inner) + mask * out * inner
     return max(moved / BYTES_A_SECOND, 2 * tokens * out * inner / OPERATIONS_A_SECOND)

@@ -1,4 +1,4 @@
-"""Products with masked weights: masks of bits and of scores, layouts, few and many tokens, every gradient."""
+"""Cases of products with masked weights: masks of bits and of scores, layouts, few and many tokens, gradients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..masked_weight.cases import cut_of, mask_of, offline_case, offline_masks, 
 
 
 def _linear(name: str, tokens: tuple[int, ...], rows: int, columns: int, device: torch.device) -> Tensors:
-    """Inputs of a product: x, weight, bias, bits and scores with many ties."""
+    """Make inputs of a product: x, weight, bias, bits and scores with many ties."""
     weight = normal(f"{name} weight", rows, columns, device=device, scale=columns**-0.5)
     return {
         "x": normal(f"{name} x", *tokens, columns, device=device),
@@ -43,7 +43,7 @@ def _by_scores(t: Tensors, impl: str) -> Tensors:
 
 
 def _strided(t: Tensors, impl: str) -> Tensors:
-    """All tensors in other layouts than their shapes', without a bias."""
+    """Call with all tensors in other layouts than contiguous, without a bias."""
     scores = t["scores"].float().mT.contiguous().mT
     weight = t["weight"].mT.contiguous().mT
 
@@ -100,7 +100,7 @@ CASES = [
 
 
 def offline_cases() -> list[offline.Case]:
-    """The largest tile's every product; of others y by bits, as in serving, and dx by scores, as in training."""
+    """Return all products of the largest tile; of others y by bits, as in serving, and dx by scores, as in training."""
     from ..masked_weight.triton import ENTRIES
     from . import triton as t
 

@@ -1,10 +1,10 @@
-"""Products with a masked weight whose masked copy exists in registers alone.
+"""Products with a masked weight that exists only in registers.
 
-The product is made transposed, y^T = (W . M) x^T: tensor cores take their first operand from registers, where the mask
-can be applied to it on its way; on the second it would have to go back to shared memory. dx^T = (W . M)^T dy^T is the
-same product of the transposed tile, and the gradient to the scores, (dy^T x) . W sign(S), multiplies by the weight
-before it writes. Where tokens are few there are not enough tiles for all processors: the inputs are then cut into parts
-whose sums, float32, a second kernel adds up in their order.
+The product is computed transposed, y^T = (W . M) x^T, since tensor cores can take their first operand from registers,
+where the mask is applied; the second operand would have to go back to shared memory. dx^T = (W . M)^T dy^T is the same
+product with the transposed tile. The gradient to the scores, (dy^T x) . W sign(S), is multiplied by the weight before
+it is written. Few tokens have too few tiles for all processors; the inputs are then split into parts, whose float32
+sums a second kernel adds up in a fixed order.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..masked_weight.triton import ENTRIES, WORDS, Mask, at_tile, cut_of, kept_t
 
 
 class Tile(NamedTuple):
-    """What one program makes: `rows` of the weight by `columns` (tokens, or the weight's own), `depth` at a time."""
+    """A program's output tile: `rows` of the weight by `columns` (tokens, or weight columns), in steps of `depth`."""
 
     rows: int
     columns: int
@@ -31,24 +31,24 @@ class Tile(NamedTuple):
     stages: int
 
 
-PROGRAMS = 132  # that keep every processor of an H100 busy
-FEW = 64  # tokens up to which a product is cut into parts
-#: the largest first; one is taken that makes PROGRAMS tiles, else the last
+PROGRAMS = 132  # programs that keep every multiprocessor of an H100 busy
+FEW = 64  # most tokens of a product that is split into parts
+#: The largest first; the first that gives PROGRAMS tiles is used, else the last.
 TILES = {
     2: (Tile(128, 128, 64, 8, 3), Tile(64, 128, 64, 4, 3), Tile(64, 64, 64, 4, 4)),
     4: (Tile(64, 64, 32, 4, 2), Tile(32, 32, 32, 4, 2)),
-}  # by bytes of an entry
+}  # by bytes per entry
 TILES_FEW = {
     2: (Tile(64, 16, 64, 4, 4), Tile(64, 32, 64, 4, 4), Tile(64, 64, 64, 4, 4)),
     4: (Tile(32, 16, 32, 4, 2), Tile(32, 32, 32, 4, 2)),
-}  # by bytes of an entry, the narrowest first
-GROUP = 8  # tiles of rows whose programs run one after the other, so that they find each other's inputs in the cache
+}  # by bytes per entry, the narrowest first
+GROUP = 8  # row tiles whose programs run in sequence, so that their inputs are in the cache
 
 
 def masked_linear(
     x: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor | Scored, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    """X (..., in) times the masked weight (out, in), transposed; differentiable in x, the scores and the bias."""
+    """Multiply x (..., in) by the transposed masked weight (out, in); differentiable in x, the scores and the bias."""
     tokens = x.reshape(x.shape[:-1].numel(), x.shape[-1])
     y: torch.Tensor = _MaskedLinear.apply(tokens, weight.detach(), *parts_of(mask), bias)
     return y.reshape(*x.shape[:-1], weight.shape[0])
@@ -79,7 +79,7 @@ class _MaskedLinear(Function):
 def _product(
     x: torch.Tensor, weight: torch.Tensor, mask: Mask, bias: torch.Tensor | None, *, transposed: bool
 ) -> torch.Tensor:
-    """X (tokens, inner) (W . M)^T + bias, or without the transposition, of x's dtype."""
+    """Compute x (tokens, inner) (W . M)^T + bias in x's dtype; transposed: with W . M instead of its transpose."""
     tokens, inner = x.shape
     rows = weight.shape[1 if transposed else 0]
     y = torch.empty((tokens, rows), dtype=x.dtype, device=x.device)
@@ -103,7 +103,7 @@ def _product(
 
 
 def _score_gradient(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """(grad^T x) . W sign(S): float32 (out, in) of grad (tokens, out) and x (tokens, in)."""
+    """Compute (grad^T x) . W sign(S), float32 (out, in), from grad (tokens, out) and x (tokens, in)."""
     rows, columns = weight.shape
     out = torch.empty_like(scores)
     if not out.numel():
@@ -120,7 +120,7 @@ def _score_gradient(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, s
 
 
 def _tile(tokens: int, rows: int, size: int) -> Tile:
-    """For a product of so many tokens, of entries of `size` bytes."""
+    """Choose the tile of a product for this many tokens and entries of `size` bytes."""
     if tokens > FEW:
         return _largest(rows, tokens, size)
     return next((tile for tile in TILES_FEW[size] if tokens <= tile.columns), TILES_FEW[size][-1])
@@ -133,7 +133,7 @@ def _largest(rows: int, columns: int, size: int) -> Tile:
 
 
 def _split(tokens: int, rows: int, inner: int, tile: Tile) -> tuple[int, int]:
-    """(parts that the inputs are cut into, inputs of each but the last): at least two steps of the loop each."""
+    """Return (parts of the inputs, inputs per part except the last); each part has at least two steps of the loop."""
     steps = triton.cdiv(inner, tile.depth)
     if tokens > FEW or steps < 4:
         return 1, max(inner, 1)
@@ -180,7 +180,7 @@ def _multiply(
 ):  # fmt: skip
     """Write one tile of (W . M) x^T, or of (W . M)^T x^T, over one part of the inputs, to (tokens, rows).
 
-    rows: of the product, which are the weight's columns where TRANSPOSED; total: columns of the weight.
+    rows: rows of the product, which are the weight's columns if TRANSPOSED; total: columns of the weight.
     """
     row, token = _place(rows, tokens, ROWS, COLUMNS, GROUP)
     part = tl.program_id(1)
@@ -217,7 +217,7 @@ def _masked(
     weight_row, weight_column, mask_row, mask_column,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, WORD: tl.constexpr,
 ):  # fmt: skip
-    """One tile of the masked weight, as it lies."""
+    """Load one tile of the masked weight, not transposed."""
     kept = kept_tile(
         mask_ptr, value, last_tie, row, column, 0, rows, columns, total, mask_row, mask_column, ROWS, COLUMNS, WORD
     )
@@ -261,7 +261,7 @@ def _multiply_slope(
 
 @triton.jit
 def _place(rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr, GROUP: tl.constexpr):
-    """(first row, first column) of a program's tile: GROUP tiles down before the next column."""
+    """Return (first row, first column) of a program's tile: GROUP tiles down, then the next column."""
     down, across = tl.cdiv(rows, ROWS), tl.cdiv(columns, COLUMNS)
     group = tl.program_id(0) // (GROUP * across)
     high = tl.minimum(down - group * GROUP, GROUP)

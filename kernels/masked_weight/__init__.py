@@ -21,17 +21,18 @@ _MASKED_WEIGHT = Kernel(reference.masked_weight)
 def masked_weight(
     weight: torch.Tensor, mask: torch.Tensor | Scored, *, out: torch.Tensor | None = None, impl: str = "auto"
 ) -> torch.Tensor:
-    """The weight where its mask keeps it, else exactly 0, in one pass over memory.
+    """Compute the weight where its mask keeps it, else exactly 0, in one pass over memory.
 
     Args:
         weight: (..., rows, columns), with scores any shape, float; it gets no gradient.
         mask: bits, uint8 (..., rows, ceil(columns / 8)) of :func:`pack_mask`; or (scores, cut), scores float32 of the
             weight's shape and a :class:`Cut` or a number: kept are |score| > number, and ties as the cut says.
             Scores get the straight-through gradient of |score|: grad * weight * sign (Ramanujan et al. 2020).
-        out: of the weight's shape and dtype, any strides: is written to and returned, and nothing gets a gradient.
+        out: tensor of the weight's shape and dtype, with any strides, to write to and return. Nothing then gets a
+            gradient.
         impl: "auto", "reference", "cpu" or "triton".
 
-    Returns the weight's shape and dtype. Raises ValueError for shapes, dtypes or devices that do not fit.
+    Returns a tensor of the weight's shape and dtype. Raises ValueError for shapes, dtypes or devices that do not fit.
     """
     made = pruned_weight(weight, mask, out=out, impl=impl)
     if out is not None or isinstance(mask, torch.Tensor) or not followed(mask[0]):
@@ -42,18 +43,18 @@ def masked_weight(
 def pruned_weight(
     weight: torch.Tensor, mask: torch.Tensor | Scored, *, out: torch.Tensor | None = None, impl: str = "auto"
 ) -> torch.Tensor:
-    """The :func:`masked_weight` of which nothing gets a gradient; arguments and errors are the same."""
+    """Compute :func:`masked_weight` without gradients. Arguments and errors are the same."""
     mask = check_mask(weight, mask)
     if out is not None and (out.shape != weight.shape or out.dtype != weight.dtype or out.device != weight.device):
         _refuse_out(weight, out)
     return _MASKED_WEIGHT.choose(impl, weight)(weight, mask, out)
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- checks
 
 
 def check_mask(weight: torch.Tensor, mask: torch.Tensor | Scored, name: str = "mask") -> torch.Tensor | Scored:
-    """The mask, its cut as a :class:`Cut`. Raises ValueError unless it fits the weight."""
+    """Return the mask, with its cut as a :class:`Cut`. Raises ValueError unless it fits the weight."""
     if not weight.is_floating_point():
         check_floats(weight=weight)
     if isinstance(mask, torch.Tensor):

@@ -1,4 +1,4 @@
-"""Cases of the masked weight: by bits and by scores, of matrices and stacks of them, with its gradient."""
+"""Cases of the masked weight, by bits and by scores, for matrices and stacks of them, with its gradient."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ..cut import Cut
 
 
 def mask_of(name: str, *shape: int, device: torch.device) -> torch.Tensor:
-    """Bool, a third of it True."""
+    """Make a bool mask with a third True."""
     return normal(f"{name} mask", *shape, device=device) > 0.43
 
 
 def scored(name: str, *shape: int, device: torch.device) -> Tensors:
-    """Scores of few magnitudes, as integers (which no dtype rounds), and a threshold amid their ties."""
+    """Make scores of few magnitudes, as integers (which no dtype rounds), and a threshold among their ties."""
     scores = normal(f"{name} scores", *shape, device=device).mul(2).round().int()
     ties = (scores.abs().flatten() == 1).nonzero().flatten()
     last_tie = ties[ties.numel() // 2] if ties.numel() else torch.tensor(-1, device=device)
@@ -29,12 +29,12 @@ def scored(name: str, *shape: int, device: torch.device) -> Tensors:
 
 
 def cut_of(t: Tensors) -> Cut:
-    """Amid the ties of magnitude 1."""
+    """Return a cut among the ties of magnitude 1."""
     return Cut(torch.ones((), device=t["last_tie"].device), t["last_tie"])
 
 
 def _weights(t: Tensors, impl: str) -> Tensors:
-    """The masked weight alone, by bits and by scores, with its gradient from numbers that are rounded before."""
+    """Compute the masked weight by bits and by scores, and its gradient for rounded random numbers."""
     scores = t["scores"].float().requires_grad_()
     by_scores = kernels.masked_weight(t["weight"], (scores, cut_of(t)), impl=impl)
     (slope,) = torch.autograd.grad(by_scores, scores, t["grad"])
@@ -69,7 +69,7 @@ CASES = [
 
 
 def offline_cases() -> list[offline.Case]:
-    """The kernels as they are launched over contiguous tensors whose sizes are multiples of 16."""
+    """Return the kernels as they are launched for contiguous tensors whose sizes are multiples of 16."""
     from . import triton
 
     found = []
@@ -99,7 +99,7 @@ def offline_case(
     spills: int = 0,
     products: bool = False,
 ) -> offline.Case:
-    """A case whose arguments that are not named are 32-bit sizes."""
+    """Make a case; arguments without a type or constant are 32-bit sizes."""
     free = [key for key in kernel.arg_names if key not in constants]
     types = {key: types.get(key, _POINTERS.get(key, "i32")) for key in free}
     odd = {"parts", "value_ptr", "last_tie_ptr"} | ({"mask_row"} if types.get("mask_ptr") == "*i32" else set())
@@ -108,7 +108,7 @@ def offline_case(
 
 
 def offline_masks(pointers: dict[str, str]) -> Iterator[tuple[str, dict[str, str], dict[str, Any]]]:
-    """(name, types, constants) of each kind of mask; words of 8 bits stand for rows that are not whole ones of 32."""
+    """Yield (name, types, constants) of each kind of mask; 8-bit words are for rows that are no whole 32-bit words."""
     contiguous = {"weight_column": 1, "mask_column": 1}
     none = {"value_ptr": None, "last_tie_ptr": None}
     yield "bits", pointers | {"mask_ptr": "*i32"}, contiguous | none | {"WORD": 32}

@@ -1,6 +1,6 @@
-"""Masked weights by numba's loops, where all tensors are float32 on the CPU in rows that are evenly spaced.
+"""Masked weights with numba loops, if all tensors are float32 on the CPU with evenly spaced rows.
 
-Elsewhere, and where torch follows its operations (compilers, transforms, gradients of gradients), by torch's.
+Otherwise, and if torch traces operations (compilers, transforms, second derivatives), torch's operations are used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from . import reference
 
 
 def masked_weight(weight: torch.Tensor, mask: torch.Tensor | Scored, out: torch.Tensor | None) -> torch.Tensor:
-    """As the reference has it, in one pass."""
+    """Compute the masked weight in one pass, with the reference's result."""
     if isinstance(mask, torch.Tensor):
         return reference.masked_weight(weight, mask, out)
     scores, cut = mask
@@ -30,7 +30,7 @@ def masked_weight(weight: torch.Tensor, mask: torch.Tensor | Scored, out: torch.
     if rows is None:
         return _by_torch(weight, scores, cut, out)
     (w, s, o), columns, size = rows
-    ties = min(max(cut.last_tie + 1, 0), size)  # before this index the value itself is kept, too
+    ties = min(max(cut.last_tie + 1, 0), size)  # ties before this index are kept
     bound = bits_of(cut.value) if cut.value >= 0 else -1
 
     def work(start: int, stop: int) -> None:
@@ -41,7 +41,7 @@ def masked_weight(weight: torch.Tensor, mask: torch.Tensor | Scored, out: torch.
 
     shared(work, size)
     if out is not None:
-        increment_version(out)  # numba's writing is not seen by autograd
+        increment_version(out)  # autograd does not notice that numba writes
     return made
 
 
@@ -49,11 +49,11 @@ def _by_torch(weight: torch.Tensor, scores: torch.Tensor, cut: Cut, out: torch.T
     made = torch.where(cut.mask(scores), weight.detach(), 0)
     if out is None and made.stride() == weight.stride():
         return made
-    return (torch.empty_like(weight) if out is None else out).copy_(made)  # torch.where lays it out by the mask, too
+    return (torch.empty_like(weight) if out is None else out).copy_(made)  # torch.where's layout depends on the mask
 
 
 def score_gradient(grad: torch.Tensor, weight: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """As the reference has it, in one pass; grad * weight is rounded as torch rounds it."""
+    """Compute the scores' gradient in one pass, with the reference's result; grad * weight is rounded as in torch."""
     if not (watched() or followed(grad, weight, scores)):
         out = torch.empty_like(scores)
         rows = rows_of(grad, weight, scores, out)
@@ -67,7 +67,7 @@ def score_gradient(grad: torch.Tensor, weight: torch.Tensor, scores: torch.Tenso
 
 @njit(cache=True, nogil=True)
 def _mask_rows(weight, w_stride, scores, s_stride, out, o_stride, columns, start, stop, least):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """out = weight where the score's magnitude is at least so much, else 0, all as bits, from start up to stop."""
+    """Write weight where the score's magnitude is at least `least`, else 0, all as bits, from start up to stop."""
     least = np.int32(least)
     while start < stop:
         row, column = start // columns, start % columns

@@ -20,11 +20,16 @@ _SCORE_GRADIENT = Kernel(reference.score_gradient)
 def score_gradient(
     grad: torch.Tensor, weight: torch.Tensor, scores: torch.Tensor, *, impl: str = "auto"
 ) -> torch.Tensor:
-    """The straight-through gradient of |score| (Ramanujan et al. 2020): grad * weight, with the score's sign, + at 0.
+    """Compute the straight-through gradient of |score|: grad * weight * sign(score), with sign(0) = 1.
 
-    Three tensors of one shape, grad and weight float, scores float32, the result like them. Where gradients of its own
-    may be asked for, "auto" leaves it to torch's operations. Raises ValueError for shapes, dtypes or devices that do
-    not fit.
+    Args:
+        grad: gradient to the masked weight, float, of the weight's shape.
+        weight: float.
+        scores: float32 of the weight's shape.
+        impl: as in :func:`slth.kernels.masked_weight`. "auto" uses torch's operations if the result may need gradients.
+
+    Returns float32 of the scores' shape. Raises ValueError for shapes, dtypes or devices that do not fit. Source:
+    Ramanujan et al. 2020.
     """
     shape = weight.shape
     if grad.shape != shape or scores.shape != shape or scores.dtype != torch.float32 or grad.device != scores.device:
@@ -40,17 +45,17 @@ def straight_through(
     *,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """The masked weight `pruned`, with the gradient of weight * |score| to the scores alone (Ramanujan et al. 2020).
+    """Return `pruned` with the gradient of weight * |score| to the scores only (Ramanujan et al. 2020).
 
     Args:
-        weight: before masking.
+        weight: the weight before masking.
         scores: float32 of the weight's shape.
-        pruned: where the mask keeps it the weight, else 0.
-        free: bool of the weight's shape: scores elsewhere get no gradient.
-        impl: of :func:`score_gradient`.
+        pruned: the masked weight: the weight where the mask keeps it, else 0.
+        free: bool of the weight's shape; where it is False, scores get gradient 0. None: True everywhere.
+        impl: as in :func:`score_gradient`.
     """
     kind: type[Function] = _StraightThrough if torch.compiler.is_compiling() else _StraightThroughBothWays
-    # Function.apply binds arguments anew at every call, for the transforms of torch.func and for defaults: else in vain
+    # Function.apply binds arguments in every call, which only transforms of torch.func and defaults need
     apply: Callable[..., torch.Tensor] = kind.apply if watched() else super(Function, kind).apply  # type: ignore[misc]
     return apply(weight, scores, pruned, free, impl)
 
@@ -77,7 +82,7 @@ class _StraightThrough(Function):
 
 
 class _StraightThroughBothWays(_StraightThrough):
-    """With tangents for forward mode; torch.compile refuses a Function that has any, hence the other one."""
+    """The same with forward-mode derivatives, which torch.compile does not support in a Function."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -90,7 +95,7 @@ class _StraightThroughBothWays(_StraightThrough):
 
 
 def refuse_scores(weight: torch.Tensor, scores: torch.Tensor) -> None:
-    """Raise the ValueError for scores that do not fit the weight."""
+    """Raise ValueError for scores that do not fit the weight."""
     shape = tuple(weight.shape)
     raise ValueError(f"scores: {scores.dtype} {tuple(scores.shape)}, must be torch.float32 {shape}")
 

@@ -1,7 +1,7 @@
-"""The masked weight and its gradient in one pass each.
+"""The masked weight and its gradient, in one pass each.
 
-A mask is read as it lies: bits in words, each spread over its entries, of 32 bits where rows are whole ones, since what
-is narrower cannot be fetched ahead of its use; or scores, against a cut that stays on the device.
+A mask is read in its own layout: words of bits, each expanded to its entries, or scores, which are compared with a cut
+that stays on the device. Words have 32 bits if rows consist of whole words, since narrower loads cannot be prefetched.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ from torch.autograd.graph import increment_version
 from ..bits import in_words
 from ..cut import Cut, Scored
 
-ENTRIES = 4096  # that a program of an elementwise kernel reads at a time
-WIDE = 128  # columns of its tile, where there are as many
+ENTRIES = 4096  # entries that a program of an elementwise kernel reads at a time
+WIDE = 128  # most columns of its tile
 
 # ---------------------------------------------------------------- public
 
 
 def masked_weight(weight: torch.Tensor, mask: torch.Tensor | Scored, out: torch.Tensor | None) -> torch.Tensor:
-    """The weight where its mask keeps it, else exactly 0; without gradient."""
+    """Compute the weight where its mask keeps it, else exactly 0; without gradient."""
     given, *cut = parts_of(mask)
     made = _empty_like(weight) if out is None else out
     tensors = weight.detach(), given.detach(), made.detach()
     _over_matrices(_mask_weight, _as_matrices(tensors), tuple(cut))
     if out is not None:
-        increment_version(out)  # Triton's writing is not seen by autograd
+        increment_version(out)  # autograd does not notice that Triton writes
     return made
 
 
 def score_gradient(grad: torch.Tensor, weight: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """Grad * weight with the score's sign, + for a score of 0: float32, of the scores' shape."""
+    """Compute grad * weight * sign(score), with sign(0) = 1: float32, of the scores' shape."""
     out = _empty_like(scores)
     _over_matrices(_slope, _as_matrices((grad, weight, scores, out)), ())
     return out
 
 
 def _as_matrices(tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """Vectors and numbers as one row."""
+    """View vectors and numbers as matrices with one row."""
     return tuple(t if t.dim() > 1 else t.view(1, -1) for t in tensors)
 
 
 class Mask(NamedTuple):
-    """Words of bits, uint8 or int32; or scores and their cut."""
+    """A mask for a kernel: words of bits, uint8 or int32; or scores and their cut."""
 
     given: torch.Tensor
     value: torch.Tensor | None
@@ -54,7 +54,7 @@ class Mask(NamedTuple):
 
 
 def parts_of(mask: torch.Tensor | Scored) -> Mask:
-    """What a kernel reads of a mask."""
+    """Convert a mask to the tensors that a kernel reads."""
     if isinstance(mask, torch.Tensor):
         return Mask(_words(mask), None, None)
     scores, cut = mask
@@ -63,11 +63,11 @@ def parts_of(mask: torch.Tensor | Scored) -> Mask:
 
 
 def _words(bits: torch.Tensor) -> torch.Tensor:
-    """The same bits, 32 to a word where they lie so, else 8."""
+    """View bits as 32-bit words if their layout allows it, else as bytes."""
     return bits.view(torch.int32) if in_words(bits) else bits
 
 
-#: bits of a word, 0 for scores
+#: Bits per word; 0 stands for scores.
 WORDS = {torch.uint8: 8, torch.int32: 32, torch.float32: 0}
 
 
@@ -75,7 +75,7 @@ WORDS = {torch.uint8: 8, torch.int32: 32, torch.float32: 0}
 
 
 def _over_matrices(kernel: Any, tensors: tuple[torch.Tensor, ...], cut: tuple[Any, ...]) -> None:
-    """Run an elementwise kernel over the matrices (..., rows, columns) of tensors whose last is written to."""
+    """Run an elementwise kernel over the matrices (..., rows, columns) of tensors; the last one is the output."""
     out = tensors[-1]
     if not out.numel():
         return
@@ -88,14 +88,15 @@ def _over_matrices(kernel: Any, tensors: tuple[torch.Tensor, ...], cut: tuple[An
     grid = (triton.cdiv(rows, shape["ROWS"]) * triton.cdiv(columns, shape["COLUMNS"]) * matrices,)
     with torch.cuda.device_of(out):
         kernel[grid](*stacked, *cut, rows, columns, *strides, **shape, **extra)
-    if stacked[-1].data_ptr() != out.data_ptr():  # its memory is no stack of matrices
+    if stacked[-1].data_ptr() != out.data_ptr():  # the memory of out is no stack of matrices
         out.copy_(stacked[-1].reshape(out.shape))
 
 
 def _as_one(tensors: tuple[torch.Tensor, ...]) -> list[torch.Tensor] | None:
-    """Tensors of one shape, each as one matrix (1, rows, columns) with entries in the same order: of few columns more.
+    """View tensors of one shape as one matrix (1, rows, columns) each, with entries in the same order.
 
-    A convolution's kernels would make small matrices. None where a tensor's memory does not allow it.
+    Rows are joined if there are few columns: a convolution's kernels would be small matrices. Returns None if the
+    layout of a tensor does not allow it.
     """
     shape = tensors[0].shape
     first = next((axis for axis in range(len(shape) - 1, 1, -1) if shape[axis:].numel() >= WIDE), 1)
@@ -106,18 +107,18 @@ def _as_one(tensors: tuple[torch.Tensor, ...]) -> list[torch.Tensor] | None:
 
 
 def _empty_like(tensor: torch.Tensor) -> torch.Tensor:
-    """To be written to, laid out like the tensor; contiguous where its stack of matrices has several axes."""
+    """Allocate an output with the tensor's layout; contiguous if its stack of matrices has several axes."""
     layout = torch.preserve_format if tensor.dim() <= 3 else torch.contiguous_format
     return torch.empty_like(tensor, memory_format=layout)
 
 
 def _block(columns: int) -> dict[str, int]:
-    """The tile of an elementwise kernel: as wide as the matrix, from a word to WIDE columns."""
+    """Return the tile of an elementwise kernel: as wide as the matrix, but from 32 to WIDE columns."""
     wide = min(max(triton.next_power_of_2(columns), 32), WIDE)
     return {"ROWS": ENTRIES // wide, "COLUMNS": wide}
 
 
-# ---------------------------------------------------------------- what a tile of a mask keeps
+# ---------------------------------------------------------------- tiles of a mask
 
 
 @triton.jit
@@ -125,9 +126,9 @@ def kept_tile(
     mask_ptr, value, last_tie, row, column, first, rows, columns, total, stride_row, stride_column,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, WORD: tl.constexpr,
 ):  # fmt: skip
-    """Bool (ROWS, COLUMNS): what is kept of the tile that begins at a row and column, nothing beyond rows and columns.
+    """Return the mask, bool (ROWS, COLUMNS), of the tile that begins at (row, column); False outside of the matrix.
 
-    first: the index, among all rows of a stack of matrices, of the matrix's first; total: the columns of a whole row.
+    first: index of the matrix's first row among all rows of the stack; total: columns of a whole row.
     """
     down = row + tl.arange(0, ROWS)
     if WORD:
@@ -142,7 +143,7 @@ def kept_tile(
         here = (down < rows)[:, None] & (across < columns)[None, :]
         given = mask_ptr + down.to(tl.int64)[:, None] * stride_row + across.to(tl.int64)[None, :] * stride_column
         magnitude = tl.abs(tl.load(given, mask=here, other=0.0))
-        # up to which column a row's ties are kept
+        # the last column of each row whose ties are kept
         tie_row, tie_column = last_tie // total, (last_tie % total).to(tl.int32)
         last = tl.where(first + down < tie_row, total, tl.where(first + down == tie_row, tie_column, -1))
         kept = (magnitude > value) | ((magnitude == value) & (across[None, :] <= last[:, None]))
@@ -151,7 +152,7 @@ def kept_tile(
 
 @triton.jit
 def cut_of(value_ptr, last_tie_ptr, WORD: tl.constexpr):
-    """(value, last_tie) of scores; what bits have no use for."""
+    """Load (value, last_tie) of scores; both are unused for bits."""
     if WORD:
         value, last_tie = 0.0, 0
     else:
@@ -189,7 +190,7 @@ def _slope(
     scores_stack, scores_row, scores_column, out_stack, out_row, out_column,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Write one tile of the gradient to the scores: grad * weight with the score's sign, + for a score of 0."""
+    """Write one tile of the gradient to the scores: grad * weight * sign(score), with sign(0) = 1."""
     matrix, row, column = _tile_of(rows, columns, ROWS, COLUMNS)
     down, across = at_tile(row, column, ROWS, COLUMNS)
     here = (down < rows) & (across < columns)
@@ -202,7 +203,7 @@ def _slope(
 
 @triton.jit
 def _tile_of(rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """(matrix of the stack, first row, first column) of a program's tile; all in one axis of the grid, the long one."""
+    """Return (matrix of the stack, first row, first column) of a program's tile, from the first axis of the grid."""
     across = tl.cdiv(columns, COLUMNS)
     tiles = tl.cdiv(rows, ROWS) * across
     tile = tl.program_id(0) % tiles
@@ -211,12 +212,12 @@ def _tile_of(rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 @triton.jit
 def signed(slope, scores):
-    """The slope with the score's sign, + for a score of 0."""
+    """Multiply the slope by sign(score), with sign(0) = 1."""
     return tl.where(scores < 0, -slope, slope)
 
 
 @triton.jit
 def at_tile(row, column, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Rows (ROWS, 1) and columns (1, COLUMNS) of a tile, 64 bits wide for offsets."""
+    """Return rows (ROWS, 1) and columns (1, COLUMNS) of a tile as 64-bit offsets."""
     down, across = row + tl.arange(0, ROWS), column + tl.arange(0, COLUMNS)
     return down.to(tl.int64)[:, None], across.to(tl.int64)[None, :]

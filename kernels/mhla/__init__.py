@@ -13,7 +13,7 @@ from ..dispatch import Kernel
 from . import reference
 
 SIXTEEN = (torch.float16, torch.bfloat16)
-LONGEST = 128  # block of tokens that Triton's does
+LONGEST = 128  # longest block of tokens that Triton supports
 
 _MHLA = Kernel(reference.mhla)
 
@@ -30,24 +30,24 @@ def mhla(
     normalise: bool = True,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """Token-level multi-head linear attention (arXiv 2601.07832) after its feature map, in chunks.
+    """Compute token-level multi-head linear attention (arXiv 2601.07832) after its feature map.
 
-    out_t = sum_j m[block(t), block(j)] (q_t . k_j) v_j, over its weights' sum where `normalise` (0 where that is 0);
-    causal: j <= t.
+    out_t = sum_j m[block(t), block(j)] (q_t . k_j) v_j, with j <= t if causal. With `normalise`, it is divided by the
+    sum of the weights m[block(t), block(j)] (q_t . k_j), and is 0 where that sum is 0.
 
     Args:
         q: (..., heads, T, n), float, made positive by a feature map.
         k: (..., heads, T, n), likewise.
         v: (..., heads, T, m).
-        mixing: (blocks, blocks) or larger, blocks = ceil(T / block); the entries beyond are not read. Of q's dtype, or
-            float32 beside 16 bits, for its gradient sums over all tokens and heads: float16 overflows in it. autocast
-            leaves float32 as it is.
-        block: tokens of a block; the last may be shorter.
-        causal: token t sees tokens up to t only.
-        normalise: divide by the sum of what a token attends with.
+        mixing: (blocks, blocks) or larger, with blocks = ceil(T / block); further entries are not read. It has q's
+            dtype, or float32 if q has 16 bits, since its gradient is a sum over all tokens and heads, which overflows
+            float16. autocast does not cast float32.
+        block: tokens per block; the last block may be shorter.
+        causal: token t attends to tokens up to t only.
+        normalise: divide by the sum of a token's weights.
         impl: "auto", "reference", "cpu" or "triton" (n, m <= 256, block <= 128).
 
-    Returns (..., heads, T, m), of q's dtype. Raises ValueError for shapes, dtypes or devices that do not fit.
+    Returns (..., heads, T, m) in q's dtype. Raises ValueError for shapes, dtypes or devices that do not fit.
     """
     check_floats(q=q, k=k, v=v)
     if mixing.dtype not in {q.dtype, torch.float32 if q.dtype in SIXTEEN else q.dtype}:
@@ -68,5 +68,5 @@ def mhla(
 
 
 def _unfit(width: int, block: int) -> str:
-    """What keeps Triton's linear attention from heads and blocks of that size, empty where nothing does."""
+    """Return why Triton's linear attention cannot handle heads and blocks of these sizes; "" if it can."""
     return too_wide(width) or (f"block={block}, must be at most {LONGEST}" if block > LONGEST else "")

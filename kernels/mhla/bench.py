@@ -1,11 +1,11 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, no-any-return, type-arg, misc"
-"""Linear attention over mixed blocks on a GPU, beside softmax attention and chunks in torch.
+"""Benchmark linear attention over mixed blocks on a GPU, against softmax attention and chunks in torch.
 
-The floor is what must be moved, at 3.0e12 bytes a second: queries, keys, values and outputs once, and summaries,
-float32 (heads, blocks, width, width), written and read before and after they are mixed; or the operations, at 8e14 a
-second, whichever takes longer.
+The floor is the larger of two times: that of moving all bytes at 3.0e12 bytes/s (queries, keys, values and outputs
+once; float32 summaries (heads, blocks, width, width) written and read before and after mixing), and that of the
+operations at 8e14 FLOP/s.
 
-All are captured in a CUDA graph: what Python needs to launch them is in nobody's time.
+All calls are captured in a CUDA graph, so times do not include Python's launch overhead.
 """
 
 import torch
@@ -28,7 +28,7 @@ def rows(
     sizes: list[tuple[int, int, int, int, int]] | None = None,
     dtype: torch.dtype = torch.bfloat16,
 ) -> list[Row]:
-    """Forward, and forward with backward, causal, against each peer."""
+    """Return rows for each peer, forward and forward with backward, causal."""
     found = []
     for size in SIZES if sizes is None else sizes:
         for backward in (False, True):
@@ -69,7 +69,7 @@ def _compared(
     calls = {"ours": run(lambda: mhla(q, k, v, mixing, block=block, causal=True, impl=ours))}
     timed = interleave(calls | {name: run(call) for name, call in peers.items()}, rounds, warmups=3, lead_ins=1)
     error = {name: _error(one.values[-1], q, k, v, mixing, block) for name, one in timed.items()}
-    error["causal SDPA"] = float("nan")  # another function
+    error["causal SDPA"] = float("nan")  # it computes another function
     what = f"{batch}x{heads}x{length}x{width} block {block}{' backward' if backward else ''}"
     floor = _floor(size, q.element_size()) * (3.0 if backward else 1.0)
     return [
@@ -81,7 +81,7 @@ def _compared(
 def _error(
     out: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mixing: torch.Tensor, block: int
 ) -> float:
-    """Largest difference from the quadratic form of one head, as a share of the largest entry."""
+    """Return the largest difference from the quadratic form of one head, relative to its largest entry."""
     with torch.no_grad():
         head = [t[:1, :1] for t in (q, k, v)]
         wanted = reference.mhla(head[0], head[1], head[2], mixing, block, True, True).double()
@@ -92,6 +92,6 @@ def _floor(size: tuple[int, int, int, int, int], bytes_each: int) -> float:
     batch, heads, length, width, block = size
     blocks = -(-length // block)
     moved = batch * heads * (4 * length * width * bytes_each + 4 * blocks * width * (width + 1) * 4)
-    # summaries, what is seen, and a triangle of each block twice; then the mixing
+    # summaries, their products with queries, and a triangle of each block twice; then the mixing
     operations = batch * heads * (4 * length * width * width + 2 * length * block * width + blocks**2 * width**2)
     return max(moved / 3.0e12, operations / 8e14)

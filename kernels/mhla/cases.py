@@ -1,4 +1,4 @@
-"""Cases of `slth.kernels.mhla`: blocks of any size, the last of them shorter, widths that fit no tile, entries of 0."""
+"""Cases of `slth.kernels.mhla`: any block size, shorter last blocks, widths that fit no tile, entries of 0."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _case(
     normalise: bool = True,
     **options: bool,
 ) -> Case:
-    """Shape is that of q, (..., heads, T, n)."""
+    """Make a case; shape is the shape of q, (..., heads, T, n), and m the width of v."""
 
     def inputs(device: torch.device) -> Tensors:
         blocks = -(-shape[-2] // block) + options.get("larger", False)
@@ -32,7 +32,7 @@ def _case(
         v = normal("mhla/v", *shape[:-1], m, device=device)
         mixing = normal("mhla/mixing", blocks, blocks, device=device).abs()
         if options.get("blind"):
-            q[..., : shape[-2] // 3, :] = 0  # tokens that attend with 0
+            q[..., : shape[-2] // 3, :] = 0  # tokens whose weights are all 0
             mixing[-1] = 0
         return {"q": q, "k": k, "v": v, "mixing": mixing}
 
@@ -47,7 +47,7 @@ def _case(
             return mhla(q, k, v, mixing, block=block, causal=causal, normalise=normalise, impl=impl)
 
         if tensors["mixing"].dtype in SIXTEEN and not options.get("narrow"):
-            tensors = tensors | {"mixing": tensors["mixing"].float()}  # beside 16 bits, as autocast has it
+            tensors = tensors | {"mixing": tensors["mixing"].float()}  # as under autocast
         return with_gradients(tensors, WANTED, run)
 
     return Case(f"mhla {name}", "mhla", inputs, call, large=bool(options.get("large")))
@@ -84,7 +84,7 @@ CASES = [
 
 
 def offline_cases() -> list[offline.Case]:
-    """Kernels at widths 64, 128 and 256 and blocks of 64 and 128, as launched for contiguous tensors."""
+    """Return the kernels at widths 64, 128 and 256 and blocks of 64 and 128, as launched for contiguous tensors."""
     causal = ("out", "grad_q", "grad_k", "grad_v")
     again = (*causal, "out_again")
     found = [
@@ -117,7 +117,7 @@ _WAYS = {
 def _offline(
     name: str, kernel: Any, dtype: str, typed: set[str], constants: dict[str, Any], tile: dict[str, int], spills: int
 ) -> offline.Case:
-    """A case whose pointers `typed` are of dtype and all others of float32, and whose numbers are multiples of 16."""
+    """Make a case whose pointers `typed` have the dtype and others float32; all numbers are multiples of 16."""
     from . import triton as t
 
     tile = dict(tile)

@@ -1,4 +1,4 @@
-"""MHLA in plain torch, as the quadratic form: what it means, and what the other implementations are held against."""
+"""MHLA in plain torch, in quadratic form: the reference for the other implementations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..precision import wide
 def mhla(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mixing: torch.Tensor, block: int, causal: bool, normalise: bool
 ) -> torch.Tensor:
-    """Linear attention whose blocks of tokens see each other through a matrix, as the quadratic form."""
+    """Compute linear attention whose blocks of tokens are mixed by a matrix, in quadratic form."""
     dtype, length = q.dtype, q.shape[-2]
     q, k, v, mixing = wide(q), wide(k), wide(v), wide(mixing)
     at = torch.arange(length, device=q.device) // block

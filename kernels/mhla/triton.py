@@ -1,18 +1,18 @@
-"""Token-level multi-head linear attention in chunks (arXiv 2601.07832): O(T n m) for few blocks, all T x T never made.
+"""Token-level multi-head linear attention in chunks (arXiv 2601.07832): O(T n m) for few blocks, without T x T.
 
-Tokens stand in blocks; a block b is summed up by S_b = sum_j k_j v_j^T (n x m) and z_b = sum_j k_j. The matrix over
-blocks mixes these, one product for all heads that torch does: row i is what the tokens of block i see. Two kernels do
-the rest, forward and backward:
+A block b of tokens has the summaries S_b = sum_j k_j v_j^T (n x m) and z_b = sum_j k_j. torch mixes these with the
+matrix over blocks, in one product for all heads: row i has the mixed summaries for the tokens of block i. Two kernels
+do the rest, forward and backward:
 
     summaries   of any two sets of rows:    sum_t a_t (g_t b_t)^T  and  sum_t g'_t a_t
-    attend      what a row gets:            M^T a_t + w_t z  +  m_ii sum_j (a_t . b_j + w_t w'_j) c_j,  j of its block
+    attend      the output of a row:        M^T a_t + w_t z  +  m_ii sum_j (a_t . b_j + w_t w'_j) c_j,  j of its block
 
-for the normaliser is one more column of the values: w = 1 forward, and backward its gradient, "slope". So forward is
+The normaliser is one more column of the values: w = 1 forward, and its gradient, "slope", backward. So forward is
 (a, b, c) = (q, k, v), the gradient to q (g, v, k), to k (v, g, q) and to v (k, q, g), with g the gradient to the sums.
-Summaries are float32, and what meets them or g is multiplied as tf32 where inputs have 16 bits: as many bits as float16
-has, without its narrow range, and the kernels wait for memory anyway (some 40 operations a byte at width 64). What a
-gradient to mixing is made of is multiplied with all bits of float32, as three products of tf32: where rows are
-normalised it is what is left of sums that nearly cancel.
+Summaries are float32. If inputs have 16 bits, products with summaries or g use tf32, which has as many bits as float16
+without its narrow range; the kernels are memory-bound anyway (some 40 operations per byte at width 64). Products for
+the gradient to mixing use all bits of float32, as three products of tf32, since with normalised rows that gradient is
+the difference of sums that nearly cancel.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from . import reference
 
 @triton.jit
 def _rows(rows, stride_t, stride_w, t, live, width, offset, scale, W: tl.constexpr, SCALED: tl.constexpr):
-    """(T, W) from column `offset` on, 0 beyond; in float32 and scaled row by row where SCALED."""
+    """Load rows (T, W) from column `offset`, 0 outside of the tensor; in float32 and scaled by row if SCALED."""
     w = offset + tl.arange(0, W)
     at = rows + t.to(tl.int64)[:, None] * stride_t + w[None, :] * stride_w
     found = tl.load(at, mask=live[:, None] & (w < width)[None, :], other=0.0)
@@ -50,9 +50,10 @@ def _summaries(
     a_o, a_h, a_t, a_w, b_o, b_h, b_t, b_w,
     SCALED: tl.constexpr, Z: tl.constexpr, T: tl.constexpr, A: tl.constexpr, B: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Out (blocks, outer * heads, width_a, width_b), float32: sum of a_t b_t^T over a block; out_z that of a_t slope_t.
+    """Write out (blocks, outer * heads, width_a, width_b), float32: the sum of a_t b_t^T over each block.
 
-    b is scaled by `scale` where SCALED; slope is 1 where it is not; no out_z unless Z. row: what lies between blocks.
+    If Z, out_z is the sum of a_t slope_t. If SCALED, b is scaled by `scale`; otherwise slope is 1. row: the stride
+    between blocks.
     """
     tiles_b = tl.cdiv(width_b, B)
     tiles = tl.cdiv(width_a, A) * tiles_b
@@ -78,7 +79,7 @@ def _summaries(
     out += i.to(tl.int64) * row + head * width_a * width_b
     inside = (u < width_a)[:, None] & (w < width_b)[None, :]
     tl.store(out + u[:, None] * width_b + w[None, :], found, mask=inside)
-    if Z:  # noqa: SIM102 (one is decided when compiled, the other by each program)
+    if Z:  # noqa: SIM102 (one is a compile-time condition, the other is not)
         if from_b == 0:
             total = rows_a.to(tl.float32)
             if SCALED:
@@ -95,12 +96,12 @@ def _attend(
     SLOPE: tl.constexpr, NORMALISE: tl.constexpr, DOTS: tl.constexpr,
     T: tl.constexpr, A: tl.constexpr, C: tl.constexpr, PRECISION: tl.constexpr, OWN_PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Out (outer * heads, T, width_c): what each row gets from the summaries and, where OWN, by rows of its own block.
+    """Write out (outer * heads, T, width_c): each row's product with the summaries and, if OWN, rows of its own block.
 
-    Those are the ones up to itself, or from itself on where LATER. SLOPE: "" or whose factor of z is `slope`, "a" or
-    "b"; the other's is 1. NORMALISE: divide by the same sums of 1 instead of c, and store the inverse of these, 0
-    for one that is 0, by which nothing is divided. DOTS: store the product of what a block's rows got from their
-    own, before mixing, with `partner`'s.
+    Those are the rows up to itself, or from itself on if LATER. SLOPE: the side, "a" or "b", whose factor of z is
+    `slope` while the other's is 1; "" for neither. NORMALISE: divide by the same sums with 1 instead of c, and store
+    their inverse; for a sum of 0, store 0 and do not divide. DOTS: store the products of the rows' own-block part,
+    before mixing, with `partner`.
     """
     tiles = tl.cdiv(width_c, C)
     program = tl.program_id(0)
@@ -192,7 +193,7 @@ def _attend(
 def _slopes(
     out, grad, inverse, scale, slope, heads, length, rows, width, g_o, g_h, g_t, g_w, R: tl.constexpr, W: tl.constexpr
 ):  # fmt: skip
-    """What rows of grad are multiplied with to be the gradient to the sums, and the gradient to the normaliser."""
+    """Write the factors that turn rows of grad into the gradient to the sums, and the gradient to the normaliser."""
     r = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
     w = tl.arange(0, W)
     live = r < rows
@@ -210,13 +211,13 @@ def _slopes(
 
 
 def _summaries_tile(block: int, n: int, m: int, dtype: torch.dtype) -> dict[str, int]:
-    """A block's rows T, and A x B of a summary: 64 x 64 in registers; less in float32, whose operands are there too."""
+    """Return T rows of a block and A x B entries of a summary: 64 x 64 in registers; less in float32, for operands."""
     rows, most = _power(block), 64 if dtype != torch.float32 else 32
     return {"T": rows, "A": min(most, _power(n)), "B": min(most, _power(m)), "num_warps": 8 if rows > 64 else 4}
 
 
 def _attend_tile(block: int, width_a: int, width_c: int, dtype: torch.dtype) -> dict[str, int]:
-    """T rows by C columns, in steps of A: beside T x T, as few as tensor cores take well; less in float32, as above."""
+    """Return T rows by C columns in steps of A: small ones that suit tensor cores, next to T x T; less in float32."""
     rows = _power(block)
     if dtype == torch.float32:
         a, c, warps = 16, 16 if rows > 64 else 32, 8
@@ -226,19 +227,19 @@ def _attend_tile(block: int, width_a: int, width_c: int, dtype: torch.dtype) -> 
 
 
 def _power(width: int) -> int:
-    """The least power of two that holds a width and that tl.dot takes."""
+    """Return the least power of two that holds a width and that tl.dot supports."""
     return max(16, int(triton.next_power_of_2(width)))
 
 
 def _precision(dtype: torch.dtype, exact: bool = False) -> str:
-    """Of products with a float32 operand; exact: all of its bits, in three products of tf32."""
+    """Return the precision of products with a float32 operand; exact: all bits, by three products of tf32."""
     return "ieee" if dtype == torch.float32 else "tf32x3" if exact else "tf32"
 
 
 def _summed(
     a: torch.Tensor, b: torch.Tensor, block: int, z: bool, scale: torch.Tensor | None, slope: torch.Tensor | None
 ) -> torch.Tensor:
-    """A (outer, heads, T, n), b (outer, heads, T, m) -> (blocks, outer * heads * (n m [+ n, the z])), float32."""
+    """Summarise a (outer, heads, T, n), b (outer, heads, T, m): float32 (blocks, outer * heads * (n m [+ n for z]))."""
     outer, heads, length, n = a.shape
     m, blocks = b.shape[-1], triton.cdiv(length, block)
     row = outer * heads * n * (m + z)
@@ -255,14 +256,14 @@ def _summed(
 
 
 def _z(sums: torch.Tensor, first: int, z: bool) -> torch.Tensor:
-    """Where the z of summaries begin."""
+    """Return the z part of summaries."""
     return sums[:, first:] if z else sums
 
 
 class _Reading(NamedTuple):
-    """How a launch reads its tensors: see `_attend`. scaled: which of "abc" is grad; inverse: filled where given."""
+    """Options of a launch of `_attend`. scaled: the one of "abc" that is grad; inverse: receives the inverse sums."""
 
-    transposed: bool = False  # states lead from m to n
+    transposed: bool = False  # summaries map m to n
     later: bool = False
     scaled: str = ""
     slope: str = ""
@@ -272,19 +273,19 @@ class _Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class _Blocks:
-    """What all of a call's launches share."""
+    """Arguments that all launches of a call share."""
 
     mixing: torch.Tensor
     block: int
     causal: bool
-    scale: torch.Tensor | None = None  # of the rows of grad, where normalised
+    scale: torch.Tensor | None = None  # of the rows of grad, if normalised
     slope: torch.Tensor | None = None
 
     def attend(
         self, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, states: torch.Tensor, out: torch.Tensor,
         reading: _Reading,
     ) -> torch.Tensor:  # fmt: skip
-        """Fill out (outer, heads, T, width of c) from summaries; dots with partner, (outer * heads, blocks, tiles)."""
+        """Fill out (outer, heads, T, width of c); return dots with partner, (outer * heads, blocks, tiles)."""
         transposed, later, scaled, slope, inverse, partner = reading
         outer, heads, length, width_a = a.shape
         width_c, blocks = c.shape[-1], triton.cdiv(length, self.block)
@@ -309,7 +310,7 @@ class _Blocks:
         return dots
 
     def mixed(self, blocks: int) -> torch.Tensor:
-        """What of the matrix mixes summaries: (blocks, blocks), float32, without the own block where causal."""
+        """Return the matrix that mixes summaries: (blocks, blocks), float32, without the own block if causal."""
         matrix = self.mixing[:blocks, :blocks].float()
         return matrix.tril(-1) if self.causal else matrix
 
@@ -326,10 +327,10 @@ def mhla(
 
 
 class _Mhla(Function):
-    """Keeps the summaries, 4 n m / block bytes a token and head; what blocks see is mixed again.
+    """Saves the summaries, 4 n m / block bytes per token and head; backward mixes them again.
 
-    So is the output where it is normalised, in float32: from one rounded to 16 bits a gradient to mixing would come out
-    some ten times less exact.
+    A normalised output is recomputed in float32 as well: an output rounded to 16 bits would make the gradient to mixing
+    some ten times less accurate.
     """
 
     @staticmethod
@@ -368,7 +369,7 @@ class _Mhla(Function):
             scale, slope = _slopes_of(out, grad, inverse)
             del out
         shared = _Blocks(mixing, block, causal, scale, slope)
-        of_states = _summed(q, grad, block, normalise, scale, slope)  # the gradient to what blocks see
+        of_states = _summed(q, grad, block, normalise, scale, slope)  # the gradient to the mixed summaries
         dq, dk, dv = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (q, k, v))
         rows, columns = ("a", "b") if normalise else ("", "")
         of_queries = _Reading(transposed=True, scaled=rows, slope=rows, partner=q if causal else None)
@@ -388,7 +389,7 @@ class _Mhla(Function):
 
 
 def _slopes_of(out: torch.Tensor, grad: torch.Tensor, inverse: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(scale, slope), float32 (outer, heads, T): see `_slopes`."""
+    """Return (scale, slope), float32 (outer, heads, T): see `_slopes`."""
     _, heads, length, width = out.shape
     scale, slope = torch.empty_like(inverse), torch.empty_like(inverse)
     with torch.cuda.device_of(out):

@@ -1,4 +1,4 @@
-"""Weights that exist as a seed and one bit an entry, made where they are used."""
+"""Weights stored as a seed and one bit per entry, and generated where they are used."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def seeded_weight(
     device: torch.device | str = "cpu",
     impl: str = "auto",
 ) -> torch.Tensor:
-    """The random weight of a draw under a mask, made where it is used: float32, the same bits everywhere.
+    """Generate the masked random weight of a draw: float32, the same bits on every device.
 
     Args:
         shape: (rows, columns).
-        draw: of "uniform", "uniform16" or "sign".
-        bits: uint8 (rows, ceil(columns / 8)): 0 where a bit is 0; all are kept without.
-        device: of the result, "cuda" being the current one.
+        draw: its distribution must be "uniform", "uniform16" or "sign".
+        bits: mask, uint8 (rows, ceil(columns / 8)); entries whose bit is 0 are 0. None: all entries are kept.
+        device: device of the result; "cuda" is the current one.
         impl: "auto", "reference" or "triton".
 
     Raises ValueError for another distribution, and for bits that do not fit.
@@ -51,21 +51,21 @@ def seeded_linear(
     bias: torch.Tensor | None = None,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """X times a weight that exists only as a seed and one bit an entry: made, masked and used tile by tile.
+    """Multiply x by a weight that is stored as a seed and one bit per entry, and add a bias.
 
-    Differentiable in x and the bias. The weight is float32 as `slth.weights.inits` draws it, row by row of its own
-    layout, and rounded to x's dtype.
+    Triton generates, masks and uses the weight tile by tile. The result is differentiable in x and the bias. The weight
+    is float32, drawn by `slth.weights.inits` in row-major order, and then rounded to x's dtype.
 
     Args:
         x: (..., in), float.
-        draw: of "uniform", "uniform16" or "sign".
-        bits: the weight's mask, uint8: (out, ceil(in / 8)) for a weight (out, in) like that of nn.Linear.
-        columns: given (= out) where the weight is (in, out), like that of Hugging Face's Conv1D and the projections
-            of `slth.attention`, and bits (in, ceil(out / 8)).
+        draw: its distribution must be "uniform", "uniform16" or "sign".
+        bits: the weight's mask, uint8: (out, ceil(in / 8)) for a weight (out, in), as in nn.Linear.
+        columns: out, for a weight (in, out), as in transformers' Conv1D and the projections of `slth.attention`; bits
+            are then (in, ceil(out / 8)). None: the weight is (out, in).
         bias: (out,), of x's dtype.
         impl: "auto", "reference" or "triton".
 
-    Returns (..., out), of x's dtype. Raises ValueError for another distribution, and for shapes, dtypes or devices that
+    Returns (..., out) in x's dtype. Raises ValueError for another distribution, and for shapes, dtypes or devices that
     do not fit.
     """
     check_floats(x=x, bias=bias)

@@ -1,10 +1,10 @@
-"""Serving from a seed and one bit a weight on a GPU, beside the ordinary product with the weight in memory.
+"""Benchmark serving from a seed and one bit per weight on a GPU, against the product with the weight in memory.
 
-The floor is the largest of the bits that are read, at 3.0e12 bytes a second, of the products, at 8e14 a second, and
-of the instructions that make a weight, at 29.6e12 of a lane a second (H100: 132 SMs of 128 lanes at 1.75 GHz):
-those of the kernel for one token as compiled for sm_90, counted in its loop.
+The floor is the largest of three times: reading the bits at 3.0e12 bytes/s, the products at 8e14 FLOP/s, and the
+instructions that generate the weights at 29.6e12 lane instructions/s (H100: 132 SMs of 128 lanes at 1.75 GHz). The
+instructions are counted in the loop of the kernel for one token, compiled for sm_90.
 
-Both are captured in a CUDA graph: what Python needs to launch them is in neither's time.
+Both are captured in a CUDA graph, so times do not include Python's launch overhead.
 """
 
 import torch
@@ -21,7 +21,7 @@ AREA, KERNELS = "seeded", ("seeded_weight", "seeded_linear")  # timed if these a
 
 #: (tokens, inputs, outputs)
 SIZES = [(1, 8192, 8192), (16, 8192, 8192)]
-INSTRUCTIONS = {"uniform": 23.1, "uniform16": 15.5, "sign": 6.2}  # a weight, one token
+INSTRUCTIONS = {"uniform": 23.1, "uniform16": 15.5, "sign": 6.2}  # per weight, for one token
 
 
 def rows(
@@ -31,7 +31,7 @@ def rows(
     sizes: list[tuple[int, int, int]] | None = None,
     dtype: torch.dtype = torch.bfloat16,
 ) -> list[Row]:
-    """Each distribution against the dense product in the same dtype."""
+    """Return a row for each distribution, against the dense product in the same dtype."""
     return [
         _compared(device, rounds, seed, size, dtype, distribution)
         for size in (SIZES if sizes is None else sizes)

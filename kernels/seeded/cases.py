@@ -1,6 +1,6 @@
 """Cases of `slth.kernels.seeded_linear` and `seeded_weight`: rows of whole blocks and others, few tokens and many.
 
-The weight itself is compared in every bit.
+The weight itself must be equal bit for bit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DISTRIBUTIONS = ("uniform", "uniform16", "sign")
 
 
 def _bits(shape: tuple[int, int], device: torch.device) -> torch.Tensor:
-    """Those of a mask that keeps half."""
+    """Make the bits of a mask that keeps half."""
     return pack_mask(normal("seeded/mask", *shape, device=device) > 0)
 
 
@@ -38,7 +38,10 @@ def _weight(name: str, distribution: str, shape: tuple[int, int], *, masked: boo
 
 
 def _linear(name: str, distribution: str, tokens: tuple[int, ...], inward: int, outward: int, **options: bool) -> Case:
-    """Inward inputs, outward outputs. Options: first (weight (in, out)), bias, turned (strided tensors), large."""
+    """Make a case of `inward` inputs and `outward` outputs.
+
+    Options: first (the weight is (in, out)), bias, turned (strided tensors), large.
+    """
     first = options.get("first", False)
     shape = (inward, outward) if first else (outward, inward)
     wanted = ("x", "bias") if options.get("bias") else ("x",)
@@ -94,9 +97,10 @@ CASES = [case for distribution in DISTRIBUTIONS for case in _of(distribution)]
 
 
 def offline_cases() -> list[offline.Case]:
-    """One token and 16 on 8192 x 8192, a training step, and the weight written down.
+    """Return kernels for one token and 16 on 8192 x 8192, for a training step, and for writing the weight.
 
-    Every distribution; "uniform16", the one that is served, also over shapes that are not whole, and in other dtypes.
+    There are cases of every distribution; "uniform16", which is used for serving, also has shapes without whole blocks,
+    and other dtypes.
     """
     from . import triton as t
     from .philox import PER_BLOCK
@@ -140,7 +144,7 @@ def offline_cases() -> list[offline.Case]:
 def _offline(
     name: str, kernel: Any, pointers: dict[str, str], constants: dict[str, Any], tile: dict[str, int]
 ) -> offline.Case:
-    """A case whose sizes and strides are multiples of 16."""
+    """Make a case whose sizes and strides are multiples of 16."""
     from . import triton as t
 
     constants = constants | {name: value for name, value in tile.items() if name != "num_warps"}

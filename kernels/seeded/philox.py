@@ -1,10 +1,9 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 # ruff: noqa: SIM108
-"""The numbers of `slth.weights.inits` inside Triton kernels: Philox4x32-10 and the rules that make weights of its
-words.
+"""The generator of `slth.weights.inits` inside Triton kernels: Philox4x32-10, and the conversion of words to weights.
 
-All is exact or rounded once, where `slth.weights.inits` rounds: the same weights in every bit. Each draw is counted by
-block, four words that make PER_BLOCK[distribution] neighbouring weights of the row-major matrix.
+All steps are exact or round once, where `slth.weights.inits` rounds, so weights are equal bit for bit. A draw consists
+of blocks; a block's four words give PER_BLOCK[distribution] neighbouring weights of the row-major matrix.
 """
 
 from __future__ import annotations
@@ -17,21 +16,21 @@ PER_BLOCK = {"uniform": 4, "uniform16": 8, "sign": 128}
 
 
 def factor(distribution: str, scale: float) -> float:
-    """What the lattice point is multiplied with, a float32 as `slth.weights.inits` has it."""
+    """Return the factor of lattice points, rounded to float32 as in `slth.weights.inits`."""
     bits = {"uniform": 24, "uniform16": 16, "sign": 0}[distribution]
     return float(np.float32(scale) * np.float32(2.0**-bits))
 
 
 def signed(word: int) -> int:
-    """A uint32 as the int32 of the same bits: Triton would make int64 of one above 2^31."""
+    """Convert a uint32 to the int32 with the same bits, since Triton would use int64 from 2^31."""
     return word - (1 << 32) if word >= 1 << 31 else word
 
 
 @triton.jit
 def philox(low, high, stream_id, key0, key1):
-    """Four uint32 words of block (low, high). Each product is one 32 x 32 -> 64 multiplication.
+    """Compute the four uint32 words of block (low, high). Each product is one 32 x 32 -> 64 multiplication.
 
-    What is a scalar (high, stream_id) stays one for as many rounds as it can, which saves two products.
+    Scalars (high, stream_id) stay scalars for as many rounds as possible, which saves two products.
     """
     c0 = low.to(tl.uint32)
     c1 = high.to(tl.uint32)
@@ -53,7 +52,7 @@ def philox(low, high, stream_id, key0, key1):
 
 @triton.jit
 def block_words(block, stream_id, key0, key1, WIDE: tl.constexpr):
-    """The words of blocks by number: int64 where WIDE, else all below 2^32 and uint32."""
+    """Compute the words of blocks by number: int64 if WIDE, else uint32, all below 2^32."""
     if WIDE:
         high = (block >> 32).to(tl.uint32)
     else:
@@ -63,27 +62,27 @@ def block_words(block, stream_id, key0, key1, WIDE: tl.constexpr):
 
 @triton.jit
 def uniform(word, factor):
-    """An odd point of the 24-bit lattice, exact in float32, times the factor: one rounding."""
+    """Compute an odd point of the 24-bit lattice, exact in float32, times the factor: one rounding."""
     odd = (word >> 8).to(tl.int32) * 2 + (1 - (1 << 24))
     return odd.to(tl.float32) * factor
 
 
 @triton.jit
 def uniform16(half, factor):
-    """The same from 16 bits (uint32 below 2^16), which are put into the fraction of 2^23: no conversion is needed."""
+    """Compute the same from 16 bits (uint32 below 2^16), placed in the fraction of 2^23, so no conversion is needed."""
     centred = (half | 0x4B000000).to(tl.float32, bitcast=True) - 8421376.0  # half - 2^15
     return (centred * 2.0 + 1.0) * factor  # all exact but the last product
 
 
 @triton.jit
 def sign(bit, factor):
-    """+factor, or -factor where the bit is 1."""
+    """Return +factor, or -factor where the bit is 1."""
     return tl.where(bit != 0, -factor, factor)
 
 
 @triton.jit
 def element(index, stream_id, key0, key1, factor, DISTRIBUTION: tl.constexpr):
-    """Weights by the row-major index of each (int64), a block made for every one of them: slow, for any shape."""
+    """Compute weights by their row-major index (int64), with one block for each of them: slow, but for any shape."""
     if DISTRIBUTION == "uniform":
         block, part = index >> 2, index & 3
     elif DISTRIBUTION == "uniform16":

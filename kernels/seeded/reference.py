@@ -1,4 +1,4 @@
-"""Weights from a seed in plain torch: what they mean, and what Triton's are held against."""
+"""Weights from a seed in plain torch, the reference for Triton's."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from slth.weights.recipes import Draw
 from ..bits import unpack_mask
 from ..precision import wide
 
-#: Distributions that a kernel can draw from: all whose values are exact in any arithmetic.
+#: Distributions that kernels support: those whose values are exact in any arithmetic.
 SEEDED = ("uniform", "uniform16", "sign")
 
 
 def seeded_weight(shape: tuple[int, int], draw: Draw, bits: torch.Tensor | None, device: torch.device) -> torch.Tensor:
-    """The random weight of a draw, float32, 0 where bits say so."""
+    """Generate the random weight of a draw, float32, 0 where a bit is 0."""
     weight = draw.tensor(shape, device)
     return weight if bits is None else torch.where(unpack_mask(bits, shape[-1]), weight, 0)
 
@@ -27,7 +27,7 @@ def seeded_linear(
     inputs_first: bool,
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
-    """X (..., in) times the random weight, (in, out) where inputs_first, else (out, in)."""
+    """Multiply x (..., in) by the random weight, (in, out) if inputs_first, else (out, in)."""
     weight = seeded_weight(shape, draw, bits, x.device)
     weight = wide(weight.to(x.dtype))
     y = wide(x) @ (weight if inputs_first else weight.mT)

@@ -1,8 +1,8 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, misc"
-"""A tile of a random weight under its mask, in registers.
+"""A tile of a masked random weight, in registers.
 
-Where a row is a whole number of Philox blocks, each block is made once and all its words are used; where it is not, one
-is made for every element.
+If rows consist of whole Philox blocks, each block is computed once and all its words are used; otherwise one block is
+computed for every element.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from .philox import block_words, element, sign, uniform, uniform16
 
 @triton.jit
 def interleaved(w0, w1, w2, w3):
-    """Four (R, B) -> (R, 4 B): the four of each column side by side."""
+    """Interleave four (R, B) to (R, 4 B), with the four entries of each column next to each other."""
     four = tl.join(tl.join(w0, w2), tl.join(w1, w3))
     return tl.reshape(four, (w0.shape[0], 4 * w0.shape[1]))
 
 
 @triton.jit
 def block_numbers(r, b, blocks, WIDE: tl.constexpr):
-    """Of the blocks b (B,) of rows r (R,): (R, B), in 64 bits where WIDE."""
+    """Return the numbers (R, B) of the blocks b (B,) of rows r (R,), in 64 bits if WIDE."""
     if WIDE:
         number = r.to(tl.int64)[:, None] * blocks + b[None, :]
     else:
@@ -35,7 +35,7 @@ def _tile_any(
     bits, r, c, rows, columns, stride_bits, stream_id, key0, key1, scale,
     DISTRIBUTION: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Element by element."""
+    """Compute a tile element by element."""
     live = (r < rows)[:, None] & (c < columns)[None, :]
     if MASKED:
         byte = tl.load(bits + r.to(tl.int64)[:, None] * stride_bits + (c // 8)[None, :], mask=live, other=0)
@@ -47,7 +47,7 @@ def _tile_any(
 @triton.jit
 def _tile_uniform(bits, r, column, rows, columns, stride_bits, stream_id, key0, key1, scale, C: tl.constexpr,
                   WIDE: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
-    """Four a block, whose bits are half a byte."""
+    """Compute a tile with four weights per block, whose mask bits are half a byte."""
     b = column // 4 + tl.arange(0, C // 4)
     live = (r < rows)[:, None] & (b < columns // 4)[None, :]
     w0, w1, w2, w3 = block_words(block_numbers(r, b, columns // 4, WIDE), stream_id, key0, key1, WIDE)
@@ -66,7 +66,7 @@ def _tile_uniform(bits, r, column, rows, columns, stride_bits, stream_id, key0, 
 @triton.jit
 def _tile_uniform16(bits, r, column, rows, columns, stride_bits, stream_id, key0, key1, scale, C: tl.constexpr,
                     WIDE: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
-    """Eight a block, whose bits are a byte."""
+    """Compute a tile with eight weights per block, whose mask bits are a byte."""
     b = column // 8 + tl.arange(0, C // 8)
     live = (r < rows)[:, None] & (b < columns // 8)[None, :]
     w0, w1, w2, w3 = block_words(block_numbers(r, b, columns // 8, WIDE), stream_id, key0, key1, WIDE)
@@ -92,7 +92,7 @@ def _tile_uniform16(bits, r, column, rows, columns, stride_bits, stream_id, key0
 @triton.jit
 def _tile_sign(bits, r, column, rows, columns, stride_bits, stream_id, key0, key1, scale, C: tl.constexpr,
                WIDE: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
-    """128 a block, whose bits are as many words as its signs."""
+    """Compute a tile with 128 weights per block, whose mask has as many words as its signs."""
     b = column // 128 + tl.arange(0, C // 128)
     w0, w1, w2, w3 = block_words(block_numbers(r, b, columns // 128, WIDE), stream_id, key0, key1, WIDE)
     word = column // 32 + tl.arange(0, C // 32)
@@ -112,7 +112,7 @@ def weight_tile(
     DISTRIBUTION: tl.constexpr, R: tl.constexpr, C: tl.constexpr, WHOLE: tl.constexpr, WIDE: tl.constexpr,
     MASKED: tl.constexpr,
 ):  # fmt: skip
-    """The masked weights (R, C) from (row, column) on, float32; 0 beyond the matrix."""
+    """Compute the masked weights (R, C) from (row, column), float32; 0 outside of the matrix."""
     r = row + tl.arange(0, R)
     if not WHOLE:
         weight = _tile_any(

@@ -1,9 +1,9 @@
 # ruff: noqa: SIM300
-"""Linear layers whose weight is a seed and one bit an entry: made in registers, never in memory.
+"""Linear layers whose weight is a seed and one bit per entry, generated in registers and never written to memory.
 
-Three kernels: one that writes the weight down; a product with one token, where making the weights is all the work; and
-a tiled product with more, on tensor cores, whose tiles of 16 tokens serve few as well: a weight costs about ten
-instructions to make, and one more for each token that is added outside of tensor cores.
+There are three kernels: one writes the weight to memory; one multiplies it by a single token, where generating the
+weights is most of the work; and one multiplies it by tiles of tokens on tensor cores. Tiles of 16 tokens are also used
+for few tokens: generating a weight takes about ten instructions, and each token outside of tensor cores one more.
 
 A weight matrix (rows, columns) is contracted over its columns (that of nn.Linear, forward) or its rows (inputs first,
 forward). The gradient to the input contracts over the other axis.
@@ -26,9 +26,9 @@ from ..bits import in_words
 from .philox import PER_BLOCK, block_words, factor, signed, uniform, uniform16
 from .tiles import block_numbers, weight_tile
 
-SCALARS = ["key0", "key1", "stream_id"]  # numbers without a meaning: no kernel is compiled for some of them
+SCALARS = ["key0", "key1", "stream_id"]  # arbitrary numbers, for whose values kernels must not be specialised
 
-# ---------------------------------------------------------------- the weight written down
+# ---------------------------------------------------------------- write the weight
 
 
 @triton.jit(do_not_specialize=SCALARS)
@@ -37,7 +37,7 @@ def _write(
     DISTRIBUTION: tl.constexpr, R: tl.constexpr, C: tl.constexpr, WHOLE: tl.constexpr, WIDE: tl.constexpr,
     MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Out (rows, columns), float32, contiguous; a program a tile."""
+    """Write the weight (rows, columns), float32, contiguous; one program per tile."""
     across = tl.cdiv(columns, C)
     row = (tl.program_id(0) // across) * R
     column = (tl.program_id(0) % across) * C
@@ -56,7 +56,7 @@ def _write(
 
 @triton.jit
 def _rounded(weight, DTYPE: tl.constexpr):
-    """Float32, as DTYPE rounds it: bfloat16 in pairs, one instruction each, for single ones take a quarter rate."""
+    """Round float32 to DTYPE and back; bfloat16 in pairs, since single conversions run at a quarter of the rate."""
     if DTYPE == tl.bfloat16:
         pair: tl.constexpr = """{
             .reg .b32 both;
@@ -72,7 +72,7 @@ def _rounded(weight, DTYPE: tl.constexpr):
 
 @triton.jit
 def _added(acc, weight, kept, x, J: tl.constexpr, BIT: tl.constexpr, B: tl.constexpr, DTYPE: tl.constexpr):
-    """Acc + the J-th weight of each block, where kept has the bit, times its input."""
+    """Add to acc the J-th weight of each block, where its bit in kept is 1, times its input."""
     token = tl.load(x + J * B)
     weight = tl.where((kept & BIT) != 0, _rounded(weight, DTYPE), 0.0)
     return acc + weight * token[None, :]
@@ -80,15 +80,15 @@ def _added(acc, weight, kept, x, J: tl.constexpr, BIT: tl.constexpr, B: tl.const
 
 @triton.jit
 def _added_halves(acc, word, kept, x, scale, J: tl.constexpr, B: tl.constexpr, DTYPE: tl.constexpr):
-    """Acc + the two weights of a word of 16-bit uniforms."""
+    """Add to acc the two weights of a word of 16-bit uniforms, times their inputs."""
     acc = _added(acc, uniform16(word & 0xFFFF, scale), kept, x, J, 1 << J, B, DTYPE)
     return _added(acc, uniform16(word >> 16, scale), kept, x, J + 1, 2 << J, B, DTYPE)
 
 
 @triton.jit
 def _added_signs(acc, word, kept, x, B: tl.constexpr):
-    """Acc + the 32 inputs of a word of each block, by their signs and bits."""
-    for _ in range(4):  # not all 32 at once, whose inputs would take all registers
+    """Add to acc the 32 inputs of a word of each block, by their signs and bits."""
+    for _ in range(4):  # in four steps, since 32 inputs at once would need all registers
         for k in tl.static_range(8):
             token = tl.load(x + k * B)[None, :]
             token = tl.where((word & (1 << k)) != 0, -token, token)
@@ -105,11 +105,11 @@ def _one_token(
     DISTRIBUTION: tl.constexpr, PER: tl.constexpr, R: tl.constexpr, B: tl.constexpr, WIDE: tl.constexpr,
     BIASED: tl.constexpr,
 ):  # fmt: skip
-    """Y (rows,) = weight x, for rows of whole blocks; a program R rows.
+    """Compute y (rows,) = weight x, for rows of whole blocks; R rows per program.
 
-    X is float32 (ceil(blocks / B), PER, B), zeros last: the inputs that one place of B blocks meets lie side by side. A
-    thread makes whole blocks, of R / warps rows that share their inputs, and adds up what they give. Of alignment
-    nothing is said: each thread shall load what it needs, nothing for others.
+    x is float32 (ceil(blocks / B), PER, B), padded with zeros at the end: the inputs of one position in B blocks are
+    contiguous. A thread computes whole blocks of R / warps rows, which share their inputs, and their sums. No alignment
+    is declared, so that each thread loads only its own inputs.
     """
     DTYPE: tl.constexpr = y.dtype.element_ty
     r = tl.program_id(0) * R + tl.arange(0, R)
@@ -140,7 +140,7 @@ def _one_token(
             acc = _added(acc, uniform(w3, scale), kept, x, 3, 8, B, DTYPE)
         x += PER * B
     total = tl.sum(acc, axis=1)
-    if DISTRIBUTION == "sign":  # all weights have one magnitude, which is rounded as they are
+    if DISTRIBUTION == "sign":  # all weights have one magnitude, which is rounded like weights
         total *= (tl.zeros((R,), tl.float32) + scale).to(DTYPE).to(tl.float32)
     if BIASED:
         total += tl.load(bias + r, mask=r < rows, other=0.0).to(tl.float32)
@@ -156,10 +156,10 @@ def _product(
     DISTRIBUTION: tl.constexpr, OVER_COLUMNS: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
     WHOLE: tl.constexpr, WIDE: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Y (tokens, outputs) = x (tokens, inputs) with the weight (rows, columns), over its columns or its rows.
+    """Contract x (tokens, inputs) with the weight (rows, columns) over its columns or its rows.
 
-    A program makes M tokens by N outputs from its share of the inputs, in steps of K; y is (shares, tokens, outputs).
-    The weight, which is what registers hold, is the left operand of the tensor cores.
+    A program computes M tokens by N outputs from its share of the inputs, in steps of K; y is (shares, tokens,
+    outputs). The weight is in registers, so it is the left operand of the tensor cores.
     """
     outputs = rows if OVER_COLUMNS else columns
     inputs = columns if OVER_COLUMNS else rows
@@ -198,21 +198,22 @@ def _product(
 
 # ---------------------------------------------------------------- launches
 
-_BUSY = 4 * 132  # programs that fill an H100: four an SM, to hide what each waits for
+_BUSY = 4 * 132  # programs that fill an H100: four per SM, to hide latency
 
 
 def _one_token_tile(rows: int) -> dict[str, int]:
-    """R rows by B blocks a step. Four rows a thread pay for loading an input; less where rows are few."""
+    """Return R rows by B blocks per step: four rows per thread, to amortise loading an input; less for few rows."""
     return {"R": 16 if rows >= 4096 else 8, "B": 32, "num_warps": 4}
 
 
 def _product_tile(
     distribution: str, over_columns: bool, tokens: int, dtype: torch.dtype, *, whole: bool
 ) -> dict[str, int]:
-    """M tokens, N outputs and K inputs a step; where rows are not whole blocks, small ones, for the words take room.
+    """Return M tokens, N outputs and K inputs per step.
 
-    A weight is made again for every M tokens, hence the large M: 256 of them pay for its ten instructions. The columns
-    of a tile are whole blocks, 128 signs at least. Float32 has no tensor cores, and half the room.
+    Weights are generated again for every M tokens, so M is large: 256 tokens amortise the ten instructions. The columns
+    of a tile are whole blocks, at least 128 signs. Tiles are smaller for float32, which has no tensor cores, and for
+    rows that are no whole blocks, whose words need registers.
     """
     if not whole:
         return {"M": 16 if tokens <= 16 else 64, "N": 32, "K": 32, "num_warps": 4 if tokens <= 16 else 8}
@@ -223,19 +224,19 @@ def _product_tile(
     elif tokens <= 64 or not full:
         m = 64
     else:
-        m = 128 if tokens <= 128 or distribution == "sign" else 256  # signs are cheap, and their inputs take room
+        m = 128 if tokens <= 128 or distribution == "sign" else 256  # signs are cheap, and their inputs need registers
     n, k = (64 if full else 32, wide) if over_columns else (wide, narrow)
     return {"M": m, "N": n, "K": k if full or distribution == "sign" else 32, "num_warps": 8 if m >= 128 else 4}
 
 
 def _write_tile() -> dict[str, int]:
-    """Rows of 512 bytes, a block or more a thread."""
+    """Return a tile with rows of 512 bytes, at least one block per thread."""
     return {"R": 16, "C": 128, "num_warps": 4}
 
 
 def _stream(draw: Draw) -> dict[str, Any]:
-    """A draw as arguments of the kernels. Raises as `slth.weights.inits` does for a scale or stream that is none."""
-    draw.tensor((0,))  # for its checks
+    """Return a draw as kernel arguments. Raises as `slth.weights.inits` does for an invalid scale or stream."""
+    draw.tensor((0,))  # checks the draw
     key0, key1 = (signed(word) for word in stream_key(draw.seed, draw.name))
     return {
         "stream_id": signed(draw.stream), "key0": key0, "key1": key1, "scale": factor(draw.distribution, draw.scale),
@@ -244,13 +245,13 @@ def _stream(draw: Draw) -> dict[str, Any]:
 
 
 def _whole(distribution: str, shape: tuple[int, int]) -> dict[str, bool]:
-    """Whether rows are whole blocks, and whether the blocks' numbers exceed 32 bits."""
+    """Tell whether rows consist of whole blocks (WHOLE), and whether block numbers exceed 32 bits (WIDE)."""
     per = PER_BLOCK[distribution]
     return {"WHOLE": shape[1] % per == 0, "WIDE": shape[0] * shape[1] // per >= 1 << 32}
 
 
 def _lines(bits: torch.Tensor, words: bool) -> torch.Tensor:
-    """Bits with rows that can be read, as int32 words if so wanted; copied only where their strides forbid it."""
+    """Return bits with contiguous rows, as int32 words if `words`; copied only if their strides require it."""
     if bits.stride(1) != 1:
         bits = bits.contiguous()
     if not words:
@@ -259,7 +260,7 @@ def _lines(bits: torch.Tensor, words: bool) -> torch.Tensor:
 
 
 def seeded_weight(shape: tuple[int, int], draw: Draw, bits: torch.Tensor | None, device: torch.device) -> torch.Tensor:
-    """The masked weight, float32."""
+    """Generate the masked weight, float32."""
     rows, columns = shape
     stream, whole = _stream(draw), _whole(draw.distribution, (rows, columns))
     out = torch.empty(rows, columns, dtype=torch.float32, device=device)
@@ -279,13 +280,13 @@ def seeded_linear(
     inputs_first: bool,
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
-    """X (..., in) times the weight -> (..., out)."""
+    """Multiply x (..., in) by the weight -> (..., out)."""
     out: torch.Tensor = _Linear.apply(x, bias, bits, _stream(draw), tuple(shape), not inputs_first)
     return out
 
 
 class _Linear(Function):
-    """Keeps the bits alone; backward makes the weights again."""
+    """Saves only the bits; backward generates the weights again."""
 
     @staticmethod
     def forward(
@@ -324,7 +325,7 @@ def _times(
     shape: tuple[int, int],
     over_columns: bool,
 ) -> torch.Tensor:
-    """X (tokens, inputs) with the weight (rows, columns) over its columns or rows -> (tokens, outputs)."""
+    """Contract x (tokens, inputs) with the weight (rows, columns) over its columns or rows -> (tokens, outputs)."""
     rows, columns = shape
     distribution = stream["DISTRIBUTION"]
     whole = _whole(distribution, shape)
@@ -337,7 +338,7 @@ def _times(
     outputs, inputs = (rows, columns) if over_columns else (columns, rows)
     tiles = triton.cdiv(len(x), tile["M"]) * triton.cdiv(outputs, tile["N"])
     steps = triton.cdiv(inputs, tile["K"])
-    shares = max(1, min(_BUSY // tiles, steps // 4))  # each with four steps at least
+    shares = max(1, min(_BUSY // tiles, steps // 4))  # each with at least four steps
     share = triton.cdiv(steps, shares) * tile["K"]
     shares = triton.cdiv(inputs, share)
     y = torch.empty(shares, len(x), outputs, dtype=x.dtype if shares == 1 else torch.float32, device=x.device)
@@ -361,7 +362,7 @@ def _times_one(
     shape: tuple[int, int],
     wide: bool,
 ) -> torch.Tensor:
-    """X (1, columns) -> (1, rows)."""
+    """Multiply x (1, columns) by the weight -> (1, rows)."""
     rows, columns = shape
     per = PER_BLOCK[stream["DISTRIBUTION"]]
     tile = _one_token_tile(rows)

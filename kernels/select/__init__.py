@@ -1,4 +1,4 @@
-"""Where to cut scores for exactly k of them to be kept: those of largest magnitude, ties going to the lowest index."""
+"""Selection: the threshold that keeps exactly k scores, those of largest magnitude, with ties to the lowest index."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from ..cut import Cut
 from ..dispatch import Kernel
 from . import reference
 
-_MOST = 2**32  # scores of a group
+_MOST = 2**32  # most scores of a group
 
 _SELECT = Kernel(reference.select_threshold)
 _SELECTION = Kernel(reference.Selection, "select_threshold")
 
 
 def select_threshold(scores: torch.Tensor, k: int, *, near: Cut | None = None, impl: str = "auto") -> Cut:
-    """Where to cut for exactly k scores to be kept: those of largest magnitude, ties going to the lowest index.
+    """Find the threshold that keeps the k scores of largest magnitude, with ties to the lowest index.
 
-    On a GPU nothing is copied to the host, whose work goes on meanwhile.
+    On a GPU nothing is copied to the host, so the call does not synchronise.
 
     Args:
-        scores: float32, any shape, not NaN (which is not looked for).
-        k: how many are kept, from 1 to their number.
-        near: the last step's cut, from where Triton's search starts; never changes what is kept.
+        scores: float32, any shape, without NaN (which is not checked).
+        k: number of scores to keep, from 1 to all.
+        near: the cut of the last step, where Triton's search starts; it does not affect the result.
         impl: "auto", "reference", "cpu" or "triton".
 
-    Returns a :class:`Cut` of tensors, whose last_tie counts row by row. Raises ValueError for another dtype or k.
+    Returns a :class:`Cut` of tensors, whose last_tie is a row-major index. Raises ValueError for another dtype or k.
     """
     _check([scores], k)
     if near is not None and isinstance(near.value, torch.Tensor):
@@ -37,19 +37,19 @@ def select_threshold(scores: torch.Tensor, k: int, *, near: Cut | None = None, i
 
 
 class Selector:
-    """Finds the cut of one group of scores, step after step, and remembers where it was."""
+    """Finds the cut of one group of scores step after step, starting from the last one."""
 
     def __init__(self) -> None:
         self._selections: dict[Callable[[], reference.Selection], reference.Selection] = {}  # by implementation
 
     def cut(self, scores: Sequence[torch.Tensor], k: int, *, impl: str = "auto") -> Cut:
-        """The cut that keeps exactly k of the group's scores, float32 of any shape and device.
+        """Find the cut that keeps exactly k of the group's scores, float32 of any shape and device.
 
-        Where it takes Triton nothing comes back to the host: the cut is of tensors, and NaN is noticed a call or more
+        With Triton nothing is copied to the host: the cut consists of tensors, and NaN is detected one or more calls
         later, or by :meth:`settle`.
 
-        Raises ValueError where there are no scores or over 2^32, another k than from 1 to their number, and where
-        they are not float32 or hold NaN.
+        Raises ValueError for no scores or more than 2^32, for k outside [1, number of scores], and for scores that are
+        not float32 or contain NaN.
         """
         _check(scores, k)
         kind = _SELECTION.choose(impl, scores[0])
@@ -59,7 +59,7 @@ class Selector:
         return selection.cut(scores, k)
 
     def settle(self) -> None:
-        """Wait for what cuts on a device have found. Raises ValueError where it was NaN."""
+        """Wait for the NaN checks of all cuts on a device. Raises ValueError if one found NaN."""
         for selection in self._selections.values():
             selection.settle()
 

@@ -1,7 +1,7 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, no-any-return, type-arg, misc"
-"""Where to cut scores on a GPU: our selection, cold and warm, against torch.sort and torch.topk.
+"""Benchmark selection on a GPU, with a cold and a warm start, against torch.sort and torch.topk.
 
-`slth.kernels.Selector`, which a wrapped model calls in every step, has rows of its own: it also watches for NaN.
+`slth.kernels.Selector`, which a wrapped model calls in every step, has separate rows: it also checks for NaN.
 
 floor_s is the time of reading the scores once, 4 bytes each at 3.0 TB/s.
 """
@@ -22,13 +22,13 @@ BYTES_A_SECOND = 3.0e12
 
 
 def rows(device: torch.device, rounds: int, seed: int, sizes: tuple[int, ...] = SIZES) -> list[Row]:
-    """A row for each number of scores, of which half are kept, for each start and each peer.
+    """Return a row for each number of scores, of which half are kept, each start and each peer.
 
-    Scores move a step of training between rounds; warm starts from the threshold of the round before. Errors are shares
-    of the scores whose place in the mask is wrong, at most over the rounds: a peer gives a magnitude, and with it a
-    mask that keeps more than it should where scores are equal.
+    Scores change by one training step between rounds; a warm start uses the threshold of the last round. Errors are the
+    largest share of wrong mask entries over the rounds: a peer returns only a magnitude, so its mask keeps too many
+    scores if there are ties.
 
-    Raises RuntimeError where our threshold is not the reference's, or the mask of the selector's not that threshold's.
+    Raises RuntimeError if our threshold differs from the reference's, or the selector's mask from the threshold's.
     """
     return [row for scores in sizes for row in _rows(device, rounds, seed, scores)]
 
@@ -85,9 +85,9 @@ def _rows(device: torch.device, rounds: int, seed: int, count: int) -> list[Row]
 
 
 def moved(start: torch.Tensor, noise: torch.Tensor, turn: int, seed: int, out: torch.Tensor) -> None:
-    """The scores of a round, into out: all of start up to 0.03 % larger or smaller, and 0.1 % of the noise.
+    """Write the scores of a round into out: those of start changed by up to 0.03 %, plus 0.1 % of the noise.
 
-    Layers in training were seen to move their cut by 0.004 to 0.03 % a step (medians), with SGD and with Adam.
+    In training, the cut of a layer was measured to change by 0.004 to 0.03 % per step (medians), with SGD and Adam.
     """
     growth = float(inits.uniform((1,), 3e-4, seed=seed, name=f"speed/growth {turn}"))
     torch.mul(start, 1.0 + growth, out=out).add_(noise.roll(4099 * turn), alpha=1e-3)
@@ -99,6 +99,6 @@ def _refuse_wrong(cut: Cut, scores: torch.Tensor, wanted: Cut) -> None:
 
 
 def _wait(device: torch.device) -> None:
-    """Until the device has done its work, of a device that works by itself."""
+    """Wait until an asynchronous device has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""Where to cut scores: sizes, ties, and thresholds to start from that are right, near, far and no numbers."""
+"""Cases of selection: sizes, ties, and starting thresholds that are right, near, far or NaN."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ MAKERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "nearly equal": lambda s: 1 + s * 1e-6,
     "some infinite": lambda s: torch.where(s.abs() > 1, torch.inf * s, s),
 }
-#: where the search starts, as a multiple of the threshold to be found; None: nowhere
+#: Start of the search as a multiple of the true threshold; None: no start.
 STARTS = (None, 1.0, 1.001, 0.999, 1.1, 0.0, float("inf"), float("nan"))
 FEW_STARTS = (None, 1.0, 1.001)
 
@@ -32,7 +32,7 @@ def _select(k: int, starts: tuple[float | None, ...]) -> Callable[[Tensors, str]
         for start in starts:
             near = None if start is None else Cut((t["value"] * start).float(), t["last_tie"])
             value, last_tie = kernels.select_threshold(scores, k, near=near, impl=impl).tensors(scores.device)
-            found[f"value {start}"] = torch.where(value.isinf(), -1.0, value)  # what is infinite cannot be subtracted
+            found[f"value {start}"] = torch.where(value.isinf(), -1.0, value)  # infinities cannot be subtracted
             found[f"last_tie {start}"] = last_tie
         return found
 
@@ -40,7 +40,7 @@ def _select(k: int, starts: tuple[float | None, ...]) -> Callable[[Tensors, str]
 
 
 def uniform(name: str, *shape: int, device: torch.device) -> torch.Tensor:
-    """Uniform numbers in (-3, 3), which take less time to draw than normal ones."""
+    """Draw uniform numbers in (-3, 3), which is faster than normal ones."""
     return inits.uniform(shape, 3.0, seed=0, name=f"cases/{name}").to(device)
 
 
@@ -85,7 +85,7 @@ CASES = [
 
 
 def offline_cases() -> list[offline.Case]:
-    """The kernels as they are launched over scores whose number is a multiple of 16."""
+    """Return the kernels as they are launched for scores whose number is a multiple of 16."""
     from . import digits
     from . import triton as t
 

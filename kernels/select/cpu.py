@@ -1,11 +1,11 @@
-"""Selection by one pass over the scores, as a rule: numba's on the CPU, torch's operations on any device.
+"""Selection in usually one pass over the scores, with numba on the CPU and torch's operations on any device.
 
-Magnitudes of float32 compare like their bits read as integers, so one pass over the scores counts those above a narrow
-bracket around the last threshold and picks out those inside it, among which the threshold then lies (Floyd & Rivest
-1975). Where it does not, the bracket is taken anew from a sample; as a last resort it holds all scores.
+Magnitudes of float32 compare like their bits read as integers. One pass over the scores counts those above a narrow
+bracket around the last threshold and picks out those inside it, among which the new threshold usually is (Floyd &
+Rivest 1975). If it is not, the bracket is re-estimated from a sample; as a last resort it contains all scores.
 
-A score that is picked out becomes a key, its magnitude's bits before its index counted backwards: keys are ordered as
-the rule orders scores, and no two are equal. They take 8 bytes each, of all scores where these are all equal.
+A score that is picked out becomes a key: the bits of its magnitude, followed by its index counted backwards. So keys
+are in the order of selection, and all different. A key takes 8 bytes; if all scores are equal, all become keys.
 """
 
 from __future__ import annotations
@@ -28,40 +28,40 @@ from ..rows import INFINITY, MAGNITUDE, Rows, int32_at, rows_of, shared
 from . import reference
 from .nan import refuse_nan
 
-LAST_INDEX = 0xFFFFFFFF  # of a score in its group
-_LEAST_REACH, _MOST_REACH = 1 << 11, 1 << 17  # in bits, of which a number has 2^23 until its double
-_BLOCK = 256  # scores compared between two looks whether any lay in the bracket
-_SAMPLE = 1 << 16  # scores of a sample at most
+LAST_INDEX = 0xFFFFFFFF  # largest index of a score in its group
+_LEAST_REACH, _MOST_REACH = 1 << 11, 1 << 17  # in bit patterns, of which there are 2^23 from a number to its double
+_BLOCK = 256  # scores compared between two checks whether any is in the bracket
+_SAMPLE = 1 << 16  # most scores of a sample
 
 Bits = npt.NDArray[np.int32]
 Keys = npt.NDArray[np.int64]
 
 
 def select_threshold(scores: torch.Tensor, k: int, near: Cut | None) -> Cut:
-    """Where to cut for exactly k scores to be kept, as tensors; value lies below the k-th where all its equals stay."""
-    if watched():  # numba reads memory, which is not followed, and fake tensors have none
+    """Find the cut that keeps exactly k scores, as tensors; value is below the k-th score if all ties are kept."""
+    if watched():  # numba reads memory, which cannot be traced and which fake tensors do not have
         return reference.select_threshold(scores, k, near)
     return Cut(*Selection().cut([scores.detach()], k).tensors(scores.device))
 
 
 class Selection:
-    """The cuts of one group of scores, step after step, each looked for where the last was."""
+    """The cuts of one group of scores step after step; each search starts from the last cut."""
 
     def __init__(self) -> None:
-        self._last: int | None = None  # bits of the least magnitude that was kept
-        self._expected = 0  # and of the next one, as far as it moves on steadily
-        self._reach = 0  # how far from there it is looked for
+        self._last: int | None = None  # bits of the least kept magnitude
+        self._expected = 0  # its extrapolation to the next step
+        self._reach = 0  # half width of the bracket around it
 
     def cut(self, scores: Sequence[torch.Tensor], k: int) -> Cut:
-        """The cut that keeps exactly k of all scores together, in Python's numbers.
+        """Find the cut that keeps exactly k of all scores together, as Python numbers.
 
-        On the CPU no copy is made of tensors whose rows are contiguous and evenly spaced: all contiguous ones, and
-        blocks of their rows or columns. last_tie is other than -1 only where some of several equal scores are kept, and
-        value is -1 where everything is. Raises ValueError for NaN.
+        On the CPU, tensors with contiguous, evenly spaced rows are not copied: contiguous tensors, and blocks of their
+        rows or columns. last_tie is -1 unless only some of several equal scores are kept, and value is -1 if all scores
+        are kept. Raises ValueError for NaN.
         """
         held = _hold([s.detach() for s in scores if s.numel()])
         if k == held.total:
-            held.census(0, 0)  # which refuses NaN
+            held.census(0, 0)  # raises for NaN
             return Cut(-1.0)
         keys, place = self._bracketed(held, k)
         keys.partition(place)
@@ -70,13 +70,13 @@ class Selection:
         self._remember(least)
         if place and int(keys[:place].max()) >> 32 == least:  # an equal score is not kept
             return Cut(_as_float(least), index)
-        return Cut(_as_float(least - 1))  # least is not 0: then nothing would be cut off
+        return Cut(_as_float(least - 1))  # least > 0, otherwise all scores would be kept
 
     def settle(self) -> None:
-        """Nothing is left to be waited for."""
+        """Do nothing: NaN is detected immediately."""
 
     def _bracketed(self, held: _Held, k: int) -> tuple[Keys, int]:
-        """Keys of the scores in a bracket, and the place among them, were they sorted, of the last one kept."""
+        """Return the keys of the scores in a bracket, and the index of the last kept one if they were sorted."""
         for low, high in self._brackets(held, k / held.total):
             above, keys = held.census(low, high)
             if above < k <= above + keys.size:
@@ -84,7 +84,7 @@ class Selection:
         raise AssertionError("the last bracket holds every score")
 
     def _brackets(self, held: _Held, share: float) -> Iterator[tuple[int, int]]:
-        """Intervals [low, high) of bits to look for the least kept magnitude in, the likeliest first."""
+        """Yield intervals [low, high) of bits to search the least kept magnitude in, the most likely first."""
         if self._last is not None:
             yield max(self._expected - self._reach, 0), min(self._expected + self._reach, INFINITY) + 1
         yield _sampled_bracket(held.sample(), share)
@@ -99,7 +99,7 @@ class Selection:
 
 
 def _sampled_bracket(sample: Bits, share: float) -> tuple[int, int]:
-    """Five standard deviations about the least of the `share` largest magnitudes of a sample."""
+    """Return five standard deviations around the least of the `share` largest magnitudes of a sample."""
     sample = np.sort(sample)
     place, slack = sample.size * (1.0 - share), 5.0 * math.sqrt(sample.size * share * (1.0 - share)) + 5.0
     first, last = int(place - slack), int(place + slack)
@@ -110,19 +110,19 @@ def _as_float(bits: int) -> float:
     return float(np.int32(bits).view(np.float32))
 
 
-# ---------------------------------------------------------------- scores where they lie
+# ---------------------------------------------------------------- scores on the host or a device
 
 
 class _Held(Protocol):
-    """The scores of a group, wherever they lie."""
+    """The scores of a group on some device."""
 
     total: int
 
     def sample(self) -> Bits:
-        """Some magnitudes, spread over all scores."""
+        """Return the bits of some magnitudes, spread over all scores."""
 
     def census(self, low: int, high: int) -> tuple[int, Keys]:
-        """(how many magnitudes are >= high, the keys of those in [low, high)). Raises ValueError for NaN."""
+        """Return (number of magnitudes >= high, keys of those in [low, high)). Raises ValueError for NaN."""
 
 
 def _hold(scores: list[torch.Tensor]) -> _Held:
@@ -140,7 +140,7 @@ def _hold(scores: list[torch.Tensor]) -> _Held:
 
 
 class _HostScores:
-    """Scores in rows, for numba's loops."""
+    """Scores in rows, for numba loops."""
 
     def __init__(self, scores: list[torch.Tensor], pieces: list[Rows]) -> None:
         self.scores, self.pieces = scores, pieces
@@ -170,8 +170,8 @@ class _HostScores:
         return above, keys
 
     def _counted(self, start: int, stop: int, low: int, high: int) -> tuple[int, int, Keys]:
-        """(magnitudes >= high, the largest, keys of those in [low, high)) of the indices from start up to stop."""
-        keys = np.empty(stop - start, np.int64)  # of which no more is touched than written to
+        """Return (magnitudes >= high, the largest, keys of those in [low, high)) of the indices from start to stop."""
+        keys = np.empty(stop - start, np.int64)  # memory is only touched where it is written
         above = inside = largest = 0
         for i in range(bisect_right(self.ends, start), bisect_left(self.ends, stop) + 1):
             offset = self.ends[i - 1] if i else 0
@@ -183,7 +183,7 @@ class _HostScores:
 
 
 class _DeviceScores:
-    """Scores on any device, by torch: they are read there, and only keys and counts travel."""
+    """Scores on any device, read with torch's operations; only keys and counts are copied to the host."""
 
     def __init__(self, scores: list[torch.Tensor]) -> None:
         flat = [s.to(scores[0].device).reshape(-1) for s in scores]
@@ -205,9 +205,9 @@ class _DeviceScores:
 
 
 def _spread(total: int) -> Keys:
-    """Indices in [0, total), ascending: one at an uneven place in each of as many equal parts.
+    """Return ascending indices in [0, total): one at an irregular position in each of equal parts.
 
-    total^(2/3) of them (Floyd & Rivest 1975): more would take longer to look up than they save in a narrower bracket.
+    There are total^(2/3) of them (Floyd & Rivest 1975): with more, the look-up would cost more than it saves.
     """
     part = np.arange(min(math.ceil(total ** (2 / 3)), _SAMPLE))
     golden = (math.sqrt(5.0) - 1.0) / 2.0
@@ -216,9 +216,9 @@ def _spread(total: int) -> Keys:
 
 @njit(cache=True, nogil=True)
 def _count_rows(address, stride, columns, start, stop, low, high, last, keys):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """(magnitudes >= high, magnitudes in [low, high), the largest) of the indices from start up to stop.
+    """Return (magnitudes >= high, magnitudes in [low, high), the largest) of the indices from start up to stop.
 
-    Into keys goes a key for each in [low, high); last is what the first index of the rows counts backwards as.
+    Writes a key for each magnitude in [low, high) into keys; last is the first index of the rows, counted backwards.
     """
     above, inside, largest, low, high = 0, 0, np.int32(0), np.int32(low), np.int32(high)
     while start < stop:
@@ -228,7 +228,7 @@ def _count_rows(address, stride, columns, start, stop, low, high, last, keys):  
         for begin in range(0, length, _BLOCK):
             block = bits[begin : min(begin + _BLOCK, length)]
             at_low, at_high = np.int32(0), np.int32(0)
-            for i in range(block.size):  # no branches, and 32 bits throughout: compiled to vector instructions
+            for i in range(block.size):  # no branches and only 32 bits, so that it compiles to vector instructions
                 magnitude = np.int32(block[i] & np.int32(MAGNITUDE))
                 at_low = np.int32(at_low + (magnitude >= low))
                 at_high = np.int32(at_high + (magnitude >= high))
@@ -237,7 +237,7 @@ def _count_rows(address, stride, columns, start, stop, low, high, last, keys):  
             if at_low > at_high:
                 for i in range(block.size):
                     magnitude = np.int32(block[i] & np.int32(MAGNITUDE))
-                    if np.uint32(magnitude - low) < np.uint32(high - low):  # both bounds in one
+                    if np.uint32(magnitude - low) < np.uint32(high - low):  # compares with both bounds at once
                         keys[inside] = (np.int64(magnitude) << 32) | (last - (start + begin + i))
                         inside += 1
         start += length

@@ -1,4 +1,4 @@
-"""Scores that are NaN: no mask follows from them."""
+"""Detection of NaN scores, which define no mask."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import torch
 
 
 def refuse_nan(found: bool) -> None:
-    """Raise the ValueError for scores of which some are NaN, if some were found."""
+    """Raise ValueError if NaN was found in scores."""
     if found:
         raise ValueError("scores hold NaN: all must be numbers")
 
 
 class NaNWatch:
-    """Notices NaN in scores on a device without waiting for it: what is found is told at a later look."""
+    """Detects NaN in scores on a device without synchronising: a later call reports it."""
 
     def __init__(self) -> None:
-        self.found: torch.Tensor | None = None  # a flag on its way to the host
-        self.waiting: torch.Tensor | None = None  # one that is still on the device, of looks since then
+        self.found: torch.Tensor | None = None  # a flag that is being copied to the host
+        self.waiting: torch.Tensor | None = None  # the flag of later calls, still on the device
         self.arrived: torch.cuda.Event | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        """What a copy begins with: all that was found, waited for, as events cannot be copied."""
+        """Return the state of a copy: wait for all flags first, since events cannot be copied."""
         if self.arrived is not None:
             self.arrived.synchronize()
         flags = [flag.cpu() for flag in (self.found, self.waiting) if flag is not None]
         return {"found": torch.stack(flags).any() if flags else None, "waiting": None, "arrived": None}
 
     def look(self, scores: torch.Tensor) -> None:
-        """Raise ValueError where an earlier look has found NaN, and look at these."""
+        """Raise ValueError if an earlier call found NaN, and start to check these scores."""
         if self.found is not None and (self.arrived is None or self.arrived.query()):
             found, self.found = bool(self.found), None
             refuse_nan(found)
@@ -40,7 +40,7 @@ class NaNWatch:
                 self.arrived.record(torch.cuda.current_stream(scores.device))
 
     def settle(self) -> None:
-        """Raise ValueError where any look has found NaN that was not told yet: waits for all of them."""
+        """Wait for all checks. Raises ValueError if one found NaN that was not reported yet."""
         if self.arrived is not None:
             self.arrived.synchronize()
         flags = [flag for flag in (self.found, self.waiting) if flag is not None]

@@ -1,4 +1,4 @@
-"""Selection in plain torch: what it means, and what the other implementations are held against."""
+"""Selection in plain torch, the reference for the other implementations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .nan import refuse_nan
 
 
 def select_threshold(scores: torch.Tensor, k: int, near: Cut | None) -> Cut:
-    """Where to cut for exactly k scores to be kept, by sorting them."""
+    """Find the threshold that keeps exactly k scores, by sorting them."""
     magnitude = scores.detach().abs().flatten()
     ordered = magnitude.sort(descending=True).values
     value = ordered[k - 1]
@@ -22,13 +22,13 @@ def select_threshold(scores: torch.Tensor, k: int, near: Cut | None) -> Cut:
 
 
 class Selection:
-    """The cuts of one group of scores, each found anew."""
+    """The cuts of one group of scores, each found from scratch."""
 
     def cut(self, scores: Sequence[torch.Tensor], k: int) -> Cut:
-        """The cut that keeps exactly k of all scores together. Raises ValueError for NaN."""
+        """Find the cut that keeps exactly k of all scores together. Raises ValueError for NaN."""
         flat = torch.cat([s.detach().to(scores[0].device).reshape(-1) for s in scores])
         refuse_nan(bool(flat.isnan().any()))
         return select_threshold(flat, k, None)
 
     def settle(self) -> None:
-        """Nothing is left to be waited for."""
+        """Do nothing: NaN is detected immediately."""

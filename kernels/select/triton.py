@@ -1,12 +1,13 @@
-"""Where to cut scores for exactly k to be kept, found on their own device: nothing is copied to the host.
+"""Selection of the k largest scores on their device, without a copy to the host.
 
-By radix selection (`digits.py`): four passes over the scores, each of which counts a digit. With a threshold to start
-from, one pass over the scores picks out those in a bracket of 2^16 bit patterns around it while it counts those above
-(Floyd & Rivest 1975); the passes go over these, and only where the rank is not in the bracket, or too many are, over
-all scores: kernels that have nothing to do end at once, and none waits for the host.
+The algorithm is radix selection (`digits.py`): four passes over the scores, each of which counts a digit. With a
+threshold to start from, one pass picks out the scores in a bracket of 2^16 bit patterns around it and counts those
+above (Floyd & Rivest 1975). The passes then count only these scores, unless the rank is outside of the bracket or the
+bracket has too many scores. All kernels are launched in any case, without synchronising; those that are not needed end
+at once.
 
-A program works on one stretch of scores from the first pass to the last, so that the last kernel knows the stretch of
-the tie that is kept last, and looks for it there alone.
+A program works on the same stretch of scores in all passes, so that the last kernel knows the stretch that contains the
+last kept tie, and searches only this stretch.
 """
 
 from __future__ import annotations
@@ -37,15 +38,15 @@ from .digits import (
 )
 from .nan import NaNWatch
 
-BLOCK = 2048  # scores that a program looks at together
-PROGRAMS = 1024  # stretches at most, a power of two: 8 for each of the 132 processors of an H100, less a few
-ROOM = 32  # of so many scores one may lie in the bracket, and a block of each stretch in any case
+BLOCK = 2048  # scores that a program processes together
+PROGRAMS = 1024  # most stretches, a power of two: nearly 8 for each of the 132 multiprocessors of an H100
+ROOM = 32  # a stretch has room for 1 / ROOM of its scores in the bracket, and for one block at least
 WARPS = 4
-FIND_BLOCK, FIND_WARPS = 8192, 16  # of the one program that looks for the last tie
+FIND_BLOCK, FIND_WARPS = 8192, 16  # of the single program that searches the last tie
 
 
 def select_threshold(scores: torch.Tensor, k: int, near: Cut | None) -> Cut:
-    """The threshold that keeps the k largest magnitudes, ties going to the lowest index."""
+    """Find the threshold that keeps the k largest magnitudes, with ties to the lowest index."""
     scores = scores.detach()
     bits = scores.reshape(-1).view(torch.int32)
     total, device = bits.numel(), bits.device
@@ -72,16 +73,16 @@ def select_threshold(scores: torch.Tensor, k: int, near: Cut | None) -> Cut:
 
 
 class Selection:
-    """The cuts of one group of scores, step after step, which never leave their device."""
+    """The cuts of one group of scores step after step, which stay on their device."""
 
     def __init__(self) -> None:
         self._last: Cut | None = None
         self._nan = NaNWatch()
 
     def cut(self, scores: Sequence[torch.Tensor], k: int) -> Cut:
-        """The cut that keeps exactly k of all scores together, as tensors.
+        """Find the cut that keeps exactly k of all scores together, as tensors.
 
-        Raises ValueError for NaN, which is noticed a call or more later, or by :meth:`settle`.
+        Raises ValueError for NaN, which is detected one or more calls later, or by :meth:`settle`.
         """
         device = scores[0].device
         flat = (
@@ -92,12 +93,12 @@ class Selection:
         return self._last
 
     def settle(self) -> None:
-        """Wait for what was found of NaN. Raises ValueError where there was any."""
+        """Wait for the NaN checks. Raises ValueError if one found NaN."""
         self._nan.settle()
 
 
 def _stretches(total: int) -> tuple[int, int, int]:
-    """(how many stretches the scores are cut into, scores of each but the last, how many of each find room)."""
+    """Return (number of stretches, scores of each except the last, room for picked-out scores of each)."""
     blocks = triton.cdiv(triton.cdiv(total, BLOCK), PROGRAMS)
     chunk = blocks * BLOCK
     return triton.cdiv(total, chunk), chunk, max(chunk // ROOM, BLOCK)
@@ -108,7 +109,7 @@ def _stretches(total: int) -> tuple[int, int, int]:
 
 @triton.jit
 def _pick_out(bits_ptr, near_ptr, items_ptr, counts_ptr, state_ptr, total, chunk, room, BLOCK: tl.constexpr):
-    """Count a stretch's magnitudes over the bracket, and write those in it, less its begin, as far as there is room."""
+    """Count a stretch's magnitudes above the bracket, and write the offsets of those in it as long as there is room."""
     program = tl.program_id(0).to(tl.int64)
     low = bracket(near_ptr)
     length = tl.minimum(chunk, total - program * chunk).to(tl.int32)
@@ -137,7 +138,7 @@ def _count_digit(
     bits_ptr, items_ptr, counts_ptr, state_ptr, shares_ptr, total, chunk, room, k,
     DIGIT: tl.constexpr, LAST: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Count the values of one digit among a stretch's items whose digits so far are the threshold's."""
+    """Count the values of one digit among a stretch's items whose higher digits equal the threshold's."""
     bracketed = in_bracket(state_ptr, k)
     if DIGIT < 2 and bracketed:
         return

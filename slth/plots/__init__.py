@@ -1,12 +1,12 @@
-"""Figures from tidy tables, by seaborn: a table of measurements goes in, matplotlib's axes come out.
+"""Figures from tidy tables, drawn with seaborn: functions take a table of measurements and return matplotlib axes.
 
-One row of a table is one measurement; the columns are those of an experiment's results.csv. Nothing is shown or
-stored here, and pyplot's current figure is not touched. Series differ in more than their colour, so that a figure can
-be printed in grey.
+One row of a table is one measurement; the columns are those of an experiment's results.csv. Nothing is shown or saved
+here, and pyplot's current figure does not change. Series differ in more than their colour, so that figures can be
+printed in grey.
 
-A figure function makes a figure of its own, of the size that `layout=Layout("column")` says, or draws in axes of the
-caller's: `ax=` where it has one panel, `axes=` where it has several. It returns the axes. Seaborn, matplotlib and
-pandas are imported when one of the names of `slth.plots.public` is first used.
+A figure function creates a new figure, whose size depends on the layout, such as `layout=Layout("column")`, or draws in
+the caller's axes: `ax=` for one panel, `axes=` for several. It returns the axes. Seaborn, matplotlib and pandas are
+imported on the first use of a name of `slth.plots.public`.
 """
 
 from importlib import import_module

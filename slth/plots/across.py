@@ -1,6 +1,6 @@
-"""Several runs in one figure: the centre of each series over its seeds as a line, with an interval.
+"""Figures of several runs: each series as a line, its centre over the seeds, with an interval.
 
-Mean with the 95 % interval of Student's t, or median with the middle half of the seeds.
+The centre is the mean, with the 95 % interval of Student's t, or the median, with the middle half of the seeds.
 """
 
 import math
@@ -28,7 +28,7 @@ CUT = "; intervals that reach far beyond the means are cut off"
 
 
 def interval(values: Iterable[float]) -> tuple[float, float]:
-    """The 95 % interval of Student's t for the mean of independent values; (nan, nan) below two of them."""
+    """Return the 95 % interval of Student's t for the mean of independent values; (nan, nan) for fewer than two."""
     values = np.asarray([*values], dtype=float)
     if values.size < 2:
         return math.nan, math.nan
@@ -37,7 +37,7 @@ def interval(values: Iterable[float]) -> tuple[float, float]:
 
 
 def quartiles(values: Iterable[float]) -> tuple[float, float]:
-    """The middle half of the values; (nan, nan) below two of them."""
+    """Return the first and third quartile of the values; (nan, nan) for fewer than two."""
     values = np.asarray([*values], dtype=float)
     if values.size < 2:
         return math.nan, math.nan
@@ -47,7 +47,7 @@ def quartiles(values: Iterable[float]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Center:
-    """How seeds are aggregated: seaborn's estimator, its interval, and what that is called."""
+    """An aggregation over seeds: the name of seaborn's estimator, its interval, and the interval's label."""
 
     name: str
     interval: Callable[[Iterable[float]], tuple[float, float]]
@@ -68,23 +68,23 @@ def overlay(
     axes: Sequence[Axes] | None = None,
     layout: Layout = SCREEN,
 ) -> list[Axes]:
-    """Several runs in one figure: each series' centre over its seeds as a line with its interval.
+    """Draw several runs in one figure: each series as a line, its centre over the seeds, with an interval.
 
-    Where all is measured at a single x, the series stand below each other. Seeds, series and panels are those of
+    If there is only a single x, each series is a row with a point and a bar. Seeds, series and panels are those of
     `curves.over_seeds`.
 
     Args:
-        runs: the (config, table) of each; tables with the curve's columns.
-        curve: what is shown of them.
+        runs: (config, table) of each run; tables have the curve's columns.
+        curve: the columns to draw.
         center: "mean", with the 95 % interval of Student's t, or "median", with the middle half of the seeds.
-        axes: to draw in, one for each panel; None: a figure of its own.
-        layout: of a figure of its own; its log takes the place of the curve's where the values allow it.
+        axes: axes to draw in, one per panel. None: a new figure.
+        layout: of a figure of its own; its log replaces the curve's if the values allow it.
 
     Returns:
         The axes.
 
     Raises:
-        ValueError: for another center, if a table has no rows or lacks a column, if nothing is left to be drawn, if a
+        ValueError: for another center, if a table has no rows or lacks a column, if there is nothing to draw, if a
             logarithmic axis has values that are not positive, or if there are more or fewer axes than panels.
     """
     if center not in CENTERS:
@@ -103,13 +103,13 @@ def overlay(
 
 
 def _possible(log: str, frame: pd.DataFrame) -> str:
-    """Of the axes that are to be logarithmic, those that can be: an x above 0, a y from 0 up."""
+    """Return those axes of log that can be logarithmic: x if all values are > 0, y if all are >= 0."""
     can_be = {"x": (frame["x"] > 0).all(), "y": (frame["y"] >= 0).all()}
     return "".join(axis for axis in log if can_be[axis])
 
 
 def values_of_x(runs: Sequence[Run], curve: Curve) -> int:
-    """At how many x the longest series of these runs is measured; 0 where there is nothing to be drawn."""
+    """Return the number of different x of the longest series of these runs; 0 if there is nothing to draw."""
     frame = over_seeds(runs, curve)
     return int(frame.groupby(["panel", "series"])["x"].nunique().max()) if len(frame) else 0
 
@@ -199,7 +199,7 @@ def _draw_points(
 def _aggregate(
     axes: Axes, own: pd.DataFrame, across: dict[str, str], center: Center, look: Look, style: dict[str, Any]
 ) -> None:
-    """One series: its centre over the seeds at each x, and the interval of that."""
+    """Draw one series: its centre over the seeds at each x, and the interval."""
     line = properties(look, PLAIN)
     how: Any = {"estimator": center.name, "errorbar": center.interval, "legend": False}
     seaborn.lineplot(own, **across, ax=axes, **how, **style, **line)
@@ -210,7 +210,7 @@ def _title(frame: pd.DataFrame, curve: Curve, panel: Any) -> str:
 
 
 def _interval_keys(frame: pd.DataFrame, center: Center) -> list[Artist]:
-    """What the legend says of bands and bars, of those that there are."""
+    """Return the legend's entries for bands and bars, if there are any."""
     counts = frame.groupby(["panel", "series"]).agg({"seed": "nunique", "x": "nunique"})
     shown = counts.loc[counts["seed"] > 1, "x"]
     bar = Line2D([], [], color="0.5", marker="|", markersize=8, label=f"bar: {center.said}")
@@ -219,9 +219,9 @@ def _interval_keys(frame: pd.DataFrame, center: Center) -> list[Artist]:
 
 
 def _bound(axes: Axes, frame: pd.DataFrame, center: Center, log: bool) -> bool:
-    """Leave intervals room, at each side as much as all values take together; returns whether one needs more.
+    """Limit the vertical axis to the range of the values plus once that range on each side; return whether it cuts any.
 
-    With two seeds an interval is 13 times as wide as the seeds are apart.
+    Intervals can be much larger than that: with two seeds an interval is 13 times as wide as their distance.
     """
     intervals = [center.interval(values) for _, values in frame.groupby(["panel", "series", "x"])["y"]]
     scaled, back = (np.log10, lambda value: 10.0**value) if log else (np.asarray, float)
@@ -236,7 +236,7 @@ def _bound(axes: Axes, frame: pd.DataFrame, center: Center, log: bool) -> bool:
 
 
 def _labels(frame: pd.DataFrame, center: Center) -> dict[str, str]:
-    """What is said of each series: its values, and how many seeds there are."""
+    """Return the label of each series: its values, and the number of seeds."""
     counts = frame.groupby(["series", "panel", "x"], sort=False)["seed"].nunique().groupby("series", sort=False)
     numbers = {
         str(series): _seeds(least, most, center)
@@ -246,7 +246,7 @@ def _labels(frame: pd.DataFrame, center: Center) -> dict[str, str]:
 
 
 def _seeds(least: int, most: int, center: Center) -> str:
-    """How many seeds, between the panels, a line is of."""
+    """Describe the number of seeds of a line, which may differ between panels."""
     if most == 1:
         return "1 seed"
     return f"{center.name} of {most} seeds" if least == most else f"{center.name} of {least} to {most} seeds"

@@ -1,4 +1,4 @@
-"""Loss against the bytes of a file: tickets beside other masks, smaller networks, quantised training and rounding."""
+"""Loss against file size: tickets, other masks, smaller networks, quantised training and rounding."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,15 +14,15 @@ from slth.plots.page import panels, single
 from slth.plots.tables import require
 
 BYTES_COLUMNS = frozenset({"size", "run", "weights", "stage", "bytes", "val_loss"})
-LABELS = "bytes of the file", "validation loss (nat a token)"
+LABELS = "file size (bytes)", "validation loss (nats per token)"
 NAMES = {
     "ticket": "ticket",
     "ternary": "ternary training",
     "binary": "binary training",
     "rounding": "dense, rounded to 1, 2, 3, 4, 8 bits",
     "dense": "dense",
-    "dense_nonzero": "dense, as many parameters",
-    "dense_bytes": "dense, as many bytes",
+    "dense_nonzero": "dense, same parameter count",
+    "dense_bytes": "dense, same file size",
     "random": "random mask",
     "magnitude": "magnitude",
     "snip": "SNIP",
@@ -44,13 +44,15 @@ def loss_against_bytes(
     ax: Axes | None = None,
     layout: Layout = SCREEN,
 ) -> Axes:
-    """Validation loss over the bytes of each network's file. Hollow: weights are random, and only a mask is stored.
+    """Draw validation loss against the size of each network's file.
+
+    Hollow markers are networks with random weights, of which only a mask is stored.
 
     Args:
-        table: one row per file, with BYTES_COLUMNS; shown is the stage "shipped".
-        summary: losses by the names of LEVELS, shown as lines.
-        ax: to draw in; None: a figure of its own.
-        layout: of a figure of its own.
+        table: one row per file, with BYTES_COLUMNS; only the stage "shipped" is drawn.
+        summary: losses by the names of LEVELS, drawn as lines.
+        ax: axes to draw in. None: a new figure.
+        layout: layout of a new figure.
 
     Returns:
         The axes.

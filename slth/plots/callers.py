@@ -1,8 +1,8 @@
-"""What is fitted to axes of the caller's: all stands within them, and what is written at them within the figure.
+"""Layout of figures drawn in the caller's axes: legends lie within the axes, labels and titles within the figure.
 
-Series are named in a legend in the upper part of the axes, above the data, where `seaborn.move_legend` moves it. The
-caller's layout engine makes room for labels; without one, and where labels would be cut off or lie on other axes, the
-figure is laid out once.
+Series are named in a legend in the upper part of the axes, above the data, which `seaborn.move_legend` can move. The
+caller's layout engine makes room for labels. Without an engine, the figure is laid out once if labels would be cut off
+or overlap other axes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ from matplotlib.text import Text
 from slth.plots.fitting import POINTS, fold_labels, tidy_ticks
 from slth.plots.texts import LINE, fold
 
-SMALLEST = 5.0  # points of a legend's text
-MOST = 0.4  # of the axes' height, that a legend takes before its text gets smaller
-# in sizes of a legend's font: a line, with the gaps of its entry, the gap to the axes' edge, between entries, a label
+SMALLEST = 5.0  # smallest font size of a legend, in points
+MOST = 0.4  # share of the axes' height above which a legend's text gets smaller
+# in font sizes: a legend's line; line and gaps of an entry; gap to the axes' edge; gap between entries; a label
 LINES, BESIDE, EDGE, SPACE, NARROWEST = 2.8, 4.6, 0.6, 0.25, 6.0
 
 
@@ -33,14 +33,14 @@ def fit_in(
     *,
     share_y: bool,
 ) -> None:
-    """Place what has a size of its own.
+    """Fit titles, labels, ticks and legends to the caller's axes.
 
     Args:
-        panels: the axes, of one figure.
-        heading: above the title of the first.
+        panels: the axes, all of one figure.
+        heading: text above the title of the first panel.
         keys: entries of each panel's legend.
-        needed: heights in points that names of rows need, by the panel.
-        share_y: whether all have one vertical scale.
+        needed: height in points that the row labels of a panel need.
+        share_y: whether all panels share one vertical scale.
     """
     figure: Figure = panels[0].get_figure(root=True)  # type: ignore[assignment]
     if heading:
@@ -51,7 +51,7 @@ def fit_in(
     engine = figure.get_layout_engine()
     if engine is None and not _fits(figure, panels):
         engine = ConstrainedLayoutEngine()
-    for _ in range(2 if engine else 0):  # folded labels take room from the axes
+    for _ in range(2 if engine else 0):  # twice: folded labels change the size of the axes
         engine.execute(figure)  # type: ignore[union-attr]
         _fold(panels, unfolded)
     for axes, height in needed.items():
@@ -77,9 +77,9 @@ def _fold(panels: Sequence[Axes], labels: Mapping[Text, str]) -> None:
 
 
 def _fits(figure: Figure, panels: Sequence[Axes]) -> bool:
-    """Whether all that is written at the panels is within the figure and on no other axes; True for free axes."""
+    """Tell whether all texts of the panels lie within the figure and overlap no other axes; True for free axes."""
     if any(axes.get_subplotspec() is None for axes in panels):
-        return True  # which no engine moves
+        return True  # layout engines do not move them
     boxes: dict[Axes, Any] = {axes: axes.get_tightbbox() for axes in figure.axes}
     page = figure.bbox
     return all(
@@ -90,7 +90,7 @@ def _fits(figure: Figure, panels: Sequence[Axes]) -> bool:
 
 
 def _place_legend(axes: Axes, keys: Sequence[Artist]) -> float:
-    """A legend at the top, in the largest text that leaves room for data; returns its share of the axes' height."""
+    """Add a legend at the top, in the largest font that leaves room for data; return its share of the axes' height."""
     width, height = _points(axes)
     points, labels = float(matplotlib.rcParams["font.size"]) - 1, [str(one.get_label()) for one in keys]
     columns, folded = _columns(labels, width, points)
@@ -109,7 +109,7 @@ def _place_legend(axes: Axes, keys: Sequence[Artist]) -> float:
 
 
 def _columns(labels: Sequence[str], width: float, points: float) -> tuple[int, list[str]]:
-    """In how many columns the labels, folded to theirs, are lowest; the fewest of these, and the folded labels."""
+    """Return the fewest columns that minimise the legend's height, and the labels folded to their width."""
     parts = [width / count - (BESIDE + 2 * EDGE) * points for count in range(1, len(labels) + 1)]
     ways = [[fold(label, part, points) for label in labels] for part in parts if part >= NARROWEST * points]
     ways = ways or [[fold(label, NARROWEST * points, points) for label in labels]]
@@ -118,23 +118,23 @@ def _columns(labels: Sequence[str], width: float, points: float) -> tuple[int, l
 
 
 def _height(columns: int, labels: Sequence[str], points: float) -> float:
-    """Of a legend, in points."""
+    """Return the height of a legend in points."""
     entries = [(label.count("\n") + 1) * LINE + SPACE for label in labels]
     return points * max(float(column.sum()) for column in np.array_split(entries, columns))
 
 
 def _raise_limits(shares: Mapping[Axes, float]) -> None:
-    """Leave room above the data for legends that take these shares of their axes' height."""
+    """Raise upper limits to make room above the data for legends with these shares of their axes' height."""
     for axes in shares:
         group = axes.get_shared_y_axes().get_siblings(axes)
         together = [shares[one] for one in group if one in shares]
-        if axes is next(one for one in shares if one in group):  # once for axes of one scale
+        if axes is next(one for one in shares if one in group):  # once per shared scale
             scale = axes.yaxis.get_transform()
             low, high = scale.transform(axes.get_ylim())
             axes.set_ylim(top=float(scale.inverted().transform(low + (high - low) / (1 - max(together)))))
 
 
 def _points(axes: Axes) -> tuple[float, float]:
-    """Width and height of the axes."""
+    """Return width and height of the axes in points."""
     dpi = axes.get_figure(root=True).dpi  # type: ignore[union-attr]
     return float(axes.bbox.width) * POINTS / dpi, float(axes.bbox.height) * POINTS / dpi

@@ -1,4 +1,4 @@
-"""Trained checkpoints hidden in random networks: how far the pruned network is, against what it costs in bits."""
+"""Trained checkpoints hidden in random networks: difference between pruned network and checkpoint against bits."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from slth.plots.page import panels
 from slth.plots.rate import ABOVE, NAMES
 from slth.plots.tables import require
 
-PRODUCT = "product"  # the code of tickets whose entries are sums of their own
+PRODUCT = "product"  # the code of tickets with one subset sum per entry
 COLUMNS = frozenset({"code", "bits_per_weight", "error_max", "attention_difference_max", "exact"})
 CODE_COLUMNS = frozenset({"code", "bits_per_weight", "above_limit_db", "loss_gap"})
 CODE_LABELS = {"above_limit_db": ABOVE, "loss_gap": "difference to the original's loss (nats)"}
@@ -27,14 +27,14 @@ LABELS = {
 def difference_against_bits(
     table: pd.DataFrame, *, axes: Sequence[Axes] | None = None, layout: Layout = SCREEN
 ) -> list[Axes]:
-    """The largest error of a weight and of an attention weight over the bits that a weight takes.
+    """Draw the largest error of a weight, and of an attention weight, against bits per weight.
 
-    Of tickets of products; differences of exactly 0 stand hollow at the lower end.
+    Only tickets of products are drawn. Differences of exactly 0 are hollow markers at the lower end.
 
     Args:
-        table: a row per ticket, with COLUMNS.
-        axes: two to draw in; None: a figure of its own.
-        layout: of a figure of its own.
+        table: one row per ticket, with COLUMNS.
+        axes: two axes to draw in. None: a new figure.
+        layout: layout of a new figure.
 
     Returns:
         The two axes.
@@ -53,7 +53,7 @@ def difference_against_bits(
             draw_line(ax, above, look)
             if zero.any():
                 draw_line(ax, values[zero] + (above.min() / 10 if len(above) else 1e-12), look, POINTS)
-            ax.set(xlabel="bits a weight", ylabel=label)
+            ax.set(xlabel="bits per weight", ylabel=label)
         page.legend([key("ticket", look)])
         if (rows[list(LABELS)] == 0).any(axis=None):
             page.legend([key("exactly 0, shown at the lower end", look, POINTS)])
@@ -63,12 +63,12 @@ def difference_against_bits(
 def codes_against_bits(
     table: pd.DataFrame, *, axes: Sequence[Axes] | None = None, layout: Layout = SCREEN
 ) -> list[Axes]:
-    """Decibels above the information limit, and the difference of losses in size, over the bits that a weight takes.
+    """Draw decibels above the information limit, and the size of the loss difference, against bits per weight.
 
     Args:
-        table: a row per code and number of bits, with CODE_COLUMNS; rows of tickets of products are left out.
-        axes: two to draw in; None: a figure of its own.
-        layout: of a figure of its own.
+        table: one row per code and number of bits, with CODE_COLUMNS; rows of tickets of products are left out.
+        axes: two axes to draw in. None: a new figure.
+        layout: layout of a new figure.
 
     Returns:
         The two axes.
@@ -84,7 +84,7 @@ def codes_against_bits(
             for code, look in looks.items():
                 own = rows[rows["code"] == code].set_index("bits_per_weight").sort_index()
                 draw_line(ax, own[column], look)
-            ax.set(xlabel="bits a weight", ylabel=label)
+            ax.set(xlabel="bits per weight", ylabel=label)
         page.axes[0].set_ylim(bottom=0.0)
         page.axes[1].set_yscale("log")
         page.legend([key(NAMES.get(code, code), look) for code, look in looks.items()])
@@ -109,7 +109,7 @@ CURVES = (
         columns=COLUMNS,
         x="bits_per_weight",
         y="error_max",
-        labels=("bits a weight", LABELS["error_max"]),
+        labels=("bits per weight", LABELS["error_max"]),
         rows=lambda table: table[(table["code"] == PRODUCT) & (table["error_max"] > 0)],
         log="y",
     ),

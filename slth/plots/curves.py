@@ -1,8 +1,8 @@
-"""What is drawn of several runs: seeds alone are aggregated, whatever else varies is a series.
+"""Data of figures of several runs: only seeds are aggregated; everything else that varies makes separate series.
 
-A kind of table says by its `Curve` what of it is drawn against what; everything else is the same for all: a series
-for each combination of values that vary, and of each the seeds at every x. No line joins two series, and every point of
-a line is aggregated over the same seeds: seeds that were measured at other x are a series of their own.
+The `Curve` of a kind of table names the columns to draw. The rest is the same for all curves: there is one series for
+each combination of values that vary, aggregated over its seeds at every x. No line joins two series, and every point of
+a line is aggregated over the same seeds: seeds that were measured at other x are a separate series.
 """
 
 import json
@@ -16,29 +16,29 @@ import pandas as pd
 from slth.plots.tables import require
 
 Run = tuple[Mapping[str, Any], pd.DataFrame]
-"""Of one run: its config, and its table of measurements."""
+"""The config of a run, and its table of measurements."""
 
 NOT_SHOWN = ("seed", "seeds")  # config keys over which runs are aggregated
-OF_COLUMN = {"lengths": "length", "variants": "variant"}  # config keys, by the columns that hold their values
-NAMED = 8  # values of a list in a label; of a longer one the first and the last
+OF_COLUMN = {"lengths": "length", "variants": "variant"}  # config key -> the column that holds its values
+NAMED = 8  # most values of a list in a label; a longer list shows the first and the last
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What a figure of several runs shows of their tables.
+    """The definition of a figure of several runs.
 
     Attributes:
-        name: of the figure.
-        columns: that a table must have for it.
-        x: the column on the horizontal axis; None where there is nothing to go along.
-        y: the column that is aggregated.
-        labels: of the two axes.
-        by: columns whose values are series of their own, where they vary.
-        panel: the column whose values are panels; None: one panel.
-        titles: from all runs' tables, the titles of the panels, by the value.
-        rows: from a run's table, the rows that are shown, with columns x and y.
-        log: the axes that are logarithmic, "", "x", "y" or "xy".
-        least: values of x that one series must have at least, or there is no figure.
+        name: name of the figure.
+        columns: columns that a table must have.
+        x: column of the horizontal axis. None: the figure has no such axis.
+        y: column to aggregate over seeds.
+        labels: labels of the two axes.
+        by: columns that distinguish series if their values vary.
+        panel: column whose values are panels. None: one panel.
+        titles: maps all runs' tables to the panels' titles, by value.
+        rows: maps a run's table to the rows to draw, with columns x and y.
+        log: the logarithmic axes, "", "x", "y" or "xy".
+        least: least number of different x that a series must have; otherwise there is no figure.
     """
 
     name: str
@@ -55,9 +55,9 @@ class Curve:
 
 
 def varying(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys that are not the same in all configs, in their order; a key that is missing counts as None.
+    """Return the keys that differ between configs, in their order; a missing key counts as None.
 
-    Of configs with different values of `experiment`, only keys that all of them have.
+    If the configs have different values of `experiment`, only keys that all of them have are compared.
     """
     keys = dict.fromkeys(key for config in configs for key in config)
     if len({config.get("experiment") for config in configs}) > 1:
@@ -66,16 +66,16 @@ def varying(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def over_seeds(runs: Sequence[Run], curve: Curve) -> pd.DataFrame:
-    """One row per (panel, series, x, seed), with columns of these names and y: the mean over all else.
+    """Return a table with one row per (panel, series, x, seed), where y is the mean over all other columns.
 
-    A series is named by the values, as key=value, of the config keys and of the columns `by` that vary among the runs;
-    seeds are the table's own where it has such a column. Rows without a y are left out. Where the seeds of a series
-    were not measured at the same x, those that were are a series each, named by their seeds and x as well.
-    attrs["same"] names the values of `by` that do not vary, attrs["titles"] the panels.
+    A series is named by the values, as key=value, of the config keys and the columns `by` that vary among the runs.
+    Seeds are those of the table's column `seed` if it has one, else the config's. Rows without y are left out. If the
+    seeds of a series were not all measured at the same x, those with equal x are separate series, whose names include
+    seeds and x. attrs["same"] names the values of `by` that do not vary, and attrs["titles"] the panels.
 
     Args:
-        runs: with tables that have the curve's columns.
-        curve: what is shown of them.
+        runs: (config, table) of each run; tables have the curve's columns.
+        curve: the columns to draw.
 
     Raises:
         ValueError: if a table has no rows or lacks a column.
@@ -118,14 +118,14 @@ def over_seeds(runs: Sequence[Run], curve: Curve) -> pd.DataFrame:
 
 
 def _with_method(table: pd.DataFrame, config: Mapping[str, Any]) -> pd.DataFrame:
-    """The table with the search method of its config, where it has no such column of its own."""
+    """Add the config's search method to the table as a column, unless it has one."""
     method = config.get("method")
     method = method.get("name") if isinstance(method, Mapping) else method
     return table.assign(method=method) if isinstance(method, str) and "method" not in table else table
 
 
 def _split_by_grid(means: pd.DataFrame, x: str) -> "pd.Series[str]":
-    """The series of each row, such that in no panel two seeds of a series have values of x that are not the same."""
+    """Return the series of each row, such that all seeds of a series have the same values of x in each panel."""
     names = means["series"].astype(str)
     for series, rows in means.groupby("series", sort=False):
         groups = _of_one_grid(rows)
@@ -137,7 +137,7 @@ def _split_by_grid(means: pd.DataFrame, x: str) -> "pd.Series[str]":
 
 
 def _of_one_grid(rows: pd.DataFrame) -> list[list[Any]]:
-    """The seeds of one series, in groups that have the same x wherever they share a panel."""
+    """Group the seeds of one series such that those of a group have the same x wherever they share a panel."""
     groups: list[tuple[dict[Any, frozenset[Any]], list[Any]]] = []
     for seed, own in rows.groupby("seed"):
         grids = {panel: frozenset(values) for panel, values in own.groupby("panel")["x"]}
@@ -161,7 +161,7 @@ def _joined(named: Sequence["pd.Series[str]"]) -> list[str]:
 
 
 def text_of(value: Any) -> str:
-    """A value in a label."""
+    """Format a value for a label."""
     if isinstance(value, float | np.floating):
         return f"{value:g}"
     if isinstance(value, list | tuple | dict):

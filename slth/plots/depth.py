@@ -1,4 +1,4 @@
-"""Approximation errors of transformers: against the source's width, by depth."""
+"""Approximation errors of transformers against the source's width, by depth."""
 
 from collections.abc import Mapping, Sequence
 
@@ -31,7 +31,7 @@ CURVES = (
         log="y",
     ),
 )
-RESOLVED = 40  # candidates that a subset sum in float64 can still tell apart
+RESOLVED = 40  # most candidates whose subset sums float64 resolves
 
 
 def error_against_depth(
@@ -41,17 +41,17 @@ def error_against_depth(
     axes: Sequence[Axes] | None = None,
     layout: Layout = SCREEN,
 ) -> list[Axes]:
-    """Error of transformers against the source's width, one look per depth, at the shortest length of the table.
+    """Draw the error of transformers against the source's width, by depth, at the shortest length of the table.
 
     Left: mean over the sources, and the fits gamma exp(-delta n). Right: medians of the largest error, of its
     certificate and of the paper's recursion.
 
     Args:
         table: one row per (hidden, depth, length, source), with DEPTH_COLUMNS.
-        fits: for a depth (as a string) its gamma, delta, delta_low, delta_high and r2. A depth that is missing, or has
-            a value that is None or not finite, gets no curve.
-        axes: two to draw in; None: a figure of its own.
-        layout: of a figure of its own.
+        fits: depth (as a string) -> its gamma, delta, delta_low, delta_high and r2. A depth that is missing, or has a
+            value that is None or not finite, gets no curve.
+        axes: two axes to draw in. None: a new figure.
+        layout: layout of a new figure.
 
     Returns:
         The two axes.
@@ -107,14 +107,14 @@ def _label(depth: int, fit: Fit | None) -> str:
 
 
 def _mark_unresolved(page: Page, table: pd.DataFrame) -> None:
-    """Where an entry of attention has more candidates than float64 resolves, if the axes reach so far."""
+    """Shade the widths where an attention entry has more candidates than float64 resolves, if the axes show any."""
     per_candidate = float((table["hidden"] / table["candidates_attention"]).min())
     start, end = RESOLVED * per_candidate, page.axes[0].get_xlim()[1]
     if start >= end:
         return
     for axes in page.axes:
         axes.axvspan(start, end, color="0.9", zorder=0)
-    text = f"over {RESOLVED} candidates per entry of attention: beyond float64, not fitted"
+    text = f"over {RESOLVED} candidates per attention entry: beyond float64, not fitted"
     if per_candidate == 2:
         text += " (the paper: $n$ = 100 to 225)"
     page.legend([patch(text, "0.9")])

@@ -1,6 +1,6 @@
-"""What a file of this folder says of its figures, for `slth.plots.registry` to find.
+"""Definitions of figures, which `slth.plots.registry` collects from the files of this folder.
 
-FIGURES are those of one run, CURVES (`slth.plots.curves.Curve`) those of several.
+A file's FIGURES are those of one run, its CURVES (`slth.plots.curves.Curve`) those of several runs.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ Draw = Callable[[pd.DataFrame, Summary, Layout], Axes | list[Axes]]
 
 @dataclass(frozen=True)
 class Entry:
-    """A figure of one run: its file's name, the columns it needs, how it is drawn, and what else a table must have."""
+    """A figure of one run: its file name, the columns it needs, its function, and a further condition on the table."""
 
     name: str
     columns: frozenset[str]

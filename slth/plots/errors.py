@@ -1,4 +1,4 @@
-"""Approximation errors over sources: against width and length."""
+"""Approximation errors, aggregated over sources, against width and length."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -29,10 +29,10 @@ from slth.plots.tables import count_sources, require
 
 Fit = Mapping[str, float | None]
 
-# where the structural mask of a constructed ticket lies; a learned one has none
+# side: the factor with the structural mask of a constructed ticket; learned masks are "free"
 NAMES = {"input": "construction, side=input", "output": "construction, side=output", "free": "learned masks"}
 SIDES = looks_of(NAMES)
-ONE_METHOD = "edge_popup"  # that of tables which do not say
+ONE_METHOD = "edge_popup"  # the method of tables without a column for it
 
 ERROR_COLUMNS = frozenset({"hidden", "length", "source", "side", "d_in", "error_mean", "certificate"})
 ERROR_LABEL = "approximation error\n(maximum over tokens, mean over samples)"
@@ -40,11 +40,11 @@ MEAN_ERROR_LABEL = "approximation error\n(maximum over tokens, mean over samples
 X_LABELS = {"hidden": "hidden dimension $n$ per head", "length": "length $T$"}
 
 
-FEWEST = 4  # widths that a fit is drawn for
+FEWEST = 4  # least number of widths for a fit to be drawn
 
 
 def error_keys(panel: str = "") -> list[Artist]:
-    """What the kinds of lines of errors over sources mean; `panel` says where, if not in all."""
+    """Return legend entries for the kinds of lines; `panel` is a prefix that names the panel, if not all have them."""
     return [
         key(f"{panel}median over sources", kind=MEDIAN),
         key(f"{panel}mean over sources", kind=MEAN),
@@ -60,19 +60,19 @@ def error_against_width(
     axes: Sequence[Axes] | None = None,
     layout: Layout = SCREEN,
 ) -> list[Axes]:
-    """Error against the source's width, at the shortest length of the table: linear as in the paper, and logarithmic.
+    """Draw the error against the source's width, at the shortest length of the table.
 
-    Left: mean and standard deviation over the sources, the fit gamma exp(-delta n) and, at the paper's d_in = 2, the
-    paper's 0.8 exp(-0.06 n). Right: median with the 10 to 90 % band, mean, median certificate, and 2^(-n/d_in), the
-    resolution of the subset sums of n/d_in candidates.
+    Left (linear, as in the paper): mean and standard deviation over the sources, the fit gamma exp(-delta n) and, at
+    the paper's d_in = 2, the paper's 0.8 exp(-0.06 n). Right (logarithmic): median with the 10 to 90 % band, mean,
+    median certificate, and 2^(-n/d_in), the resolution of subset sums of n/d_in candidates.
 
     Args:
-        table: one row per (hidden, length, source, side), with ERROR_COLUMNS; side "free" is that of learned masks.
-        fits: for a side ("input", "output") its gamma, delta, and the 95 % interval delta_low, delta_high of delta.
-            A side that is missing gets no curve; nor does one with a value that is None or not finite, fewer than 4
-            widths, or an interval of delta that includes 0: the legend says "no fit".
-        axes: two to draw in; None: a figure of its own.
-        layout: of a figure of its own.
+        table: one row per (hidden, length, source, side), with ERROR_COLUMNS; side "free" stands for learned masks.
+        fits: side ("input", "output") -> its gamma, delta, and the 95 % interval delta_low, delta_high of delta. A side
+            gets no curve, and "no fit" in the legend, if it has a value that is None or not finite, fewer than 4
+            widths, or an interval of delta that includes 0. A side that is missing gets no curve.
+        axes: two axes to draw in. None: a new figure.
+        layout: layout of a new figure.
 
     Returns:
         The two axes.
@@ -87,7 +87,7 @@ def error_against_width(
     with panels(2, axes, layout) as page:
         linear, log = page.axes
         log.set_yscale("log")
-        page.fixed += [(linear, "y"), (log, "y")]  # both scales are there already
+        page.fixed += [(linear, "y"), (log, "y")]  # the figure already shows both scales
         for side, rows in _by_side(table):
             look, errors = SIDES[side], _over_sources(rows, "hidden", "error_mean")
             draw_band(linear, errors["mean"] - errors["std"], errors["mean"] + errors["std"], look)
@@ -116,15 +116,15 @@ def error_against_width(
 def error_against_length(
     table: pd.DataFrame, *, axes: Sequence[Axes] | None = None, layout: Layout = SCREEN
 ) -> list[Axes]:
-    """Error against the number of tokens: one panel per side, one look per hidden.
+    """Draw the error against the number of tokens: one panel per side, one series per hidden.
 
-    Median with the 10 to 90 % band, mean and median certificate, over the sources that were measured at every length:
-    so all lengths speak of the same sources.
+    It shows the median with the 10 to 90 % band, the mean and the median certificate. Only sources that were measured
+    at every length are used, so that all lengths have the same sources.
 
     Args:
         table: one row per (hidden, length, source, side), with ERROR_COLUMNS.
-        axes: to draw in, one for each side; None: a figure of its own.
-        layout: of a figure of its own.
+        axes: axes to draw in, one per side. None: a new figure.
+        layout: layout of a new figure.
 
     Returns:
         The axes.
@@ -154,7 +154,7 @@ def error_against_length(
 
 
 def _draw_fit(axes: Axes, name: str, side: str, fit: Fit, table: pd.DataFrame) -> Artist:
-    """Draw the fit of a side, in the side's dashes, if it says something; returns the legend's entry."""
+    """Draw the fit of a side, in the side's dashes, if it is significant; return the legend's entry."""
     widths = table.loc[table["side"] == side, "hidden"].nunique()
     complete = finite_fit(fit)
     if complete is None or widths < FEWEST or complete[2] <= 0 <= complete[3]:
@@ -167,13 +167,13 @@ def _draw_fit(axes: Axes, name: str, side: str, fit: Fit, table: pd.DataFrame) -
 
 
 def finite_fit(fit: Fit) -> list[float] | None:
-    """gamma, delta, delta_low and delta_high, if all are there."""
+    """Return gamma, delta, delta_low and delta_high if all are finite numbers, else None."""
     values = [fit.get(part) for part in ("gamma", "delta", "delta_low", "delta_high")]
     return None if any(v is None or not np.isfinite(v) for v in values) else [float(v) for v in values if v is not None]
 
 
 def side_names(tables: Sequence[pd.DataFrame]) -> dict[str, str]:
-    """The sides by what they are called: that of learned masks as their one method, where the tables name one."""
+    """Return the names of the sides; that of learned masks is the method, if all tables have the same one."""
     learned = [table[table["side"] == "free"] for table in tables]
     of_rows = [rows["method"] if "method" in rows else pd.Series(ONE_METHOD, rows.index) for rows in learned]
     methods = {str(method) for column in of_rows for method in column.unique()}
@@ -181,18 +181,18 @@ def side_names(tables: Sequence[pd.DataFrame]) -> dict[str, str]:
 
 
 def _spoken(method: str) -> str:
-    """A method of the house without underscores; a place FILE:Class as it is."""
+    """Return a method's name with hyphens for underscores; FILE:Class stays as it is."""
     return method if ":" in method else method.replace("_", "-")
 
 
 def _of_widths(table: pd.DataFrame) -> pd.DataFrame:
-    """At the shortest length, or nothing of a single width at several lengths."""
+    """Return the rows of the shortest length, or none if there are several lengths but only one width."""
     lengths = table["length"]
     return table[lengths == lengths.min()] if table["hidden"].nunique() > 1 or lengths.nunique() == 1 else table[:0]
 
 
 def _of_lengths(table: pd.DataFrame) -> pd.DataFrame:
-    """At the largest width."""
+    """Return the rows of the largest width."""
     widest: pd.DataFrame = table[table["hidden"] == table["hidden"].max()]
     return widest
 
@@ -227,12 +227,12 @@ CURVES = (
 
 
 def _over_sources(rows: pd.DataFrame, x: str, column: str) -> pd.DataFrame:
-    """Mean, std, median, low (10 %) and high (90 %) of a column at each value of x, in the order of x."""
+    """Compute mean, std, median, low (10 %) and high (90 %) of a column at each value of x, in the order of x."""
     groups = rows.groupby(x)[column]
     return pd.DataFrame(
         {
             "mean": groups.mean(),
-            "std": groups.std().fillna(0.0),  # of a single source
+            "std": groups.std().fillna(0.0),  # std is NaN for a single source
             "median": groups.median(),
             "low": groups.quantile(0.1),
             "high": groups.quantile(0.9),
@@ -241,7 +241,7 @@ def _over_sources(rows: pd.DataFrame, x: str, column: str) -> pd.DataFrame:
 
 
 def _draw_errors(axes: Axes, rows: pd.DataFrame, x: str, look: Look) -> None:
-    """Median, mean and spread over the sources, and the median certificate."""
+    """Draw median, mean and spread over the sources, and the median certificate."""
     errors = _over_sources(rows, x, "error_mean")
     draw_band(axes, errors["low"], errors["high"], look)
     draw_line(axes, errors["median"], look, MEDIAN)
@@ -254,7 +254,7 @@ def _by_side(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def _at_every_length(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the sources that were measured at every length."""
+    """Return the rows of the sources that were measured at every length."""
     lengths = table.groupby("source")["length"].nunique()
     table = table[table["source"].isin(lengths.index[lengths == table["length"].nunique()])]
     if table.empty:

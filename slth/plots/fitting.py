@@ -1,4 +1,4 @@
-"""What is written at axes is fitted to their size: titles and labels are folded, ticks thinned."""
+"""Fit titles, labels and ticks to the size of their axes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from matplotlib.ticker import LogFormatterSciNotation, NullFormatter
 from slth.plots.marks import Decimal
 from slth.plots.texts import balance
 
-POINTS = 72  # an inch
+POINTS = 72  # points per inch
 
 
 def fold_labels(axes: Axes) -> int:
-    """Fold title and axis labels to the axes' size; returns how many lines that adds."""
+    """Fold title and axis labels to the axes' size; return the number of lines added."""
     inches = axes.get_figure(root=True).dpi_scale_trans.inverted()  # type: ignore[union-attr]
     box = axes.bbox.transformed(inches)
     texts = [(axes.title, box.width), (axes.xaxis.label, box.width), (axes.yaxis.label, box.height)]
@@ -27,14 +27,14 @@ def fold_labels(axes: Axes) -> int:
 
 
 def tidy_ticks(axes: Axes) -> None:
-    """Plain numbers on short logarithmic axes, and no label of a tick on another."""
+    """Use plain numbers on short logarithmic axes, and remove tick labels that overlap."""
     for axis in (axes.xaxis, axes.yaxis):
         _without_powers(axis)
         _thin(axis)
 
 
 def _without_powers(axis: Axis) -> None:
-    """Plain numbers on a logarithmic axis that is shorter than from one power of ten to the next."""
+    """Use plain numbers on a logarithmic axis that spans less than a power of ten."""
     low, high = sorted(axis.get_view_interval())
     if getattr(axis.get_transform(), "base", None) == 10 and high < 10 * low:
         for which in ("major", "minor"):
@@ -43,10 +43,10 @@ def _without_powers(axis: Axis) -> None:
 
 
 def _thin(axis: Axis) -> None:
-    """Leave out every second label, and again, until none overlaps the next; those of minor ticks go first."""
+    """Remove every second tick label, repeatedly, until none overlaps the next; minor ticks lose theirs first."""
     low, high = sorted(axis.get_view_interval())
     while True:
-        axis.get_majorticklabels()  # brings the ticks up to date
+        axis.get_majorticklabels()  # updates the ticks
         ticks = [(tick.get_loc(), tick.label1) for tick in axis.get_major_ticks()]
         shown = [(at, label) for at, label in ticks if low <= at <= high and label.get_visible() and label.get_text()]
         minor = [label for label in axis.get_minorticklabels() if label.get_visible() and label.get_text()]

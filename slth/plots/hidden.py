@@ -1,4 +1,4 @@
-"""Language models hidden in random networks: how far the ticket is from its target."""
+"""Language models hidden in random networks: the difference between ticket and target."""
 
 from collections.abc import Sequence
 
@@ -21,12 +21,12 @@ HIDDEN_COLUMNS = frozenset(
 BLOCK_LABEL = "approximation error\n(Euclidean norm, maximum over tokens)"
 GAP_LABELS = (
     "|loss of ticket − loss of target|\n(nats per token)",
-    "share of tokens where ticket and target differ",
+    "share of tokens whose prediction differs",
 )
 
 
 def _gaps(table: pd.DataFrame) -> pd.DataFrame:
-    """How far a ticket is from its target in the end, a row for each number of candidates."""
+    """Return the final differences between ticket and target, one row per number of candidates."""
     rows = table.drop_duplicates("candidates")
     gap = (rows["val_loss_ticket"] - rows["val_loss_target"]).abs()
     return rows.assign(gap=gap, disagreement=1.0 - rows["agreement"])
@@ -62,13 +62,13 @@ CURVES = (
 
 
 def error_against_block(table: pd.DataFrame, *, ax: Axes | None = None, layout: Layout = SCREEN) -> Axes:
-    """Error and certificate after each block of a hidden language model, a look for each number of candidates.
+    """Draw error and certificate after each block of a hidden language model, one series per number of candidates.
 
     Args:
         table: one row per (candidates, block), with HIDDEN_COLUMNS; `error` and `certificate` are Euclidean norms of
-            a token's difference, the largest over tokens, and `norm` is that of the target's tokens.
-        ax: to draw in; None: a figure of its own.
-        layout: of a figure of its own.
+            a token's difference, the largest over tokens, and `norm` is the norm of the target's tokens.
+        ax: axes to draw in. None: a new figure.
+        layout: layout of a new figure.
 
     Returns:
         The axes.
@@ -98,13 +98,13 @@ def error_against_block(table: pd.DataFrame, *, ax: Axes | None = None, layout: 
 def gap_against_candidates(
     table: pd.DataFrame, *, axes: Sequence[Axes] | None = None, layout: Layout = SCREEN
 ) -> list[Axes]:
-    """Against candidates per entry: the loss gap of a hidden language model, and how often its next token differs.
+    """Draw a hidden language model's loss gap, and how often its next token differs, against candidates per entry.
 
     Args:
         table: one row per (candidates, block), with HIDDEN_COLUMNS; losses in nats per token, `agreement` the share of
             next tokens on which target and ticket agree.
-        axes: two to draw in; None: a figure of its own.
-        layout: of a figure of its own.
+        axes: two axes to draw in. None: a new figure.
+        layout: layout of a new figure.
 
     Returns:
         The two axes.
@@ -127,7 +127,7 @@ def gap_against_candidates(
 
 
 def _gap(axes: Axes, values: "pd.Series[float]", look: Look) -> None:
-    """Values from 0 up on a logarithmic axis, zeros hollow and below the least other value; all zeros: linear."""
+    """Draw values >= 0 on a logarithmic axis, zeros as hollow markers below the rest; linear if all are 0."""
     zero, least = values == 0, values[values > 0].min()
     lower_end = 0.0 if np.isnan(least) else float(least) / 3
     if lower_end > 0:

@@ -1,17 +1,17 @@
-"""Sizes of figures, without what it takes to draw one."""
+"""Sizes and layouts of figures. This module does not import matplotlib."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Size:
-    """Of a figure, in inches: the width of a panel, its own at least, the height of a row. Of its text, in points."""
+    """The size of a figure, lengths in inches."""
 
-    panel: float
-    least: float
-    height: float
-    across: int  # panels side by side at most
-    points: float
+    panel: float  # width of a panel
+    least: float  # least width of the figure
+    height: float  # of a row of panels
+    across: int  # most panels in a row
+    points: float  # font size
 
 
 SIZES = {
@@ -24,16 +24,16 @@ LOGS = ("", "x", "y", "xy")
 
 @dataclass(frozen=True)
 class Layout:
-    """How a figure of its own is laid out. (In axes of the caller's, size and theme are the caller's.)
+    """The layout of a new figure. (In the caller's axes, size and theme are the caller's.)
 
     Attributes:
-        width: "screen", or that of a paper's "column" (3.25 in) or "page" (6.75 in).
-        title: of the whole figure; None: what the figure says itself.
-        xlabel: of the horizontal axes; None: the figure's own.
-        ylabel: of the vertical axes; None: the figure's own.
-        log: the axes that are logarithmic, "", "x", "y" or "xy"; None: as the figure has them. Axes of names stay as
-            they are, panels that show both scales too, and an axis with measured values below 0 (where runs are drawn
-            together also with an x of 0).
+        width: "screen", or a paper's "column" (3.25 in) or "page" (6.75 in).
+        title: title of the whole figure. None: the figure's default.
+        xlabel: label of the horizontal axes. None: the figure's default.
+        ylabel: label of the vertical axes. None: the figure's default.
+        log: the logarithmic axes, "", "x", "y" or "xy". None: the figure's default. It does not change axes with names
+            for ticks, panels that show both scales, and axes with measured values below 0 (in figures of several runs
+            also an x of 0).
 
     Raises:
         ValueError: for another width or log.
@@ -53,7 +53,7 @@ class Layout:
 
     @property
     def size(self) -> Size:
-        """In inches and points."""
+        """The size in inches and points."""
         return SIZES[self.width]
 
 

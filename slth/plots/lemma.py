@@ -22,7 +22,7 @@ X_LABEL = r"$\log(d^2/\epsilon)$"
 
 
 def _sufficing(table: pd.DataFrame) -> pd.DataFrame:
-    """The smallest n' shown to suffice in each cell."""
+    """Return the smallest n' shown to suffice in each cell."""
     rows = table[table["verdict"] == "suffices"]
     least = rows.groupby(["target", "d", "epsilon"], sort=False)["n_prime"].min().reset_index()
     return least.assign(log=np.log(least["d"] ** 2 / least["epsilon"]))
@@ -44,16 +44,16 @@ CURVES = (
 
 
 def constant(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None, layout: Layout = SCREEN) -> list[Axes]:
-    """Candidates that an entry needs, against the logarithm of Lemma 7: a panel per kind of target, a look per width.
+    """Draw the candidates that an entry needs against Lemma 7's logarithm, by kind of target and by width.
 
     Lines: C log(d^2/epsilon) with the least C that suffices in the whole panel, the least-squares line through the
-    n' that suffice, and log2(d^2/epsilon), below which there are fewer sums than values to be told apart.
+    n' that suffice, and log2(d^2/epsilon), below which there are fewer sums than values to distinguish.
 
     Args:
-        table: one row per (d, epsilon, target, n_prime), with CONSTANT_COLUMNS; `verdict` says "fails", "suffices" or
-            "open" of an n_prime.
-        axes: to draw in, one for each kind of target; None: a figure of its own.
-        layout: of a figure of its own.
+        table: one row per (d, epsilon, target, n_prime), with CONSTANT_COLUMNS; `verdict` is "fails", "suffices" or
+            "open".
+        axes: axes to draw in, one per kind of target. None: a new figure.
+        layout: layout of a new figure.
 
     Returns:
         The axes.
@@ -86,13 +86,13 @@ def constant(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None, layout:
 
 
 def _verdicts(rows: pd.DataFrame) -> tuple["pd.Series[float]", "pd.Series[float]"]:
-    """The largest n' that fails and the smallest that suffices, by the logarithm."""
+    """Return the largest n' that fails and the smallest that suffices, indexed by log(d^2/epsilon)."""
     fails, suffices = (rows[rows["verdict"] == verdict].groupby("log")["n_prime"] for verdict in ("fails", "suffices"))
     return fails.max(), suffices.min()
 
 
 def _lines(axes: Axes, suffices: "pd.Series[float]", where: str) -> list[Artist]:
-    """Draw lines over the smallest n' that suffice, by the logarithm; returns the legend's entries for them."""
+    """Draw lines for the smallest n' that suffice, indexed by log(d^2/epsilon); return their legend entries."""
     logs = suffices.index.to_numpy(float)
     keys: list[Artist] = []
     solid = {**MEDIAN, "marker": ""}

@@ -1,4 +1,4 @@
-"""What tells one series, and one kind of line, from another: in colour and in grey."""
+"""Colours, markers and dashes of series and of kinds of lines, distinguishable in grey."""
 
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ Kind = Mapping[str, Any]
 
 
 class Look(NamedTuple):
-    """What tells one series from another. A kind of line may replace the dashes."""
+    """The colour, marker and dashes of a series. A kind of line may replace the dashes."""
 
     color: str
     marker: Any
@@ -26,11 +26,11 @@ MARKERS: tuple[Any, ...] = (*"os^DvP<X>*pdh", (4, 1, 0), (6, 1, 0), (3, 1, 0), (
 DASHES: tuple[Any, ...] = (
     *("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 2, 1, 2))),
     *((0, (8, 3)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 2))),
-)  # with 18 markers, 126 looks before one is there again
+)  # with 18 markers, 126 looks before one repeats
 
-GREY = "0.3"  # of formulas, and of what stands for a kind of line in a legend
+GREY = "0.3"  # for formulas, and for kinds of lines in a legend
 
-# Kinds of lines, as matplotlib's properties; a series gives them its colour and marker.
+# Kinds of lines, as matplotlib properties; colour and marker are the series'.
 PLAIN: Kind = {}
 MEDIAN: Kind = {"linestyle": "-"}
 MEAN: Kind = {"linestyle": (0, (4, 1.5)), "markerfacecolor": "white"}
@@ -43,9 +43,10 @@ FIT: Kind = {"linestyle": "--", "marker": ""}
 
 
 def looks_of(series: Iterable[Hashable]) -> dict[Any, Look]:
-    """A look for each series, in their order; beyond six series, colours go from dark to light.
+    """Assign a look to each series, in their order; with more than six series, colours go from dark to light.
 
-    No two of 18 series have the same marker, so that a kind of line may replace dashes; no two of 126 have both alike.
+    The markers of 18 series differ, so that a kind of line may replace their dashes; 126 series differ in marker or
+    dashes.
     """
     series = list(series)
     return {
@@ -62,16 +63,16 @@ def _colors(count: int) -> list[str]:
 
 
 def properties(look: Look, kind: Kind) -> dict[str, Any]:
-    """Matplotlib's properties of a line."""
+    """Return matplotlib's properties of a line with this look and kind."""
     line = {"color": look.color, "marker": look.marker, "linestyle": look.dashes}
     return {**line, "markeredgecolor": look.color, "markeredgewidth": 1.0, **kind}
 
 
 def key(label: str, look: Look | None = None, kind: Kind = MEDIAN) -> Line2D:
-    """An entry of a legend: a series by its look, or a kind of line in grey."""
+    """Make a legend entry for a series, or in grey for a kind of line."""
     return Line2D([], [], label=label, **properties(look or Look(GREY, "o"), kind))
 
 
 def patch(label: str, color: str = "0.75") -> Artist:
-    """An entry of a legend: an area."""
+    """Make a legend entry for an area."""
     return Patch(color=color, linewidth=0, label=label)

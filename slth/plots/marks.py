@@ -1,4 +1,4 @@
-"""Lines, bands, points and formulas, by seaborn, as a logarithmic axis can show them."""
+"""Lines, bands, points and formulas, drawn with seaborn, also on logarithmic axes."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,16 +12,16 @@ from matplotlib.ticker import LogFormatter, LogLocator, NullLocator
 
 from slth.plots.looks import FORMULA, GREY, MEDIAN, Kind, Look, properties
 
-ZERO = 2.0**-60  # where a logarithmic axis shows zeros: well below what float64 resolves next to 1
+ZERO = 2.0**-60  # position of zeros on a logarithmic axis: well below the resolution of float64 next to 1
 FAINT: Any = {"alpha": 0.35, "linewidth": 0, "legend": False}
-SINGLE: Kind = {"linestyle": "", "alpha": 0.35, "markeredgewidth": 0, "markersize": 4}  # of draw_points, in a legend
+SINGLE: Kind = {"linestyle": "", "alpha": 0.35, "markeredgewidth": 0, "markersize": 4}  # legend entry for draw_points
 BAND: dict[str, Any] = {"err_style": "band", "err_kws": {"alpha": 0.18, "linewidth": 0}}
 BARS: dict[str, Any] = {"err_style": "bars", "err_kws": {"elinewidth": 1.0}}
 WIDE: dict[str, Any] = {"err_style": "bars", "err_kws": {"elinewidth": 6}, "alpha": 0.35}
 
 
 def draw_line(axes: Axes, values: "pd.Series[float]", look: Look, kind: Kind = MEDIAN) -> None:
-    """Values over their index; infinities are gaps. A single value shows as its marker, or as a dash."""
+    """Draw values over their index; infinities are gaps. A single value is drawn as its marker, or as a dash."""
     line = properties(look, kind)
     if len(values) == 1 and not line["marker"]:
         line |= {"marker": "_", "markersize": 10}
@@ -30,17 +30,17 @@ def draw_line(axes: Axes, values: "pd.Series[float]", look: Look, kind: Kind = M
 
 
 def draw_band(axes: Axes, low: "pd.Series[float]", high: "pd.Series[float]", look: Look) -> None:
-    """What lies between two lines over the same index; a bar where that is a single point."""
+    """Draw the band between two lines over the same index; a bar if that is a single point."""
     _between(axes, low, high, look, BAND if len(low) > 1 else WIDE)
 
 
 def draw_ranges(axes: Axes, low: "pd.Series[float]", high: "pd.Series[float]", look: Look) -> None:
-    """A thin bar from low to high at each x."""
+    """Draw a thin bar from low to high at each x."""
     _between(axes, low, high, look, BARS)
 
 
 def _between(axes: Axes, low: "pd.Series[float]", high: "pd.Series[float]", look: Look, style: dict[str, Any]) -> None:
-    """The range of two values at each x, as seaborn draws an interval, without the line in its middle."""
+    """Draw the range of two values at each x as a seaborn interval, without its central line."""
     both = pd.concat([_drawable(axes, low), _drawable(axes, high)]).dropna()
     if len(both):
         before = len(axes.lines)
@@ -52,12 +52,12 @@ def _between(axes: Axes, low: "pd.Series[float]", high: "pd.Series[float]", look
 
 
 def draw_points(axes: Axes, x: Any, y: Any, look: Look) -> None:
-    """Single measurements as faint markers."""
+    """Draw single measurements as faint markers."""
     seaborn.scatterplot(x=np.asarray(x), y=np.asarray(y), color=look.color, marker=look.marker, s=14, ax=axes, **FAINT)
 
 
 def draw_formula(axes: Axes, function: Callable[[Any], Any], kind: Kind = FORMULA, color: str = GREY) -> None:
-    """A function over the whole x axis; the limits stay as the measured values set them."""
+    """Draw a function over the whole x axis, without changing the limits."""
     (left, right), height = axes.get_xlim(), axes.get_ylim()
     x = np.linspace(left, right, 400)
     draw_line(axes, pd.Series(function(x), index=x), Look(color, ""), kind)
@@ -65,7 +65,7 @@ def draw_formula(axes: Axes, function: Callable[[Any], Any], kind: Kind = FORMUL
 
 
 def mark_float64(axes: Axes) -> None:
-    """Where rounding begins, if the axis reaches so far down."""
+    """Mark the resolution of float64, if the axis reaches down to it."""
     bottom, resolution = axes.get_ylim()[0], 2.0**-52
     if bottom < resolution * 10:
         axes.axhline(resolution, color=GREY, linewidth=0.8)
@@ -74,15 +74,15 @@ def mark_float64(axes: Axes) -> None:
 
 
 class Decimal(LogFormatter):
-    """Labels of the same ticks as matplotlib's, without powers: 1.3 where it writes 1.3 x 10^0."""
+    """Labels the same ticks as matplotlib does, without powers: 1.3 instead of 1.3 x 10^0."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
-        """The label; "" where there is none."""
+        """Return the label of a tick; "" if it has none."""
         return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def decimal_ticks(axis: Axis, text: Callable[[float], str]) -> None:
-    """Ticks of a logarithmic axis at 1, 2, 5, 10, ..., or at powers of 10 where it is long, and their texts."""
+    """Set ticks of a logarithmic axis at 1, 2, 5, 10, ..., or at powers of 10 if it is long, with labels by text."""
     low, high = axis.get_view_interval()
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,), numticks=8))
     axis.set_minor_locator(NullLocator())
@@ -90,19 +90,19 @@ def decimal_ticks(axis: Axis, text: Callable[[float], str]) -> None:
 
 
 def note(axes: Axes, text: str, at: tuple[float, float], coordinates: Any, **alignment: Any) -> None:
-    """A small grey text two points above and right of a place."""
+    """Write a small grey text two points above and to the right of a position."""
     place: Any = {"xycoords": coordinates, "xytext": (2, 2), "textcoords": "offset points"}
     axes.annotate(text, at, fontsize="small", color=GREY, **place, **alignment)
 
 
 def _drawable(axes: Axes, values: "pd.Series[float]") -> "pd.Series[float]":
-    """Values as the axis can show them: infinities are missing, zeros on a logarithmic axis lie at ZERO."""
+    """Return values that the axis can show: infinities become NaN, zeros on a logarithmic axis become ZERO."""
     finite = values.astype(float).where(np.isfinite(values.astype(float)))
     return finite.clip(lower=ZERO) if axes.get_yscale() == "log" else finite
 
 
 def _finite(values: "pd.Series[float]") -> Iterator["pd.Series[float]"]:
-    """The parts between missing values."""
+    """Yield the parts between missing values."""
     missing = values.isna()
     for _, part in values[~missing].groupby(missing.cumsum()[~missing]):
         yield part

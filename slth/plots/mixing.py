@@ -1,4 +1,4 @@
-"""Attentions side by side: their tickets' losses, the differences to multi-head attention, and errors over width."""
+"""Comparison of attentions: losses of their tickets, differences to multi-head attention, and errors over width."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,14 +22,14 @@ MIXING_ERROR_COLUMNS = MIXING_COLUMNS | {"error"}
 BASE = "mha"
 SHORT = "runs too short or too few"
 DECIDED = COLORS[0]
-DENSE = "dense"  # stands at the end of the axis of keep
+DENSE = "dense"  # last tick of the axis of keep
 CURVES = (
     Curve(
         name="loss_vs_keep",
         columns=LOSS_COLUMNS,
         x="keep",
         y="val_loss",
-        labels=("keep", "validation loss (nat a token)"),
+        labels=("keep", "validation loss (nats per token)"),
         by=("variant",),
         rows=lambda table: table[table["what"] == "loss"],
     ),
@@ -38,7 +38,7 @@ CURVES = (
         columns=DIFFERENCE_COLUMNS,
         x="keep",
         y="difference",
-        labels=("keep", "validation loss less MHA's of the same seed (nat)"),
+        labels=("keep", "validation loss minus MHA's of the same seed (nats)"),
         by=("variant",),
         rows=lambda table: table[(table["what"] == "loss") & (table["variant"] != BASE)],
     ),
@@ -47,7 +47,7 @@ CURVES = (
         columns=MIXING_ERROR_COLUMNS,
         x="hidden",
         y="error",
-        labels=("width $n$ of a head of the MHA that is as large", "squared error, as a share of the target's"),
+        labels=("head width $n$ of an MHA of equal size", "relative squared error"),
         by=("variant",),
         panel="length",
         rows=lambda table: table[table["what"] == "error"],
@@ -57,15 +57,15 @@ CURVES = (
 
 
 def loss_by_variant(table: pd.DataFrame, *, ax: Axes | None = None, layout: Layout = SCREEN) -> Axes:
-    """Validation loss of tickets over keep, a line for each variant (the mean over seeds), dense training at the end.
+    """Draw the validation loss of tickets over keep, one line per variant (mean over seeds), and of dense training.
 
-    Seeds are faint markers, side by side; the bigram model is a dotted line. Says so where the table's `conclusive`
-    does not hold.
+    Seeds are faint markers, and the bigram model is a dotted line. The title says so if the table's `conclusive` is
+    false.
 
     Args:
-        table: rows with what="loss", one per (variant, keep, seed), with LOSS_COLUMNS; losses in nats a token.
-        ax: to draw in; None: a figure of its own.
-        layout: of a figure of its own.
+        table: rows with what="loss", one per (variant, keep, seed), with LOSS_COLUMNS; losses in nats per token.
+        ax: axes to draw in. None: a new figure.
+        layout: layout of a new figure.
 
     Returns:
         The axes.
@@ -91,21 +91,22 @@ def loss_by_variant(table: pd.DataFrame, *, ax: Axes | None = None, layout: Layo
             page.name(axes, name, look, line, PLAIN)
         page.level(axes, "bigram", float((rows["val_loss"] + rows["below_bigram"]).median()), FORMULA)
         page.columns(axes, [*(f"{keep:g}" for keep in keeps), "dense\ntraining"])
-        axes.set(xlabel="keep", ylabel="validation loss (nat a token)", title=_title("mean over seeds", rows))
+        axes.set(xlabel="keep", ylabel="validation loss (nats per token)", title=_title("mean over seeds", rows))
     return axes
 
 
 def difference_to_mha(
     table: pd.DataFrame, *, axes: Sequence[Axes] | None = None, layout: Layout = SCREEN
 ) -> list[Axes]:
-    """How far a ticket's loss is from that of multi-head attention of the same seed: a panel for each keep.
+    """Draw the loss of tickets minus that of multi-head attention with the same seed, one panel per keep.
 
-    The mean with its interval (difference_low, difference_high), and every seed as a faint marker. Left is better.
+    It shows the mean with its interval (difference_low, difference_high), and every seed as a faint marker. Left is
+    better.
 
     Args:
-        table: rows with what="loss", one per (variant, keep, seed), with DIFFERENCE_COLUMNS; losses in nats a token.
-        axes: to draw in, one for each keep; None: a figure of its own.
-        layout: of a figure of its own.
+        table: rows with what="loss", one per (variant, keep, seed), with DIFFERENCE_COLUMNS; losses in nats per token.
+        axes: axes to draw in, one per keep. None: a new figure.
+        layout: layout of a new figure.
 
     Returns:
         The axes.
@@ -122,10 +123,10 @@ def difference_to_mha(
             for line, name in enumerate(names):
                 _difference(panel, float(line), rows[(rows["variant"] == name) & (rows["keep"] == keep)])
             page.rows(panel, names)
-            panel.set(title=f"keep {keep:g}", xlabel="validation loss less MHA's (nat)", ylabel="")
+            panel.set(title=f"keep {keep:g}", xlabel="validation loss minus MHA's (nats)", ylabel="")
         limits = np.array([panel.get_xlim() for panel in page.axes])
         for panel in page.axes:
-            panel.set_xlim(limits[:, 0].min(), limits[:, 1].max())  # the same scale for all
+            panel.set_xlim(limits[:, 0].min(), limits[:, 1].max())  # the same scale for all panels
         seeds = rows["seed"].nunique()
         said = f"mean and 95 % interval, {seeds} paired seeds" if seeds > 1 else "1 paired seed, no interval"
         page.heading = _title(f"{said}; hollow: no conclusion", rows)
@@ -133,7 +134,7 @@ def difference_to_mha(
 
 
 def _difference(axes: Axes, line: float, rows: pd.DataFrame) -> None:
-    """One variant on its line, dark where the interval leaves 0 out and the runs allow a conclusion."""
+    """Draw one variant in its row, filled if the interval excludes 0 and the runs allow a conclusion."""
     first = rows.iloc[0]
     low, mean, high = first["difference_low"], rows["difference"].mean(), first["difference_high"]
     finite = pd.Series([low, high]).abs().max() < float("inf")
@@ -147,15 +148,15 @@ def _difference(axes: Axes, line: float, rows: pd.DataFrame) -> None:
 
 
 def error_by_variant(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None, layout: Layout = SCREEN) -> list[Axes]:
-    """Error of tickets against the width of an MHA of equal size, a panel for each length, and for constructed ones.
+    """Draw errors of tickets against the head width of an MHA of equal size, one panel per length.
 
-    Medians over seeds; the errors are relative: 1 is what an output of zeros has.
+    Errors are medians over seeds and relative: an output of zeros has error 1. A further panel shows constructed
+    tickets if the column error_construct is not empty.
 
     Args:
-        table: rows with what="error", one per (variant, hidden, length, seed), with MIXING_ERROR_COLUMNS; another panel
-            for a column error_construct that is not empty.
-        axes: to draw in, one for each panel; None: a figure of its own.
-        layout: of a figure of its own.
+        table: rows with what="error", one per (variant, hidden, length, seed), with MIXING_ERROR_COLUMNS.
+        axes: axes to draw in, one per panel. None: a new figure.
+        layout: layout of a new figure.
 
     Returns:
         The axes.
@@ -183,8 +184,8 @@ def error_by_variant(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None,
                 page.name(panel, str(name), of_variant[str(name)], line, PLAIN)
             panel.set_xticks(widths, [f"{width:g}" for width in widths])
             panel.xaxis.minorticks_off()
-            panel.set(xlabel="width $n$ of a head of the MHA that is as large", ylabel="", title=title)
-        page.ylabel("squared error, as a share of the target's\n(median over seeds)")
+            panel.set(xlabel="head width $n$ of an MHA of equal size", ylabel="", title=title)
+        page.ylabel("relative squared error\n(median over seeds)")
     return page.axes
 
 

@@ -1,4 +1,4 @@
-"""The panels of a figure, and what is fitted to them once all is drawn: labels at line ends, legend, titles, ticks.
+"""The panels of a figure, and the labels at line ends, legend, titles and ticks that are placed after drawing.
 
     with panels(2, axes, layout) as page:
         left, right = page.axes
@@ -7,8 +7,8 @@
         page.legend([key("median", kind=MEDIAN)])
     return page.axes
 
-A figure of its own has the size and theme of its layout, its legend below the panels. In axes of the caller's, theme
-and size are the caller's, and everything stands within them (`slth.plots.callers`).
+A new figure has the size and theme of its layout, and its legend is below the panels. In the caller's axes, theme and
+size are the caller's, and everything is placed within them (`slth.plots.callers`).
 """
 
 import itertools
@@ -35,16 +35,16 @@ from slth.plots.scales import rescale
 from slth.plots.texts import LINE, fold, spread, width_of
 from slth.plots.theme import theme
 
-WIDEST = 0.33  # of a panel, that labels at line ends may take
-ROOM = 0.3  # of a figure, that names of rows may take
-NEAR = 0.9  # of the axes, from where on a line's end is joined to its label
-GAP, KEY = 9.0, 7.0  # points between the axes and the labels' markers, and from there to the labels
+WIDEST = 0.33  # most of a panel's width for labels at line ends
+ROOM = 0.3  # most of a figure's width for row labels
+NEAR = 0.9  # share of the axes' width beyond which a line's end is joined to its label
+GAP, KEY = 9.0, 7.0  # points from the axes to the labels' markers, and from there to the labels
 END = "end of a line"
 
 
 @dataclass(frozen=True)
 class End:
-    """A label at the end of a line: a line of its own over the whole axes where it has no x."""
+    """A label at the end of a line; without an x, of a horizontal line over the whole axes."""
 
     axes: Axes
     text: str
@@ -54,48 +54,48 @@ class End:
 
     @property
     def said(self) -> str:
-        """The text in a legend: a line over the whole axes has no look of its own, but a height."""
+        """The text in a legend; for a horizontal line it includes its height."""
         return self.text if self.at[0] is not None else f"{self.text} ({self.at[1]:.4g})"
 
 
 @dataclass
 class Page:
-    """The axes of a figure, and what is still to be placed."""
+    """The axes of a figure, and the labels and legend entries to place."""
 
     axes: list[Axes]
-    layout: Layout | None  # None: axes of the caller's
+    layout: Layout | None  # None: the caller's axes
     heading: str = ""
     ends: list[End] = field(default_factory=list)
-    keys: list[tuple[Axes | None, Artist]] = field(default_factory=list)  # by the panel they speak of, None: of all
-    needed: dict[Axes, float] = field(default_factory=dict)  # heights of axes in points, at least
-    fixed: list[tuple[Axes, str]] = field(default_factory=list)  # axes, "x" or "y", whose scale no layout changes
+    keys: list[tuple[Axes | None, Artist]] = field(default_factory=list)  # with their panel; None: all panels
+    needed: dict[Axes, float] = field(default_factory=dict)  # least heights of axes in points
+    fixed: list[tuple[Axes, str]] = field(default_factory=list)  # axes and "x" or "y": scales that layouts keep
 
     @property
     def figure(self) -> Figure:
-        """The one that the axes are in."""
+        """The figure of the axes."""
         return self.axes[0].get_figure(root=True)  # type: ignore[return-value]
 
     def name(self, axes: Axes, text: str, look: Look, line: "pd.Series[float]", kind: Kind = MEDIAN) -> None:
-        """Label a line at its end, or in the legend where there is no room."""
+        """Label a line at its end, or in the legend if there is no room."""
         shown = line[line.notna() & (line.abs() < math.inf)]
         if len(shown):
             y = max(float(shown.iloc[-1]), ZERO) if axes.get_yscale() == "log" else float(shown.iloc[-1])
             self.ends.append(End(axes, text, (float(shown.index[-1]), y), look, kind))
 
     def level(self, axes: Axes, text: str, y: float, kind: Kind) -> None:
-        """A horizontal line, labelled at the right."""
+        """Draw a horizontal line with a label at the right."""
         axes.axhline(y, color=GREY, linewidth=1, linestyle=kind["linestyle"])
         self.ends.append(End(axes, text, (None, y), Look(GREY, ""), kind))
 
     def ylabel(self, text: str) -> None:
-        """Say what the vertical axes show, where a row of panels begins."""
+        """Label the vertical axis of the first panel of each row."""
         specs = [axes.get_subplotspec() for axes in self.axes]
         for n, (axes, spec) in enumerate(zip(self.axes, specs, strict=True)):
             if n == 0 or (spec is not None and spec.is_first_col()):
                 axes.set_ylabel(text)
 
     def rows(self, axes: Axes, names: Sequence[str]) -> None:
-        """Name lines 0, 1, ... of the vertical axis, from the top."""
+        """Label rows 0, 1, ... of the vertical axis, from the top."""
         figure = self.figure
         width = figure.get_size_inches()[0] if self.layout else 1.5 * axes.bbox.width / figure.dpi
         width, points = float(width) * POINTS, _label_points()
@@ -107,22 +107,22 @@ class Page:
         self.needed[axes] = len(names) * (most + 0.8) * points * LINE
 
     def columns(self, axes: Axes, names: Sequence[str]) -> None:
-        """Name places 0, 1, ... of the horizontal axis."""
+        """Label positions 0, 1, ... of the horizontal axis."""
         axes.set_xticks(range(len(names)), names)
         self.fixed.append((axes, "x"))
 
     def rescale(self, log: str) -> None:
-        """Make these axes logarithmic and all others linear, where that can be."""
+        """Make these axes logarithmic and all others linear, if their values allow it."""
         for axes, name in itertools.product(self.axes, ("x", "y")):
             if (axes, name) not in self.fixed:
                 rescale(axes, name, log=name in log)
 
     def legend(self, keys: Sequence[Artist], axes: Axes | None = None) -> None:
-        """Entries of the legend below the panels; in axes of the caller's, of the panel that they speak of."""
+        """Add entries to the legend below the panels; in the caller's axes, to the legend of `axes`."""
         self.keys += [(axes, one) for one in keys]
 
     def keys_of_panels(self) -> dict[Axes, list[Artist]]:
-        """All entries and labels by their panels, each label in the last that has it."""
+        """Return all entries and labels by panel; a label of several panels belongs to the last."""
         ends = [(end.axes, key(end.said, end.look, end.kind)) for end in self.ends]
         last = {str(one.get_label()): (axes or self.axes[-1], one) for axes, one in (*ends, *self.keys)}
         return {panel: [one for axes, one in last.values() if axes is panel] for panel in self.axes}
@@ -138,15 +138,15 @@ def panels(
     height: float | None = None,
     stacked: bool = False,
 ) -> Iterator[Page]:
-    """So many panels, in a figure of their own or in the caller's axes.
+    """Yield a page with `count` panels, in a new figure or in the caller's axes, and lay it out afterwards.
 
     Args:
-        count: how many.
-        axes: the caller's; None: a figure of its own.
-        layout: of a figure of its own.
-        share_y: whether its panels have one vertical scale.
-        height: of its panels in inches, at least; None: the layout's.
-        stacked: whether its panels stand below each other, and are no higher than their rows need.
+        count: number of panels.
+        axes: the caller's axes. None: a new figure.
+        layout: layout of a new figure.
+        share_y: whether the panels share one vertical scale.
+        height: least height of a panel in inches. None: the layout's.
+        stacked: whether panels are stacked in one column, each no higher than its rows need.
 
     Raises:
         ValueError: if there are more or fewer axes than panels.
@@ -165,7 +165,7 @@ def panels(
 
 
 def single(ax: Axes | None) -> list[Axes] | None:
-    """The axes of a figure with one panel."""
+    """Wrap the axes of a figure with one panel in a list; None stays None."""
     return None if ax is None else [ax]
 
 
@@ -187,7 +187,7 @@ def _stack(count: int, layout: Layout) -> list[Axes]:
 
 
 def _fit(page: Page, layout: Layout) -> None:
-    """Place what has a size of its own. The figure grows by its legend and by titles of several lines."""
+    """Place labels, titles and legend. The figure grows by its legend and by titles of several lines."""
     figure, size = page.figure, layout.size
     if layout.log is not None:
         page.rescale(layout.log)
@@ -221,7 +221,7 @@ def _fit(page: Page, layout: Layout) -> None:
 
 
 def _place_legend(page: Page, named: Sequence[Artist], points: float) -> Legend | None:
-    """The legend, in as many columns as there is room for."""
+    """Add the legend, in as many columns as there is room for."""
     keys = {str(one.get_label()): one for one in (*named, *(one for _, one in page.keys))}
     if not keys:
         return None
@@ -241,7 +241,7 @@ def _place_legend(page: Page, named: Sequence[Artist], points: float) -> Legend 
 
 
 def _place_ends(page: Page, widths: Sequence[float]) -> Sequence[Artist]:
-    """Put the labels beside the axes; returns the legend's entries for the series where these have no room there."""
+    """Put the labels beside the axes; return legend entries for the series if there is no room."""
     points = _label_points()
     ends = [replace(end, text=fold(end.text, WIDEST * widths[page.axes.index(end.axes)], points)) for end in page.ends]
     crowded = [axes for axes in page.axes if not _fits(axes, [end for end in ends if end.axes is axes], points)]
@@ -254,13 +254,13 @@ def _place_ends(page: Page, widths: Sequence[float]) -> Sequence[Artist]:
 
 
 def _fits(axes: Axes, ends: Sequence[End], points: float) -> bool:
-    """Whether labels have at most three lines each, and stand below each other within the axes."""
+    """Tell whether labels have at most three lines each and fit below each other within the axes' height."""
     lines = [end.text.count("\n") + 1 for end in ends]
     return max(lines, default=0) <= 3 and sum(lines) * points * LINE < _height(axes)
 
 
 def _label(end: End, points: float) -> None:
-    """The text with the series' marker before it, and a thin line from the series' end where that is near."""
+    """Write the text after the series' marker, with a thin line from the series' end if that is near."""
     x, y = end.at
     axes = end.axes
     left, right = (
@@ -293,7 +293,7 @@ def _label(end: End, points: float) -> None:
 
 
 def _spread_ends(page: Page) -> None:
-    """Move the labels apart, each as near to its line's end as can be."""
+    """Move labels apart, each as near to its line's end as possible."""
     for axes in page.axes:
         labels: list[Any] = [text for text in axes.texts if text.get_gid() == END]
         samples = [line for line in axes.lines if line.get_gid() == END]
@@ -310,7 +310,7 @@ def _spread_ends(page: Page) -> None:
 
 
 def _height(axes: Axes) -> float:
-    """Of the axes, in points."""
+    """Return the height of the axes in points."""
     figure = axes.get_figure(root=True)
     assert figure is not None
     return float(figure.get_size_inches()[1] * POINTS * axes.get_position().height)

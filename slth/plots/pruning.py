@@ -1,4 +1,4 @@
-"""Figures of tickets in language models: loss on the way, and against the parameters that are left."""
+"""Figures of tickets in language models: loss against steps, and against the number of remaining parameters."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from slth.plots.tables import require
 
 PRUNING_COLUMNS = frozenset({"size", "run", "qk_scale", "nonzero", "stage", "step", "val_loss"})
 NAMES = {"dense": "dense training", "ticket": "ticket", "sparse": "weights trained under a random mask"}
-LABEL = "validation loss (nat a token)"
+LABEL = "validation loss (nats per token)"
 LEVELS = {
     "val_loss_unigram": "unigram",
     "val_loss_bigram": "bigram",
@@ -26,7 +26,7 @@ LEVELS = {
 
 
 def _measured(table: pd.DataFrame) -> pd.DataFrame:
-    """The losses on the way of full trainings, without those of baselines."""
+    """Return the losses of full trainings at all steps, without those of baselines."""
     return table[(table["stage"] == "full") & table["val_loss"].notna() & table["run"].isin(NAMES)]
 
 
@@ -71,13 +71,13 @@ def loss_against_steps(
     axes: Sequence[Axes] | None = None,
     layout: Layout = SCREEN,
 ) -> list[Axes]:
-    """Validation loss (nat a token) over steps, a panel for each size; the simple models of the summary as lines.
+    """Draw validation loss (nats per token) over steps, one panel per size, with the summary's baselines as lines.
 
     Args:
-        table: one row per (size, run, qk_scale, stage, step), with PRUNING_COLUMNS; shown is the stage "full".
-        summary: losses by the names of LEVELS; None, or a name that is missing: no line.
-        axes: to draw in, one for each size; None: a figure of its own.
-        layout: of a figure of its own.
+        table: one row per (size, run, qk_scale, stage, step), with PRUNING_COLUMNS; only the stage "full" is drawn.
+        summary: losses by the names of LEVELS. None, or a missing name: no line.
+        axes: axes to draw in, one per size. None: a new figure.
+        layout: layout of a new figure.
 
     Returns:
         The axes.
@@ -110,13 +110,13 @@ def loss_against_parameters(
     ax: Axes | None = None,
     layout: Layout = SCREEN,
 ) -> Axes:
-    """Validation loss at the end over the parameters that are not 0: dense networks and tickets by size.
+    """Draw the final validation loss of dense networks and tickets over the number of nonzero parameters, by size.
 
     Args:
-        table: as `loss_against_steps` takes it.
-        summary: losses by the names of LEVELS, of which the n-gram models are shown.
-        ax: to draw in; None: a figure of its own.
-        layout: of a figure of its own.
+        table: as for `loss_against_steps`.
+        summary: losses by the names of LEVELS; only the n-gram models are drawn.
+        ax: axes to draw in. None: a new figure.
+        layout: layout of a new figure.
 
     Returns:
         The axes.
@@ -148,7 +148,7 @@ def loss_against_parameters(
 
 
 def _draw_levels(page: Page, axes: Axes, summary: Mapping[str, Any], top: float) -> None:
-    """Losses that do not depend on steps, as labelled lines; those far above all else as words at the end."""
+    """Draw losses that do not depend on steps as labelled lines; those far above all others are listed as text."""
     levels = {name: summary[loss] for loss, name in LEVELS.items() if summary.get(loss) is not None}
     for name, value in levels.items():
         if value <= 1.1 * top:

@@ -1,4 +1,4 @@
-"""What `slth.plots` offers. Importing this module imports seaborn, matplotlib and pandas."""
+"""The public names of `slth.plots`. Importing this module imports seaborn, matplotlib and pandas."""
 
 from slth.plots.across import overlay
 from slth.plots.baselines import BYTES_COLUMNS, loss_against_bytes

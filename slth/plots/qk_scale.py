@@ -1,4 +1,4 @@
-"""The scale of query and key in random GPT-2s: what a ticket loses by it, and why."""
+"""The scale of query and key weights in random GPT-2s: its effect on a ticket's loss."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ CURVES = (
         columns=QK_SCALE_COLUMNS,
         x="qk_scale",
         y="val_loss",
-        labels=("scale of query and key weights", "validation loss (nat a token)"),
+        labels=("scale of query and key weights", "validation loss (nats per token)"),
         by=("base_std",),
         panel="run",
         titles=lambda tables: NAMES,
@@ -34,15 +34,15 @@ THEORY: Kind = {"linestyle": "", "marker": "o", "markersize": 11, "markerfacecol
 def loss_against_qk_scale(
     table: pd.DataFrame, *, axes: Sequence[Axes] | None = None, layout: Layout = SCREEN
 ) -> list[Axes]:
-    """Validation loss over the scale of query and key; and what a scale loses, over the spread of logits it makes.
+    """Draw validation loss against the scale of query and key, and excess loss against the spread of logits.
 
-    Means over seeds as lines, a look for each base standard deviation; each seed as a faint marker. On the right, the
-    loss of the best scale at the same base standard deviation is taken off: what is left depends on the logits.
+    Lines are means over seeds, one per base standard deviation; seeds are faint markers. The excess loss on the right
+    is the loss minus that of the best scale at the same base standard deviation.
 
     Args:
-        table: one row per (run, base_std, qk_scale, seed), with QK_SCALE_COLUMNS; losses in nats a token.
-        axes: two to draw in; None: a figure of its own.
-        layout: of a figure of its own.
+        table: one row per (run, base_std, qk_scale, seed), with QK_SCALE_COLUMNS; losses in nats per token.
+        axes: two axes to draw in. None: a new figure.
+        layout: layout of a new figure.
 
     Returns:
         The two axes.
@@ -66,10 +66,10 @@ def loss_against_qk_scale(
         for theory in table["theory_scale"].unique():
             left.axvline(theory, color=GREY, linewidth=1, linestyle=FORMULA["linestyle"])
             note(left, "$n^{1/4}$", (theory, 1.0), left.get_xaxis_transform(), va="bottom", ha="center")
-        left.set(xlabel="scale of query and key weights", ylabel="validation loss (nat a token)")
+        left.set(xlabel="scale of query and key weights", ylabel="validation loss (nats per token)")
         right.set(xlabel="standard deviation of the attention logits at init")
         right.set_ylabel(
-            "validation loss above that of the best scale\nat the same base std of the weights (nat a token)"
+            "validation loss above that of the best scale\nat the same base std of the weights (nats per token)"
         )
         page.legend([key("scale $n^{1/4}$", kind=THEORY)])
         if table["seed"].nunique() > 1:
@@ -80,7 +80,7 @@ def loss_against_qk_scale(
 
 
 def _draw_means(axes: Axes, rows: pd.DataFrame, x: str, y: str, look: Look, kind: Kind) -> "pd.Series[float]":
-    """The means of every scale as a line, which is returned, the seeds as faint markers, theory's scale in a ring."""
+    """Draw means as a line, seeds as faint markers and theory's scale with a ring; return the line."""
     draw_points(axes, rows[x], rows[y], look)
     means = rows.assign(at=rows[x]).groupby("qk_scale")[["at", y]].mean()
     line = means.set_index("at")[y]

@@ -1,4 +1,4 @@
-"""Decibels above the information limit against bits a weight."""
+"""Decibels above the information limit against bits per weight."""
 
 from collections.abc import Sequence
 
@@ -16,11 +16,11 @@ from slth.plots.tables import require
 
 RATE_COLUMNS = frozenset({"weights", "matrix", "code", "block", "bits", "above_limit_db", "published"})
 ABOVE = "mean squared error above the limit (dB)"
-LABELS = "bits a weight", ABOVE
+LABELS = "bits per weight", ABOVE
 NAMES = {
-    "pairs": "one of each pair",
-    "independent": "the same, normal vectors",
-    "subset": "any units",
+    "pairs": "pairs of units",
+    "independent": "pairs, normal vectors",
+    "subset": "single units",
     "rounding": "rounding, best clip",
     "absmax": "rounding, absmax",
     "sign": "sign",
@@ -41,14 +41,14 @@ CURVES = (
 
 
 def above_limit(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None, layout: Layout = SCREEN) -> list[Axes]:
-    """What each code loses to the information limit, over the bits that it takes: a panel per kind of weights.
+    """Draw each code's distance to the information limit against bits per weight, one panel per kind of weights.
 
-    Lines: the mean over matrices. Published numbers are hollow.
+    Lines are means over matrices. Hollow markers are published numbers.
 
     Args:
         table: one row per (weights, matrix, code, block, bits), with RATE_COLUMNS.
-        axes: to draw in, one for each kind of weights; None: a figure of its own.
-        layout: of a figure of its own.
+        axes: axes to draw in, one per kind of weights. None: a new figure.
+        layout: layout of a new figure.
 
     Returns:
         The axes.

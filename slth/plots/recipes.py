@@ -1,4 +1,4 @@
-"""Recipes of searches beside each other: the loss of each, over paired seeds."""
+"""Comparison of search recipes: the loss of each, over paired seeds."""
 
 from collections.abc import Sequence
 
@@ -16,12 +16,12 @@ RECIPE_COLUMNS = frozenset({"recipe", "seed", "val_loss", "bits_per_weight"})
 
 
 def loss_by_recipe(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None, layout: Layout = SCREEN) -> list[Axes]:
-    """Validation loss of each recipe: a line of the figure each, with its bits a weight; means large, seeds faint.
+    """Draw the validation loss of each recipe in a row, with its bits per weight; means are large, seeds faint.
 
     Args:
-        table: one row per (recipe, seed), with RECIPE_COLUMNS; losses in nats a token.
-        axes: one to draw in; None: a figure of its own.
-        layout: of a figure of its own.
+        table: one row per (recipe, seed), with RECIPE_COLUMNS; losses in nats per token.
+        axes: a list of one axes to draw in. None: a new figure.
+        layout: layout of a new figure.
 
     Returns:
         The axes.
@@ -41,7 +41,7 @@ def loss_by_recipe(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None, l
             panel.plot([losses.mean()], [line], marker="D", color=look.color, linestyle="")
         page.rows(panel, [f"{name} ({bits[name]:.3g} bits)" for name in names])
         seeds = table["seed"].nunique()
-        panel.set(xlabel="validation loss (nat a token)", ylabel="")
+        panel.set(xlabel="validation loss (nats per token)", ylabel="")
         page.heading = f"mean and single values of {seeds} paired seeds" if seeds > 1 else "one seed"
     return page.axes
 

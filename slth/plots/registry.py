@@ -1,4 +1,4 @@
-"""The figures that there are, found by listing, and which of them a table has the columns and rows for."""
+"""All figures, found by listing the files of this folder, and those that fit a given table."""
 
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -16,7 +16,7 @@ from slth.plots.layout import SCREEN, Layout
 
 
 def _listed(name: str) -> Iterator[Any]:
-    """What the files of this folder have under a name, file by file."""
+    """Yield the items of a module-level sequence, by its name, from all files of this folder."""
     files = sorted(path.stem for path in Path(__file__).parent.glob("*.py"))
     for file in files:
         if file not in ("__init__", "public", "registry"):
@@ -27,16 +27,16 @@ ENTRIES: tuple[Entry, ...] = tuple(_listed("FIGURES"))
 """Every figure of one run."""
 
 CURVES: tuple[Curve, ...] = tuple(_listed("CURVES"))
-"""What is drawn of several runs."""
+"""Every figure of several runs."""
 
 
 def figures(table: pd.DataFrame, summary: Summary | None = None, *, layout: Layout = SCREEN) -> dict[str, Figure]:
-    """Every figure of one run that its table has the columns and rows for, by its file's name.
+    """Draw every figure of one run for which its table has the columns and rows, by file name.
 
     Args:
         table: the run's measurements.
-        summary: the run's summary, of which figures take fits and levels; None: without these.
-        layout: of the figures.
+        summary: the run's summary, with fits and baseline losses. None: figures are drawn without these.
+        layout: layout of the figures.
     """
     fit = [entry for entry in ENTRIES if {*table.columns} >= entry.columns and entry.suits(table)]
     return {entry.name: figure_of(entry.draw(table, summary or {}, layout)) for entry in fit}
@@ -45,15 +45,15 @@ def figures(table: pd.DataFrame, summary: Summary | None = None, *, layout: Layo
 def across_runs(
     runs: Sequence[Run], curves: Sequence[Curve] = CURVES, *, center: str = "mean", layout: Layout = SCREEN
 ) -> dict[str, Figure]:
-    """Every figure of several runs that at least two of them have the columns and rows for, by its file's name.
+    """Draw every figure of several runs for which at least two of them have the columns and rows, by file name.
 
-    Runs that differ in their seed alone are one series. What varies otherwise names series of their own.
+    Runs that differ only in their seed are one series; any other difference makes separate series.
 
     Args:
-        runs: the (config, table) of each; a config's `experiment`, where there are several, names the experiment.
-        curves: what may be drawn.
-        center: of the seeds, "mean" or "median", as `overlay` has it.
-        layout: of the figures.
+        runs: (config, table) of each run; a config's `experiment` names its experiment, if there are several.
+        curves: the figures to choose from.
+        center: "mean" or "median" over seeds, as in `overlay`.
+        layout: layout of the figures.
     """
     drawn = {}
     for curve in curves:
@@ -65,6 +65,6 @@ def across_runs(
 
 
 def figure_of(axes: Axes | Sequence[Axes]) -> Figure:
-    """The figure that axes are in."""
+    """Return the figure of axes."""
     first = axes if isinstance(axes, Axes) else axes[0]
     return first.get_figure(root=True)  # type: ignore[return-value]

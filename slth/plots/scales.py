@@ -1,4 +1,4 @@
-"""Scales of axes as a layout asks for them, where the values allow it."""
+"""Change axes to logarithmic or linear scales, as a layout requests and if the values allow it."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -6,11 +6,11 @@ from matplotlib.axes import Axes
 from slth.plots.marks import decimal_ticks
 
 SCALES = {False: "linear", True: "log"}
-ROOM = 1.3  # below the least value, where a linear axis began at 0 or below
+ROOM = 1.3  # factor from the lower limit to the least value, if the linear axis began at 0 or below
 
 
 def rescale(axes: Axes, name: str, *, log: bool) -> None:
-    """Make an axis, "x" or "y", logarithmic or linear; it stays as it is where measured values are not positive."""
+    """Make an axis, "x" or "y", logarithmic or linear; it stays as it is if measured values are not positive."""
     axis = {"x": axes.xaxis, "y": axes.yaxis}[name]
     values = _measured(axes, name)
     if axis.get_scale() == SCALES[log] or (log and (values < 0).any()) or not (values > 0).any():
@@ -25,7 +25,7 @@ def rescale(axes: Axes, name: str, *, log: bool) -> None:
 
 
 def _measured(axes: Axes, name: str) -> np.ndarray:
-    """The coordinates of all markers, in these axes and those that share the scale: formulas have none."""
+    """Return the coordinates of all markers in these axes and those that share the scale; formulas have no markers."""
     shared = {"x": axes.get_shared_x_axes(), "y": axes.get_shared_y_axes()}[name].get_siblings(axes)
     lines = [line for one in shared for line in one.get_lines() if line.get_marker() not in (None, "", "None")]
     values = [np.asarray(getattr(line, f"get_{name}data")(), dtype=float) for line in lines]

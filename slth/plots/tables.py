@@ -1,4 +1,4 @@
-"""What a figure asks of its table."""
+"""Requirements of figures on their tables."""
 
 import pandas as pd
 
@@ -13,6 +13,6 @@ def require(table: pd.DataFrame, columns: frozenset[str]) -> None:
 
 
 def count_sources(table: pd.DataFrame) -> str:
-    """So many sources, in words."""
+    """Return the number of sources in words, such as "5 sources"."""
     count = table["source"].nunique()
     return f"{count} source{'s' if count > 1 else ''}"

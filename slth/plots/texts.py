@@ -1,4 +1,4 @@
-"""How wide texts are, where they are folded, and how labels are spread so that none lies on another."""
+"""Measure and fold texts, and spread labels so that none overlaps another."""
 
 import re
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 from scipy.optimize import isotonic_regression
 
-LINE = 1.3  # height of a line of text, in sizes of its font
+LINE = 1.3  # height of a line of text, in font sizes
 WORD = re.compile(r"(?:\$[^$]*\$|[^\s$])+")  # a formula is one word
 
 
 @lru_cache(maxsize=4096)
 def width_of(text: str, points: float) -> float:
-    """The width of a text in points of length, formulas included: that of its longest line."""
+    """Return the width of a text's longest line in points; texts may contain formulas."""
     lines = [line for line in text.splitlines() if line.strip()]
     font = FontProperties(family="DejaVu Sans")
     paths = [TextPath((0, 0), line, size=points, prop=font) for line in lines]
@@ -23,12 +23,12 @@ def width_of(text: str, points: float) -> float:
 
 
 def fold(text: str, width: float, points: float) -> str:
-    """The text in lines that are no wider than so many points; longer words are cut, lines that it has stay."""
+    """Fold a text into lines of at most `width` points, keeping its line breaks; longer words are cut."""
     return "\n".join(line for part in text.splitlines() for line in _lines(part, width, points))
 
 
 def balance(text: str, width: float, points: float) -> str:
-    """As `fold`, with the lines as even as their number allows."""
+    """Fold a text as `fold` does, into the same number of lines, with lengths as even as possible."""
     folded = fold(text, width, points)
     least, lines = max((width_of(word, points) for word in WORD.findall(text)), default=0.0), folded.count("\n")
     while folded != text and (width := 0.95 * width) >= least:
@@ -52,7 +52,7 @@ def _lines(text: str, width: float, points: float) -> list[str]:
 
 
 def _pieces(word: str, width: float, points: float) -> list[str]:
-    """A word, cut where it is wider than a line; formulas are not."""
+    """Cut a word into pieces no wider than a line; formulas are not cut."""
     if "$" in word or width_of(word, points) <= width:
         return [word]
     letters = max(1, int(len(word) * width / width_of(word, points)))
@@ -62,13 +62,13 @@ def _pieces(word: str, width: float, points: float) -> list[str]:
 
 
 def spread(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
-    """Centres in [0, 1] of labels of such heights, as near to the wanted ones as can be, none on another.
+    """Return centres in [0, 1] of labels with these heights, as near to wanted as possible without overlaps.
 
-    Labels that are together higher than 1 stand beyond the upper end.
+    Labels whose heights add up to more than 1 extend beyond the upper end.
     """
     order = np.argsort(wanted, kind="stable")
     high = np.asarray(heights, dtype=float)[order]
-    steps = np.cumsum(high) - high / 2  # the centres of labels that stand on each other
+    steps = np.cumsum(high) - high / 2  # the centres of stacked labels
     free = isotonic_regression(np.asarray(wanted, dtype=float)[order] - steps).x
     centres = np.empty(len(order))
     centres[order] = np.clip(free, 0.0, max(0.0, 1.0 - high.sum())) + steps

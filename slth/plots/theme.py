@@ -1,4 +1,4 @@
-"""Seaborn's theme for each size of figures: what is drawn within `theme` has it, the caller's settings stay."""
+"""Seaborn's theme for each size of figure, as a context that leaves the caller's settings unchanged."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from slth.plots.layout import Size
 
 @contextmanager
 def theme(size: Size) -> Iterator[None]:
-    """Draw in seaborn's theme: ticks, a light grid, the context of a paper, and a font that matplotlib brings along."""
+    """Draw in seaborn's theme: ticks, a light grid, the context "paper", and a font that matplotlib includes."""
     small = size.points - 1
     style = seaborn.axes_style(
         "ticks",

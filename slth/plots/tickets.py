@@ -1,4 +1,4 @@
-"""What is in a ticket: how much is kept, or shared with another, by layer, projection and head."""
+"""The content of a ticket: the share kept, or shared with another ticket, by layer, projection and head."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -21,37 +21,38 @@ _ORDER = ("query", "key", "value", "output", "in", "out")
 
 
 class Words(NamedTuple):
-    """What the values are, and what a cross says."""
+    """The labels of the values and of the crosses."""
 
     values: str
     cross: str
 
 
 def kept_share(table: pd.DataFrame, *, ax: Axes | None = None, layout: Layout = SCREEN) -> Axes:
-    """The share of weights that a ticket keeps, as a heat map: a row for each layer, a column for each head.
+    """Draw the share of weights that a ticket keeps as a heat map, with rows for layers and columns for heads.
 
-    A cross marks what keeps nothing. Weights that are in no layer (embeddings) are not drawn.
+    A cross marks cells that keep nothing. Weights outside of layers (embeddings) are not drawn.
 
     Args:
         table: `pandas.DataFrame(slth.inspect(ticket).columns())`.
-        ax: axes to draw in; None: a figure of its own.
-        layout: of a figure of its own.
+        ax: axes to draw in. None: a new figure.
+        layout: layout of a new figure.
 
     Returns:
         The axes.
 
     Raises:
-        ValueError: if the table lacks a column, or has no row that is in a layer.
+        ValueError: if the table lacks a column, or has no row of a layer.
     """
     require(table, KEPT_COLUMNS)
     return _drawn(table, "share", "kept", Words("share of weights kept", "nothing kept"), ax, layout)
 
 
 def ticket_overlap(table: pd.DataFrame, *, ax: Axes | None = None, layout: Layout = SCREEN) -> Axes:
-    """The overlap of two tickets, intersection over union, as :func:`kept_share` shows a share.
+    """Draw the overlap of two tickets, intersection over union, as a heat map like that of :func:`kept_share`.
 
-    table: `pandas.DataFrame(slth.ticket.columns(slth.ticket.overlap(one, other)))`. The bar says the median of what
-    chance gives; grey is where neither keeps anything.
+    table: `pandas.DataFrame(slth.ticket.columns(slth.ticket.overlap(one, other)))`. The colour bar's label has the
+    median overlap by chance; cells where neither ticket keeps anything are grey. Raises ValueError as
+    :func:`kept_share` does.
     """
     require(table, OVERLAP_COLUMNS)
     label = f"intersection over union ({table['by_chance'].median():.3g} by chance)"
@@ -59,7 +60,7 @@ def ticket_overlap(table: pd.DataFrame, *, ax: Axes | None = None, layout: Layou
 
 
 def _drawn(table: pd.DataFrame, shown: str, counted: str, words: Words, ax: Axes | None, layout: Layout) -> Axes:
-    """Rows of the table: the column shown as a heat map, a cross where nothing is counted."""
+    """Draw the column `shown` as a heat map, with a cross where the column `counted` is 0."""
     table = table[table["layer"].notna()]
     if table.empty:
         raise ValueError("the table has no rows in a layer: must have weights whose names have a number")
@@ -73,7 +74,7 @@ def _drawn(table: pd.DataFrame, shown: str, counted: str, words: Words, ax: Axes
         plain_axes: Any = {"xticklabels": False, "yticklabels": False, "cbar_kws": {"label": words.values}}
         seaborn.heatmap(cells, ax=axes, cmap="viridis", **plain_axes)
         axes.grid(False)
-        axes.set_facecolor("0.85")  # of what has no value
+        axes.set_facecolor("0.85")  # the colour of cells without a value
         for border in range(heads, heads * len(roles), heads):
             axes.axvline(border, color="white", linewidth=2)
         _mark(page, counts, heads, words.cross)
@@ -86,19 +87,19 @@ def _drawn(table: pd.DataFrame, shown: str, counted: str, words: Words, ax: Axes
 
 
 def _cells(table: pd.DataFrame, role: str, column: str, layers: list[int]) -> np.ndarray:
-    """The values of a role (layers, own heads), NaN where there are none."""
+    """Return the values of a role (layers, heads of the role), NaN where there are none."""
     of_role = table[table["role"] == role].groupby(["layer", "head"])[column].mean()
     return of_role.unstack("head").reindex(layers).to_numpy()
 
 
 def _widened(values: np.ndarray, heads: int) -> np.ndarray:
-    """(layers, own heads) -> (layers, heads): where a role has fewer heads, these are wider."""
+    """Widen (layers, heads of a role) to (layers, heads); the cells of roles with fewer heads are wider."""
     own = values.shape[1]
     return values[:, [head * own // heads for head in range(heads)]]
 
 
 def _mark(page: Page, counts: Sequence[np.ndarray], heads: int, label: str) -> None:
-    """A cross where nothing is counted, and an entry of the legend that says so; counts (layers, own heads) by role."""
+    """Draw crosses where counts are 0, with a legend entry; counts (layers, heads of the role) are listed by role."""
     points = [
         (heads * (role + (head + 0.5) / own.shape[1]), layer + 0.5)
         for role, own in enumerate(counts)

@@ -1,4 +1,4 @@
-"""How much faster than its peers the package is."""
+"""The package's speed relative to its peers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -36,17 +36,17 @@ STROKE = Look(COLORS[1], "|")
 
 
 def speed(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None, layout: Layout = SCREEN) -> list[Axes]:
-    """How much faster than its peers the package is: one panel for each `what`.
+    """Draw the package's speed relative to its peers, one panel for each `what`.
 
-    Rows with a number of candidates or of scores: seconds against it, medians and their whole range, with each peer's
-    ratio to ours at the most of them in its label. Others: the ratio of each size and peer as a bar, and as a stroke
-    the `ideal` one where it is given.
+    Rows with a number of candidates or of scores are drawn as seconds against that number, medians with the whole
+    range; a peer's label has its ratio to ours at the largest number. Other rows are drawn as a bar, the ratio of each
+    size and peer, with a stroke for the `ideal` ratio if it is given.
 
     Args:
         table: one row per (what, size, peer), with SPEED_COLUMNS, all times in seconds; the columns `candidates`,
             `scores` and `ideal` may be missing or empty.
-        axes: to draw in, one for each `what`; None: a figure of its own.
-        layout: of a figure of its own.
+        axes: axes to draw in, one per `what`. None: a new figure.
+        layout: layout of a new figure.
 
     Returns:
         The axes.
@@ -71,7 +71,7 @@ def speed(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None, layout: La
 def _by_candidates(page: Page, axes: Axes, rows: pd.DataFrame) -> None:
     axes.set_yscale("log")
     _draw_seconds(page, axes, rows, "candidates")
-    axes.set(xlabel="candidates $n$ (ratios: at the most of them)", ylabel="seconds per problem")
+    axes.set(xlabel="candidates $n$ (ratios: at the largest $n$)", ylabel="seconds per problem")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
@@ -80,13 +80,13 @@ def _by_scores(page: Page, axes: Axes, rows: pd.DataFrame) -> None:
     _draw_seconds(page, axes, rows, "scores")
     sizes = sorted(rows["scores"].unique())
     axes.set_xlim(0.8 * sizes[0], 1.25 * sizes[-1])
-    axes.set(xscale="log", xlabel="scores (ratios: at the most of them)", ylabel="seconds per selection")
+    axes.set(xscale="log", xlabel="scores (ratios: at the largest number)", ylabel="seconds per selection")
     axes.set_xticks(sizes, [f"{n / 1e6:.3g}M" for n in sizes])
     axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _draw_seconds(page: Page, axes: Axes, rows: pd.DataFrame, against: str) -> None:
-    """The seconds of ours and of each peer."""
+    """Draw the seconds of the package and of each peer."""
     of_side = looks_of([OURS, *rows["peer"].unique()])
     sides: list[tuple[str, str, pd.DataFrame]] = [(OURS, OURS, rows.drop_duplicates(against))]
     sides += [("peer", str(peer), own) for peer, own in rows.groupby("peer", sort=False)]
@@ -100,7 +100,7 @@ def _draw_seconds(page: Page, axes: Axes, rows: pd.DataFrame, against: str) -> N
 
 
 def _draw_ratios(page: Page, axes: Axes, rows: pd.DataFrame) -> None:
-    """A bar from 1 to each ratio."""
+    """Draw a bar from 1 to each ratio."""
     places = list(range(len(rows)))
     bars: Any = {"left": 1, "color": BAR.color, "saturation": 1, "width": 0.4, "orient": "h", "errorbar": None}
     seaborn.barplot(x=rows["ratio"].to_numpy() - 1, y=places, ax=axes, **bars)

@@ -1,12 +1,12 @@
-"""Attention mechanisms, sources and targets alike: one file each.
+"""Attention mechanisms, for sources and targets; one file each.
 
-:data:`ATTENTIONS` has them by name, one interface for all (:class:`Attention`); each states its :class:`Facts`.
-:class:`MultiHeadAttention` is multi-head attention as the construction has it, with scales of its own and without
-causal, rope and qk_norm; the "mha" of the table has the same weights and outputs.
+:data:`ATTENTIONS` lists them by name. All have the interface of :class:`Attention`, and each declares its
+:class:`Facts`. :class:`MultiHeadAttention` is the multi-head attention of the construction, with its own scales and
+without causal, rope and qk_norm; the "mha" of the table has the same weights and outputs.
 
-To add one: a file here with a class that derives from :class:`Attention`, or from :class:`SoftmaxAttention` where it
-ends in softmax(q k^T) v, and states its facts; and a line in :data:`ATTENTIONS`. What constructions, GPT-2, the
-comparison of attentions and the tests of all mechanisms do with it follows from its facts.
+To add a mechanism, write a file here with a class that derives from :class:`Attention`, or from
+:class:`SoftmaxAttention` if it ends in softmax(q k^T) v, and declares its facts; then add a line to :data:`ATTENTIONS`.
+Constructions, GPT-2, the comparison of attentions and the tests of all mechanisms use these facts.
 """
 
 from typing import Never
@@ -35,13 +35,13 @@ from slth.attention.talking_heads import TalkingHeadsAttention
 
 
 class _Mechanisms(dict[str, type[Attention]]):
-    """Mechanisms by name; another name is told which there are."""
+    """Mechanisms by name; the KeyError for an unknown name lists them."""
 
     def __missing__(self, name: object) -> Never:
         raise KeyError(f"no attention is called {name!r}: must be one of {', '.join(self)}")
 
 
-#: Every mechanism by name: a class (d_in, d_out, heads, hidden, **options).
+#: name -> class (d_in, d_out, heads, hidden, **options), one line per mechanism.
 ATTENTIONS: dict[str, type[Attention]] = _Mechanisms(
     {
         "mha": GroupedQueryAttention,
@@ -59,13 +59,14 @@ ATTENTIONS: dict[str, type[Attention]] = _Mechanisms(
 
 
 def find(name: str, key: str = "attention") -> type[Attention]:
-    """The mechanism of a name in ATTENTIONS, or a class of the user's own by its place, whose module is executed.
+    """Find a mechanism by its name in ATTENTIONS, or a user's own class by its place, whose module is executed.
 
     Args:
-        name: as "mha", "my_file.py:Tempered" or "package.module:Tempered" (`slth.plugins`).
-        key: what the name was given as, for errors.
+        name: such as "mha", "my_file.py:Tempered" or "package.module:Tempered" (`slth.plugins`).
+        key: the config key of the name, for errors.
 
-    Raises ValueError for another name, and for a place without such a class.
+    Raises:
+        ValueError: for an unknown name, and for a place without such a class.
     """
     if plugins.is_place(name):
         return plugins.load(key, name, Attention)

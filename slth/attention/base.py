@@ -1,4 +1,4 @@
-"""What every attention has: sizes, weights from a seed, the common options, and the facts that it states."""
+"""The base class of attentions: sizes, weights from a seed, common options, and facts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from slth.weights import antithetic, inits, recipes
 
 
 class Options(TypedDict, total=False):
-    """The keywords that every attention takes, as :class:`Attention` explains them."""
+    """The options of every attention; see :class:`Attention`."""
 
     init: str
     seed: int
@@ -30,23 +30,34 @@ class Options(TypedDict, total=False):
 
 
 def eye(rows: int, columns: int) -> torch.Tensor:
-    """Ones on the diagonal, float32, on the CPU, whatever torch's defaults are."""
+    """Return an identity matrix, float32 on the CPU, whatever torch's defaults are."""
     return torch.eye(rows, columns, dtype=torch.float32, device="cpu")
 
 
 class Attention(Recorded):
     """An attention without biases on tokens (..., T, d_in) -> (..., T, d_out).
 
-    A mechanism states `facts` of itself in the body of its class, parents or not: what is true of these may be wrong
-    of it. It adds its parameters by :meth:`_add` and :meth:`_add_mixing`, and has a `forward` and, as the oracle of its
-    tests, a `reference`; `start` and `step` where it decodes, `_merged` where it merges.
+    A mechanism declares `facts` in the body of its own class, even if a parent has some, as these may not hold for it.
+    It adds its parameters with :meth:`_add` and :meth:`_add_mixing`, and has a `forward` and, for its tests, a slow
+    `reference`; also `start` and `step` if it can decode, and `_merged` if it can be merged.
 
-    hidden: key and value width of a head. init, a name of `slth.weights.inits.INITS` or "antithetic"
-    (`slth.weights.antithetic`), draws the weights in float32 under the names prefix + parameter name from seed; they
-    are widened where dtype is float64. causal: token t attends to tokens up to t. rope: queries and keys are turned by
-    their positions. qk_norm: they have RMS 1 before that.
-    Raises ValueError for a size below 1, a hidden that `facts.width_step` does not divide, another dtype than float32
-    and float64, and an option the mechanism does not have; TypeError for a mechanism without facts.
+    Args:
+        d_in: width of the input tokens.
+        d_out: width of the output tokens.
+        heads: number of heads.
+        hidden: key and value width of a head.
+        init: a key of `slth.weights.inits.INITS`, or "antithetic" (`slth.weights.antithetic`).
+        seed: of the weights, which are drawn in float32.
+        prefix: weights are drawn under the names prefix + parameter name.
+        dtype: torch.float32 or torch.float64.
+        causal: whether token t attends only to tokens up to t.
+        rope: whether queries and keys are rotated by their positions.
+        qk_norm: whether queries and keys have RMS 1 before the rotation.
+
+    Raises:
+        ValueError: for a size below 1, a hidden that `facts.width_step` (with rope `facts.rope_step`) does not divide,
+            another dtype, an unknown init, and an option that the mechanism does not have.
+        TypeError: for a mechanism without facts.
     """
 
     output: nn.Parameter
@@ -81,10 +92,10 @@ class Attention(Recorded):
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype={dtype}: must be torch.float32 or torch.float64")
         if init != antithetic.INIT:
-            inits.scaled(init, inits.Fan(1, 1))  # raises where it is unknown
-        for option, wanted in (("causal", causal), ("rope", rope), ("qk_norm", qk_norm)):
-            if wanted and not getattr(self.facts, option):
-                raise ValueError(f"{option}={wanted}: {type(self).__name__} has no {option}, leave it False")
+            inits.scaled(init, inits.Fan(1, 1))  # raises if it is unknown
+        for option, value in (("causal", causal), ("rope", rope), ("qk_norm", qk_norm)):
+            if value and not getattr(self.facts, option):
+                raise ValueError(f"{option}={value}: {type(self).__name__} has no {option}, leave it False")
         step = self.facts.rope_step if rope else self.facts.width_step
         if self.hidden % step:
             raise ValueError(f"hidden={self.hidden}: must be divisible by {step}{' with rope' * bool(rope)}")
@@ -94,7 +105,7 @@ class Attention(Recorded):
     # ------------------------------------------------------------ weights
 
     def _add(self, name: str, shape: tuple[int, ...]) -> None:
-        """A random parameter (..., in, out), drawn by init as its role in `facts` wants."""
+        """Add a random parameter (..., in, out), drawn by init for its role in `facts`."""
         role = self._role(name)
         role = role if role in PROJECTIONS else ""
         rows, columns = shape[-2:]
@@ -108,9 +119,9 @@ class Attention(Recorded):
     def _add_mixing(
         self, name: str, start: torch.Tensor, mixing_init: str, natural: recipes.Draw | None = None
     ) -> None:
-        """A parameter (..., in, out) by one of MIXING_INITS, whose paper starts it at `start`, or draws it `natural`.
+        """Add a parameter (..., in, out) initialised by one of MIXING_INITS; read it with :meth:`_mixing`.
 
-        It is read with :meth:`_mixing`. mixing_init is checked by :meth:`_check_mixing_init`.
+        "natural" sets it to `start`, or draws it by `natural`. mixing_init is checked by :meth:`_check_mixing_init`.
         """
         if mixing_init == "natural" and natural is None:
             setattr(self, name, nn.Parameter(start.to(self.dtype)))
@@ -126,7 +137,7 @@ class Attention(Recorded):
             self.register_buffer(f"{name}_start", start.to(self.dtype), persistent=False)
 
     def _mixing(self, name: str) -> torch.Tensor:
-        """The tensor that mixes: the parameter, and the constant it is added to where there is one."""
+        """The mixing tensor: the parameter, plus its constant if there is one."""
         weight: torch.Tensor = getattr(self, name)
         start: torch.Tensor | None = getattr(self, f"{name}_start", None)
         return weight if start is None else start + weight
@@ -139,7 +150,7 @@ class Attention(Recorded):
         recipes.remember(self, name, recipe)
 
     def _check_mixing_init(self, mixing_init: str) -> None:
-        """Raise ValueError for what is none of the mechanism's own."""
+        """Raise ValueError for a mixing_init that the mechanism does not have."""
         if mixing_init not in self.facts.mixing_inits:
             raise ValueError(f"mixing_init={mixing_init!r}: must be one of {', '.join(self.facts.mixing_inits)}")
 
@@ -153,50 +164,50 @@ class Attention(Recorded):
             raise ValueError("causal=False: decoding token by token needs causal=True")
 
     def _mask(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:
-        """The mask of a forward pass, with the causal one where that is wanted, checked."""
+        """The checked mask of a forward pass, combined with the causal mask if `causal`."""
         length = x.shape[-2]
         if self.causal:
             return causal_mask(mask, length, length, x.device)
         return mask if mask is None else check_mask(mask, length, length)
 
     def _normed(self, x: torch.Tensor) -> torch.Tensor:
-        """Queries or keys (..., T, n), with RMS 1 where qk_norm says so."""
+        """Normalise queries or keys (..., T, n) to RMS 1 if `qk_norm`."""
         return rms_norm(x) if self.qk_norm else x
 
     def _rotated(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Queries or keys (..., T, n), turned by positions (T,) where rope says so."""
+        """Rotate queries or keys (..., T, n) by positions (T,) if `rope`."""
         return rope(x, positions) if self.rope else x
 
-    # ------------------------------------------------------------ what each has
+    # ------------------------------------------------------------ to be overridden
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """X (..., T, d_in), mask bool broadcastable to (..., T, T), True = attend -> (..., T, d_out)."""
+        """Map tokens x (..., T, d_in) to (..., T, d_out); mask: bool broadcastable to (..., T, T), True = attend."""
         raise NotImplementedError
 
     def reference(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """What forward computes, written as the formula has it: slow, and the oracle of its tests."""
+        """Compute forward directly from the formula: slow, as a reference for tests."""
         raise NotImplementedError
 
     def start(self) -> Cache:
-        """An empty cache for :meth:`step`. Raises ValueError unless causal."""
+        """Return an empty cache for :meth:`step`. Raises ValueError unless causal."""
         self._check_decoding()
         raise NotImplementedError
 
     def step(self, x: torch.Tensor, cache: Any) -> torch.Tensor:
-        """The next token (..., 1, d_in) -> (..., 1, d_out), as forward has it; it is added to cache in place."""
+        """Map the next token (..., 1, d_in) to its output (..., 1, d_out), and add it to the cache in place."""
         raise NotImplementedError
 
-    # ------------------------------------------------------------ what it is
+    # ------------------------------------------------------------ properties
 
     def obstacles(self) -> list[str]:
-        """What keeps its two pairs of factors from being merged, in words; empty where nothing does."""
+        """List the reasons why its pairs of factors cannot be merged; empty if they can."""
         switches = {"rope": "turns queries and keys by their positions", "qk_norm": "normalises queries and keys"}
         if self.facts.norm:
             switches[self.facts.norm] = "normalises each head before the output"
         return [f"{name} {what}" for name, what in switches.items() if getattr(self, name)]
 
     def roles(self) -> dict[str, str]:
-        """The role of each parameter by its name. Raises ValueError for a parameter that its facts do not name."""
+        """Return parameter name -> role. Raises ValueError for a parameter without a role in its facts."""
         return {name: self._role(name) for name, _ in self.named_parameters()}
 
     def _role(self, name: str) -> str:
@@ -206,24 +217,23 @@ class Attention(Recorded):
         return self.facts.roles[name]
 
     def merged(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(W_QK, W_VO) per head: (heads, d_in, d_in) with 1 / sqrt(n) in it, and (heads, d_in, d_out).
+        """Return (W_QK, W_VO): (heads, d_in, d_in), including the factor 1 / sqrt(n), and (heads, d_in, d_out).
 
-        `slth.attention.merged_attention` of them is the forward pass without its causal mask. Raises ValueError where
-        something stands between the factors (:meth:`obstacles`).
+        `slth.attention.merged_attention` with these is the forward pass without its causal mask. Raises ValueError if
+        the factors cannot be merged (:meth:`obstacles`).
         """
         self._check_merging()
         return self._merged()
 
     def _check_merging(self) -> None:
-        in_the_way = self.obstacles()
-        if in_the_way:
-            raise ValueError(f"{type(self).__name__} cannot be merged: {'; '.join(in_the_way)}")
+        if obstacles := self.obstacles():
+            raise ValueError(f"{type(self).__name__} cannot be merged: {'; '.join(obstacles)}")
 
     def _merged(self) -> tuple[torch.Tensor, torch.Tensor]:
         raise NotImplementedError
 
     def options(self) -> Options:
-        """The common options it was made with."""
+        """Return the common options it was created with."""
         return Options(
             init=self.init,
             seed=self.seed,
@@ -235,6 +245,6 @@ class Attention(Recorded):
         )
 
     def extra_repr(self) -> str:
-        """Sizes and what is switched on, for print(module)."""
+        """Return sizes and options that are on, for print(module)."""
         sizes = f"d_in={self.d_in}, d_out={self.d_out}, heads={self.heads}, hidden={self.hidden}"
         return sizes + "".join(f", {name}=True" for name in ("causal", "rope", "qk_norm") if getattr(self, name))

@@ -1,4 +1,4 @@
-"""What a decoder keeps of the tokens so far."""
+"""Caches of past tokens for decoding."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import torch
 
 
 class Cache(Protocol):
-    """What decoding keeps, of whatever mechanism."""
+    """The cache of any mechanism."""
 
     def bytes(self) -> int:
-        """Bytes of memory held."""
+        """Return the memory of the cache in bytes."""
         ...
 
 
 class KVCache:
-    """What a decoder keeps of the tokens so far: tensors (..., T, width) that grow along T."""
+    """A cache of past tokens: tensors (..., T, width) that grow along T."""
 
     def __init__(self) -> None:
         self.tensors: tuple[torch.Tensor, ...] = ()
 
     @property
     def length(self) -> int:
-        """Tokens so far."""
+        """The number of tokens so far."""
         return self.tensors[0].shape[-2] if self.tensors else 0
 
     def append(self, new: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        """Add new tokens, (..., t, width) each, and return all there are. Raises ValueError for another batch."""
+        """Append new tokens, (..., t, width) each, and return all tokens. Raises ValueError for another batch shape."""
         if not self.tensors:
             self.tensors = new
             return new
@@ -38,5 +38,5 @@ class KVCache:
         return self.tensors
 
     def bytes(self) -> int:
-        """Bytes of all tensors."""
+        """Return the memory of all tensors in bytes."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors)

@@ -19,30 +19,31 @@ VECTORS = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
 
 
 def lambda_init(depth: int) -> float:
-    """What lambda starts at in layer `depth`, counted from 0: 0.8 - 0.6 exp(-0.3 depth), in [0.2, 0.8)."""
+    """Return the initial lambda of layer `depth`, counted from 0: 0.8 - 0.6 exp(-0.3 depth), in [0.2, 0.8)."""
     return 0.8 - 0.6 * math.exp(-0.3 * depth)
 
 
 class DifferentialAttention(SoftmaxAttention):
     """Attention by (softmax(Q1 K1^T / sqrt(w)) - lambda softmax(Q2 K2^T / sqrt(w))) V, w = hidden / 2.
 
-    Q1 and Q2 are the first and second half of a head's query, K1 and K2 of its key; values are `hidden` wide, so there
-    are as many weights as in multi-head attention. For the whole layer,
-    lambda = exp(lambda_q1 . lambda_k1) - exp(lambda_q2 . lambda_k2) + lambda_init(depth). Each head's output is
-    normalised to RMS 1, nothing learned, and multiplied by 1 - lambda_init(depth).
+    Q1 and Q2 are the first and second half of a head's query, K1 and K2 those of its key. Values have width `hidden`,
+    so that there are as many weights as in multi-head attention. All heads of a layer share
+    lambda = exp(lambda_q1 . lambda_k1) - exp(lambda_q2 . lambda_k2) + lambda_init(depth). The output of each head is
+    normalised to RMS 1, without learned parameters, and multiplied by 1 - lambda_init(depth).
 
-    Parameters `query`, `key`, `value` (heads, d_in, hidden), `output` (heads, hidden, d_out), and four vectors
-    `lambda_*` (hidden / 2,), which as vectors are masked only where they are named. See
-    `slth.attention.base.Attention` for the options that all have; rope and qk_norm act on every half.
+    The parameters are `query`, `key`, `value` (heads, d_in, hidden), `output` (heads, hidden, d_out), and four vectors
+    `lambda_*` (hidden / 2,), which `slth.wrap` masks only if they are named. See `slth.attention.base.Attention` for
+    the common options; rope and qk_norm act on each half.
 
     Args:
-        depth: of the layer, from 0 on.
-        norm: False leaves out the norm and its factor; what is left is talking-heads attention of 2 * heads softmax
-            heads (Kong et al. 2026, arXiv 2601.19611), which can be merged.
-        lambda_std: standard deviation of the four vectors; 0 makes them 0, and lambda exactly lambda_init(depth).
+        depth: index of the layer, from 0.
+        norm: False omits the norm and its factor. The result is talking-heads attention with 2 * heads softmax heads
+            (Kong et al. 2026, arXiv 2601.19611), which can be merged.
+        lambda_std: standard deviation of the four vectors; with 0 they are 0, and lambda is exactly lambda_init(depth).
 
-    Raises ValueError as the base class does, for an odd `hidden` (with rope for one that 4 does not divide), and for
-    other values than these.
+    Raises:
+        ValueError: as the base class, for an odd `hidden` (with rope, one that is not divisible by 4), and for values
+            outside the above.
     """
 
     query: nn.Parameter
@@ -89,12 +90,12 @@ class DifferentialAttention(SoftmaxAttention):
             self._put(name, shape, recipes.Draw("normal", std, self.seed, self.prefix + name))
 
     def lambda_(self) -> torch.Tensor:
-        """The lambda of the layer, a scalar."""
+        """Return the layer's lambda, a scalar tensor."""
         first, second = self.lambda_q1 @ self.lambda_k1, self.lambda_q2 @ self.lambda_k2
         return first.exp() - second.exp() + lambda_init(self.depth)
 
     def _halves(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Queries or keys (..., heads, T, hidden) -> (..., 2 heads, T, hidden / 2): both halves of a head in turn."""
+        """Split queries or keys (..., heads, T, hidden) to (..., 2 heads, T, hidden / 2): halves of a head in turn."""
         halves = x.unflatten(-1, (2, -1)).movedim(-2, -3).flatten(-4, -3)
         return self._rotated(self._normed(halves), positions)
 
@@ -118,12 +119,12 @@ class DifferentialAttention(SoftmaxAttention):
         return rms_norm(head) * (1.0 - lambda_init(self.depth)) if self.norm else head
 
     def _merged(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Those of 2 * heads softmax heads: a head's first as it is, its second times minus lambda."""
+        """The matrices of 2 * heads softmax heads: for each head W_VO and -lambda W_VO."""
         qk, vo = super()._merged()  # (2 heads, d_in, d_in), (heads, d_in, d_out)
         return qk, torch.stack((vo, -self.lambda_() * vo), dim=1).flatten(0, 1)
 
     def reference(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """The same as forward, head by head from the formula. O(T^2) of memory."""
+        """Compute forward head by head from the formula. Needs O(T^2) memory."""
         self._check(x)
         mask = self._mask(x, mask)
         positions = torch.arange(x.shape[-2], device=x.device)

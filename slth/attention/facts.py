@@ -1,49 +1,50 @@
-"""What a mechanism states of itself: all that drawing, solving for and comparing attentions needs to know of it."""
+"""The facts that a mechanism declares, for the code that initialises, constructs and compares attentions."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-#: The roles of projections, as `slth.weights.inits.Fan` has them.
+#: The roles of projections, as in `slth.weights.inits.Fan`.
 PROJECTIONS = ("query", "key", "value", "output")
 
-#: All roles that a parameter may have, as :class:`Facts` explains them.
+#: All roles of parameters; see :class:`Facts`.
 ROLES = (*PROJECTIONS, "features", "heads", "tokens", "vector")
 
-#: The roles of parameters that constructions have a mask for.
+#: The roles of parameters that constructions can mask.
 STRUCTURED = (*PROJECTIONS, "features", "heads")
 
-#: The roles of the parameters of multi-head attention, by their names.
+#: parameter name -> role, for multi-head attention.
 MULTI_HEAD = {role: role for role in PROJECTIONS}
 
-#: How tensors that mix heads or features start. "natural": as their paper says (identity, zeros, ...); "random": normal
-#: with standard deviation 1 / sqrt(fan_in), a ticket's source like any other weight; "identity_plus_random": what
-#: "natural" says stays in place as a constant, and a random tensor is added to it, which alone is a parameter and may
-#: be masked, so that an empty mask leaves the paper's start; "theory": uniform on (-1, 1), as the theory draws factors,
-#: so that entries on a diagonal, which constructions keep, do not fade with fan_in.
+#: The initialisations of tensors that mix heads or features. "natural": that of the mechanism's paper (identity, zeros,
+#: ...); "random": normal with standard deviation 1 / sqrt(fan_in), random like any other weight of a source;
+#: "identity_plus_random": the "natural" value is kept as a constant buffer. A random tensor, the only parameter, is
+#: added to it, so that masking everything restores the paper's initialisation; "theory": uniform on (-1, 1), as in the
+#: theory, so that diagonal entries, which constructions keep, do not shrink with fan_in.
 MIXING_INITS = ("natural", "random", "identity_plus_random", "theory")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a mechanism states of itself. Its options are those that its constructor names (:func:`options_of`).
+    """The facts about a mechanism. Its options are the keywords of its constructor (:func:`options_of`).
 
     Attributes:
-        roles: of all parameters that it may have, by name: "query", "key", "value" or "output" for a projection;
-            "features" for what maps the features of every head, "heads" and "tokens" for what mixes these, "vector"
-            for anything else. A projection that is key and value at once is a "key": it is drawn, and scaled by GPT-2's
-            qk_scale, for the logits that it makes.
-        constructible: True where `slth.construct.variant` solves for tickets in it, unless something stands between
-            its factors (`Attention.obstacles`); else why not, in words.
-        mask, causal, rope, qk_norm: whether it takes them.
-        width_step, rope_step: what divides hidden, without rope and with it.
-        norm: the option, and attribute, that switches the norm of each head's output; "" where there is no such norm.
-        grouped: whether sharing keys and values among heads is what it is about, so that comparisons set `kv_heads`.
-        mixing_inits: values of its option `mixing_init`; () where it has none.
-        matrix: whether `effective_matrix` has what tokens attend with, and the mixing study measures it.
+        roles: parameter name -> role, for all parameters that it may have: "query", "key", "value" or "output" for a
+            projection; "features" for a tensor that maps the features of every head; "heads" or "tokens" for a tensor
+            that mixes these; "vector" for any other. A projection that is both key and value is a "key": it is
+            initialised, and scaled by GPT-2's qk_scale, like the other factor of the logits.
+        constructible: True if `slth.construct.variant` can construct tickets in it, unless its factors cannot be merged
+            (`Attention.obstacles`); else the reason why not.
+        mask, causal, rope, qk_norm: whether it supports these.
+        width_step, rope_step: a divisor that hidden must have, without rope and with it.
+        norm: the name of the option, and attribute, for the norm of each head's output; "" if there is no such norm.
+        grouped: whether its purpose is to share keys and values among heads, so that comparisons set `kv_heads`.
+        mixing_inits: the values of its option `mixing_init`; () without this option.
+        matrix: whether it has `effective_matrix`, so that the mixing study can measure it.
 
-    Raises ValueError for a role that is none, or that is not among STRUCTURED where constructible is True.
+    Raises:
+        ValueError: for an unknown role, or one that is not in STRUCTURED if constructible is True.
     """
 
     roles: dict[str, str]

@@ -1,4 +1,4 @@
-"""Functions on queries, keys and values that all attentions share: masks, softmax attention, the norm."""
+"""Functions on queries, keys and values that all attentions share: masks, softmax attention and the norm."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NORM_EPS = 1e-5
 
 
 def fit_mask(mask: torch.Tensor, queries: int, keys: int) -> torch.Tensor:
-    """The mask with two axes or more. Raises ValueError unless it is bool and broadcasts to (..., queries, keys)."""
+    """Return the mask with at least two axes. Raises ValueError unless it is bool, broadcastable to queries by keys."""
     if not isinstance(mask, torch.Tensor):
         raise ValueError(f"mask of type {type(mask).__name__}: must be a torch.Tensor of torch.bool, True = attend")
     if mask.dtype != torch.bool:
@@ -27,9 +27,9 @@ def fit_mask(mask: torch.Tensor, queries: int, keys: int) -> torch.Tensor:
 
 
 def check_mask(mask: torch.Tensor, queries: int, keys: int) -> torch.Tensor:
-    """The mask with two axes or more. Raises ValueError unless it fits and each query sees something or is padding.
+    """Return the mask with at least two axes. Raises ValueError if it does not fit or masks all keys of a query.
 
-    See `slth.kernels.attention` for how a mask says what is padding; what attends to nothing gets zeros.
+    Queries that are padding (see `slth.kernels.attention` for padding in masks) may have no keys: their output is 0.
     """
     mask = fit_mask(mask, queries, keys)
     if is_of_pairs(mask):
@@ -38,9 +38,10 @@ def check_mask(mask: torch.Tensor, queries: int, keys: int) -> torch.Tensor:
 
 
 def causal_mask(mask: torch.Tensor | None, queries: int, keys: int, device: torch.device) -> torch.Tensor:
-    """Mask, or nothing, together with the causal one, where the queries are the last of the keys: bool.
+    """Combine a mask, or None, with the causal mask; returns a bool tensor that broadcasts to (..., queries, keys).
 
-    Query i attends to keys up to keys - queries + i. mask as in `slth.attention.attend`, its errors too.
+    The queries are the last of the tokens: query i attends to keys up to keys - queries + i. Raises ValueError for a
+    mask as `slth.attention.attend` does.
     """
     causal = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
     if mask is None:
@@ -58,12 +59,19 @@ def causal_mask(mask: torch.Tensor | None, queries: int, keys: int, device: torc
 def attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None, causal: bool = False
 ) -> torch.Tensor:
-    """softmax(q k^T; mask) v for heads side by side, the scale already in q.
+    """Compute softmax(q k^T; mask) v for several heads; the scale must be included in q.
 
-    q, k (..., heads, T, n), v (..., heads, T, m), heads broadcast where one has a single head; mask bool,
-    broadcastable to (..., T, T), the same for all heads; causal: the :func:`causal_mask`, too. Returns (..., heads, T,
-    m). Padding (`slth.kernels.attention`) that attends to nothing gets zeros. Raises ValueError for another mask row
-    with no True.
+    Args:
+        q, k: (..., heads, T, n); a single head is broadcast.
+        v: (..., heads, T, m); a single head is broadcast.
+        mask: bool, broadcastable to (..., T, T), the same for all heads.
+        causal: whether to apply the :func:`causal_mask` too.
+
+    Returns:
+        (..., heads, T, m), 0 for padding (`slth.kernels.attention`) that attends to nothing.
+
+    Raises:
+        ValueError: for a mask row without True that is not padding, and a mask that does not fit.
     """
     mask = _checked(mask, causal, q.shape[-2], k.shape[-2])
     batch, groups = _batch(q, k, v, mask), max(k.shape[-3], v.shape[-3])
@@ -72,7 +80,7 @@ def attend(
 
 
 def _checked(mask: torch.Tensor | None, causal: bool, queries: int, keys: int) -> torch.Tensor | None:
-    """The mask with two axes or more. Raises ValueError for a row with no True, which it names without the heads."""
+    """The mask with at least two axes. Raises ValueError, naming the row without heads, for a row without True."""
     if mask is None:
         return None
     if causal:
@@ -82,7 +90,7 @@ def _checked(mask: torch.Tensor | None, causal: bool, queries: int, keys: int) -
 
 
 def _batch(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> tuple[int, ...]:
-    """The axes (..., heads) of the result; a mask has none of heads."""
+    """The axes (..., heads) of the result; a mask has no axis of heads."""
     batch: tuple[int, ...] = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     if mask is None or mask.dim() == 2:
         return batch
@@ -90,23 +98,32 @@ def _batch(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
 
 
 def _expanded(tokens: torch.Tensor, batch: tuple[int, ...]) -> torch.Tensor:
-    """(..., T, n) broadcast to (*batch, T, n)."""
+    """Broadcast tokens (..., T, n) to (*batch, T, n)."""
     return tokens if tokens.shape[:-2] == batch else tokens.expand(*batch, *tokens.shape[-2:])
 
 
 def _by_head(mask: torch.Tensor | None) -> torch.Tensor | None:
-    """The mask (..., T, T), the same for all heads, as it broadcasts to (..., heads, T, T)."""
+    """Reshape a mask (..., T, T), the same for all heads, so that it broadcasts to (..., heads, T, T)."""
     return mask if mask is None or mask.dim() == 2 else mask.unsqueeze(-3)
 
 
 def merged_attention(
     x: torch.Tensor, qk: torch.Tensor, vo: torch.Tensor, mask: torch.Tensor | None = None, causal: bool = False
 ) -> torch.Tensor:
-    """Attention from merged matrices: sum over heads of softmax(x qk_h x^T; mask) x vo_h.
+    """Compute attention from merged matrices: the sum over heads of softmax(x qk_h x^T; mask) x vo_h.
 
-    x (..., T, d_in); qk (..., heads, d_in, d_in), the scale included; vo (..., heads, d_in, d_out);
-    mask bool, broadcastable to (..., T, T); causal: token t attends to tokens up to t only. Returns (..., T, d_out).
-    Raises ValueError as :func:`attend` does.
+    Args:
+        x: (..., T, d_in).
+        qk: (..., heads, d_in, d_in), including the scale.
+        vo: (..., heads, d_in, d_out).
+        mask: bool, broadcastable to (..., T, T).
+        causal: whether token t attends only to tokens up to t.
+
+    Returns:
+        (..., T, d_out).
+
+    Raises:
+        ValueError: as :func:`attend` does.
     """
     if qk.dim() == 3:
         mask = _checked(mask, causal, x.shape[-2], x.shape[-2])
@@ -118,9 +135,9 @@ def merged_attention(
 
 
 def softmax_head(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """softmax(q k^T; mask) v of one head, the scale already in q, step by step as the formula has it.
+    """Compute softmax(q k^T; mask) v of one head directly from the formula, for `reference` methods.
 
-    q, k (..., T, n), v (..., T, m), mask bool broadcastable to (..., T, T) -> (..., T, m). For `reference` methods.
+    q (including the scale), k (..., T, n), v (..., T, m), mask bool broadcastable to (..., T, T) -> (..., T, m).
     """
     logits = q @ k.mT  # (..., T, T)
     return (logits.softmax(-1) if mask is None else masked_softmax(logits, mask)) @ v
@@ -130,14 +147,14 @@ def softmax_head(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.
 
 
 def rms_norm(x: torch.Tensor) -> torch.Tensor:
-    """X / sqrt(mean(x^2) + 1e-5) over the last axis, nothing learned."""
+    """Return x / sqrt(mean(x^2) + 1e-5) over the last axis, without learned parameters."""
     return _rms_norm(x, x.shape[-1:], eps=NORM_EPS)
 
 
 def repeat_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
-    """Key or value heads (..., g, T, n), each for heads / g queries side by side -> (..., heads or 1, T, n).
+    """Repeat each key or value head (..., g, T, n) for heads / g consecutive query heads: (..., heads, T, n).
 
-    A single one is left to be broadcast.
+    A single head is not repeated, as it is broadcast: (..., 1, T, n).
     """
     groups = x.shape[-3]
     return x if groups in (1, heads) else x.repeat_interleave(heads // groups, dim=-3)

@@ -1,7 +1,7 @@
 """Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245): several query heads share a key and value head.
 
-With as many key and value heads as query heads it is multi-head attention, with a single one multi-query attention
-(Shazeer 2019, arXiv 1911.02150).
+With as many key and value heads as query heads this is multi-head attention; with a single key and value head it is
+multi-query attention (Shazeer 2019, arXiv 1911.02150).
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ from slth.attention.softmax import SoftmaxAttention
 class GroupedAttention(SoftmaxAttention):
     """An attention whose `kv_heads` key and value heads each serve a group of neighbouring query heads.
 
-    widths: the width of a projection by its name, hidden where it has none, for a subclass that maps it on to hidden.
-    Other options and errors as in :class:`slth.attention.base.Attention`; ValueError as well where kv_heads, by
-    default heads, does not divide heads.
+    Args:
+        kv_heads: number of key and value heads; None: `heads`.
+        widths: the widths of projections by name, default hidden, for a subclass that maps a projection to hidden.
+
+    Other options and errors are those of :class:`slth.attention.base.Attention`. Also raises ValueError if kv_heads
+    does not divide heads.
     """
 
     query: nn.Parameter
@@ -55,22 +58,22 @@ class GroupedAttention(SoftmaxAttention):
         return head * self.kv_heads // self.heads
 
     def _of_head(self, x: torch.Tensor, role: str, head: int) -> torch.Tensor:
-        """A projection x (..., T, d_in) -> (..., T, hidden) of one head, for the reference."""
+        """Project x (..., T, d_in) to (..., T, hidden) for one head, for the reference."""
         weight: torch.Tensor = getattr(self, role)
         return x @ weight[head]
 
     def extra_repr(self) -> str:
-        """Sizes and what is switched on, for print(module)."""
+        """Return sizes and options that are on, for print(module)."""
         return f"{super().extra_repr()}, kv_heads={self.kv_heads}"
 
 
 class GroupedQueryAttention(GroupedAttention):
-    """out = sum_h softmax(q_h k_g^T / sqrt(hidden); mask) v_g W_O,h with g = floor(h kv_heads / heads).
+    """Grouped-query attention: sum_h softmax(q_h k_g^T / sqrt(hidden); mask) v_g W_O,h, g = floor(h kv_heads / heads).
 
-    Parameters `query` (heads, d_in, hidden), `key`, `value` (kv_heads, d_in, hidden), `output` (heads, hidden, d_out);
-    with kv_heads = heads, its default, they and the outputs are those of :class:`slth.attention.MultiHeadAttention`.
-    Queries and keys pass through the QK-norm and then the rotary positions, where these are wanted. Options and errors
-    as in :class:`GroupedAttention`.
+    The parameters are `query` (heads, d_in, hidden), `key`, `value` (kv_heads, d_in, hidden) and `output` (heads,
+    hidden, d_out). With kv_heads = heads, the default, parameters and outputs are those of
+    :class:`slth.attention.MultiHeadAttention`. Queries and keys are normalised (qk_norm) and then rotated (rope), if
+    these options are on. Options and errors are those of :class:`GroupedAttention`.
     """
 
     key: nn.Parameter
@@ -87,9 +90,9 @@ class GroupedQueryAttention(GroupedAttention):
         return key, self._project(x, "value")  # (..., kv_heads, T, hidden) both
 
     def effective_matrix(self, x: torch.Tensor) -> torch.Tensor:
-        """What tokens attend with: X (..., T, d_in) -> A (..., heads, T, T), rows that sum to 1. O(T^2).
+        """Compute the attention weights of x (..., T, d_in): (..., heads, T, T), with rows that sum to 1.
 
-        Raises ValueError as forward does, and for a subclass whose facts state no matrix.
+        Needs O(T^2) memory. Raises ValueError as forward does, and for a subclass without matrix=True in its facts.
         """
         if not self.facts.matrix:
             raise ValueError(f"{type(self).__name__}.effective_matrix: its facts must have matrix=True")
@@ -100,7 +103,7 @@ class GroupedQueryAttention(GroupedAttention):
         return (logits if mask is None else logits.masked_fill(~mask, -math.inf)).softmax(-1)
 
     def reference(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """What forward computes, head by head as the formula has it."""
+        """Compute forward head by head from the formula."""
         self._check(x)
         mask = self._mask(x, mask)
         positions = torch.arange(x.shape[-2], device=x.device)
@@ -114,7 +117,7 @@ class GroupedQueryAttention(GroupedAttention):
 
 
 class MultiQueryAttention(GroupedQueryAttention):
-    """Grouped-query attention with a single key and value head; options and errors besides are the same."""
+    """Grouped-query attention with a single key and value head; other options and errors are the same."""
 
     facts = replace(GroupedQueryAttention.facts, grouped=False)
 

@@ -1,8 +1,8 @@
-"""Grouped-tied attention (GTA, arXiv 2505.21487): one projection is key and value at once, shared by a group of heads.
+"""Grouped-tied attention (GTA, arXiv 2505.21487): one projection, shared by a group of heads, is both key and value.
 
-With rotary positions, these turn but half of a query's columns; the other factor there is a key of its own, of one
-head for all. Without them the whole tied projection is key and value. The published code gives the rotary key's
-projection a bias; here is none.
+With rope, only the second half of a query is rotated; its counterpart is a separate rotary key, one head shared by all.
+Without rope the whole tied projection is key and value. In the published code the projection of the rotary key has a
+bias; here it has none.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ from slth.attention.positions import rope
 
 
 class GroupedTiedAttention(GroupedAttention):
-    """out = sum_h softmax(q_h k_g^T / sqrt(hidden); mask) v_g W_O,h with g = floor(h kv_heads / heads), v_g = x W_KV,g.
+    """Grouped-tied attention: sum_h softmax(q_h k_g^T / sqrt(hidden); mask) v_g W_O,h.
 
-    Without rope k_g = v_g; with it q_h = [first half | RoPE(second half)] of x W_Q,h and
-    k_g = [first half of v_g | RoPE(x W_R)]. Parameters `query` (heads, d_in, hidden), `key_value`
-    (kv_heads, d_in, hidden), with rope `key_rope` (d_in, hidden / 2), and `output` (heads, hidden, d_out). An init that
-    tells queries and keys from values takes the tied ones for keys. A decoder keeps v_g and the turned x W_R. Options
-    and errors as in :class:`slth.attention.gqa.GroupedAttention`; ValueError as well where hidden is not divisible by
-    4 with rope.
+    Here g = floor(h kv_heads / heads) and v_g = x W_KV,g. Without rope k_g = v_g. With rope
+    q_h = [first half | RoPE(second half)] of x W_Q,h and k_g = [first half of v_g | RoPE(x W_R)].
+
+    The parameters are `query` (heads, d_in, hidden), `key_value` (kv_heads, d_in, hidden), with rope `key_rope`
+    (d_in, hidden / 2), and `output` (heads, hidden, d_out). Inits that differ for keys and values treat `key_value` as
+    a key. The cache for decoding holds v_g and the rotated x W_R.
+
+    Options and errors are those of :class:`slth.attention.gqa.GroupedAttention`. Also raises ValueError if hidden is
+    not divisible by 4 with rope.
     """
 
     key_value: nn.Parameter
@@ -36,7 +39,7 @@ class GroupedTiedAttention(GroupedAttention):
         roles={"query": "query", "key_value": "key", "key_rope": "key", "output": "output"},
         constructible=True,
         qk_norm=False,
-        rope_step=4,  # positions turn pairs of one half
+        rope_step=4,  # rope rotates pairs of columns in one half
         grouped=True,
     )
 
@@ -48,7 +51,7 @@ class GroupedTiedAttention(GroupedAttention):
         self._add("output", (self.heads, self.hidden, self.d_out))
 
     def _rotated(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Queries (..., T, hidden), their second half turned by positions (T,) where rope says so."""
+        """Rotate the second half of queries (..., T, hidden) by positions (T,) if `rope`."""
         if not self.rope:
             return x
         still, turned = x.chunk(2, dim=-1)
@@ -68,7 +71,7 @@ class GroupedTiedAttention(GroupedAttention):
         return torch.cat((still, turned.expand(still.shape)), dim=-1), v
 
     def reference(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """What forward computes, head by head as the formula has it."""
+        """Compute forward head by head from the formula."""
         self._check(x)
         mask = self._mask(x, mask)
         positions = torch.arange(x.shape[-2], device=x.device)

@@ -1,12 +1,13 @@
 """Knocking-heads attention (KHA, arXiv 2510.23052): all heads of a layer share matrices that mix a head's features.
 
-Linear: q_h = x W_Q,h T_Q, k_g = x W_K,g T_K, v_g = x W_V,g T_V, where any of the three T may be left out. MLP: the
-values alone, v -> 2 ((v W_up) * sigmoid(v W_gate)) W_down. The order is projection, T, QK-norm, rotary positions,
-attention. The paper starts the T, W_up and W_down at the identity and W_gate at 0, where KHA is the plain attention.
+Linear form: q_h = x W_Q,h T_Q, k_g = x W_K,g T_K, v_g = x W_V,g T_V, where each of the three T is optional. MLP form:
+only values are mixed, v -> 2 ((v W_up) * sigmoid(v W_gate)) W_down. The order is projection, T, QK-norm, rotary
+positions, attention. The paper initialises the T, W_up and W_down to the identity and W_gate to 0, for which KHA equals
+the plain attention.
 
-Each form is there for grouped-query (with kv_heads = heads, multi-head) and for grouped-tied attention. For the latter
-the paper does not say what mixes what; here T_V, or the MLP, works on the tied projection, before its first half
-becomes a key: keys and values stay tied, and a decoder keeps no more than before.
+Both forms exist for grouped-query attention (multi-head with kv_heads = heads) and for grouped-tied attention. For the
+latter the paper does not define the mixing. Here T_V, or the MLP, acts on the tied projection before its first half
+becomes a key, so that keys and values remain tied and the cache for decoding does not grow.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _MIXED_BY = {"query": "mix_query", "key": "mix_key", "value": "mix_value", "key_
 
 
 class _Linear(GroupedAttention):
-    """The linear form of the attention that stands behind it in the order of classes, `plain`."""
+    """The linear form of `plain`, the attention that follows in the method resolution order."""
 
     plain: ClassVar[type[GroupedAttention]]
     letters: ClassVar[str]
@@ -48,15 +49,15 @@ class _Linear(GroupedAttention):
         kv_heads: int | None = None,
         **options: Unpack[Options],
     ) -> None:
-        wanted = tuple(self.letters if mix is None else mix)
-        if any(letter not in tuple(self.letters) for letter in wanted):
+        chosen = tuple(self.letters if mix is None else mix)
+        if any(letter not in tuple(self.letters) for letter in chosen):
             raise ValueError(f"mix={mix!r}: must be made of {', '.join(self.letters)}")
         width = as_int("hidden", hidden, 1) if shared_width is None else as_int("shared_width", shared_width, 1)
         self._check_mixing_init(mixing_init)
-        mixed = {role: name for role, name in _MIXED_BY.items() if name[len("mix_")] in wanted}
+        mixed = {role: name for role, name in _MIXED_BY.items() if name[len("mix_")] in chosen}
         widths = dict.fromkeys(mixed, width)
         super().__init__(d_in, d_out, heads, hidden, kv_heads=kv_heads, widths=widths, **options)
-        self.mix = "".join(letter for letter in self.letters if letter in wanted)
+        self.mix = "".join(letter for letter in self.letters if letter in chosen)
         self._mixed = mixed  # projection -> name of its T
         for name in dict.fromkeys(mixed.values()):
             self._add_mixing(name, eye(width, self.hidden), mixing_init)
@@ -71,7 +72,7 @@ class _Linear(GroupedAttention):
 
     @torch.no_grad()
     def absorb(self) -> GroupedAttention:
-        """The same function as an attention without mixing, each T folded into its projections (in the same dtype)."""
+        """Return an equal attention without mixing: each T is multiplied into its projections, in the same dtype."""
         folded = self.plain(self.d_in, self.d_out, self.heads, self.hidden, kv_heads=self.kv_heads, **self.options())
         for name, parameter in folded.named_parameters():
             parameter.copy_(self._weight(name))
@@ -83,14 +84,19 @@ class _Linear(GroupedAttention):
 
 
 class LinearKnockingHeads(_Linear, GroupedQueryAttention):
-    """Linear KHA on grouped-query attention; `absorb` gives the latter back.
+    """Linear KHA on grouped-query attention, to which `absorb` converts it.
 
-    mix: which of queries, keys and values are mixed, letters of "qkv" as a string or tuple, by default all. Parameters
-    as in :class:`slth.attention.GroupedQueryAttention`, and `mix_query`, `mix_key`, `mix_value` (hidden, hidden) for
-    the letters of mix. shared_width: n for projections of width n and T (n, hidden) instead, for the letters of mix:
-    random projections share what maps them on to hidden, and nothing stands between these two, rope or not.
-    mixing_init: one of `slth.attention.MIXING_INITS`; constructions want "theory". Options and errors besides are
-    those of GroupedQueryAttention; ValueError as well for another letter or mixing_init and a shared_width below 1.
+    The parameters are those of :class:`slth.attention.GroupedQueryAttention`, and `mix_query`, `mix_key`, `mix_value`
+    (hidden, hidden) for the letters of mix.
+
+    Args:
+        mix: which of queries, keys and values are mixed: letters of "qkv", as a string or tuple; None: all.
+        shared_width: the width n of mixed projections, with T (n, hidden); None: hidden. The random projections of all
+            heads share the map to hidden, which directly follows them, with or without rope.
+        mixing_init: one of `slth.attention.MIXING_INITS`; use "theory" for constructions.
+
+    Other options and errors are those of GroupedQueryAttention. Also raises ValueError for another letter or
+    mixing_init, and a shared_width below 1.
     """
 
     plain = GroupedQueryAttention
@@ -107,8 +113,8 @@ class LinearKnockingHeads(_Linear, GroupedQueryAttention):
 class TiedLinearKnockingHeads(_Linear, GroupedTiedAttention):
     """Linear KHA on grouped-tied attention: `mix_query` for queries, `mix_value` for the tied projection.
 
-    mix: letters of "qv", by default both. Parameters besides as in :class:`slth.attention.GroupedTiedAttention`, which
-    `absorb` gives back; options and errors besides as in :class:`LinearKnockingHeads`.
+    mix: letters of "qv", by default both. Other parameters are those of :class:`slth.attention.GroupedTiedAttention`,
+    to which `absorb` converts it; other options and errors are those of :class:`LinearKnockingHeads`.
     """
 
     plain = GroupedTiedAttention
@@ -122,7 +128,7 @@ class TiedLinearKnockingHeads(_Linear, GroupedTiedAttention):
 
 
 class _MLP(GroupedAttention):
-    """The MLP form of the attention that stands behind it in the order of classes."""
+    """The MLP form of the attention that follows in the method resolution order."""
 
     mlp_up: nn.Parameter
     mlp_gate: nn.Parameter
@@ -146,7 +152,7 @@ class _MLP(GroupedAttention):
             self._add_mixing(name, start.clone(), mixing_init)
 
     def _knock(self, v: torch.Tensor) -> torch.Tensor:
-        """Values (..., hidden) of any head -> (..., hidden)."""
+        """Apply the MLP to values (..., hidden) of any head."""
         up, gate, down = (self._mixing(name) for name in ("mlp_up", "mlp_gate", "mlp_down"))
         return 2.0 * ((v @ up) * torch.sigmoid(v @ gate)) @ down
 
@@ -162,16 +168,16 @@ class _MLP(GroupedAttention):
         return 2 * (gate * (projected @ self._mixing("mlp_up"))) @ self._mixing("mlp_down")
 
     def obstacles(self) -> list[str]:
-        """What keeps its two pairs of factors from being merged, in words; empty where nothing does."""
+        """List the reasons why its pairs of factors cannot be merged."""
         return [*super().obstacles(), _NOT_LINEAR]
 
 
 class MLPKnockingHeads(_MLP, GroupedQueryAttention):
     """KHA with an MLP on the values of grouped-query attention.
 
-    Parameters as in :class:`slth.attention.GroupedQueryAttention`, and `mlp_up`, `mlp_gate`, `mlp_down`
-    (hidden, hidden). mixing_init: one of `slth.attention.MIXING_INITS`. A decoder keeps what comes out of the MLP.
-    Options and errors besides are those of GroupedQueryAttention; ValueError as well for another mixing_init.
+    The parameters are those of :class:`slth.attention.GroupedQueryAttention`, and `mlp_up`, `mlp_gate`, `mlp_down`
+    (hidden, hidden). mixing_init: one of `slth.attention.MIXING_INITS`. The cache for decoding holds the outputs of the
+    MLP. Other options and errors are those of GroupedQueryAttention. Also raises ValueError for another mixing_init.
     """
 
     facts = replace(
@@ -187,7 +193,7 @@ class MLPKnockingHeads(_MLP, GroupedQueryAttention):
 class TiedMLPKnockingHeads(_MLP, GroupedTiedAttention):
     """KHA with an MLP on the tied projection of grouped-tied attention.
 
-    Parameters, options and errors besides as in :class:`slth.attention.GroupedTiedAttention` and
+    Other parameters, options and errors are those of :class:`slth.attention.GroupedTiedAttention` and
     :class:`MLPKnockingHeads`.
     """
 

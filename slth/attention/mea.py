@@ -1,8 +1,9 @@
-"""Multi-head explicit attention (MEA, arXiv 2601.19611): key and value heads are mixed of component heads.
+"""Multi-head explicit attention (MEA, arXiv 2601.19611): key and value heads are linear mixtures of component heads.
 
-Head-level linear composition (eq. 10): K_j = sum_a K'_a W^K_aj and V_j = sum_a V'_a W^V_aj, from component heads a to
-the heads j that attend. Then (eq. 12) C_h = softmax(phi(Q_h) phi(K_j)^T / sqrt(hidden)) V_j, phi the rotary positions,
-and out = sum_h RMSNorm(C_h) W_O,h. A rotation commutes with the composition, so a decoder keeps the turned components.
+Head-level linear composition (eq. 10) computes the key and value heads j from component heads a:
+K_j = sum_a K'_a W^K_aj and V_j = sum_a V'_a W^V_aj. Then (eq. 12) C_h = softmax(phi(Q_h) phi(K_j)^T / sqrt(hidden)) V_j
+with the rotary positions phi, and out = sum_h RMSNorm(C_h) W_O,h. As rotations commute with the composition, the cache
+for decoding holds the rotated components.
 """
 
 from __future__ import annotations
@@ -23,15 +24,21 @@ from slth.numbers import as_int
 
 
 class MultiheadExplicitAttention(SoftmaxAttention):
-    """MEA on grouped-query attention with `components` key and value heads, mixed to kv_heads of them.
+    """MEA on grouped-query attention: `components` key and value heads are mixed to `kv_heads` heads.
 
-    Parameters `query` (heads, d_in, hidden), `key`, `value` (components, d_in, hidden), `mix_key`, `mix_value`
-    (components, kv_heads), `output` (heads, hidden, d_out). components is kv_heads by default. norm: each head's output
-    has RMS 1 (eps 1e-5, nothing learned), in place of the paper's GroupNorm. The paper leaves open how the mixing
-    starts; "natural" here is the identity, which goes on from the beginning where one side is longer, so that no row
-    or column is empty; other mixing_init as in `slth.attention.MIXING_INITS`. A QK-norm comes after the mixing.
-    Options and errors besides as in :class:`slth.attention.base.Attention`; ValueError as well where kv_heads does not
-    divide heads, for components below 1 and for another mixing_init.
+    The parameters are `query` (heads, d_in, hidden), `key`, `value` (components, d_in, hidden), `mix_key`, `mix_value`
+    (components, kv_heads), and `output` (heads, hidden, d_out). A QK-norm is applied after the mixing.
+
+    Args:
+        kv_heads: number of key and value heads; None: `heads`.
+        components: number of component heads; None: `kv_heads`.
+        norm: whether each head's output is normalised to RMS 1 (eps 1e-5, without learned parameters), instead of the
+            paper's GroupNorm.
+        mixing_init: one of `slth.attention.MIXING_INITS`. The paper does not specify an initialisation; "natural" is
+            the identity, repeated along the longer side, so that no row or column is empty.
+
+    Other options and errors are those of :class:`slth.attention.base.Attention`. Also raises ValueError if kv_heads
+    does not divide heads, for components below 1, and for another mixing_init.
     """
 
     query: nn.Parameter
@@ -81,13 +88,13 @@ class MultiheadExplicitAttention(SoftmaxAttention):
             for component, name in zip(stored, ("mix_key", "mix_value"), strict=True)
         )
         k, v = (repeat_heads(heads, self.heads) for heads in mixed)
-        return self._normed(k), v  # the norm does not see that positions have turned the keys
+        return self._normed(k), v  # after the rotation, which does not change norms
 
     def _output(self, heads: torch.Tensor) -> torch.Tensor:
         return super()._output(rms_norm(heads) if self.norm else heads)
 
     def reference(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """What forward computes, head by head as the formula has it."""
+        """Compute forward head by head from the formula."""
         self._check(x)
         mask = self._mask(x, mask)
         positions = torch.arange(x.shape[-2], device=x.device)
@@ -109,18 +116,18 @@ class MultiheadExplicitAttention(SoftmaxAttention):
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes that a decoder keeps of one token."""
+        """Bytes per token in the cache for decoding."""
         return 2 * self.components * self.hidden * self.output.element_size()
 
     @torch.no_grad()
     def compress(self, heads: int) -> Compressed:
-        """The same attention from fewer component heads, by the SVD of its composite keys and values.
+        """Approximate this attention with fewer component heads, by the SVD of its composite keys and values.
 
-        The weights of the kv_heads composite heads, one column (d_in * hidden,) each, are U S V: the first `heads`
-        columns of U become the components, and S V what mixes them. No other `heads` components are nearer (in the
-        Frobenius norm); they are exact where the columns' rank is no higher. Where the mixing is the identity this is
-        the paper's way. Raises ValueError unless 1 <= heads <= the number of singular values, which is at most the
-        number of components and of kv_heads.
+        The weights of the kv_heads composite heads, one column (d_in * hidden,) each, are U S V. The first `heads`
+        columns of U become the components, and the first rows of S V their mixing. This approximation is the best in
+        the Frobenius norm, and exact if the rank is at most `heads`. If the mixing is the identity, it is the paper's
+        method. Raises ValueError unless 1 <= heads <= the number of singular values, which is at most the number of
+        components and kv_heads.
         """
         most = min(self.components, self.kv_heads, self.d_in * self.hidden)
         heads = as_int("heads", heads, 1, most, f"for kv_heads={self.kv_heads}")
@@ -143,17 +150,17 @@ class MultiheadExplicitAttention(SoftmaxAttention):
         return Compressed(module, self.cache_bytes, module.cache_bytes, lost_key, lost_value)
 
     def extra_repr(self) -> str:
-        """Sizes and what is switched on, for print(module)."""
+        """Return sizes and options that are on, for print(module)."""
         own = f"kv_heads={self.kv_heads}, components={self.components}, norm={self.norm}"
         return f"{super().extra_repr()}, {own}"
 
 
 @dataclass(frozen=True)
 class Compressed:
-    """What :meth:`MultiheadExplicitAttention.compress` gives.
+    """The result of :meth:`MultiheadExplicitAttention.compress`.
 
-    bytes_before, bytes_after: of the cache, for each token. lost_key, lost_value: Frobenius norm of what the weights
-    of the composite heads have lost, as a share of theirs, in [0, 1].
+    bytes_before, bytes_after: of the cache, per token. lost_key, lost_value: relative error of the weights of the
+    composite heads in the Frobenius norm, in [0, 1].
     """
 
     module: MultiheadExplicitAttention
@@ -164,14 +171,14 @@ class Compressed:
 
 
 def _identity(components: int, heads: int) -> torch.Tensor:
-    """Ones at (a, j) where a = j modulo the shorter side: each component is used, and each head has one."""
+    """Ones at (a, j) if a = j modulo the shorter side, so that each component is used and each head has one."""
     shorter = min(components, heads)
     component, head = (torch.arange(count, device="cpu") % shorter for count in (components, heads))
     return (component[:, None] == head).float()
 
 
 def _fewer(weight: torch.Tensor, mixing: torch.Tensor, components: torch.Tensor, mixed_by: torch.Tensor) -> float:
-    """Write the best components (r, d_in, hidden) and their mixing (r, kv_heads); return the share that is lost."""
+    """Write the best components (r, d_in, hidden) and their mixing (r, kv_heads); return the relative error."""
     columns = weight.double().flatten(1).T @ mixing.double()  # (d_in * hidden, kv_heads)
     u, s, v = torch.linalg.svd(columns, full_matrices=False)
     r = len(components)

@@ -1,4 +1,4 @@
-"""Multi-head attention as in arXiv 2511.04217, section 3: no biases, scale 1/sqrt(query width)."""
+"""Multi-head attention as in arXiv 2511.04217, section 3: without biases, with scale 1/sqrt(query width)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from slth.numbers import as_int
 class MultiHeadAttention(Attention):
     """Multi-head attention without biases: out = sum_h softmax(x W_Q,h (x W_K,h)^T / sqrt(n_K); mask) x W_V,h W_O,h.
 
-    Parameters `query`, `key` (heads, d_in, hidden_qk), `value` (heads, d_in, hidden_vo), `output`
-    (heads, hidden_vo, d_out); `hidden_qk` and `hidden_vo` default to `hidden`. Buffers `scale_qk`, `scale_vo` (heads,)
-    multiply each head's logits and values: 1 unless a construction records other scales. Other options and errors as in
-    :class:`slth.attention.base.Attention`, without causal, rope and qk_norm; ValueError as well for a width below 1.
+    The parameters are `query`, `key` (heads, d_in, hidden_qk), `value` (heads, d_in, hidden_vo) and `output` (heads,
+    hidden_vo, d_out); `hidden_qk` and `hidden_vo` default to `hidden`. The buffers `scale_qk`, `scale_vo` (heads,)
+    multiply each head's logits and values; they are 1 unless a construction sets them. Other options and errors are
+    those of :class:`slth.attention.base.Attention`, without causal, rope and qk_norm. Also raises ValueError for a
+    width below 1.
     """
 
     query: nn.Parameter
@@ -63,14 +64,14 @@ class MultiHeadAttention(Attention):
             self.register_buffer(name, torch.ones(self.heads, dtype=dtype, device="cpu"))
 
     def extra_repr(self) -> str:
-        """Dimensions, for print(module)."""
+        """Return the sizes, for print(module)."""
         return (
             f"d_in={self.d_in}, d_out={self.d_out}, heads={self.heads}, "
             f"hidden_qk={self.hidden_qk}, hidden_vo={self.hidden_vo}"
         )
 
     def _merged(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """W_Q W_K^T / sqrt(n_K) and W_V W_O, with the scales."""
+        """W_Q W_K^T / sqrt(n_K) and W_V W_O, including the scales."""
         return self._merged_qk(), self._merged_vo()
 
     def _merged_qk(self) -> torch.Tensor:
@@ -83,10 +84,10 @@ class MultiHeadAttention(Attention):
         return (self.scale_qk / math.sqrt(self.hidden_qk))[:, None, None]
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """X (..., T, d_in), mask bool broadcastable to (..., T, T), True = attend -> (..., T, d_out).
+        """Map tokens x (..., T, d_in) to (..., T, d_out); mask: bool broadcastable to (..., T, T), True = attend.
 
-        A pair of factors wider than d_in is merged first: the same function at 1 / (hidden / d_in) of the work.
-        Raises ValueError for a mask row with no True that is not padding, or inputs of another width or dtype.
+        A pair of factors wider than d_in is merged first: the same function for d_in / hidden of the work. Raises
+        ValueError for a mask row without True that is not padding, and inputs of another width or dtype.
         """
         self._check(x)
         x = x.unsqueeze(-3)  # (..., 1, T, d_in)
@@ -100,7 +101,7 @@ class MultiHeadAttention(Attention):
         return (heads @ self.output).sum(dim=-3)
 
     def reference(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """The same as forward, head by head from the formula. O(T^2) of memory."""
+        """Compute forward head by head from the formula. Needs O(T^2) memory."""
         self._check(x)
         mask = self._mask(x, mask)
         out = x.new_zeros(self.d_out)

@@ -1,12 +1,13 @@
 """Token-level multi-head linear attention (MHLA, arXiv 2601.07832): linear attention over blocks of tokens, mixed.
 
-Tokens stand in blocks of `block` (the last may be shorter). A block b is summed up by S_b = sum_j phi(k_j) v_j^T and
-z_b = sum_j phi(k_j), and a token of block i, with query q, sees these through row i of a matrix M_c = (m_ib):
+Tokens are divided into blocks of length `block` (the last may be shorter). A block b is summarised by
+S_b = sum_j phi(k_j) v_j^T and z_b = sum_j phi(k_j). The output of a token in block i with query q mixes these summaries
+by row i of a matrix M_c = (m_ib):
 
     o = phi(q)^T (sum_b m_ib S_b) / phi(q)^T (sum_b m_ib z_b)
 
-Causal, the sums run over earlier blocks, and of its own block a token sees what is not after it, times m_ii. That is
-the paper's text; its published code departs from it (the normaliser, the matrix that it starts from).
+If causal, the sums run over earlier blocks, and over the tokens of block i up to the present one with factor m_ii. This
+follows the paper's text; the published code differs in the normaliser and the initial matrix.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from slth.attention.facts import MULTI_HEAD, Facts
 from slth.numbers import as_float, as_int
 from slth.weights import recipes
 
-#: Feature maps, of positive values: that of the published code, and that of Katharopoulos et al. 2020
-#: (arXiv 2006.16236).
+#: Feature maps with positive values: "relu" of the published code, and "elu1" of Katharopoulos et al. 2020 (arXiv
+#: 2006.16236).
 PHI: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": lambda x: relu(x) + 1e-6,
     "elu1": lambda x: elu(x) + 1.0,
@@ -37,32 +38,32 @@ STARTS = ("natural", "random", "identity_plus_random", "uniform")
 
 
 def locality(blocks: int, *, causal: bool = False, floor: float = 0.0) -> torch.Tensor:
-    """The M_c that the paper starts from: m_ij in proportion to 1 - |i - j| / max_k |i - k| + floor.
+    """Return the paper's initial M_c, (blocks, blocks), float64.
 
-    Rows sum to 1; where causal, row i is made of blocks j <= i alone, with 0 beyond. With floor = 0 the block that is
-    farthest has exactly 0: a mask on it would prune what is pruned already. Returns (blocks, blocks), float64.
+    m_ij is proportional to 1 - |i - j| / max_k |i - k| + floor, and rows sum to 1. If causal, row i has only the blocks
+    j <= i, and 0 elsewhere. With floor = 0 the farthest block has exactly 0, so that a mask on it has no effect.
     """
     index = torch.arange(blocks, device="cpu")
     distance = (index[:, None] - index).abs().double()
     visible = torch.ones_like(distance).tril() if causal else torch.ones_like(distance)
-    farthest = (distance * visible).amax(dim=1, keepdim=True).clamp_min(1.0)  # 1 for a block that sees itself alone
+    farthest = (distance * visible).amax(dim=1, keepdim=True).clamp_min(1.0)  # 1 for a block that sees only itself
     near = (1.0 - distance / farthest + floor) * visible
     return near / near.sum(dim=1, keepdim=True)
 
 
 @dataclass
 class Stream:
-    """What decoding keeps: a summary of each block so far, and one of the full blocks as the last one sees them.
+    """The cache for decoding: a summary of each block so far, and the mixture of the full blocks for the last block.
 
-    A summary is S_b, with z_b as another column where there is a normaliser: (..., heads, hidden, hidden [+ 1]).
+    A summary is S_b, with z_b as an additional column if there is a normaliser: (..., heads, hidden, hidden [+ 1]).
     """
 
-    length: int = 0  # tokens so far
+    length: int = 0  # number of tokens so far
     summaries: list[torch.Tensor] = field(default_factory=list)
     earlier: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float32, device="cpu"))
 
     def add(self, token: torch.Tensor, row: torch.Tensor, block: int) -> torch.Tensor:
-        """A token's own summary, its block's row of M_c, tokens of a block -> the summary that the token sees."""
+        """Add a token's summary. Returns the mixture that the token sees, by the row of M_c of its block."""
         if self.length % block == 0:
             mixed = (m * full for m, full in zip(row, self.summaries, strict=False))
             self.earlier = sum(mixed, start=torch.zeros_like(token))
@@ -72,30 +73,31 @@ class Stream:
         return self.earlier + row[len(self.summaries) - 1] * self.summaries[-1]
 
     def bytes(self) -> int:
-        """Bytes of all summaries: they grow from block to block, not from token to token."""
+        """Return the memory of all summaries in bytes; it grows with the blocks, not with the tokens."""
         return sum(tensor.numel() * tensor.element_size() for tensor in (*self.summaries, self.earlier))
 
 
 class MultiHeadLinearAttention(Attention):
-    """Linear attention whose blocks of tokens see each other through M_c, in O(T hidden^2) for (T / block)^2 <= T.
+    """Linear attention between blocks of tokens, mixed by M_c, in O(T hidden^2) time for (T / block)^2 <= T.
 
-    Parameters `query`, `key`, `value` (heads, d_in, hidden), `output` (heads, hidden, d_out), and `mixing`, the M_c of
-    all heads: (blocks, blocks), non-negative. See `slth.attention.base.Attention` for the options that all have.
+    The parameters are `query`, `key`, `value` (heads, d_in, hidden), `output` (heads, hidden, d_out), and `mixing`, the
+    M_c (blocks, blocks) of all heads, non-negative. See `slth.attention.base.Attention` for the common options. The
+    output of a token whose entries of M_c are all 0 is 0.
 
     Args:
-        length: most tokens of an input, which sets the number of blocks.
-        block: tokens of a block.
+        length: the largest number of tokens of an input, which sets the number of blocks.
+        block: number of tokens in a block.
         phi: feature map of queries and keys, a key of PHI.
-        normalise: divide by the sum of what a token attends with; without it (the paper's language models) rope may
-            turn what phi has made of queries and keys.
+        normalise: whether to divide by the sum of a token's weights. Without it (as in the paper's language models)
+            rope can rotate the features of queries and keys.
         mixing_init: "natural": :func:`locality`; "uniform": 1 everywhere, which is linear attention without blocks;
-            "random": uniform on (0, 2 / blocks), at most on (0, 1); "identity_plus_random": locality stays as a
-            constant, and random shares of its entries, of which `mixing` is uniform on (-1, 1), are added to them, so
-            that M_c is non-negative and its diagonal positive whatever is masked.
+            "random": uniform on (0, min(1, 2 / blocks)); "identity_plus_random": locality * (1 + mixing) with a
+            constant locality and `mixing` uniform on (-1, 1), so that M_c is non-negative and its diagonal positive
+            under any mask.
         floor: see :func:`locality`.
 
-    A token whose entries of M_c are all 0 gets zeros. Raises ValueError as the base class does, and for values other
-    than these.
+    Raises:
+        ValueError: as the base class, and for values outside the above.
     """
 
     query: nn.Parameter
@@ -155,15 +157,15 @@ class MultiHeadLinearAttention(Attention):
             self._put("mixing", (blocks, blocks), recipes.Draw("positive", scale, self.seed, self.prefix + "mixing"))
 
     def mixing_matrix(self) -> torch.Tensor:
-        """M_c (blocks, blocks), of which a causal attention uses the lower triangle."""
+        """Return M_c (blocks, blocks); a causal attention uses its lower triangle."""
         start: torch.Tensor | None = getattr(self, "mixing_start", None)
         return self.mixing if start is None else start * (1.0 + self.mixing)
 
     @torch.no_grad()
     def clip_mixing_(self, least: float = 1e-5) -> None:
-        """Bring the entries of `mixing` into [least, 1], as the paper does, in (0, 1], after every update.
+        """Clip the entries of `mixing` to [least, 1], as the paper does, to (0, 1], after every update.
 
-        Raises ValueError where `mixing` is masked, for then it has no updates, and where it is no M_c but a part of it.
+        Raises ValueError if `mixing` is masked, as it then has no updates, and if it is only a part of M_c.
         """
         if parametrize.is_parametrized(self, "mixing"):
             raise ValueError("mixing is masked: its weights are frozen, there is no update to clip after")
@@ -174,9 +176,9 @@ class MultiHeadLinearAttention(Attention):
     # ------------------------------------------------------------ forward
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """X (..., T, d_in), T <= length -> (..., T, d_out).
+        """Map tokens x (..., T, d_in), T <= length, to (..., T, d_out).
 
-        Raises ValueError for inputs of another width, longer ones, and a mask, for which sums over blocks have no room.
+        Raises ValueError for inputs of another width or dtype, longer inputs, and a mask, which block sums cannot have.
         """
         self._check_input(x, mask)
         q, k = self._features(x, self.query), self._features(x, self.key)
@@ -197,17 +199,17 @@ class MultiHeadLinearAttention(Attention):
             raise ValueError(f"{tokens} tokens: must be at most length={self.length}, for which mixing was made")
 
     def _features(self, x: torch.Tensor, weight: torch.Tensor, first: int = 0) -> torch.Tensor:
-        """X (..., T, d_in) from position `first` on, weight (heads, d_in, hidden) -> phi, (..., heads, T, hidden)."""
+        """phi(x W), (..., heads, T, hidden), for x (..., T, d_in) from position `first` on, W (heads, d_in, hidden)."""
         features = PHI[self.phi](x.unsqueeze(-3) @ weight)
         return self._rotated(features, torch.arange(first, first + x.shape[-2], device=x.device))
 
     def _values(self, x: torch.Tensor) -> torch.Tensor:
-        """X (..., T, d_in) -> (..., heads, T, hidden), with a column of ones where sums are to be normalised."""
+        """Values of x (..., T, d_in): (..., heads, T, hidden), with an additional column of ones if `normalise`."""
         v = x.unsqueeze(-3) @ self.value
         return pad(v, (0, 1), value=1.0) if self.normalise else v
 
     def _output(self, sums: torch.Tensor) -> torch.Tensor:
-        """Sums over what is attended to, (..., heads, T, width) -> (..., T, d_out)."""
+        """Map the weighted sums of values (..., heads, T, width) to (..., T, d_out)."""
         if self.normalise:
             sums = _divided(sums[..., :-1], sums[..., -1:])
         return (sums @ self.output).sum(dim=-3)
@@ -215,10 +217,10 @@ class MultiHeadLinearAttention(Attention):
     # ------------------------------------------------------------ as a matrix
 
     def effective_matrix(self, x: torch.Tensor) -> torch.Tensor:
-        """What tokens attend with: X (..., T, d_in) -> A (..., heads, T, T), the heads being A x W_V.
+        """Compute the attention matrix A (..., heads, T, T) of x (..., T, d_in); each head's output is A x W_V.
 
-        A = (M_c kron 1) . (Q~ K~^T), with rows that sum to 1 where they are normalised, and lower triangular
-        where causal; if not, its rank is at most hidden * rank(M_c). Raises ValueError as forward does. O(T^2).
+        A = (M_c kron 1) . (Q~ K~^T), elementwise. Its rows sum to 1 if `normalise`. It is lower triangular if causal;
+        if not, its rank is at most hidden * rank(M_c). Needs O(T^2) memory. Raises ValueError as forward does.
         """
         self._check_input(x, None)
         q, k = self._features(x, self.query), self._features(x, self.key)
@@ -228,27 +230,27 @@ class MultiHeadLinearAttention(Attention):
         return _divided(matrix, matrix.sum(dim=-1, keepdim=True)) if self.normalise else matrix
 
     def reference(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """The same as forward by way of :meth:`effective_matrix`."""
+        """Compute forward from :meth:`effective_matrix`."""
         self._check_input(x, mask)
         heads = zip(self.effective_matrix(x).unbind(-3), self.value, self.output, strict=True)
         return sum((matrix @ (x @ value) @ output for matrix, value, output in heads), start=x.new_zeros(()))
 
     def obstacles(self) -> list[str]:
-        """What keeps query and key from being merged."""
+        """List the reasons why query and key cannot be merged."""
         return [_NOT_LINEAR, *super().obstacles()]
 
     # ------------------------------------------------------------ token by token
 
     def start(self) -> Stream:
-        """An empty state for :meth:`step`. Raises ValueError unless causal."""
+        """Return an empty cache for :meth:`step`. Raises ValueError unless causal."""
         self._check_decoding()
         return Stream()
 
     def step(self, x: torch.Tensor, cache: Stream) -> torch.Tensor:
-        """The next tokens (..., t, d_in), one or more -> (..., t, d_out), as forward has them after those in cache.
+        """Map the next t tokens (..., t, d_in) to their outputs (..., t, d_out), and add them to the cache in place.
 
-        They are added to cache in place; each takes O(hidden^2), and the first of block i takes i times as much.
-        Raises ValueError for inputs of another width or batch, and for more than `length` tokens in all.
+        Each token takes O(hidden^2) time; the first token of block i takes i times as much. Raises ValueError for
+        inputs of another width or batch shape, and for more than `length` tokens in total.
         """
         self._check_input(x, None)
         self._check_length(cache.length + x.shape[-2])
@@ -262,9 +264,9 @@ class MultiHeadLinearAttention(Attention):
             q_t, k_t, v_t = (tokens[..., t : t + 1, :] for tokens in (q, k, v))  # (..., heads, 1, width)
             row = self.mixing_matrix()[cache.length // self.block]
             sums.append(q_t @ cache.add(k_t.mT @ v_t, row, self.block))
-        return self._output(torch.cat(sums, dim=-2) if sums else v)  # without tokens there is none of either
+        return self._output(torch.cat(sums, dim=-2) if sums else v)  # v is empty if there are no tokens
 
 
 def _divided(sums: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Sums over weights, 0 where the weights are 0: there nothing was summed."""
+    """sums / weights, 0 where weights are 0, as nothing was summed there."""
     return sums / torch.where(weights == 0, 1.0, weights)

@@ -1,4 +1,4 @@
-"""What tells an attention where its tokens stand: rotary positions."""
+"""Rotary position embeddings."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ ROPE_BASE = 10000.0
 
 
 def rope(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Rotary positions (Su et al. 2021, arXiv 2104.09864, eq. 34) -> tensor of x's shape and dtype.
+    """Rotate x (..., T, n) by positions (T,), int (Su et al. 2021, arXiv 2104.09864, eq. 34); same shape and dtype.
 
-    x (..., T, n), positions (T,) int. Neighbours 2i and 2i + 1 of the last axis are a pair, turned by the angle
-    position * 10000^(-2i / n), so that a product of two vectors depends on the difference of their positions. (Some
-    libraries pair i and i + n/2 instead: the same up to an order of the columns.) Raises ValueError for an odd n.
+    Each pair of columns 2i and 2i + 1 is rotated by the angle position * 10000^(-2i / n), so that the inner product of
+    two vectors depends on the difference of their positions. (Some libraries pair columns i and i + n/2 instead, which
+    is the same up to a permutation of columns.) Raises ValueError for an odd n.
     """
     width = x.shape[-1]
     if width % 2:

@@ -1,4 +1,4 @@
-"""Talking-heads attention (Shazeer et al. 2020, arXiv 2003.02436): heads are mixed before the softmax and after it."""
+"""Talking-heads attention (Shazeer et al. 2020, arXiv 2003.02436): heads are mixed before and after the softmax."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ from slth.weights import recipes
 class TalkingHeadsAttention(SoftmaxAttention):
     """Attention whose logits and weights are mixed across heads.
 
-    With logits J_k = x W_Q,k (x W_K,k)^T / sqrt(hidden) of the logit heads k, value heads v, softmax heads h between:
+    With logits J_k = x W_Q,k (x W_K,k)^T / sqrt(hidden) of the logit heads k, softmax heads h and value heads v:
 
         out = sum_v (sum_h P_w[h, v] softmax(sum_k P_l[k, h] J_k; mask)) x W_V,v W_O,v
 
-    Parameters `query`, `key` (logit_heads, d_in, hidden), `value` (value_heads, d_in, hidden), `output` (value_heads,
-    hidden, d_out), `mix_logits` P_l (logit_heads, heads), `mix_weights` P_w (heads, value_heads). See
-    `slth.attention.base.Attention` for the options that all have.
+    The mask is applied after the mixing of logits. Merged, the attention has the softmax heads, whose query-key
+    matrices have ranks up to logit_heads * hidden. The parameters are `query`, `key` (logit_heads, d_in, hidden),
+    `value` (value_heads, d_in, hidden), `output` (value_heads, hidden, d_out), `mix_logits` P_l (logit_heads, heads)
+    and `mix_weights` P_w (heads, value_heads). See `slth.attention.base.Attention` for the common options.
 
     Args:
-        logit_heads: heads of queries and keys; None: `heads`.
-        value_heads: heads of values; None: `heads`.
-        mixing_init: how P_l and P_w start. "natural" and "random": normal of variance 1 / fan_in, the paper's (it cuts
-            the tails off, ours are at 6.4 standard deviations); "identity": torch.eye, which is multi-head attention
-            where all heads are equally many; "identity_plus_random": torch.eye as a constant that no mask touches, and
-            a random matrix is added to it; "theory": uniform on (-1, 1).
+        logit_heads: number of heads of queries and keys; None: `heads`.
+        value_heads: number of heads of values; None: `heads`.
+        mixing_init: the initialisation of P_l and P_w. "natural" and "random": normal with variance 1 / fan_in, as in
+            the paper (which truncates the tails; ours end at 6.4 standard deviations); "identity": torch.eye, which is
+            multi-head attention if all numbers of heads are equal; "identity_plus_random": a random matrix is added to
+            torch.eye, a constant that is never masked; "theory": uniform on (-1, 1).
 
-    The mask comes after the mixing. Merged, it has the softmax heads: their query-key matrices have ranks up to
-    logit_heads * hidden. Raises ValueError as the base class does, and for values other than these.
+    Raises:
+        ValueError: as the base class, and for values outside the above.
     """
 
     query: nn.Parameter
@@ -104,12 +105,12 @@ class TalkingHeadsAttention(SoftmaxAttention):
         return _across_heads(weights, self._mixing("mix_weights")) @ v  # (..., value_heads, T, hidden)
 
     def _merged(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Those of the softmax heads: sums over the logit heads and over the value heads."""
+        """The matrices of the softmax heads: sums over the logit heads and over the value heads."""
         qk, vo = super()._merged()
         return _across_heads(qk, self._mixing("mix_logits")), _across_heads(vo, self._mixing("mix_weights").mT)
 
     def reference(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """The same as forward, head by head from the formula. O(heads T^2) of memory."""
+        """Compute forward head by head from the formula. Needs O(heads T^2) memory."""
         self._check(x)
         mask = self._mask(x, mask)
         positions = torch.arange(x.shape[-2], device=x.device)
@@ -130,6 +131,6 @@ class TalkingHeadsAttention(SoftmaxAttention):
 
 
 def _across_heads(x: torch.Tensor, mixing: torch.Tensor) -> torch.Tensor:
-    """(..., heads, a, b) times mixing (heads, other heads) -> (..., other heads, a, b)."""
+    """Mix heads: x (..., heads, a, b), mixing (heads, other heads) -> (..., other heads, a, b)."""
     mixed: torch.Tensor = (mixing.mT @ x.flatten(-2)).unflatten(-1, x.shape[-2:])
     return mixed

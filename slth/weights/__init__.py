@@ -1,1 +1,1 @@
-"""Random weights: how each is drawn (inits), and the record by which it is drawn again (recipes)."""
+"""Random weights: how they are drawn (inits), and the records by which they can be drawn again (recipes)."""

@@ -1,7 +1,7 @@
-"""Random words to random numbers: each distribution twice, in plain torch for any device, and as a loop for the CPU.
+"""Convert random words to random numbers: each distribution in plain torch for any device, and as a loop for the CPU.
 
-Both use only exact or correctly rounded operations, and so give the same bits. The loops allow no fused
-multiply-add and no reordering: numba, as it is set here, makes neither.
+Both use only exact or correctly rounded operations, so that they give the same bits. The loops must have no fused
+multiply-add and no reordering: numba does neither with the settings used here.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ from numba import float32, float64, njit, uint32
 
 from slth.weights.quantile import ATANH_SERIES, LN2, MIDDLE, SHOULDER, quantile
 
-_PIECE = 1024  # words whose numbers a loop makes at a time: its buffers stay in a core's first cache
+_PIECE = 1024  # words that a loop converts at a time, so that its buffers stay in a core's L1 cache
 _ROOT_HALF = math.sqrt(0.5)
-_FRACTION = (1 << 52) - 1  # bits of a float64
+_FRACTION = (1 << 52) - 1  # fraction bits of a float64
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """How words become numbers.
+    """A conversion of random words to numbers.
 
-    per_word: numbers that a word gives; of(words, scale): int64 words in [0, 2^32) -> float32 numbers, the reference;
-    fill(words, scale, out): the same for uint32 words into float32 `out`, which may want fewer than the words give.
+    Attributes:
+        per_word: how many numbers a word gives.
+        of: (words, scale) -> float32 numbers, for int64 words in [0, 2^32): the reference.
+        fill: (words, scale, out), writes the same numbers for uint32 words to float32 `out`, which may be shorter.
     """
 
     per_word: int
@@ -92,9 +94,9 @@ def _ratio(above, below, x):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _fill_normal(words: np.ndarray, scale: float, out: np.ndarray) -> None:  # pragma: no cover
-    """The middle of the distribution for all of a piece, then what lies outside of it, gathered.
+    """Compute the middle of the distribution for a whole piece, then gather the words outside of it and recompute them.
 
-    No word lies so far out (below e^-25) that the quantile's tail is needed.
+    The quantile's tail is not needed, as no word gives a probability below e^-25.
     """
     where, t, e = np.empty(_PIECE, np.int64), np.empty(_PIECE, np.float64), np.empty(_PIECE, np.int64)
     bits = t.view(np.int64)

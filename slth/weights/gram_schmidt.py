@@ -1,4 +1,4 @@
-"""Orthonormal rows by operations in one fixed order, so that they have the same bits on every machine."""
+"""Orthonormal rows, computed in one fixed order so that they have the same bits on every machine."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from slth.threads import in_parallel
 
 
 def orthonormal(vectors: torch.Tensor) -> npt.NDArray[np.float64]:
-    """Rows of vectors (P, n, d), each d on end made orthonormal in their order, in float64: modified Gram-Schmidt.
+    """Orthonormalise each group of d consecutive rows of vectors (P, n, d), in float64, by modified Gram-Schmidt.
 
-    Rows are counted from the last: the first n mod d are orthonormal among themselves. Products, sums, roots and
-    quotients are rounded one by one; numba, as it is set here, neither fuses nor reorders them.
+    Groups are counted from the last row; the first n mod d rows form a smaller group. Each product, sum, root and
+    quotient is rounded separately; numba neither fuses nor reorders them with the settings used here.
     """
     rows = vectors.detach().to("cpu", torch.float64).numpy().copy()
 
@@ -29,11 +29,11 @@ def orthonormal(vectors: torch.Tensor) -> npt.NDArray[np.float64]:
 
 @njit(cache=True, nogil=True)
 def _turn(problems):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """The same in place."""
+    """Orthonormalise in place."""
     _, n, d = problems.shape
     for rows in problems:
         for i in range(n):
-            row, first = rows[i], max(0, n - d * ((n - i + d - 1) // d))  # of its group
+            row, first = rows[i], max(0, n - d * ((n - i + d - 1) // d))  # the first row of its group
             for before in rows[first:i]:
                 product = 0.0
                 for axis in range(d):

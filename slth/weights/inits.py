@@ -1,24 +1,24 @@
-"""The one place where random weights come from.
+"""Random weights, as pure functions of (seed, name, stream, element index).
 
-Every random number of the package is a pure function of (seed, name, stream, element index): the counter-based
-generator Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), keyed by a hash of seed and
-name and counted by element. So a weight does not depend on the device, the number of threads, the length of the tensor
-or what was drawn before it, and a ticket can name a network by its seed alone.
+All weights come from the counter-based generator Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy
+as 1, 2, 3"), keyed by a hash of seed and name and indexed by element. So a weight does not depend on the device, the
+number of threads, the length of the tensor or earlier draws, and a ticket can identify a network by its seed.
 
-Words become numbers by rules that use only exact or correctly rounded operations, hence give the same bits everywhere:
+The conversion of words to numbers uses only exact or correctly rounded operations, so that it gives the same bits on
+every machine:
 
 ====================  ==========================================================  ======================
 distribution          value                                                       elements per block
 ====================  ==========================================================  ======================
 :func:`uniform`       odd point of a 24-bit lattice on (-1, 1), times the scale    4 (one word each)
 :func:`uniform16`     odd point of a 16-bit lattice on (-1, 1), times the scale    8 (low half first)
-:func:`positive`      absolute value of what :func:`uniform` gives                4 (one word each)
+:func:`positive`      absolute value of :func:`uniform`                           4 (one word each)
 :func:`sign`          +scale, or -scale where the bit is 1                         128 (lowest bit first)
 :func:`normal`        inverse normal distribution at (word + 1/2) / 2^32           4 (one word each)
-:func:`orthogonal`    rows of what :func:`normal` gives, made orthonormal           4 (one word each)
+:func:`orthogonal`    rows of :func:`normal`, orthonormalised                     4 (one word each)
 ====================  ==========================================================  ======================
 
-No value is ever 0, so a pruned weight can be told from a kept one.
+No value is ever 0, so that pruned weights can be distinguished from kept ones.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from slth.threads import in_parallel
 from slth.weights import gram_schmidt, philox
 from slth.weights.distributions import NORMAL, SIGN, UNIFORM, UNIFORM16, Distribution
 
-_CPU_WORDS = 1 << 14  # made at a time by one thread: they stay in its core's cache
+_CPU_WORDS = 1 << 14  # words that one thread draws at a time, so that they stay in its core's cache
 _DEVICE_WORDS = 1 << 24
 
 # ---------------------------------------------------------------- tensors
@@ -92,9 +92,9 @@ def _fill_device(
 def uniform(
     shape: Sequence[int], scale: float, *, seed: int, name: str, stream: int = 0, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
-    """Uniform on (-scale, scale), float32, symmetric, never 0: `(2 * (word >> 8) + 1 - 2^24) * (scale * 2^-24)`.
+    """Draw uniformly on (-scale, scale), float32, never 0: `(2 * (word >> 8) + 1 - 2^24) * (scale * 2^-24)`.
 
-    One rounding (the product, in float32). `stream` in [0, 2^32) gives independent re-draws under the same name.
+    Only the product is rounded, in float32. `stream` in [0, 2^32) gives independent redraws under the same name.
     Raises ValueError for a scale outside [2^-101, 2^120].
     """
     return _draw(UNIFORM, shape, scale, seed, name, stream, device)
@@ -103,16 +103,16 @@ def uniform(
 def uniform16(
     shape: Sequence[int], scale: float, *, seed: int, name: str, stream: int = 0, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
-    """Like :func:`uniform` from half a word, 16 bits: `(2 * half + 1 - 2^16) * (scale * 2^-16)`; cheaper to serve."""
+    """Draw like :func:`uniform`, from 16-bit half words: `(2 * half + 1 - 2^16) * (scale * 2^-16)`; faster to serve."""
     return _draw(UNIFORM16, shape, scale, seed, name, stream, device)
 
 
 def positive(
     shape: Sequence[int], scale: float, *, seed: int, name: str, stream: int = 0, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
-    """Uniform on (0, scale), float32, never 0: the absolute value of what :func:`uniform` gives for the same arguments.
+    """Draw uniformly on (0, scale), float32, never 0: the absolute value of :func:`uniform` with the same arguments.
 
-    Raises ValueError as it does.
+    Raises ValueError as :func:`uniform` does.
     """
     return uniform(shape, scale, seed=seed, name=name, stream=stream, device=device).abs_()
 
@@ -120,16 +120,17 @@ def positive(
 def sign(
     shape: Sequence[int], scale: float, *, seed: int, name: str, stream: int = 0, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
-    """Signed constant: +scale or -scale, one bit each, float32. A set bit is a minus sign."""
+    """Draw +scale or -scale (signed constant), float32, from one bit each: -scale if the bit is set."""
     return _draw(SIGN, shape, scale, seed, name, stream, device)
 
 
 def normal(
     shape: Sequence[int], std: float, *, seed: int, name: str, stream: int = 0, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
-    """Normal with mean 0 and the given standard deviation, float32, |value| <= 6.4 std.
+    """Draw from a normal distribution with mean 0 and standard deviation std, float32, |value| <= 6.4 std.
 
-    The quantile function at (word + 1/2) / 2^32 in float64 by basic operations alone, times std, rounded once.
+    This is the quantile function at (word + 1/2) / 2^32, computed in float64 with basic operations only, times std,
+    rounded once.
     """
     return _draw(NORMAL, shape, std, seed, name, stream, device)
 
@@ -137,18 +138,18 @@ def normal(
 def orthogonal(
     shape: Sequence[int], scale: float, *, seed: int, name: str, stream: int = 0, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
-    """Random directions: rows of length `scale`, (..., n, d), float32, of which each d on end are orthogonal.
+    """Draw rows (..., n, d) of length `scale`, float32, such that each group of d consecutive rows is orthogonal.
 
-    Rows are counted from the last, so that the first n mod d are orthogonal among themselves. They are those of
-    :func:`normal` after Gram-Schmidt in float64, rounded once.
-    A shape of one axis is one row. Raises ValueError as :func:`normal` does.
+    Groups are counted from the last row; the first n mod d rows form a smaller group. The rows are those of
+    :func:`normal` after Gram-Schmidt in float64, rounded once. A shape with one axis is one row. Raises ValueError as
+    :func:`normal` does.
     """
-    drawn = normal(shape, 1.0, seed=seed, name=name, stream=stream, device=device)
-    if not drawn.numel():
-        return drawn
+    draws = normal(shape, 1.0, seed=seed, name=name, stream=stream, device=device)
+    if not draws.numel():
+        return draws
     scale = as_float("scale", scale, f"[{_SMALLEST}, {_LARGEST}]")
-    rows = gram_schmidt.orthonormal(drawn.reshape(-1, *(1, 1, *drawn.shape)[-2:]))
-    return torch.from_numpy(rows * scale).to(torch.float32).reshape(drawn.shape).to(device)
+    rows = gram_schmidt.orthonormal(draws.reshape(-1, *(1, 1, *draws.shape)[-2:]))
+    return torch.from_numpy(rows * scale).to(torch.float32).reshape(draws.shape).to(device)
 
 
 # ---------------------------------------------------------------- initialisations
@@ -156,12 +157,15 @@ def orthogonal(
 
 @dataclass(frozen=True)
 class Fan:
-    """What an initialisation may depend on.
+    """The properties of a weight on which its initialisation may depend.
 
-    fan_in: inputs that one unit sums, their mean number where units differ (transposed convolutions with a stride);
-    fan_out: outputs that one input reaches; width: hidden dimension per head (the n of the theory init);
-    role: "query", "key", "value", "output" in an attention, else ""; keep: share of the weights that will be kept, for
-    which the fan-scaled inits are made up (Ramanujan et al. 2020 scale by the kept share of the fan).
+    Attributes:
+        fan_in: number of inputs that one unit sums; the mean if units differ (transposed convolutions with a stride).
+        fan_out: number of outputs that one input reaches.
+        width: hidden dimension per head (the n of the theory init).
+        role: "query", "key", "value" or "output" in an attention, else "".
+        keep: share of weights that will be kept; the fan-scaled inits use the kept share of the fan (Ramanujan et al.
+            2020).
     """
 
     fan_in: float
@@ -175,7 +179,7 @@ class Fan:
 
 
 def theory_scale(fan: Fan) -> float:
-    """The scale of the init "theory"."""
+    """Return the scale of the init "theory": width^(1/4) for query and key, else 1."""
     return float(fan.width) ** 0.25 if fan.role in ("query", "key") else 1.0
 
 
@@ -207,17 +211,16 @@ def weight(
     stream: int = 0,
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:
-    """A random float32 weight of the given shape by the initialisation's name (a key of :data:`INITS`).
+    """Draw a random float32 weight of this shape by the name of an initialisation, a key of :data:`INITS`.
 
-    `scale` multiplies the init's own scale before anything is drawn. Raises ValueError for an unknown init
-    or a keep outside (0, 1].
+    `scale` multiplies the init's own scale. Raises ValueError for an unknown init or a keep outside (0, 1].
     """
     distribution, own_scale = scaled(init, fan)
     return distribution(shape, scale * own_scale, seed=seed, name=name, stream=stream, device=device)
 
 
 def scaled(init: str, fan: Fan) -> tuple[Callable[..., torch.Tensor], float]:
-    """(distribution, its scale) of an initialisation at a fan. Raises ValueError as :func:`weight` does."""
+    """Return (distribution, its scale) of an initialisation for a fan. Raises ValueError as :func:`weight` does."""
     if init not in INITS:
         raise ValueError(f"init={init!r}: must be one of {', '.join(INITS)}")
     as_float("keep", fan.keep, "(0, 1]", "the share of weights kept")

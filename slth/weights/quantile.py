@@ -1,7 +1,7 @@
-"""The inverse of the normal distribution function, with the same bits on every device.
+"""The quantile function of the normal distribution, with the same bits on every device.
 
-Wichura 1988, "Algorithm AS 241: The percentage points of the normal distribution" (PPND16), in float64, from +, -, *,
-/ and sqrt alone: these are correctly rounded by IEEE 754, which no library's logarithm or inverse error function is.
+Wichura 1988, "Algorithm AS 241: The percentage points of the normal distribution" (PPND16), in float64, with only +, -,
+*, / and sqrt. IEEE 754 requires these to be correctly rounded, unlike a library's logarithm or inverse error function.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-# Numerator and denominator, highest power first: the middle, the shoulders and the tails of the distribution.
+# Coefficients (numerator, denominator), highest power first, for the middle, the shoulders and the tails.
 MIDDLE = (
     (2509.0809287301226727, 33430.575583588128105, 67265.770927008700853, 45921.953931549871457, 13731.693765509461125,
      1971.5909503065514427, 133.14166789178437745, 3.387132872796366608),
@@ -32,11 +32,11 @@ TAIL = (
 )  # fmt: skip
 
 LN2 = math.log(2.0)
-ATANH_SERIES = tuple(2.0 / (2 * k + 1) for k in range(12, -1, -1))  # of 2 artanh(s) / s in s^2
+ATANH_SERIES = tuple(2.0 / (2 * k + 1) for k in range(12, -1, -1))  # coefficients of 2 artanh(s) / s in s^2
 
 
 def quantile(p: torch.Tensor) -> torch.Tensor:
-    """Inverse of the normal distribution function: p in (0, 1), float64 -> float64. Plain torch, any device."""
+    """Compute the quantiles of the standard normal distribution at p in (0, 1), float64. Plain torch on any device."""
     q = p - 0.5
     tail_p = torch.minimum(p, 1.0 - p)
     r = torch.sqrt(-log(tail_p))
@@ -58,7 +58,7 @@ def _horner(coefficients: Sequence[float], x: torch.Tensor) -> torch.Tensor:
 
 
 def log(x: torch.Tensor) -> torch.Tensor:
-    """Natural logarithm of positive float64, accurate to about 1e-15, from basic operations alone.
+    """Compute the natural logarithm of positive float64, accurate to about 1e-15, with basic operations only.
 
     x = m * 2^e with m in [sqrt(1/2), sqrt(2)); log m = 2 artanh((m - 1) / (m + 1)).
     """

@@ -1,8 +1,8 @@
-"""How a random tensor is made again: the record that a ticket holds in place of the weights.
+"""Recipes: records from which a random tensor can be drawn again, which a ticket stores instead of the weights.
 
-A :class:`Draw` is one call of `slth.weights.inits` but for the shape; a :class:`Recipe` makes one parameter of equal
-parts, of which a fused one (GPT-2's query, key and value side by side) has several. A module remembers the recipes of
-its own parameters, so that a network made of such modules can be told by seeds alone.
+A :class:`Draw` is one call of `slth.weights.inits`, without the shape. A :class:`Recipe` describes one parameter of
+equal parts; a fused one (GPT-2's query, key and value in one tensor) has several. A module stores the recipes of its
+own parameters, so that seeds are enough to describe a network of such modules.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 from slth.numbers import as_float, as_int, put
 from slth.weights import inits
 
-#: name -> function of `slth.weights.inits`, as a recipe names it.
+#: name in a recipe -> function of `slth.weights.inits`.
 DISTRIBUTIONS = {
     "uniform": inits.uniform,
     "uniform16": inits.uniform16,
@@ -31,7 +31,15 @@ _MEMORY = "_slth_recipes"
 
 @dataclass(frozen=True)
 class Draw:
-    """One random tensor, all but its shape: distribution (a key of DISTRIBUTIONS), its scale or standard deviation."""
+    """One random tensor, without its shape.
+
+    Attributes:
+        distribution: a key of DISTRIBUTIONS.
+        scale: the scale, or standard deviation, of the distribution.
+        seed, name, stream: as in `slth.weights.inits`.
+
+    Raises ValueError for an unknown distribution and for numbers of the wrong type or range.
+    """
 
     distribution: str
     scale: float
@@ -46,17 +54,21 @@ class Draw:
         put(self, scale=as_float("scale", self.scale), **numbers)
 
     def tensor(self, shape: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
-        """The draw as a float32 tensor of the given shape."""
+        """Draw a float32 tensor of this shape."""
         draw = DISTRIBUTIONS[self.distribution]
         return draw(shape, self.scale, seed=self.seed, name=self.name, stream=self.stream, device=device)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One parameter: a draw for each of its equal parts along axis `dim`, but for rows that are 0 (of padding).
+    """One parameter.
 
-    pairs: None, or (axis, sign): along that axis weights come in pairs, of which the first is drawn and the second is
-    the same (sign 1) or the opposite (sign -1); of an odd number the last has none.
+    Attributes:
+        draws: one for each of its equal parts along axis `dim`.
+        dim: the axis of the parts.
+        zero_rows: rows that are 0 (for padding).
+        pairs: None, or (axis, sign): weights come in pairs along this axis, of which the first is drawn and the second
+            is the same (sign 1) or its negative (sign -1). With an odd size the last weight has no partner.
     """
 
     draws: tuple[Draw, ...]
@@ -65,18 +77,18 @@ class Recipe:
     pairs: tuple[int, int] | None = None
 
     def tensor(self, shape: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
-        """The parameter as a float32 tensor. Raises ValueError where the parts do not divide the axis."""
+        """Draw the parameter as a float32 tensor. Raises ValueError if the parts do not divide the axis."""
         if self.pairs is not None:
             return self._paired(shape, self.pairs, device)
         parts = len(self.draws)
         if shape[self.dim] % parts:
             raise ValueError(f"shape {tuple(shape)}: axis {self.dim} must be divisible into {parts} equal parts")
         part = [size // parts if axis == self.dim else size for axis, size in enumerate(shape)]
-        made = [draw.tensor(part, device) for draw in self.draws]
-        whole = made[0] if parts == 1 else torch.cat(made, dim=self.dim)
+        tensors = [draw.tensor(part, device) for draw in self.draws]
+        weight = tensors[0] if parts == 1 else torch.cat(tensors, dim=self.dim)
         if self.zero_rows:
-            whole[list(self.zero_rows)] = 0.0
-        return whole
+            weight[list(self.zero_rows)] = 0.0
+        return weight
 
     def _paired(self, shape: Sequence[int], pairs: tuple[int, int], device: torch.device | str) -> torch.Tensor:
         axis, sign = pairs
@@ -86,22 +98,22 @@ class Recipe:
         return both.narrow(axis, 0, shape[axis])
 
     def told(self) -> dict[str, Any]:
-        """The recipe as JSON; of pairs nothing is said where there are none."""
+        """Convert the recipe to JSON, without the key "pairs" if there are none."""
         return {name: value for name, value in asdict(self).items() if name != "pairs" or value is not None}
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> Recipe:
-        """The recipe that :meth:`told` told of. Raises ValueError or TypeError for anything else."""
-        pairs = told.get("pairs") and {"pairs": tuple(told["pairs"])}
-        return cls(**{**told, **(pairs or {}), "draws": tuple(Draw(**draw) for draw in told["draws"])})
+    def of(cls, stored: Mapping[str, Any]) -> Recipe:
+        """Read the result of :meth:`told`. Raises ValueError or TypeError for anything else."""
+        pairs = stored.get("pairs") and {"pairs": tuple(stored["pairs"])}
+        return cls(**{**stored, **(pairs or {}), "draws": tuple(Draw(**draw) for draw in stored["draws"])})
 
     def redrawn(self, seed: int) -> Recipe:
-        """The same recipe from another seed."""
+        """Return the same recipe with another seed."""
         return replace(self, draws=tuple(replace(draw, seed=seed) for draw in self.draws))
 
 
 def draw(init: str, fan: inits.Fan, *, seed: int, name: str, scale: float = 1.0) -> Draw:
-    """The draw of an initialisation by name (a key of `slth.weights.inits.INITS`), its scale times `scale`.
+    """Return the draw of an initialisation, a key of `slth.weights.inits.INITS`; `scale` multiplies its own scale.
 
     Raises ValueError for an unknown init or a fan's keep outside (0, 1].
     """
@@ -110,7 +122,7 @@ def draw(init: str, fan: inits.Fan, *, seed: int, name: str, scale: float = 1.0)
 
 
 def of_generations(recipe: Recipe, generation: torch.Tensor) -> torch.Tensor:
-    """The weight whose entries come from the streams that `generation` (uint8, the weight's shape) counts up to."""
+    """Draw a weight whose entries come from the streams given by `generation` (uint8, the weight's shape)."""
     value = torch.empty(generation.shape, dtype=torch.float32, device=generation.device)
     for stream in generation.unique().tolist():
         here = generation == stream
@@ -123,18 +135,18 @@ def _streamed(recipe: Recipe, stream: int) -> Recipe:
 
 
 def remember(module: nn.Module, name: str, recipe: Recipe) -> None:
-    """Note how the module's own parameter `name` was made."""
+    """Store the recipe of the module's own parameter `name`."""
     module.__dict__.setdefault(_MEMORY, {})[name] = recipe
 
 
 def forget(module: nn.Module, name: str) -> None:
-    """Note that it is not known how the module's own parameter `name` was made."""
+    """Remove the recipe of the module's own parameter `name`, if it has one."""
     module.__dict__.get(_MEMORY, {}).pop(name, None)
 
 
 @torch.no_grad()
 def fill(module: nn.Module, recipes: Mapping[str, Recipe]) -> None:
-    """Write parameters, by their names in module, from their recipes, and remember these."""
+    """Draw parameters, by their names in the module, from their recipes, and store the recipes."""
     for path, recipe in recipes.items():
         owner, name = _owner(module, path)
         parameter = owner.get_parameter(name)
@@ -143,9 +155,9 @@ def fill(module: nn.Module, recipes: Mapping[str, Recipe]) -> None:
 
 
 def recipe_of(module: nn.Module, path: str) -> Recipe | None:
-    """How the parameter of that name in module was made, None where it is not known to come from `slth.weights.inits`.
+    """Return the recipe of a parameter, by its name in the module; None if it has none.
 
-    What is remembered may have been overwritten since: who relies on it compares.
+    The parameter may have been overwritten since: a caller that relies on the recipe must compare the values.
     """
     owner, name = _owner(module, path)
     memory: dict[str, Recipe] = owner.__dict__.get(_MEMORY, {})
@@ -153,7 +165,7 @@ def recipe_of(module: nn.Module, path: str) -> Recipe | None:
 
 
 def required(module: nn.Module, path: str) -> Recipe:
-    """As :func:`recipe_of`. Raises ValueError where that is None."""
+    """Return the recipe of a parameter, as :func:`recipe_of` does. Raises ValueError if it has none."""
     recipe = recipe_of(module, path)
     if recipe is None:
         raise ValueError(

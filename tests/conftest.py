@@ -31,6 +31,18 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(autouse=True, scope="session")
+def quick_interpreter():
+    """Kernels call many small functions, and Triton's interpreter does more at each call than the function."""
+    if importlib.util.find_spec("triton") is None:
+        yield
+        return
+    from interpreting import patching_at_launches
+
+    with patching_at_launches():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def one_thread():
     """Tests are small: torch's own threads would only get in each other's way."""
     with one_torch_thread():

@@ -87,10 +87,12 @@ def test_another_file_of_the_users_is_another_version_of_a_run(folder):
     def version():
         return code.version_of({"method": {"name": "own.py:Own", "rate": 1}, "variants": ["mha", "sum: a.py:b"]}, "v")
 
+    alone = "class Own:\n    pass\n"  # OWN imports this file, and it all tests, which would be read each time
+    (folder / "own.py").write_text(alone)
     before = version()
     assert re.fullmatch(r"v\+[0-9a-f]{16}", before)
     assert before == version()
-    (folder / "own.py").write_text(OWN + "# changed\n")
+    (folder / "own.py").write_text(alone + "# changed\n")
     assert version() != before
     assert code.version_of({"method": "iterand", "data": "path:own.py", "at": "a(b"}, "v") == "v"
 

@@ -1,1 +1,1 @@
-"""The commands, what they measure (studies), and how they are run and stored (lab, sweeps)."""
+"""Experiments: the commands, their measurements (studies), and how runs are configured and stored (lab, sweeps)."""

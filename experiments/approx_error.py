@@ -1,15 +1,15 @@
-"""How fast the error of a ticket inside a random attention falls with the source's width, and how it is certified.
+"""Measure how the error of a ticket in a random attention, and its certificate, fall with the source's width.
 
-Figures 4 to 6 of arXiv 2511.04217: one target attention, many random sources, masks by exact subset sums.
-hidden=64 draws the curve up to width 64, and the run says with which widths; hidden=[8,16,32] measures just these,
-hidden=[64] this one. depth=[1,2,3,4] measures
-transformers of so many blocks instead. method=edge_popup learns a mask of each source, too, and sets it beside the
-construction: the same target, sources and test inputs, in the same table and figures.
+Figures 4 to 6 of arXiv 2511.04217: one target attention, many random sources, masks from exact subset sums.
+hidden=64 measures a curve up to width 64 and prints its widths; hidden=[8,16,32] measures exactly these widths, and
+hidden=[64] only this one. depth=[1,2,3,4] measures transformers with these numbers of blocks instead.
+method=edge_popup also learns a mask of each source, with the same target and test inputs, for comparison with the
+construction in the same table and figures.
 
-In results.csv a learned ticket has method=edge_popup and side=free, since no factor's mask has a structure, and leaves
-unreachable and candidates empty: no subset sum is solved. Its certificate is that of its merged matrices, for any
-input of the same norm, though it was learned from inputs of the task. One mask serves all lengths; it is learned at
-the shortest.
+In results.csv a learned ticket has method=edge_popup and side=free, since no mask is structural, and unreachable and
+candidates are empty, since no subset sum is solved. Its certificate is that of its merged matrices and holds for any
+input of the same norm, although it was learned on inputs of the task. One mask, learned at the shortest length, is used
+for all lengths.
 """
 
 import time
@@ -30,12 +30,12 @@ from slth.experiments.studies.approximation import learning
 from slth.experiments.studies.approximation import measure as approximation
 from slth.ticket import Ticket
 
-WIDTH = 64  # where a curve ends if the config does not say
-POINTS = 9  # widths on the curve that one width asks for
-SOURCES, LEARNED_SOURCES = 100, 10  # that are measured where the config does not say
-# keys that a construction does not look at, but for steps and lr, which smoke gives whatever the method
+WIDTH = 64  # default end of a curve
+POINTS = 9  # most widths of a curve
+SOURCES, LEARNED_SOURCES = 100, 10  # default numbers of sources
+# keys that a construction does not use; steps and lr are left out, since smoke sets them for all methods
 OF_A_SEARCH = ("keep", "batch", "precision", "graph", "accumulate")
-# what a depth allows
+# the values that are allowed with a depth
 DEEP = {
     "method": (approximation.CONSTRUCTION,),
     "target": ("random",),
@@ -45,7 +45,7 @@ DEEP = {
 
 
 def per_length(default: int | None, *, help: str) -> Any:
-    """A key that takes an int >= 1, or a list with one for each length."""
+    """Declare a key that takes an int >= 1, or a list with one for each length."""
 
     def read(key: str, value: Any) -> int | list[int]:
         one = an_integer(1)
@@ -56,68 +56,72 @@ def per_length(default: int | None, *, help: str) -> Any:
 
 @dataclass(frozen=True)
 class Config(lab.TrainingOptions):
-    """What is measured."""
+    """The target, the sources, and how masks are found."""
 
     method: methods.Method = methods.method(
         approximation.CONSTRUCTION,
         others=(approximation.CONSTRUCTION,),
-        help="a search, as edge_popup: masks are learned, next to the construction",
+        help="how masks are found: construction, or a search such as edge_popup, compared with the construction",
     )
     hidden: int | list[int] | None = lab.key(
         None,
         as_given(several(an_integer(1, 2**31 - 1))),
-        help="the source's width per head: an int is the end of a curve of up to nine widths, a list is just these, as "
-        "in [64]; None: a curve that ends at 64, or where a coordinate has four units if d_in is above that",
+        help="the source's widths per head: an int is the end of a curve of up to nine widths, a list such as [64] is "
+        "exactly these widths; None: a curve up to 64, or up to four units per coordinate if that is more",
     )
-    lengths: list[int] = lab.integers(4, least=1, help="points in an input; the regression token comes on top")
-    d_in: int = lab.integer(2, least=1, help="width of an input vector")
+    lengths: list[int] = lab.integers(4, least=1, help="points per input, without the regression token")
+    d_in: int = lab.integer(2, least=1, help="width of input vectors")
     d_out: int | None = lab.integer(
-        None, least=1, help="None: d_in/2 with a trained target, 1 with a random one, d_in with a depth"
+        None,
+        least=1,
+        help="width of output vectors; None: d_in/2 for a trained target, 1 for a random one, d_in with a depth",
     )
-    heads: int = lab.integer(1, least=1, help="of target and source")
+    heads: int = lab.integer(1, least=1, help="number of heads of target and source")
     depth: list[int] | None = lab.integers(
-        None, least=1, help="None: an attention; an int or a list: transformers of so many blocks"
+        None, least=1, help="numbers of blocks of transformers; None: a single attention instead"
     )
     target: str | None = lab.choice(
-        None, ("trained", "random"), help="trained: on the task; None: trained, with a depth random"
+        None,
+        ("trained", "random"),
+        help="the target: trained on the task, or random; None: trained, or random with a depth",
     )
     target_hidden: int = lab.integer(8, least=1, help="the target's width per head")
     target_norm: float | None = lab.number(
         None,
         above=0.0,
         most=1e6,
-        help="spectral norm of each of the target's factors; None: as trained, or 1 where random",
+        help="spectral norm of each factor of the target; None: as trained, or 1 for a random target",
     )
     task: str = lab.choice(
-        "paper", tuple(approximation.TASKS), help="learnable: a setting of the task that a target can learn"
+        "paper",
+        tuple(approximation.TASKS),
+        help="setting of the task: paper's own, which can hardly be learned, or a learnable one",
     )
     source_init: str = lab.choice(
         "theory",
         tuple(approximation.SOURCE_INITS),
-        help="of the random sources; antithetic: hidden units in pairs of opposite key and output",
+        help="initialisation of the random sources; antithetic: hidden units in pairs of opposite key and output",
     )
     sources: int | list[int] | None = per_length(
-        None, help="random sources, at every length; None: 100, with a search 10"
+        None, help="number of random sources, for all lengths or each; None: 100, or 10 with a search"
     )
-    samples: int | list[int] = per_length(64, help="inputs, at every length")
+    samples: int | list[int] = per_length(64, help="number of test inputs, for all lengths or each")
     side: str | None = lab.choice(
         None,
         ("both", *SIDES, "auto"),
-        help="where the structural mask lies: input (the paper's), output, auto (the better) or both; None: both, with "
-        "a depth input",
+        help="the factor with the structural mask: input (the paper's), output, auto (the one with more candidates) or "
+        "both; None: both, or input with a depth",
     )
-    keep: float = lab.number(
-        0.5, above=0.0, most=1.0, help="of a search: the share of each factor's weights that is kept"
-    )
+    keep: float = lab.number(0.5, above=0.0, most=1.0, help="search: share of each factor's weights that is kept")
     steps: int = lab.integer(
-        500, least=1, help="of a search: of training the scores, with the best of the masks on the way taken"
+        500, least=1, help="search: training steps of the scores; the best mask on the way is used"
     )
-    lr: float = lab.number(0.03, above=0.0, most=1e3, help="of a search: the highest learning rate")
-    batch: int = lab.integer(64, least=1, help="of a search: inputs a step")
+    lr: float = lab.number(0.03, above=0.0, most=1e3, help="search: peak learning rate")
+    batch: int = lab.integer(64, least=1, help="search: inputs per step")
     seed: int = lab.seed()
 
     def check(self) -> None:
-        """See that the study can be made, and that every key is of use."""
+        """Raise BadConfig for values that do not fit together, and for keys that would have no effect."""
         if self.method.name == approximation.CONSTRUCTION:
             self.require_defaults(OF_A_SEARCH, "with method=construction, which learns nothing")
         self.check_arithmetic(self.batch)
@@ -125,7 +129,7 @@ class Config(lab.TrainingOptions):
 
     @cached_property
     def study(self) -> approximation.Study | deep.Study:
-        """What is None filled in: an attention's study, or that of transformers where there is a depth."""
+        """Return the study with defaults filled in: of an attention, or of transformers if there is a depth."""
         if self.depth is None:
             return self._attention(self.target or "trained", self.side or "both", self.d_out)
         if self.d_out not in (None, self.d_in):
@@ -138,7 +142,7 @@ class Config(lab.TrainingOptions):
         return deep.Study(**vars(alone), depths=sorted(self.depth))
 
     def _attention(self, target: str, side: str, d_out: int | None, units: int = 1) -> approximation.Study:
-        """units: hidden ones that each coordinate needs for itself."""
+        """Return the study of an attention; units: hidden units that each coordinate needs."""
         d_in = self.d_in
         if d_out is None:
             d_out = max(1, d_in // 2) if target == "trained" else 1
@@ -172,9 +176,9 @@ class Config(lab.TrainingOptions):
         )
 
     def _widths(self, least: int, units: int) -> list[int]:
-        """A list of widths as it is; one width n as a curve of at most POINTS multiples of the least that ends at n.
+        """Return the widths: a list unchanged; an int n as a curve up to n of at most POINTS multiples of `least`.
 
-        None is WIDTH, or four times the least where that is more than WIDTH.
+        None stands for WIDTH, or for four times `least` if that is more.
         """
         hidden = self.hidden if self.hidden is not None else WIDTH if least <= WIDTH else 4 * least
         widths = [hidden] if isinstance(hidden, int) else sorted(hidden)
@@ -188,7 +192,7 @@ class Config(lab.TrainingOptions):
         return sorted({*(least * steps[:-1]).tolist(), hidden})
 
     def _per_length(self, key: str, given: int | list[int]) -> list[int]:
-        """One value for every length, or a list with one for each."""
+        """Return one value for each length, from a single value or a list."""
         if isinstance(given, int):
             return [given] * len(self.lengths)
         if len(given) != len(self.lengths):
@@ -231,7 +235,7 @@ ex.add_named_config("paper_depth", depth=[1, 2, 3, 4], hidden=list(range(16, 73,
 
 
 Outcome = tuple[pd.DataFrame, dict[str, Any], Ticket]
-"""Table, summary, and a ticket in the first of the widest sources."""
+"""Table, summary, and the ticket in the first of the widest sources."""
 
 
 @ex.main
@@ -251,7 +255,7 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
 
 
 def attention(study: approximation.Study) -> Outcome:
-    """One attention in many sources."""
+    """Measure one target attention in many sources."""
     target, report = approximation.make_target(study)
     table, ticket = approximation.measure(study, target)
     summary = approximation.summarise(table) | {"target_learned": report and asdict(report)}
@@ -259,7 +263,7 @@ def attention(study: approximation.Study) -> Outcome:
 
 
 def transformers(study: deep.Study) -> Outcome:
-    """Transformers of several depths in many sources."""
+    """Measure transformers of several depths in many sources."""
     table, ticket = deep.measure(study, deep.make_target(study))
     return table, deep.summarise(table), ticket
 

@@ -1,8 +1,8 @@
-"""The constant of Lemma 7, measured: with how many candidates are all entries of a target met?
+"""Measure the constant C of Lemma 7: how many candidates does an entry need?
 
-Lemma 7 of arXiv 2511.04217 asks for n >= d1 C log(d1 d2 / epsilon) hidden units and leaves C open. Here n' = n / d
-candidates an entry are counted up until, with probability at least 1 - epsilon, every entry of a d x d target is met
-within epsilon / d^2; C = n' / log(d^2 / epsilon), the logarithm being natural.
+Lemma 7 of arXiv 2511.04217 requires n >= d1 C log(d1 d2 / epsilon) hidden units and does not determine C. Here the
+number of candidates per entry, n' = n / d, is increased until, with probability at least 1 - epsilon, the error of
+every entry of a d x d target is at most epsilon / d^2. Then C = n' / log(d^2 / epsilon), with the natural logarithm.
 """
 
 import time
@@ -16,25 +16,25 @@ from slth.experiments.studies.constant.measure import TARGETS, Cell, Study, meas
 
 @dataclass(frozen=True)
 class Config(lab.Options):
-    """What is measured: every width, epsilon and kind of target with each other."""
+    """The cells to measure: all combinations of width, epsilon and kind of target."""
 
-    d: list[int] = lab.integers([2, 4, 8, 16], least=1, most=64, help="width of the target, in and out")
+    d: list[int] = lab.integers([2, 4, 8, 16], least=1, most=64, help="width of the target's input and output")
     epsilon: list[float] = lab.numbers(
-        [0.3, 0.1, 0.03], least=0.001, most=0.999, help="probability of failure, and the target's accuracy"
+        [0.3, 0.1, 0.03], least=0.001, most=0.999, help="failure probability; an entry's error is at most epsilon / d^2"
     )
     target: list[str] = lab.choices(
-        ["uniform", "unit"], TARGETS, help="uniform: entries uniform in [-1, 1]; unit: all |w| = 1"
+        ["uniform", "unit"], TARGETS, help="the target's entries w; uniform: uniform in [-1, 1]; unit: |w| = 1"
     )
     effort: int = lab.integer(
         10_000,
         least=1,
         most=10**6,
-        help="trials of a cell (d, epsilon, target): effort / (d epsilon), fixed before the first is drawn",
+        help="a cell (d, epsilon, target) has effort / (d epsilon) trials, fixed in advance",
     )
     seed: int = lab.seed()
 
     def study(self) -> Study:
-        """The cells in the order of the table."""
+        """Return the study, its cells in the order of the table."""
         cells = [Cell(d, epsilon, kind) for kind in self.target for d in sorted(self.d) for epsilon in self.epsilon]
         return Study(cells, self.effort, self.seed)
 

@@ -1,14 +1,14 @@
-"""A strong lottery ticket in a random GPT-2, beside everything it must be compared with.
+"""Find a strong lottery ticket in a random GPT-2, and compare it with dense training and controls.
 
-Scores are trained, weights stay random. Dense training of the same network gets the same steps, batches and grid of
-learning rates and init scales; a random mask, the ticket's own mask shuffled or on other weights, weights trained under
-a random mask, and unigram and bigram models say what a loss is worth. The ticket is stored as ticket.safetensors.
+Scores are trained, and weights stay random. Dense training of the same network has the same steps, batches and grid of
+learning rates and init scales. Controls are a random mask, the ticket's mask shuffled or on other weights, weights
+trained under a random mask, and unigram and bigram models. The ticket is stored as ticket.safetensors.
 
-`with all_baselines` puts the ticket's file beside those of other masks (random, magnitude, SNIP, GraSP, SynFlow;
-weights random and trained), smaller dense networks, binary and ternary training, and rounding: bytes against loss.
+`with all_baselines` compares the loss and file size of the ticket with those of other masks (random, magnitude, SNIP,
+GraSP, SynFlow; with random and trained weights), smaller dense networks, binary and ternary training, and rounding.
 
-Several sizes or scales of query and key draw the loss against the parameters that are not zero (Figure 7 of
-arXiv 2511.04217). A folder `checkpoints` lets a run that was cut go on.
+With several sizes or scales of query and key, the loss is drawn against the number of nonzero parameters (Figure 7 of
+arXiv 2511.04217). With a folder `checkpoints`, an interrupted run can be resumed.
 """
 
 import math
@@ -32,7 +32,7 @@ from slth.masking.kinds import Kind
 
 @dataclass(frozen=True)
 class Config(GPT2Options):
-    """The models, the search, the grid of both sides, and the training."""
+    """The models, the search, the grid of ticket and dense training, and the training."""
 
     size: str | list[str] = keys.sizes("tiny")
     data: str = keys.data()
@@ -53,43 +53,45 @@ class Config(GPT2Options):
     qk_scale: list[float | str] = keys.qk_scale(1.0)
     embedding_std: float = keys.std(0.15, "the embeddings")
     base_std: list[float] = lab.key(
-        [0.04, 0.07], keys.POSITIVE, help="standard deviation of the blocks: the grid of both sides, with position_std"
+        [0.04, 0.07],
+        keys.POSITIVE,
+        help="standard deviations of the blocks' weights, which ticket and dense training choose from",
     )
     position_std: list[float] | None = lab.key(
         None,
         keys.POSITIVE,
-        help="of the positions, one for all or each with its base_std; None: 0.02 with one below 0.055, 0.12 with one "
-        "above",
+        help="standard deviation of the position embeddings, one for all or one per base_std; None: 0.02 if base_std "
+        "is below 0.055, else 0.12",
     )
-    lr: list[float] = keys.rates([0.003, 0.0045], "of both sides")
+    lr: list[float] = keys.rates([0.003, 0.0045], "ticket and dense training choose from these")
     pilot_steps: int = lab.integer(
-        60, least=1, help="of training at every point of the grid, to choose the learning rate of each init"
+        60, least=1, help="steps of the pilots at every point of the grid, which choose the learning rate of each init"
     )
-    steps: int = lab.integer(400, least=1, help="of each init at its own learning rate")
+    steps: int = lab.integer(400, least=1, help="training steps of each init at its chosen learning rate")
     batch: int = keys.batch(16)
     warmup: float = keys.warmup()
     clip: float = keys.clip()
     beta1: float = keys.beta1(0.9)
     beta2: float = keys.beta2(0.999)
-    every: int = lab.integer(50, least=1, help="steps between measurements of the validation loss")
+    every: int = lab.integer(50, least=1, help="steps between evaluations of the validation loss")
     windows: int = keys.windows()
     stride: int | None = keys.stride()
     documents: str = keys.documents()
     controls: bool = lab.flag(
         True,
-        help="also measure a ticket's mask shuffled, or on other weights, a random one, and weights trained in that",
+        help="also evaluate a ticket's mask shuffled and on other weights, a random mask, and weights trained under it",
     )
     baselines: list[str] | None = lab.choices(
-        None, BASELINES, help="what the ticket's file stands beside, at its bytes: see studies/gpt2/beside.py"
+        None, BASELINES, help="baselines for the ticket's file size and loss: see studies/gpt2/beside.py"
     )
     checkpoints: str | None = keys.checkpoints()
     saves: int = keys.saves()
     device: str = keys.device()
     seed: int = lab.seed()
-    free = ("stride", "documents", "baselines")  # what is trained does not depend on them
+    free = ("stride", "documents", "baselines")  # training does not depend on them
 
     def check_keys(self) -> None:
-        """Sizes, and standard deviations in pairs."""
+        """Check sizes, and the pairs of standard deviations."""
         _ = self.stds
         if self.stride is not None and self.stride > self.length:
             raise BadConfig("stride", self.stride, f"at most length={self.length}")
@@ -97,12 +99,12 @@ class Config(GPT2Options):
 
     @property
     def masks(self) -> Masks:
-        """What masks make of weights."""
+        """The masks of blocks and embeddings."""
         return Masks(self.kind, self.scale, self.embedding_kind, self.embedding_keep)
 
     @property
     def stds(self) -> list[tuple[float, float]]:
-        """The pairs (base_std, position_std) that both sides choose from, or BadConfig."""
+        """Return the pairs (base_std, position_std) of the grid. Raises BadConfig."""
         base, position = self.base_std, self.position_std
         if position is None:
             position = [0.02 if std < 0.055 else 0.12 for std in base]
@@ -119,7 +121,7 @@ class Config(GPT2Options):
 
     @cached_property
     def study(self) -> Study:
-        """What a run does."""
+        """Return the study."""
         return Study(
             sizes=self.models(self.size, self.tokens.vocabulary),
             init=self.init,
@@ -139,7 +141,7 @@ class Config(GPT2Options):
 
     @property
     def scoring(self) -> Scoring:
-        """How the text's own parts are scored, or BadConfig."""
+        """Return how the text's own validation and test parts are scored. Raises BadConfig."""
         scoring = Scoring(self.length, self.stride or max(1, self.length // 2), self.documents)
         scoring.check(self.tokens)
         if not self.tokens.parts:
@@ -154,7 +156,7 @@ ex.add_named_config(
     "sizes", size=["tiny*0.25", "tiny*0.5", "tiny", "tiny*1.5"], qk_scale=[1.0, "theory"], pilot_steps=60
 )
 ex.add_named_config(
-    "paper_figure7",  # as far as the paper says; it leaves out what is masked and the batch
+    "paper_figure7",  # as far as the paper tells; it does not state what is masked and the batch size
     size=["mini*0.5", "mini", "small", "medium", "medium*2"],
     data="wikitext-103",
     vocabulary="bpe:50257",
@@ -173,7 +175,7 @@ ex.add_named_config(
     windows=256,
 )
 ex.add_named_config("all_baselines", baselines=[*BASELINES])
-# Figure 7 on one CPU core, some 12 minutes a seed. Several seeds, side by side:
+# Figure 7 on one CPU core, some 12 minutes per seed. Several seeds in parallel:
 # python experiments/sweep.py with experiment=gpt2_prune named=cpu_figure7 grid.seed=[0,1,2]
 ex.add_named_config(
     "cpu_figure7",
@@ -191,11 +193,11 @@ ex.add_named_config(
     every=100,
     controls=False,
 )
-# Figure 7 within 8 minutes on one H100. A step of 16,384 tokens took 57 ms dense and 79 ms masked in mini, 125 and
-# 187 ms in small, on an H200 whose steps were launched from Python one by one (bf16; the paper's vocabulary, than which
-# bytes are quicker). Taking mini for its half, a step of all nine trainings takes 2 * (57 + 2 * 79) + 125 + 2 * 187 =
-# 929 ms: 240 steps 223 s, pilots of 25 steps at two rates 46 s. Reading the text, building, storing and drawing take
-# some 90 s: 359 s, which leaves a quarter to spare.
+# Figure 7 within 8 minutes on one H100. A step of 16,384 tokens took 57 ms dense and 79 ms masked for mini, 125 and
+# 187 ms for small, on an H200 with steps launched from Python one by one (bf16; with the paper's vocabulary, which is
+# slower than bytes). With mini as an upper bound for its half, a step of all nine trainings takes 2 * (57 + 2 * 79) +
+# 125 + 2 * 187 = 929 ms: 223 s for 240 steps, 46 s for pilots of 25 steps at two rates. Reading the text, building,
+# storing and drawing take some 90 s. The sum is 359 s, three quarters of the 8 minutes.
 ex.add_named_config(
     "gpu_figure7",
     size=["mini*0.5", "mini", "small"],

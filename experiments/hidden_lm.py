@@ -1,8 +1,8 @@
-"""A trained language model hidden in a random network: train it, then find it by pruning alone.
+"""Train a language model, and then hide it in a random network by pruning alone.
 
-A character-level transformer is trained on real text; then its ticket is constructed inside a wider random
-transformer, exactly, by subset sums. candidates=24 counts what every subset sum may choose from, after the ReLU's
-split into halves; candidates=[8,12,16,20,24] draws the loss gap against it.
+A character-level transformer is trained on text. Its ticket is then constructed in a wider random transformer by exact
+subset sums. candidates=24 is the number of candidates of every subset sum, after the ReLU has split them into halves;
+candidates=[8,12,16,20,24] draws the loss gap against it.
 """
 
 import os
@@ -26,37 +26,40 @@ class Config(lab.TrainingOptions):
     data: str | os.PathLike[str] = lab.anything(
         "stdlib",
         allowed="stdlib or a path to a UTF-8 text file",
-        help="stdlib: the standard library's source text",
+        help="the text: stdlib, the source text of Python's standard library, or a path to a UTF-8 file",
     )
     embeddings: str = lab.choice(
         "shared",
         ("shared", "random"),
-        help="shared: embedding, positions and head are the target's; random: they are pruned too",
+        help="embedding, positions and head; shared: the source has the target's; random: they are hidden as well",
     )
-    norm: bool = lab.flag(True, help="layer normalisation, without affine part")
+    norm: bool = lab.flag(True, help="use layer normalisation, without affine part")
     d: int = lab.integer(64, least=1, help="width of the residual stream")
-    blocks: int = lab.integer(4, least=1, help="of target and source")
-    heads: int | None = lab.integer(None, least=1, help="None: 4, or the most below that divide d")
-    layers: int = lab.integer(2, least=1, help="of the target's feed-forward networks; the source has twice as many")
-    length: int = lab.integer(128, least=2, help="tokens a window")
-    vocabulary: int = lab.integer(
-        128, least=2, most=4096, help="the most common characters; the last stands for all others"
+    blocks: int = lab.integer(4, least=1, help="number of blocks of target and source")
+    heads: int | None = lab.integer(None, least=1, help="number of heads; None: the most up to 4 that divide d")
+    layers: int = lab.integer(
+        2, least=1, help="layers of the target's feed-forward networks; the source has twice as many"
     )
-    steps: int = lab.integer(2000, least=0, help="of the target's training")
-    batch: int = lab.integer(16, least=1, help="windows a step")
-    lr: float = lab.number(0.004, above=0.0, help="the highest learning rate of the target's training")
-    candidates: list[int] = lab.integers(24, least=1, help="per entry")
+    length: int = lab.integer(128, least=2, help="tokens (characters) per window")
+    vocabulary: int = lab.integer(
+        128, least=2, most=4096, help="number of tokens: the most common characters, and one for all others"
+    )
+    steps: int = lab.integer(2000, least=0, help="training steps of the target")
+    batch: int = lab.integer(16, least=1, help="windows per step")
+    lr: float = lab.number(0.004, above=0.0, help="peak learning rate of the target's training")
+    candidates: list[int] = lab.integers(24, least=1, help="candidates per entry, that is per subset sum")
     reach: str = lab.choice(
         "scale",
         ("scale", "bound", "none"),
-        help="scale: a recorded scale per source matrix; bound: train under the norm bound; none: neither",
+        help="how target entries stay within reach; scale: a recorded scale per source matrix; bound: the target is "
+        "trained under the theorem's norm bound; none: neither",
     )
-    windows: int = lab.integer(200, least=1, help="validation windows")
-    sample: int = lab.integer(400, least=0, help="characters of text from target and ticket")
+    windows: int = lab.integer(200, least=1, help="number of validation windows")
+    sample: int = lab.integer(400, least=0, help="characters of text to generate with target and ticket")
     seed: int = lab.seed()
 
     def check(self) -> None:
-        """See that the study can be made: the text is read."""
+        """Raise BadConfig for values that do not fit together, and for a text that cannot be read."""
         self.check_arithmetic(self.batch)
         if self.heads is not None and self.d % self.heads:
             raise BadConfig("heads", self.heads, f"a divisor of d={self.d}, for target heads of width d/heads")
@@ -66,7 +69,7 @@ class Config(lab.TrainingOptions):
 
     @cached_property
     def study(self) -> Study:
-        """The study, its text read."""
+        """Return the study, with its text."""
         return Study(
             corpus=self._corpus(),
             embeddings=self.embeddings,
@@ -109,7 +112,7 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
     """Train the target, hide it and compare."""
     started = time.perf_counter()
     study = config.study
-    with one_torch_thread():  # such small matrices are no faster on two, and sums come in one order
+    with one_torch_thread():  # two threads are not faster for such small matrices, and one keeps the order of sums
         target, learned = train_target(study)
         table, texts, ticket = hide(study, target)
     summary = summarise(study, table, learned) | {"texts": texts}

@@ -1,9 +1,9 @@
-"""A trained checkpoint hidden in a random network: what it costs in bits, and how far the pruned network is from it.
+"""Hide a trained checkpoint in a random network: measure its bits, and its difference from the pruned network.
 
-model=PATH names a Hugging Face folder, a weights file with its config beside it, or wheel:FILE. Nothing in it is
-executed. Every linear map is found in random weights by pruning alone (`slth.construct.module`): by structured codes of
-so many bits a weight, beside rounding, absmax, signs and SeedLM, which code the same maps by themselves; in a product
-with so many candidates an entry; and until the network is the same, bit for bit.
+model=PATH is a Hugging Face folder, a weights file next to its config, or wheel:FILE. No code in it is executed. Every
+linear map is hidden in random weights by pruning alone (`slth.construct.module`): by structured codes with given bits
+per weight, compared with rounding, absmax, signs and SeedLM; by products with given candidates per entry; and by stages
+until the network is the same, bit for bit.
 """
 
 import os
@@ -27,29 +27,35 @@ MODELS = os.environ.get("SLTH_MODELS", ".models")
 
 @dataclass(frozen=True)
 class Config(lab.Options):
-    """The checkpoint, what it reads, and the tickets."""
+    """The checkpoint, its inputs, and the tickets."""
 
-    model: str = lab.text("random", reading.ALLOWED, help="random: a tiny BERT; or a checkpoint, see the text above")
-    data: str | None = lab.text(None, "a file of SMILES, one a line", help="None: texts are generated")
-    bits: list[int] = lab.integers([2, 3, 4], least=1, most=4, help="a weight, of codes")
-    codes: list[str] = lab.choices(list(codes.CODES), codes.CODES, help="pairs: ours; what is compared at these bits")
-    scale: str = lab.choice("matrix", ("matrix", "row"), help="what has a scale of its own in our code")
-    group: int = lab.integer(128, least=1, help="weights that share a scale in codes of others")
-    candidates: list[int] = lab.integers([8, 12, 16, 20, 24], least=1, most=40, help="of an entry, a bit each")
-    exact: bool = lab.flag(True, help="also a ticket whose weights all round to the checkpoint's own")
-    embeddings: bool = lab.flag(False, help="hide tables of tokens and positions, too")
-    count: int = lab.integer(300, least=1, help="texts that are generated")
-    length: int = lab.integer(64, least=4, help="tokens of a text, at most")
-    ticket: bool = lab.flag(True, help="pack tickets, and store that of the last row")
+    model: str = lab.text(
+        "random", reading.ALLOWED, help="the checkpoint, see the text above; random: a tiny random BERT"
+    )
+    data: str | None = lab.text(
+        None, "a file of SMILES, one a line", help="texts for the network; None: generated texts"
+    )
+    bits: list[int] = lab.integers([2, 3, 4], least=1, most=4, help="bits per weight of the codes")
+    codes: list[str] = lab.choices(list(codes.CODES), codes.CODES, help="codes to compare; pairs: the structured code")
+    scale: str = lab.choice("matrix", ("matrix", "row"), help="the structured code has one scale per matrix or per row")
+    group: int = lab.integer(128, least=1, help="weights per scale in the other codes")
+    candidates: list[int] = lab.integers(
+        [8, 12, 16, 20, 24], least=1, most=40, help="candidates per entry of products, each one bit"
+    )
+    exact: bool = lab.flag(True, help="also make a ticket whose weights all round to the checkpoint's, bit for bit")
+    embeddings: bool = lab.flag(False, help="also hide token and position tables")
+    count: int = lab.integer(300, least=1, help="number of generated texts")
+    length: int = lab.integer(64, least=4, help="most tokens per text")
+    ticket: bool = lab.flag(True, help="pack tickets into bytes, and store the ticket of the last row")
     seed: int = lab.seed()
 
     def check(self) -> None:
-        """See that the checkpoint can be read, and is a network."""
+        """Raise BadConfig unless the checkpoint can be read and built."""
         _ = self.study
 
     @cached_property
     def study(self) -> Study:
-        """The study, its checkpoint and texts read."""
+        """Return the study, with its checkpoint and texts."""
         network, vocabulary = self._network()
         masks = type(network).__name__.endswith(("ForMaskedLM", "BertModel"))
         return Study(

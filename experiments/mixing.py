@@ -1,20 +1,20 @@
-"""Which attention hides better tickets than multi-head attention (MHA): a comparison at equal size, paired by seed.
+"""Compare tickets in different attentions with those in multi-head attention (MHA), at equal size and paired by seed.
 
-For each variant, at as many parameters as MHA has (or as much computing), four things can be measured:
+For each variant, with MHA's number of parameters (or multiply-adds), there are four kinds of measurements:
 
-errors    how far its tickets are from a random MHA, learned by edge-popup and, where it can be done, constructed;
-losses    the validation loss of its tickets in a small GPT-2, over keep and seeds, beside dense training;
-spikes    how often the training loss jumps, over learning rates (studies/mixing/spikes.py says when);
-matrices  rank and entropy of the attention matrices, of variants whose facts state one; MHLA beside plain linear
-          attention.
+errors    errors of its tickets for a random MHA as target, learned by edge-popup and, where possible, constructed;
+losses    validation losses of its tickets in a small GPT-2, over keep and seeds, and of dense training;
+spikes    how often the training loss jumps, over learning rates (defined in studies/mixing/spikes.py);
+matrices  rank and entropy of the attention matrices, for variants whose facts state that they have one, and for MHLA
+          with and without mixing.
 
-In results.csv `what` says which of them a row is of; `hidden` is the width of the heads of an MHA that is as large,
-`width` the variant's own; parameters are the attention's (errors, matrices) or the whole network's. A loss's
-`difference` is to MHA's of the same keep and seed, with the 95 % bootstrap interval of its mean over seeds beside it.
-seconds_per_step has the evaluation at the end in it.
+In results.csv `what` is the kind of a row; `hidden` is the head width of an MHA of equal size and `width` the
+variant's own. Parameters are those of the attention (errors, matrices) or of the whole network. A loss's `difference`
+is to MHA's with the same keep and seed, with the 95 % bootstrap interval of its mean over seeds. seconds_per_step
+includes the final evaluation.
 
-With a folder `checkpoints`, what is done stays done: a run that was cut goes on where it was, even within a training,
-and one with more variants, seeds, keeps, widths or lengths measures what is missing.
+With a folder `checkpoints`, an interrupted run resumes where it stopped, even within a training, and a run with more
+variants, seeds, keeps, widths or lengths measures only what is missing.
 """
 
 import time
@@ -29,9 +29,9 @@ from slth.experiments.studies.mixing.variants import has_matrix
 from slth.experiments.studies.mixing.verdicts import in_groups
 from slth.threads import one_torch_thread
 
-ex = lab.experiment("mixing", Config)  # whose keys are declared beside the study: its processes read them, too
+ex = lab.experiment("mixing", Config)  # Config is declared in the study, since its processes read it too
 ex.add_named_config(
-    "smoke",  # that all kinds of measurements run, in seconds, of which most are spent on imports
+    "smoke",  # all kinds of measurements, in seconds, most of them for imports
     seeds=1,
     spikes=True,
     hidden=[8],
@@ -47,7 +47,7 @@ ex.add_named_config(
     spike_steps=2,
 )
 ex.add_named_config(
-    "quick",  # that everything runs: too short and too few for conclusions
+    "quick",  # a full pass, too short and with too few seeds for conclusions
     seeds=2,
     spikes=True,
     hidden=[8, 32],
@@ -61,7 +61,7 @@ ex.add_named_config(
     processes=2,
 )
 ex.add_named_config(
-    "full",  # that MHA beats the bigram model by 0.3 nat in each run, at five seeds, within three hours of two cores
+    "full",  # MHA beats the bigram model by 0.3 nats in each run, with five seeds, within three hours on two cores
     seeds=5,
     spikes=True,
     hidden=[8, 16, 32, 64],
@@ -80,7 +80,7 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
     started = time.perf_counter()
     study = config.study
     config.resumable.begin()
-    with one_torch_thread():  # such small matrices are no faster on two, and sums come in one order
+    with one_torch_thread():  # two threads are not faster for such small matrices, and one keeps the order of sums
         table = table_of(study, measure(study))
         summary = summarise(study, table) | {"seconds": time.perf_counter() - started}
     if config.matrices and (without := [name for name in config.variants if not has_matrix(name)]):

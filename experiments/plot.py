@@ -1,12 +1,13 @@
-"""Redraw the figures of stored runs, and lay several runs over each other.
+"""Redraw the figures of stored runs, and draw several runs in one figure.
 
-with runs=runs/3 draws one run's figures again; runs=[runs/3,runs/5] draws those of both, and both on the same axes:
-runs that differ in their seed alone as one line, their mean with its 95 % interval, and others as lines of their own.
-title=, xlabel=, ylabel=, log=xy and width= (column or page: of a paper) hold for every figure, center=median for those
-of several runs; x=hidden y=error_mean by=side draws any columns that all tables have, of one experiment or of several.
-A number, or another id, stands for a run in the folder runs: runs=3, runs=[3,5]. Where runs were stored with -F DIR,
-the same -F DIR here, or folder=DIR, finds them. A sweep's folder stands for all its finished runs. A run in a database
-is URL#ID, as sqlite:///runs.db#0, and a URL alone stands for all its finished runs.
+runs=runs/3 redraws the figures of one run. runs=[runs/3,runs/5] redraws those of both runs, and draws both on the same
+axes: runs that differ only in their seed are one line, the mean with its 95 % interval, and others are separate lines.
+title=, xlabel=, ylabel=, log=xy and width= (a paper's column or page) apply to every figure, center=median to figures
+of several runs. x=hidden y=error_mean by=side draws any columns that all tables have, also of several experiments.
+
+A number, or another id, is a run in the folder runs: runs=3, runs=[3,5]. For runs stored with -F DIR, use the same
+-F DIR here, or folder=DIR. A sweep's folder stands for all its finished runs. A run in a database is URL#ID, such as
+sqlite:///runs.db#0, and a URL alone stands for all its finished runs.
 """
 
 import hashlib
@@ -43,7 +44,7 @@ named_folder: list[str] = []  # with -F
 
 @dataclass(frozen=True)
 class Config(lab.Options):
-    """Which runs are drawn, and where to."""
+    """The runs to draw, and the figures' layout and folder."""
 
     runs: Any = lab.anything(
         None,
@@ -51,31 +52,35 @@ class Config(lab.Options):
         help="a run's folder, number or URL#ID, a sweep's folder, a database's URL, or a list of them",
     )
     folder: str | None = lab.text(
-        None, "a folder", help="where the runs lie that are given by a number or an id; None: that of -F, or runs"
+        None, "a folder", help="folder of the runs that are given by number or id; None: the folder of -F, or runs"
     )
     out: str | None = lab.text(
         None,
         "a folder",
-        help="where the figures go; None: into the run's own folder, or a folder of FOLDER/plots",
+        help="folder for the figures; None: the run's own folder, or for several runs a folder in FOLDER/plots",
     )
-    width: str = lab.choice("screen", lambda: SIZES, help="of the figures: a paper's column is 3.25, its page 6.75 in")
-    title: str | None = lab.text(None, "text", help="of the figures")
-    xlabel: str | None = lab.text(None, "text", help="of their horizontal axes")
-    ylabel: str | None = lab.text(None, "text", help="of their vertical axes")
+    width: str = lab.choice(
+        "screen", lambda: SIZES, help="width of figures; a paper's column is 3.25 in, its page 6.75 in"
+    )
+    title: str | None = lab.text(None, "text", help="title of all figures; None: each figure's default")
+    xlabel: str | None = lab.text(None, "text", help="label of the horizontal axes; None: the default")
+    ylabel: str | None = lab.text(None, "text", help="label of the vertical axes; None: the default")
     log: str | None = lab.choice(
         None,
         ("x", "y", "xy", "none"),
-        help="logarithmic axes; None: as is usual. Those of names, or with values that are not positive, stay as usual",
+        help="logarithmic axes; None: each figure's default, which axes with names or with values <= 0 always keep",
     )
     center: str = lab.choice(
-        "mean", ("mean", "median"), help="of seeds: with the 95 % interval of the mean, or the middle half of the seeds"
+        "mean",
+        ("mean", "median"),
+        help="aggregation over seeds: mean with its 95 % interval, or median with the middle half of the seeds",
     )
-    x: str | None = lab.text(None, "a column", help="drawn against y in place of the usual figures of several runs")
-    y: str | None = lab.text(None, "a column", help="aggregated over seeds and whatever is neither x nor in by")
-    by: list[str] | None = lab.key(None, several(A_COLUMN), help="columns whose values are series of their own")
+    x: str | None = lab.text(None, "a column", help="column to draw y against, instead of the default figures of runs")
+    y: str | None = lab.text(None, "a column", help="column to aggregate over seeds and all columns except x and by")
+    by: list[str] | None = lab.key(None, several(A_COLUMN), help="columns whose values make separate series")
 
     def check(self) -> None:
-        """Read the runs, and look for the columns in their tables."""
+        """Read the runs, and raise BadConfig unless their tables have the columns."""
         stored = self.stored
         together = {"by": self.by, "center": None if self.center == "mean" else self.center}
         for key, value in together.items():
@@ -100,7 +105,7 @@ class Config(lab.Options):
 
     @property
     def curves(self) -> "Sequence[plots.Curve]":
-        """What may be drawn of several runs: the columns x and y, or all that is usual."""
+        """Return the curves of several runs: the columns x and y, or all default figures."""
         if self.x is None or self.y is None:
             return plots.CURVES
         by = tuple(self.by or ())
@@ -109,7 +114,7 @@ class Config(lab.Options):
 
     @property
     def layout(self) -> "plots.Layout":
-        """Of every figure; columns that were asked for have the scales of their curve, or are refused."""
+        """Return the layout of all figures; with x and y, log belongs to their curve, which may refuse it."""
         log = self._log if self.x is None else None
         return plots.Layout(self.width, self.title, self.xlabel, self.ylabel, log)
 
@@ -119,7 +124,7 @@ class Config(lab.Options):
 
     @cached_property
     def stored(self) -> dict[Place, Stored]:
-        """The runs by their places."""
+        """Return the runs by their places."""
         found = places(self.runs, self._folder)
         for place in found:
             if isinstance(place, Path) and not os.path.isdir(place):
@@ -130,7 +135,7 @@ class Config(lab.Options):
 
     @property
     def target(self) -> Path:
-        """The folder to write to."""
+        """Return the folder to write to."""
         runs = list(self.stored)
         own = runs[0] if len(runs) == 1 and isinstance(runs[0], Path) else folder_of(runs, self._folder)
         return Path(self.out or own)
@@ -145,12 +150,12 @@ ex = lab.experiment("plot", Config)
 
 @ex.option_hook  # type: ignore[untyped-decorator]
 def note_folder(options: Mapping[str, Any]) -> None:
-    """Nothing is stored of a plot: -F says where the runs are."""
+    """Use -F as the folder of the runs, since a plot itself is not stored."""
     named_folder[:] = filter(None, [options["--file_storage"]])
 
 
 def places(given: Any, folder: Path = RUNS) -> list[Place]:
-    """Places from one, a number, or a list of these; runs by number or id lie in the folder."""
+    """Return places from a place, a number, or a list of these; runs given by number or id are in the folder."""
     runs = as_list(unbracketed(given))
     if not runs or any(isinstance(run, bool) or not isinstance(run, int | str) or run == "" for run in runs):
         raise BadConfig("runs", given, "a run's folder, number or URL#ID, or a list of them")
@@ -177,8 +182,8 @@ def _places_of(run: int | str, folder: Path) -> list[Place]:
 
 
 def finished(folder: Path) -> list[Path]:
-    """The finished runs of a sweep, in its order, for a sweep's folder; for any other the folder itself."""
-    if not os.path.isfile(folder / "runs.csv"):  # False too where the name is none that a file can have
+    """Return the finished runs of a sweep's folder, in the sweep's order; for any other folder the folder itself."""
+    if not os.path.isfile(folder / "runs.csv"):  # also False for an invalid file name
         return [folder]
     try:
         runs = pandas.read_csv(folder / "runs.csv", dtype=str)
@@ -192,7 +197,7 @@ def finished(folder: Path) -> list[Path]:
 
 @ex.unstored
 def plot(config: Config, run: lab.Run) -> None:
-    """Draw the figures of the runs, and for several runs their overlays as well."""
+    """Draw the figures of the runs, and for several runs also the figures of all of them."""
     with lab.writable(config.target, "out", "choose another with out=DIR") as out:
         figures = drawn(config)
         write_all(out, lab.render(figures))
@@ -201,7 +206,7 @@ def plot(config: Config, run: lab.Run) -> None:
 
 
 def drawn(config: Config) -> dict[str, Figure]:
-    """The figures by name. Raises BadConfig where there is none."""
+    """Return the figures by name. Raises BadConfig if there is none."""
     runs = config.stored
     figures = overlays(config) if len(runs) > 1 or config.x else {}
     if len(runs) > 1 and not figures:
@@ -215,7 +220,7 @@ def drawn(config: Config) -> dict[str, Figure]:
 
 
 def overlays(config: Config) -> dict[str, Figure]:
-    """The runs over each other, seeds aggregated; nothing where no two of them have tables of one kind."""
+    """Draw several runs in one figure, aggregated over seeds; no figures if no two runs have tables of one kind."""
     tables = [table for table, _, _ in config.stored.values()]
     shown = without_free_keys({run: of_run for run, (_, _, of_run) in config.stored.items()})
     configs = told_apart(with_experiments(shown))
@@ -233,7 +238,7 @@ def overlays(config: Config) -> dict[str, Figure]:
 
 
 def told_apart(configs: Mapping[Place, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The configs; with its place as runs=PLACE where a run has the config of another."""
+    """Return the configs, with the place as runs=PLACE added to those that are equal to another's."""
     texts = [json.dumps(config, sort_keys=True, default=str) for config in configs.values()]
     names = _apart([_name(run) for run in configs], str)
     return [
@@ -243,7 +248,7 @@ def told_apart(configs: Mapping[Place, dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def without_free_keys(configs: Mapping[Place, dict[str, Any]]) -> dict[Place, dict[str, Any]]:
-    """The configs; without the keys that their experiments, where they are of this project, declare free."""
+    """Return the configs without the keys that their experiments, if part of this project, declare free."""
     free = {name: scripts.free_keys(name) for name in {experiment_of(run) for run in configs} & {*scripts.names()}}
     return {
         run: {key: value for key, value in config.items() if key not in free.get(experiment_of(run), ())}
@@ -252,20 +257,20 @@ def without_free_keys(configs: Mapping[Place, dict[str, Any]]) -> dict[Place, di
 
 
 def with_experiments(configs: Mapping[Place, dict[str, Any]]) -> dict[Place, dict[str, Any]]:
-    """The configs; with the name of its experiment each, where there are several experiments."""
+    """Return the configs, with the name of the experiment added if there are several experiments."""
     named = {run: {"experiment": experiment_of(run)} for run in configs}
     several = len({name["experiment"] for name in named.values()}) > 1
     return {run: named[run] | config if several else config for run, config in configs.items()}
 
 
 def experiment_of(run: Place) -> str:
-    """The name of a run's experiment; "" where it is not stored."""
+    """Return the name of a run's experiment; "" if it is not stored."""
     text = (run / "run.json").read_bytes() if isinstance(run, Path) else stores.files(run)["run.json"]
     return str(json.loads(text).get("experiment", {}).get("name", ""))
 
 
 def folder_of(runs: Sequence[Place], folder: Path = RUNS) -> Path:
-    """Where the figures of these runs go, and of no others: a folder of FOLDER/plots with their names and a hash."""
+    """Return the folder for figures of exactly these runs, in FOLDER/plots, named by their names and a hash."""
     places = [str(run.resolve()) if isinstance(run, Path) else run for run in runs]
     names = "_".join(Path(run).name if isinstance(run, Path) else stores.name(run) for run in runs)
     digest = hashlib.sha256("\0".join(places).encode(errors="replace")).hexdigest()[:8]
@@ -273,7 +278,7 @@ def folder_of(runs: Sequence[Place], folder: Path = RUNS) -> Path:
 
 
 def prefixes(runs: Sequence[Place]) -> list[str]:
-    """What tells the runs' figures apart: where folders lie in what holds all, database and id; nothing for one."""
+    """Return prefixes for the runs' figures: paths below the common folder, or database and id; "" for one run."""
     if len(runs) == 1:
         return [""]
     holders = [run.resolve().parent for run in runs if isinstance(run, Path)]
@@ -291,7 +296,7 @@ def _name(run: Place) -> str:
 
 
 def _apart(texts: Sequence[str], shown: Callable[[str], str]) -> list[str]:
-    """The texts as they are shown, with their numbers where two would be shown alike."""
+    """Return the texts as shown, with numbers appended if two would look alike."""
     short = [shown(text) for text in texts]
     return short if len({*short}) == len(short) else [shown(f"{n} {text}") for n, text in enumerate(texts, 1)]
 

@@ -1,9 +1,9 @@
-"""When the paper's scale of query and key helps: a ticket's loss against it, at several base standard deviations.
+"""Measure a ticket's loss against the paper's scale of query and key, at several base standard deviations.
 
-Figure 8 of arXiv 2511.04217 multiplies the random query and key weights by 1 to 5 and finds the least loss near
-theory's n^(1/4), n being a head's width. What the scale sets is how far apart the attention logits of the random
-network lie. The base standard deviation of the weights sets it, too: both are varied here, and the standard deviation
-of the logits at init stands beside every loss.
+Figure 8 of arXiv 2511.04217 multiplies the random query and key weights by 1 to 5 and finds the least loss near the
+theory's n^(1/4), with n the width of a head. The scale determines the spread of the attention logits in the random
+network, and so does the base standard deviation of the weights. Both are varied here, and the standard deviation of the
+logits at init is recorded with every loss.
 """
 
 import time
@@ -30,9 +30,9 @@ class Config(GPT2Options):
     vocabulary: str = keys.vocabulary()
     length: int = keys.length(64)
     qk_scale: list[float | str] = keys.qk_scale([1.0, 1.5, "theory", 3.5, 5.0])
-    base_std: list[float] = lab.key([0.02, 0.05, 0.1], keys.DISTINCT, help="standard deviation of the blocks' weights")
+    base_std: list[float] = lab.key([0.02, 0.05, 0.1], keys.DISTINCT, help="standard deviations of the blocks' weights")
     seeds: int = lab.seeds(3, help="each has its own weights, scores and batches, the same at every scale")
-    dense: bool = lab.flag(False, help="also train the weights of the same networks")
+    dense: bool = lab.flag(False, help="also train the weights of the same networks (dense training)")
     method: Method = keys.method()
     keep: float = keys.keep(0.5)
     policy: str = keys.policy()
@@ -55,14 +55,14 @@ class Config(GPT2Options):
     seed: int = lab.seed()
 
     def check_keys(self) -> None:
-        """Seeds, size and scales; pilots where there are learning rates to choose from."""
+        """Check seeds, size and scales, and that pilots are only set with several learning rates."""
         lab.seeds_from(self.seed, self.seeds)
         self.require_pilots(self.lr)
         _ = self.scales
 
     @property
     def scales(self) -> list[float]:
-        """The scales of query and key as numbers in order, or BadConfig."""
+        """Return the scales of query and key as ascending numbers. Raises BadConfig."""
         theory = theory_of(self.model(self.size, 256))
         scales = sorted(theory if scale == "theory" else float(scale) for scale in self.qk_scale)
         if len(set(scales)) < len(scales):
@@ -72,7 +72,7 @@ class Config(GPT2Options):
 
     @cached_property
     def study(self) -> Study:
-        """What a run does."""
+        """Return the study."""
         return Study(
             size=self.size,
             model=self.model(self.size, self.tokens.vocabulary),
@@ -104,7 +104,7 @@ ex.add_named_config(
     windows=8,
 )
 ex.add_named_config(
-    "paper_figure8",  # as far as the paper says; it leaves out what is masked and the batch
+    "paper_figure8",  # as far as the paper tells; it does not state what is masked and the batch size
     size="mini",
     data="wikitext-103",
     vocabulary="bpe:50257",
@@ -133,10 +133,10 @@ ex.add_named_config(
     lr=0.01,
     steps=150,
 )
-# Figure 8 within 8 minutes on one H100. A masked step of mini on 16,384 tokens took 79 ms on an H200 whose steps were
-# launched from Python one by one (bf16; the paper's vocabulary, than which bytes are quicker): 140 steps of 3 seeds, 2
-# standard deviations and 4 scales take 265 s. Reading the text, building, storing and drawing take some 90 s: 355 s,
-# which leaves a quarter to spare.
+# Figure 8 within 8 minutes on one H100. A masked step of mini on 16,384 tokens took 79 ms on an H200 with steps
+# launched from Python one by one (bf16; with the paper's vocabulary, which is slower than bytes): 140 steps of 3 seeds,
+# 2 standard deviations and 4 scales take 265 s. Reading the text, building, storing and drawing take some 90 s. The sum
+# is 355 s, three quarters of the 8 minutes.
 ex.add_named_config(
     "gpu_figure8",
     size="mini",
@@ -160,7 +160,7 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
     started = time.perf_counter()
     study = config.study
     config.resumable.begin()
-    with one_torch_thread():  # such small matrices are no faster on two, and sums come in one order
+    with one_torch_thread():  # two threads are not faster for such small matrices, and one keeps the order of sums
         table = measure(study)
     summary = summarise(study, table) | {"seconds": time.perf_counter() - started}
     for line in summary["verdicts"]:

@@ -1,10 +1,10 @@
-"""Bits a weight against error: decibels above the information limit of tickets as codes, and of what others use.
+"""Measure bits per weight against error, as decibels above the information limit, for tickets and for other codes.
 
-Each matrix is hidden in a random map of its own by pruning whole units (`slth.construct.codes`): "pairs" keeps one of
-each pair of opposite vectors, orthonormal a block at a time, "independent" the same of normal vectors, "subset" any of
-orthonormal ones. Beside them rounding to nearest (the best clip of each group), absmax, signs, and SeedLM; E8P and QTIP
-are published numbers. All bits are counted, recorded scales among them. model=PATH or model=wheel:FILE also codes
-matrices of a checkpoint.
+Each matrix is hidden in its own random map by pruning whole units (`slth.construct.codes`). "pairs" keeps one of each
+pair of opposite vectors, which are orthonormal in blocks; "independent" does the same with normal vectors; "subset"
+keeps any of orthonormal vectors. Other codes are rounding to nearest (with the best clip of each group), absmax, signs
+and SeedLM; for E8P and QTIP there are published numbers. All bits are counted, including recorded scales. model=PATH or
+model=wheel:FILE also codes matrices of a checkpoint.
 """
 
 import time
@@ -22,28 +22,30 @@ from slth.experiments.studies.rate import weights
 
 @dataclass(frozen=True)
 class Config(lab.Options):
-    """What is coded, and how."""
+    """The matrices and the codes."""
 
     model: str | None = lab.text(
-        None, "a path or wheel:FILE, or None", help="a checkpoint; None: Gaussian weights alone"
+        None, "a path or wheel:FILE, or None", help="a checkpoint to code as well; None: only Gaussian weights"
     )
-    matrices: str = lab.text("*attention*weight", "a shell pattern", help="names of the checkpoint's matrices")
-    codes: list[str] = lab.choices(list(rate.CODES), rate.CODES, help="what codes them")
-    bits: list[int] = lab.integers([1, 2, 3, 4], least=1, most=8, help="a weight, scales apart")
-    blocks: list[int] = lab.integers([4, 8, 16], least=1, most=32, help="weights that share a mask")
-    scale: str = lab.choice("matrix", ("matrix", "row"), help="what has a scale of its own in our codes")
-    group: int = lab.integer(128, least=1, help="weights that share a scale in codes of others")
-    weights: int = lab.integer(65_536, least=256, help="of a matrix that are coded, at most")
-    seedlm_blocks: int = lab.integer(300, least=1, help="blocks of a matrix that SeedLM codes")
+    matrices: str = lab.text(
+        "*attention*weight", "a shell pattern", help="shell pattern of the names of the checkpoint's matrices"
+    )
+    codes: list[str] = lab.choices(list(rate.CODES), rate.CODES, help="codes to measure")
+    bits: list[int] = lab.integers([1, 2, 3, 4], least=1, most=8, help="bits per weight, without scales")
+    blocks: list[int] = lab.integers([4, 8, 16], least=1, most=32, help="weights per block, which share a mask")
+    scale: str = lab.choice("matrix", ("matrix", "row"), help="structured codes have one scale per matrix or per row")
+    group: int = lab.integer(128, least=1, help="weights per scale in the other codes")
+    weights: int = lab.integer(65_536, least=256, help="most weights of a matrix to code")
+    seedlm_blocks: int = lab.integer(300, least=1, help="blocks of a matrix to code with SeedLM, which is slow")
     seed: int = lab.seed()
 
     def check(self) -> None:
-        """See that the checkpoint can be read."""
+        """Raise BadConfig if the checkpoint cannot be read."""
         _ = self.study
 
     @cached_property
     def study(self) -> rate.Study:
-        """What a run does."""
+        """Return the study."""
         columns = 256
         matrices = {rate.GAUSSIAN: {"normal": weights.gaussian(self.weights // columns, columns, self.seed)}}
         if self.model is not None:
@@ -73,7 +75,7 @@ ex.add_named_config("full", weights=1 << 20, seedlm_blocks=1000)
 
 @ex.main
 def main(config: Config, run: lab.Run) -> dict[str, Any]:
-    """Code, store, and return the summary."""
+    """Measure all codes, store the results and return the summary."""
     started = time.perf_counter()
     table = rate.measure(config.study)
     summary = {"above_limit_db": rate.summarise(table), "seconds": time.perf_counter() - started}

@@ -1,10 +1,10 @@
-"""What of a search's recipe matters: tickets in a random GPT-2 by recipes that differ in one thing, on paired seeds.
+"""Ablate the recipe of a search: tickets in a random GPT-2 by recipes that differ in one choice, on paired seeds.
 
-A recipe says which kinds of masks blocks and embeddings have, how much they keep, the inits, the method and the
-optimiser (`slth.experiments.studies.gpt2.recipes`). Each is trained with every seed, dense training too. What is shown
-is the loss against bits a weight, the share of dense training's gain over a unigram model, and differences to the first
-recipe with 95 % intervals, corrected for how many there are (Holm). A folder `checkpoints` lets a run that was cut go
-on.
+A recipe consists of the kinds of masks of blocks and embeddings, the shares that they keep, the inits, the method and
+the optimiser (`slth.experiments.studies.gpt2.recipes`). Each recipe, and dense training, is run with every seed. The
+results are the loss against bits per weight, the share of dense training's gain over a unigram model, and differences
+to the first recipe with 95 % intervals and Holm's correction for multiple comparisons. With a folder `checkpoints`, an
+interrupted run can be resumed.
 """
 
 import time
@@ -28,8 +28,8 @@ class Config(GPT2Training):
     recipes: list[str] = lab.key(
         list(RECIPES),
         several(where(lambda value: isinstance(value, str), "a recipe")),
-        help=f"which are compared: {', '.join(RECIPES)}; with what differs in parentheses, as base(keep=0.4); the "
-        "first is what others are compared with, those that begin with dense train weights",
+        help=f"recipes to compare: {', '.join(RECIPES)}, with changes in parentheses, as in base(keep=0.4); all are "
+        "compared with the first one; those whose name begins with dense train weights",
     )
     seeds: int = lab.seeds(3, help="each has its own weights, scores and batches, the same with every recipe")
     size: str = keys.size("tiny")
@@ -47,7 +47,7 @@ class Config(GPT2Training):
     seed: int = lab.seed()
 
     def check_keys(self) -> None:
-        """Seeds, and recipes that fit the model."""
+        """Check the seeds, and that recipes fit the model."""
         lab.seeds_from(self.seed, self.seeds)
         model = self.model(self.size, 256)
         for name, recipe in self.chosen.items():
@@ -58,7 +58,7 @@ class Config(GPT2Training):
 
     @cached_property
     def chosen(self) -> dict[str, Recipe]:
-        """The recipes by name, or BadConfig."""
+        """Return the recipes by name. Raises BadConfig."""
         chosen = {}
         for name in self.recipes:
             try:
@@ -71,7 +71,7 @@ class Config(GPT2Training):
 
     @cached_property
     def study(self) -> Study:
-        """What a run does."""
+        """Return the study."""
         return Study(
             model=self.model(self.size, self.tokens.vocabulary),
             recipes=self.chosen,
@@ -96,7 +96,7 @@ ex.add_named_config(
 
 @ex.main
 def main(config: Config, run: lab.Run) -> dict[str, Any]:
-    """Train by every recipe and compare."""
+    """Train with every recipe and compare."""
     started = time.perf_counter()
     study = config.study
     config.resumable.begin()

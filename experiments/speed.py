@@ -1,17 +1,17 @@
-"""How fast the package is beside others, measured by turns in one run.
+"""Measure the speed of the package against peers, with interleaved timing in one run.
 
-Subset sums against the MILP solver of scipy (and CP-SAT of OR-Tools, where that is installed), attention by its
-merged matrices against the same attention head by head, the selection of the scores that a mask keeps against sorting
-them, a training step of GPT-2 blocks under learned masks against dense training and masks made by sorting, and linear
-attention over blocks of tokens (MHLA) against softmax attention.
+The areas are: subset sums against the MILP solver of scipy (and CP-SAT of OR-Tools, if installed); attention from
+merged matrices against the same attention head by head; selection of the kept scores against sorting; a training step
+of GPT-2 blocks with learned masks against dense training and masks by sorting; and linear attention over blocks of
+tokens (MHLA) against softmax attention.
 
-On a machine that is busy with other work torch's threads wait for each other, which spoils the ratios of short calls:
-there, set threads=1, or OMP_WAIT_POLICY=passive in the environment.
+On a machine that is busy with other work, torch's threads wait for each other, which distorts the ratios of short
+calls. Set threads=1 there, or OMP_WAIT_POLICY=passive in the environment.
 
-With device=cuda the kernels are measured instead: first each case is held against its reference, in several processes,
-then what passed is timed beside its peers, the worst first. only= names areas, minutes= is the time for all of it, and
-from checkpoints=DIR a measurement that was cut goes on. That also runs where Sacred is not installed, into the folder
-out=DIR, where it goes on by itself.
+With device=cuda the kernels are measured instead. First each case is compared with its reference, in several processes;
+then the areas that passed are timed against their peers, the worst first. only= selects areas, minutes= limits the
+total time, and checkpoints=DIR resumes an interrupted measurement. Without Sacred, the same command writes to the
+folder out=DIR and resumes from it by itself.
 """
 
 import sys
@@ -49,12 +49,12 @@ from slth.experiments.studies.speed.tables import summarise, table_of
 from slth.kernels.timing import Row
 from slth.threads import cores
 
-ON_GPU = ("only", "minutes", "processes", "checkpoints")  # keys of a GPU
+ON_GPU = ("only", "minutes", "processes", "checkpoints")  # keys for a GPU
 AREAS = ("subset_sums", "attention_routes", "selection", "training_step", "linear_attention")
 
 
 def shapes(default: list[list[int]], names: str, *, multiple: tuple[int, int] = (0, 1), help: str) -> Any:
-    """A key that takes a list of lists of ints >= 1, each with these names; multiple: (an index, what it is one of)."""
+    """Declare a key for a list of lists of ints >= 1 with these names; multiple: (index, divisor) of one of them."""
     index, factor = multiple
 
     def read(key: str, value: Any) -> list[list[int]]:
@@ -75,53 +75,57 @@ def shapes(default: list[list[int]], names: str, *, multiple: tuple[int, int] = 
 
 @dataclass(frozen=True)
 class Config(lab.Options):
-    """What is timed, on what, and how often."""
+    """The areas to time, their sizes, and the device."""
 
-    device: str = lab.anything("cpu", allowed="cpu, or a CUDA device", help="cpu, or cuda: the kernels on a GPU")
+    device: str = lab.anything(
+        "cpu", allowed="cpu, or a CUDA device", help="cpu, or cuda to measure the kernels on a GPU"
+    )
     what: Any = lab.anything(
         None,
         allowed=f"one or several of {', '.join(AREAS)}; on a GPU of {', '.join(report.AREAS)}",
-        help="areas; None: all of the device",
+        help="areas to measure; None: all areas of the device",
     )
-    candidates: list[int] = lab.integers([10, 16, 20, 24], least=1, most=40, help="of a subset-sum problem")
-    batch: int = lab.integer(20_000, least=1, most=10**6, help="subset-sum problems that we solve at once")
-    time_limit: float = lab.number(20.0, above=0.0, help="seconds that a peer may spend on one of them")
+    candidates: list[int] = lab.integers([10, 16, 20, 24], least=1, most=40, help="candidates per subset-sum problem")
+    batch: int = lab.integer(20_000, least=1, most=10**6, help="subset-sum problems per batch of ours")
+    time_limit: float = lab.number(20.0, above=0.0, help="seconds that a peer may spend on one subset-sum problem")
     routes: list[list[int]] = shapes(
         [[16, 256, 1024, 4], [32, 1024, 1024, 4], [64, 1024, 2048, 2], [64, 64, 1024, 4]],
         "d_in, hidden, length, heads",
-        help="attentions whose routes are compared",
+        help="attentions to time, merged against head by head, as [d_in, hidden, length, heads]",
     )
     scores: list[int] = lab.integers(
         [589_824, 2_359_296, 7_077_888],
         least=2,
         most=2**30,
-        help="of which half are kept; 7.1M: a block of GPT-2 small",
+        help="numbers of scores to select half of; 7,077,888 is a block of GPT-2 small",
     )
     blocks: list[list[int]] = shapes(
         [[2, 768, 8, 128]],
         "blocks, d (a multiple of 64), batch, length",
         multiple=(1, 64),
-        help="of a training step",
+        help="training steps to time, as [blocks, d, batch, length] of GPT-2 blocks",
     )
-    lengths: list[int] = lab.integers([4096, 16384], least=1, most=2**20, help="tokens of linear attention")
-    width: int = lab.integer(64, least=1, help="of its tokens and its head")
-    block: int = lab.integer(512, least=1, help="tokens of its blocks")
+    lengths: list[int] = lab.integers([4096, 16384], least=1, most=2**20, help="linear attention: numbers of tokens")
+    width: int = lab.integer(64, least=1, help="linear attention: width of tokens and head")
+    block: int = lab.integer(512, least=1, help="linear attention: tokens per block")
     rounds: int = lab.integer(
         15,
         least=1,
-        help="of every measurement, a third for steps and lengths; in each a peer solves another subset-sum problem",
+        help="rounds per measurement, a third of them for blocks and lengths; subset-sum peers solve one problem each",
     )
-    threads: int | None = lab.integer(None, least=1, help="that we use; None: all cores")
-    only: Any = lab.anything(None, allowed="areas of a GPU", help="on a GPU: areas; None: what, or all")
-    minutes: float | None = lab.number(None, above=0.0, help="on a GPU: of the whole measurement; None: no limit")
-    processes: int = lab.free(lab.integer(14, least=1, help="on a GPU: that check kernels side by side"))
+    threads: int | None = lab.integer(None, least=1, help="threads of ours; None: all cores")
+    only: Any = lab.anything(
+        None, allowed="areas of a GPU", help="GPU: areas to measure; None: those of the key what, or all"
+    )
+    minutes: float | None = lab.number(None, above=0.0, help="GPU: time limit of the measurement; None: no limit")
+    processes: int = lab.free(lab.integer(14, least=1, help="GPU: processes that check kernels in parallel"))
     checkpoints: str | None = lab.free(
-        lab.text(None, "a folder, or None", help="on a GPU: a folder, from which a measurement that was cut goes on")
+        lab.text(None, "a folder, or None", help="GPU: a folder, from which an interrupted measurement is resumed")
     )
     seed: int = lab.seed()
 
     def check(self) -> None:
-        """Refused, where it can be BadConfig, for what cannot be measured."""
+        """Raise Refused, if possible BadConfig, for what cannot be measured."""
         if self.device != "cpu":
             _ = self.on_gpu
             return
@@ -130,7 +134,7 @@ class Config(lab.Options):
 
     @property
     def on_gpu(self) -> dict[str, Any]:
-        """Device, areas, rounds and seed of a measurement on a GPU, or Refused."""
+        """Return device, areas, rounds and seed of a measurement on a GPU. Raises Refused."""
         for key in ("what", "only"):
             value = getattr(self, key)
             if not all(isinstance(area, str) for area in (value if isinstance(value, list) else [value or ""])):
@@ -144,12 +148,12 @@ class Config(lab.Options):
 
     @property
     def areas(self) -> list[str]:
-        """What is measured on the CPU, or BadConfig."""
+        """Return the areas to measure on the CPU. Raises BadConfig."""
         return list(AREAS) if self.what is None else some_of(AREAS).read("what", self.what)
 
     @property
     def cases(self) -> list[Callable[[], list[Row]]]:
-        """What is to be measured on the CPU, in its order."""
+        """Return the measurements on the CPU, in order."""
         rounds, seed = self.rounds, self.seed
         fewer = -(-rounds // 3)
         sums = partial(
@@ -202,7 +206,7 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
 
 
 def on_gpu(config: Config, run: lab.Run) -> dict[str, Any]:
-    """The same for the kernels; checks.csv has every check. RuntimeError, when all is stored, where one failed."""
+    """Check and time the kernels; checks.csv has every check. Raises RuntimeError, after storing, if one failed."""
     with tempfile.TemporaryDirectory() as place:
         try:
             hour = Hour.of(config.on_gpu, Path(config.checkpoints or place))
@@ -216,7 +220,7 @@ def on_gpu(config: Config, run: lab.Run) -> dict[str, Any]:
 
 
 def store(run: lab.Run, name: str, contents: bytes) -> None:
-    """A file of the run, at once."""
+    """Store a file of the run immediately."""
     with tempfile.TemporaryDirectory() as place:
         file = Path(place, name)
         file.write_bytes(contents)

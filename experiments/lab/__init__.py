@@ -1,6 +1,6 @@
-"""The border between the experiments and Sacred: how a run is configured, refused, stored and read again.
+"""The layer between the experiments and Sacred: configs, command lines, refusals, and the storage of runs.
 
-An experiment script says what it measures; everything about command lines, run folders and files is here:
+An experiment script defines its measurements; command lines, run folders and files are handled here:
 
     @dataclass(frozen=True)
     class Config(lab.Options):
@@ -19,11 +19,11 @@ An experiment script says what it measures; everything about command lines, run 
     if __name__ == "__main__":
         lab.launch(ex)
 
-options: what a config may say · values: as a command line writes it · experiment, command_line, sacred_options,
-signals: how a run is made or refused · storage, figures, stores: what it leaves in a folder or a database · live,
-metrics: its curves while they grow · bars, tables: what it prints · resuming: what a run that was cut goes on from ·
-sharing: what the runs of a sweep take from each other · scripts: the experiments as modules, for those who run them ·
-border: Sacred.
+options: declaration and checks of configs · values: values as written on a command line · experiment, command_line,
+sacred_options, signals: starting or refusing a run · storage, figures, stores: results in a folder or a database ·
+live, metrics: curves during a run · bars, tables: output on the terminal · resuming: checkpoints of an interrupted
+run · sharing: results that the runs of a sweep share · scripts: the experiments as modules, for programs that run
+them · border: imports of Sacred.
 """
 
 from slth.experiments.lab.arithmetic import Arithmetic, TrainingOptions

@@ -1,4 +1,4 @@
-"""How trainings are computed: the keys of every experiment that trains, which `slth.fit` takes as they are."""
+"""Config keys of every experiment that trains: precision, CUDA graphs and accumulation, passed on to `slth.fit`."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What `slth.fit` is told of it: `slth.fit(..., **vars(arithmetic))`."""
+    """Arguments of `slth.fit`: `slth.fit(..., **vars(arithmetic))`."""
 
     precision: Precision = "auto"
     graph: bool | Literal["auto"] = "auto"
     accumulate: int = 1
 
     def resolved(self, device: torch.device) -> Precision:
-        """The precision that fit trains in on a device."""
+        """Return the precision that fit uses on a device."""
         from slth.search.precision import resolve
 
         return resolve(self.precision, device)
 
     @contextmanager
     def on(self, device: torch.device) -> Iterator[None]:
-        """Within it operations on the device run in the precision that fit trains in there."""
+        """Run operations within the with block in the precision that fit uses on the device."""
         from slth.search.precision import arithmetic
 
         with arithmetic(self.resolved(device), device):
@@ -41,31 +41,31 @@ class Arithmetic:
 
 @dataclass(frozen=True)
 class TrainingOptions(Options):
-    """Base of the configs of experiments that train: they have these keys, and may call what is below in `check`."""
+    """Base of the configs of experiments that train; their `check` may call :meth:`check_arithmetic`."""
 
     precision: Precision = choice(
         "auto",
         ("auto", "float32", "tf32", "bf16"),
-        help="of trainings: of products of weights, scores stay float32; auto: bf16 on a GPU, float32 elsewhere",
+        help="precision of products with weights in training, scores stay float32; auto: bf16 on a GPU, else float32",
     )
     graph: bool | Literal["auto"] = free(
         key(
             "auto",
             where(lambda value: value == "auto" or isinstance(value, bool), "auto, True or False"),
-            help="of trainings: whether a GPU's steps are recorded once and replayed; auto: where they can be",
+            help="training: capture a step in a CUDA graph and replay it; auto: if possible",
         )
     )
     accumulate: int = free(
-        integer(1, least=1, help="of trainings: pieces of a batch that go through the model one after another")
+        integer(1, least=1, help="training: gradient accumulation, the parts of a batch that run one after another")
     )
 
     @property
     def arithmetic(self) -> Arithmetic:
-        """The keys, for `slth.fit`."""
+        """Return the arguments of `slth.fit`."""
         return Arithmetic(self.precision, self.graph, self.accumulate)
 
     def check_arithmetic(self, batch: int, device: str = "cpu") -> None:
-        """Raise BadConfig for keys that no training on this type of device, of such batches, can follow."""
+        """Raise BadConfig for values that are not possible on this type of device, or with this batch size."""
         if device != "cuda" and self.precision == "tf32":
             raise BadConfig("precision", self.precision, "auto, float32 or bf16 where no CUDA device trains")
         if device != "cuda" and self.graph is True:

@@ -7,5 +7,5 @@ from tqdm import tqdm
 
 
 def progress(iterable: Iterable[Any] | None, description: str, total: int | None = None) -> "tqdm[Any]":
-    """The same items with a progress bar on stderr, quiet where that is no terminal. Without items: `.update()`."""
+    """Wrap items in a progress bar on stderr, silent if that is no terminal. Without items, use `.update()`."""
     return tqdm(iterable, desc=description, total=total, disable=None)

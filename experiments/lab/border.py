@@ -1,6 +1,6 @@
-"""Sacred as the experiments use it: its settings, two repairs, and the names that the rest of lab takes from it.
+"""Sacred as the experiments use it: its settings, two fixes, and the names that the rest of lab imports.
 
-Import Sacred from here alone: the warnings of its own imports are kept quiet.
+Import Sacred only from here, where the warnings of its own imports are suppressed.
 """
 
 import warnings
@@ -43,9 +43,9 @@ __all__ = [
 
 
 class _Tee(stdout_capturing.TeeingStreamProxy):  # type: ignore[misc]
-    """What is printed in a run goes to the stream and to the run; to the stream alone once the run has ended.
+    """A stream that writes to the original stream and to the run; after the run has ended, only to the stream.
 
-    Whatever was set up within a run may write after it: handlers of logging, colorama as the program ends.
+    Objects created within a run may write after it, such as logging handlers, or colorama when the program ends.
     """
 
     def write(self, text: str) -> int:
@@ -59,12 +59,12 @@ class _Tee(stdout_capturing.TeeingStreamProxy):  # type: ignore[misc]
 
 
 def _read_up(captured: stdout_capturing.CapturedStdout) -> bool:
-    """Whether nothing is left to read: a run that fails or is cut has closed the buffer before its last words are."""
+    """Tell whether there is nothing left to read; a failed or interrupted run has closed the buffer before that."""
     return bool(captured.buffer.closed) and captured.final is None
 
 
 stdout_capturing.TeeingStreamProxy = _Tee
 stdout_capturing.CapturedStdout.closed = property(_read_up)
 sacred.SETTINGS.CAPTURE_MODE = "sys"
-sacred.SETTINGS.CONFIG.READ_ONLY_CONFIG = False  # its read-only lists are no lists, for isinstance and json
-sacred.SETTINGS.HOST_INFO.INCLUDE_GPU_INFO = False  # asks nvidia-smi: a second, and it fails on shared devices
+sacred.SETTINGS.CONFIG.READ_ONLY_CONFIG = False  # its read-only lists are no lists for isinstance and json
+sacred.SETTINGS.HOST_INFO.INCLUDE_GPU_INFO = False  # calls nvidia-smi, which takes a second and fails on shared devices

@@ -1,4 +1,4 @@
-"""The command line of an experiment: what it means, how its run is made, and in which line it is refused."""
+"""The command line of an experiment: parse it, run the experiment, or refuse with one line."""
 
 import logging
 import pdb
@@ -37,13 +37,13 @@ C = TypeVar("C", bound=Options)
 
 
 def launch(ex: Experiment[C]) -> None:
-    """Run the experiment as the command line says; the last line of every script.
+    """Run the experiment from the command line; this is the last line of every script.
 
-    The config is checked before anything is stored. What keeps a run from starting (a bad value, an unknown key, a
-    wrong option, a folder that cannot be written) ends the program with status 1 and one line on stderr. An error
-    inside the run marks it FAILED and shows its traceback without Sacred's frames; an interrupt, SIGTERM or SIGHUP
-    marks it INTERRUPTED (status 130, 143, 129), and a line says where it lies and which command goes on with it, if
-    any does. A line that cannot be printed changes nothing.
+    The config is checked before anything is stored. If a run cannot start (a bad value, an unknown key, a wrong option,
+    a folder that is not writable), the program ends with status 1 and one line on stderr. An error inside the run marks
+    it FAILED and shows its traceback without Sacred's frames. An interrupt, SIGTERM or SIGHUP marks it INTERRUPTED
+    (status 130, 143, 129), and one line says where the run is stored and which command, if any, resumes it. Failing to
+    print a line has no further effect.
 
     Runs are stored in the folder `runs` unless the user chose a store of Sacred's (-F, -s, -m, -S, -t) or none (-u).
     """
@@ -90,7 +90,7 @@ def _launch(ex: Experiment[C]) -> None:
 
 @contextmanager
 def _left_alone(ex: Experiment[C]) -> Iterator[None]:
-    """Take back what a launch adds to the experiment, for whoever runs it in the same process later."""
+    """Undo what a launch adds to the experiment, so that it can be run again in the same process."""
     added = ("observers", "config_hooks", "post_run_hooks")
     before = {name: list(getattr(ex, name)) for name in added}
     try:
@@ -103,7 +103,7 @@ def _left_alone(ex: Experiment[C]) -> Iterator[None]:
 def _require_places(
     ex: Experiment[C], options: Mapping[str, Any], stored: bool
 ) -> Callable[[dict[str, Any], str, Any], dict[str, Any]]:
-    """A config hook, the last: it sees that what is to be written can be."""
+    """Return the last config hook, which checks that all files can be written."""
 
     def require(config, command_name, logger):  # type: ignore[no-untyped-def]  # Sacred wants these three names
         if command_name == "save_config":
@@ -121,19 +121,19 @@ def _require_places(
 
 
 def _says_more(record: logging.LogRecord) -> bool:
-    """False for Sacred's "Failed after 0:00:01!": one line, or the traceback, tells what happened."""
+    """Filter out Sacred's "Failed after 0:00:01!", since one line, or the traceback, tells what happened."""
     return not str(record.msg).startswith(("Failed after", "Aborted after"))
 
 
 def _where(run: Run | None) -> str:
-    """What a line says of where a run lies that has begun: its folder, its places URL#ID in databases, or nothing."""
+    """Describe where a started run is stored: its folder, and its places URL#ID in databases."""
     if run is None or run.status is None:
         return ""
     return "".join(f"; run: {place}" for place in (folder_of(run), *places_of(run)) if place is not None)
 
 
 def _how_to_go_on(ex: Experiment[C], options: Mapping[str, Any]) -> str:
-    """What a line says of a stored command that has begun: what goes on from its checkpoints, or that nothing does."""
+    """Describe how to resume a stored run from its checkpoints, or that it cannot be resumed."""
     command = options.get("COMMAND") or ex.default_command
     if ex.current_run is None or ex.current_run.status is None or ex.commands[command].unobserved:
         return ""
@@ -145,12 +145,12 @@ def _how_to_go_on(ex: Experiment[C], options: Mapping[str, Any]) -> str:
 
 
 def captured(text: str) -> str:
-    """What was printed, as UTF-8 can hold it, with the last state of a progress bar alone."""
+    """Clean printed text: valid UTF-8, and only the last state of each progress bar."""
     return str(apply_backspaces_and_linefeeds(text.encode(errors="backslashreplace").decode()))
 
 
 def _options(ex: Experiment[C], arguments: list[str]) -> dict[str, Any]:
-    """The command line by Sacred's own grammar."""
+    """Parse the command line by Sacred's own grammar. Raises Refused."""
     try:
         options = dict(docopt(ex.get_usage()[2], arguments, default_help=False))
     except DocoptExit as error:
@@ -158,16 +158,16 @@ def _options(ex: Experiment[C], arguments: list[str]) -> dict[str, Any]:
         reason = first if "argument" in first and not first.startswith("Warning") else "not understood"
         line = f"{' '.join(arguments)}: {reason}; write: {USAGE}, or --help"
         raise Refused(line) from None
-    options["--force"] = True  # Sacred's own remarks on changed types and added keys: the guard speaks for both
+    options["--force"] = True  # no remarks of Sacred's on changed types and added keys, which are checked here
     return options
 
 
 def updates_of(
     arguments: Sequence[str] | None, with_options: Set[str] = frozenset()
 ) -> tuple[dict[str, Any], list[str]]:
-    """(config updates, names of named configs) from what follows `with`.
+    """Return (config updates, names of named configs) from the arguments after `with`.
 
-    Beside key.option=value, key=value is key.name=value where the key is one `with_options`.
+    For keys in `with_options`, key=value next to key.option=value means key.name=value. Raises Refused.
     """
     words = []
     for argument in arguments or []:
@@ -184,21 +184,21 @@ def updates_of(
 
 
 def _require_config_file(name: object) -> None:
-    """The file that save_config writes is of a kind that Sacred knows, and can be written."""
+    """Raise Refused unless save_config can write its file, of a kind that Sacred knows."""
     if not isinstance(name, str) or Path(name).suffix not in HANDLER_BY_EXT or Path(name).is_dir():
         raise BadConfig("config_filename", name, f"the name of a file that ends in {', '.join(HANDLER_BY_EXT)}")
     require_writable(Path(name).parent, "config_filename", "choose another")
 
 
 def _require_room(runs: Path, run_id: str | None) -> None:
-    """The folder that Sacred will store in can be written, and holds no run of the wished id."""
+    """Raise Refused unless the folder of runs is writable and has no run with the requested id."""
     require_writable(runs, "runs", "choose another with -F DIR")
     if run_id and (runs / run_id).exists():
         raise Refused(f"--id={run_id}: {runs / run_id} exists already; leave --id out or choose another")
 
 
 def store_plain_result(_run: Run) -> None:
-    """After the main function: the run's result as plain values, for observers that know only these."""
+    """Replace the run's result by plain values after the main function, for observers that support only these."""
     _run.result = plain(_run.result)
     for observer in _run.observers:
         if isinstance(observer, SqlObserver):

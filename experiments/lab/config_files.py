@@ -1,4 +1,4 @@
-"""Config files, as in `with my.yaml`: keys mean what they mean on a command line, method beside method.rate too."""
+"""Config files, as in `with my.yaml`, whose keys have the same meaning as on a command line, method.rate included."""
 
 import os
 from collections.abc import Iterable, Mapping, Set
@@ -9,7 +9,7 @@ from slth.experiments.lab.refusals import Refused, one_line
 
 
 def read(path: str, with_options: Set[str]) -> ConfigDict:
-    """The values in a file of a kind that Sacred reads, of whose keys those `with_options` may have key.option beside.
+    """Read the values of a file of a kind that Sacred supports; keys in `with_options` may have key.option as well.
 
     Raises:
         Refused: if the file cannot be read, or holds something else than keys with values.
@@ -19,12 +19,12 @@ def read(path: str, with_options: Set[str]) -> ConfigDict:
         if not isinstance(content, dict):
             raise TypeError(f"a {type(content).__name__}: must be keys with values")
         return ConfigDict(canonical(nested(content, with_options), with_options))
-    except Exception as error:  # whatever the readers of JSON, YAML and pickles make of arbitrary files
+    except Exception as error:  # any error of the readers of JSON, YAML and pickles
         raise Refused(one_line(f"{os.fspath(path)}: no config file that can be read ({error})")) from error
 
 
 def nested(content: Mapping[str, Any], with_options: Set[str]) -> dict[str, Any]:
-    """The same with {"a": {"b": 1}} for {"a.b": 1}, at every depth."""
+    """Convert {"a.b": 1} to {"a": {"b": 1}}, at every depth."""
     tree: dict[str, Any] = {}
     if odd := [key for key in content if not isinstance(key, str) or not all(key.split("."))]:
         raise ValueError(f"key {odd[0]!r}: must be text without empty parts")
@@ -34,19 +34,19 @@ def nested(content: Mapping[str, Any], with_options: Set[str]) -> dict[str, Any]
 
 
 def _nested_within(value: Any) -> Any:
-    """A sweep's keys hold configs, each of an experiment of its own, and lists of them."""
+    """Convert values that are themselves configs, or lists of them, as in a sweep."""
     if isinstance(value, list):
         return [_nested_within(item) for item in value]
     return nested(value, {*value}) if isinstance(value, dict) else value
 
 
 def canonical(values: Mapping[str, Any], with_options: Set[str]) -> dict[str, Any]:
-    """A name of what has options as {"name": it}, beside which others may set options."""
+    """Convert plain names of keys in `with_options` to {"name": name}, so that options can be added."""
     return {key: {"name": v} if key in with_options and isinstance(v, str) else v for key, v in values.items()}
 
 
 def folded(keys: Iterable[str], with_options: Set[str]) -> dict[str, str]:
-    """The keys by themselves, but key.name for one that stands beside a key.option, if it may have options."""
+    """Map each key to itself, or to key.name if it may have options and there is a key.option."""
     keys = [*keys]
     return {
         key: f"{key}.name"

@@ -1,4 +1,4 @@
-"""An experiment: Sacred's, its config declared once and handed to the main function as a checked object."""
+"""Experiments on top of Sacred's, with a config that is declared once and passed to main as a checked object."""
 
 import contextlib
 import difflib
@@ -17,22 +17,22 @@ from slth.experiments.lab.values import require_text
 from slth.fields import require_dataclass
 
 USAGE = "[COMMAND] [with key=value ...] [options]"
-HELP = "help_config"  # the command that needs no whole config
+HELP = "help_config"  # the command that needs no complete config
 
 C = TypeVar("C", bound=Options)
 Main = Callable[[C, Run], object]
 
 
 class Experiment(sacred.Experiment, Generic[C]):  # type: ignore[misc]  # Sacred has no types
-    """Sacred's experiment of one config class. Made by :func:`experiment`, since Sacred looks at who calls it."""
+    """A Sacred experiment with one config class; create it by :func:`experiment`, since Sacred inspects its caller."""
 
     Config: type[C]
     named_configs: dict[str, Any]
     checked: C
-    """The config of the run that is being made or goes on."""
+    """The config of the current run."""
 
     def declare(self, config: type[C]) -> None:
-        """Make the class's fields the experiment's keys: whatever sets up a run checks them before anything else.
+        """Make the class's fields the experiment's keys, which are checked before anything else in a run.
 
         Raises ValueError for a class that is no dataclass.
         """
@@ -43,11 +43,11 @@ class Experiment(sacred.Experiment, Generic[C]):  # type: ignore[misc]  # Sacred
         self.command(_help_command(config), unobserved=True)
 
     def main(self, function: Main[C]) -> Main[C]:
-        """Decorate main(config, run), the command that is run where no other is named."""
+        """Decorate main(config, run), the default command."""
         return self._default(function, unobserved=False)
 
     def unstored(self, function: Main[C]) -> Main[C]:
-        """Like `main`, for an experiment of which nothing is stored."""
+        """Decorate the default command of an experiment that is not stored."""
         return self._default(function, unobserved=True)
 
     def _default(self, function: Main[C], *, unobserved: bool) -> Main[C]:
@@ -70,12 +70,12 @@ class Experiment(sacred.Experiment, Generic[C]):  # type: ignore[misc]  # Sacred
         self.config_hook(hook)
 
     def add_named_config(self, name: str, cfg_or_file: Any = None, **values: Any) -> None:
-        """Name values of some keys, as for `with smoke`."""
+        """Name a set of values of keys, as in `with smoke`."""
         super().add_named_config(name, cfg_or_file, **config_files.canonical(values, self.with_options()))
 
     @contextlib.contextmanager
     def files_named(self, named: Sequence[str]) -> Iterator[list[str]]:
-        """Within the block, the files among names of configs are named configs too; gives the names that Sacred knows.
+        """Make config files among `named` named configs within the with block; yield the names for Sacred.
 
         Raises:
             Refused: if a file cannot be read.
@@ -84,7 +84,7 @@ class Experiment(sacred.Experiment, Generic[C]):  # type: ignore[misc]  # Sacred
         try:
             for i, name in enumerate(names):
                 if os.path.isfile(name):
-                    names[i] = f"file {i}"  # in a name, Sacred takes a dot for that of a part
+                    names[i] = f"file {i}"  # Sacred takes a dot in a name as a separator
                     self.named_configs[names[i]] = config_files.read(name, self.with_options())
             yield names
         finally:
@@ -103,19 +103,19 @@ class Experiment(sacred.Experiment, Generic[C]):  # type: ignore[misc]  # Sacred
         return run
 
     def with_options(self) -> set[str]:
-        """The keys beside which key.option=value may stand."""
+        """The keys that may have options, as key.option=value."""
         return {key for key, kind in self.Config.kinds().items() if kind.with_options}
 
     def get_usage(self, program_name: str | None = None) -> tuple[str, str, str]:
-        """Sacred's (short, long, what docopt parses), the long one with the config's keys."""
+        """Return Sacred's usage (short, long, docopt's), with the config's keys added to the long one."""
         short, long, parsed = super().get_usage(program_name)
         return short, f"{long}\n{help_of(self.Config)}", parsed
 
 
 def experiment(name: str, config: type[C]) -> Experiment[C]:
-    """An experiment with the keys of this class; called at the top level of a script, after its imports."""
-    # Sacred takes a script's file, docstring and imports from the frame that calls it: eval gives it the script's.
-    # Git stays out: it is slow to ask, may be missing, and every run keeps a copy of its script.
+    """Create an experiment with the keys of this class; call it at the top level of a script, after its imports."""
+    # Sacred takes the script's file, docstring and imports from the calling frame; eval makes that the script's frame.
+    # Git is not used: it is slow, may be missing, and every run stores a copy of its script.
     script = sys._getframe(1).f_globals
     made: Experiment[C] = eval("made(name, save_git_info=False)", script, {"made": Experiment, "name": name})
     made.declare(config)
@@ -123,7 +123,7 @@ def experiment(name: str, config: type[C]) -> Experiment[C]:
 
 
 class _Declared(ConfigDict):  # type: ignore[misc]
-    """The defaults of a config class, and its help as Sacred's `print_config` shows it."""
+    """The defaults of a config class, and its help for Sacred's `print_config`."""
 
     def __init__(self, config: type[Options]) -> None:
         super().__init__(config.defaults())
@@ -136,7 +136,7 @@ class _Declared(ConfigDict):  # type: ignore[misc]
 
 
 def _check_of(ex: Experiment[C]) -> Callable[[dict[str, Any], str, Any], dict[str, Any]]:
-    """A config hook: it sees the final config before anything is stored, and refuses what cannot be run."""
+    """Return a config hook that checks the final config before anything is stored. It raises Refused."""
 
     def check(config, command_name, logger):  # type: ignore[no-untyped-def]  # Sacred wants these three names
         require_keys(ex, config, command_name)
@@ -148,7 +148,7 @@ def _check_of(ex: Experiment[C]) -> Callable[[dict[str, Any], str, Any], dict[st
 
 
 def require_keys(ex: Experiment[C], config: Mapping[str, Any], command: str) -> None:
-    """Refused for a key that neither the experiment nor the command knows, or a value that no file can hold."""
+    """Raise Refused for a key that neither the experiment nor the command has, and a value that no file can hold."""
     arguments = [name for name in ex.commands[command].signature.arguments if not name.startswith("_")]
     for key, value in config.items():
         if key not in ("seed", "__doc__"):
@@ -159,7 +159,7 @@ def require_keys(ex: Experiment[C], config: Mapping[str, Any], command: str) -> 
 
 
 def require_known(what: str, name: str, allowed: Iterable[str], given: str | None = None) -> None:
-    """Refused where there is no such command, key or named config; the line names the nearest one."""
+    """Raise Refused if there is no such command, key or named config; the line suggests the nearest one."""
     allowed = sorted({*allowed})
     if name in allowed:
         return
@@ -171,7 +171,7 @@ def require_known(what: str, name: str, allowed: Iterable[str], given: str | Non
 
 
 def require_named(ex: Experiment[C], names: Iterable[str]) -> None:
-    """Refused for a name that is neither that of a named config nor a file."""
+    """Raise Refused for a name that is neither a named config nor a file."""
     for name in names:
         if not os.path.isfile(name):
             require_known("named config", name, ex.named_configs)
@@ -179,14 +179,14 @@ def require_named(ex: Experiment[C], names: Iterable[str]) -> None:
 
 def _help_command(config: type[Options]) -> Callable[[], None]:
     def help_config() -> None:
-        """Print the config's keys with their defaults, what they are and what they take, and exit."""
+        """Print the config's keys with defaults, help and allowed values, and exit."""
         print(help_of(config))
 
     return help_config
 
 
 def help_of(config: type[Options]) -> str:
-    """A paragraph for every key: key=default, what it is, and what it takes."""
+    """Return a paragraph for every key: key=default, its help, and the allowed values."""
     lines = ["Config:"]
     for key, kind in config.kinds().items():
         lines.append(f"  {key}={config.defaults()[key]!r}")

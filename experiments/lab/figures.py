@@ -1,4 +1,4 @@
-"""Figures as the bytes of files."""
+"""Render figures as files."""
 
 import io
 import logging
@@ -10,10 +10,10 @@ from PIL import Image
 
 
 def render(figures: Mapping[str, Figure]) -> dict[str, bytes]:
-    """Each figure as NAME.png (150 dots an inch), NAME.svg and NAME.pdf: the same figure gives the same bytes."""
+    """Render each figure as NAME.png (150 dpi), NAME.svg and NAME.pdf; equal figures give equal bytes."""
     files: dict[str, bytes] = {}
     logging.getLogger("fontTools").setLevel(logging.ERROR)  # it warns of the date in matplotlib's own fonts
-    with matplotlib.rc_context({"svg.hashsalt": "slth", "pdf.fonttype": 42}):  # TrueType, as journals ask for
+    with matplotlib.rc_context({"svg.hashsalt": "slth", "pdf.fonttype": 42}):  # TrueType, which journals require
         for name, figure in figures.items():
             png, svg, pdf = io.BytesIO(), io.BytesIO(), io.BytesIO()
             figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
@@ -28,7 +28,7 @@ def render(figures: Mapping[str, Figure]) -> dict[str, bytes]:
 
 
 def _with_few_colors(png: io.BytesIO) -> bytes:
-    """The picture with a palette of 256 colours: half the size or less, and no difference to the eye."""
+    """Convert a PNG to a palette of 256 colours: at most half the size, and no visible difference."""
     small = io.BytesIO()
     Image.open(png).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, format="png")
     return small.getvalue()

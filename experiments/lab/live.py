@@ -1,9 +1,9 @@
-"""Curves of a run while they grow: Sacred's metrics, which files, SQL and MongoDB and trackers show.
+"""Curves of a run while it is running: Sacred's metrics, which are stored in files, SQL, MongoDB and trackers.
 
     slth.fit(..., log=lab.curves("tiny dense"))      # tiny dense/train_loss, tiny dense/val_loss, ...
 
-A study need not know the run: what is logged goes to the one whose main function is being called, and nowhere where
-there is none.
+A study need not know the run: points are logged to the run whose main function is executing, or dropped if there is
+none.
 """
 
 import math
@@ -17,7 +17,7 @@ _send: Callable[[str, float, int], object] | None = None
 
 @contextmanager
 def sent_to(send: Callable[[str, float, int], object]) -> Iterator[None]:
-    """Within the block points of curves go to a function of name, value and step, as Sacred's `run.log_scalar`."""
+    """Send points of curves within the with block to send(name, value, step), such as Sacred's `run.log_scalar`."""
     global _send
     before, _send = _send, send
     try:
@@ -27,9 +27,9 @@ def sent_to(send: Callable[[str, float, int], object]) -> Iterator[None]:
 
 
 def curves(name: str) -> Callable[[Mapping[str, float], int], None]:
-    """What logs numbers by name at a step as points of the curves NAME/NUMBER, for `slth.fit(..., log=)`.
+    """Return a function for `slth.fit(..., log=)` that logs numbers at a step as points of the curves NAME/NUMBER.
 
-    A number that is not finite is left out: JSON has none.
+    Numbers that are not finite are left out, since JSON does not have them.
     """
 
     def log(numbers: Mapping[str, float], step: int) -> None:
@@ -42,14 +42,14 @@ def curves(name: str) -> Callable[[Mapping[str, float], int], None]:
 
 @contextmanager
 def collected() -> Iterator[list[Point]]:
-    """Within the block points go into a list, in a process that has no run, for :func:`replay` in the one that has."""
+    """Collect points within the with block in a list, in a process without a run, for :func:`replay` in the other."""
     points: list[Point] = []
     with sent_to(lambda *point: points.append(point)):
         yield points
 
 
 def replay(points: list[Point]) -> None:
-    """Log what another process collected."""
+    """Log the points that another process has collected."""
     for point in points:
         if _send is not None:
             _send(*point)

@@ -1,4 +1,4 @@
-"""The key `method`: a search by name or place, with options of its own: method=iterand method.rate=0.2."""
+"""The key `method`: a search by name or place, with its options: method=iterand method.rate=0.2."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from slth.experiments.lab.refusals import BadConfig, Refused
 if TYPE_CHECKING:
     from slth.search import Search
 
-NAME = "name"  # of a method with options, as the config holds it: {"name": "iterand", "rate": 0.2}
+NAME = "name"  # in the config, a method with options is {"name": "iterand", "rate": 0.2}
 
 
 class BadMethod(BadConfig):
-    """A search that cannot be made; the message is the search's own."""
+    """A search that cannot be created; the message is the search's own."""
 
     def __init__(self, method: str, message: str) -> None:
         Refused.__init__(self, message)
@@ -26,13 +26,13 @@ class BadMethod(BadConfig):
 
 @dataclass(frozen=True)
 class Method:
-    """A search that was chosen, or another way to a mask that an experiment knows, by name."""
+    """The chosen search, or another way to find masks that an experiment has, by name."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def search(self, **others: Any) -> Search:
-        """The search, with what the experiment's own keys say of it, or BadConfig where there is none."""
+        """Create the search, with `others` from the experiment's own keys. Raises BadConfig."""
         from slth.search import method
 
         if twice := [option for option in others if option in self.options]:
@@ -43,7 +43,7 @@ class Method:
             raise BadMethod(str(self), str(error)) from error
 
     def require(self, steps: Iterable[int], keeps: Iterable[float], **others: Any) -> Search:
-        """The same, or BadConfig for one that would never act in so many steps or cannot end with such a keep."""
+        """Create the search. Raises BadConfig if it would never act within these steps or cannot end at these keeps."""
         search = self.search(**others)
         try:
             for count in steps:
@@ -55,19 +55,19 @@ class Method:
         return search
 
     def __str__(self) -> str:
-        """By which runs are told apart: iterand, or iterand(rate=0.2)."""
+        """Return the name that distinguishes runs: iterand, or iterand(rate=0.2)."""
         return plugins.join(self.name, self.options)
 
 
 def method(default: str = "edge_popup", *, others: Collection[str] = (), help: str) -> Any:
-    """A key that takes a search, and holds a Method; `others`: names of what is no search."""
+    """Declare a key for a search, whose value is a Method; `others`: further allowed names that are no searches."""
     return key(default, a_method(default, others), help=help)
 
 
 def a_method(default: str = "edge_popup", others: Collection[str] = ()) -> Kind[Method]:
-    """A name of `slth.search.METHODS` or a class's place; with options in parentheses or as {"name": it, option: ...}.
+    """Read a name of `slth.search.METHODS` or the place of a class, with options.
 
-    Options without a name are those of the default.
+    Options are in parentheses, or as {"name": name, option: value}. Options without a name are those of the default.
     """
 
     def known() -> list[str]:
@@ -79,7 +79,7 @@ def a_method(default: str = "edge_popup", others: Collection[str] = ()) -> Kind[
         return f"one of {', '.join(known())}, or a class of yours as my_file.py:Name"
 
     def read(key: str, value: Any) -> Method:
-        if isinstance(value, Method):  # of a config that this one is made from
+        if isinstance(value, Method):  # from a config that this one is made of
             value = {NAME: value.name, **value.options}
         given = {NAME: default, **value} if isinstance(value, Mapping) else {NAME: value}
         try:
@@ -90,7 +90,7 @@ def a_method(default: str = "edge_popup", others: Collection[str] = ()) -> Kind[
             raise BadConfig(key, name, allowed())
         chosen = Method(name, options | given)
         if name not in others:
-            chosen.search()  # refuses what is no search, and its options
+            chosen.search()  # raises for an unknown search or option
         elif chosen.options:
             raise BadConfig(f"{key}.{next(iter(chosen.options))}", next(iter(chosen.options.values())), "left out")
         return chosen

@@ -1,4 +1,4 @@
-"""Sacred's metrics in SQL databases, for which its SQL observer has no table: one row a point, as it is logged."""
+"""Sacred's metrics in SQL databases, for which its SQL observer has no table: one row per logged point."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ COLUMNS = ("values", "steps", "timestamps")  # of a curve in the file observer's
 
 
 def declare(metadata: Any) -> None:
-    """Put the table among Sacred's, which makes all of them where a run begins."""
+    """Add the table to Sacred's, which creates all of them when a run starts."""
     import sqlalchemy as sql
 
     if TABLE not in metadata.tables:
@@ -28,7 +28,7 @@ def declare(metadata: Any) -> None:
 
 
 def insert(connection: Any, tables: Any, run_id: str, curves: Mapping[str, Mapping[str, Any]]) -> None:
-    """Add points, by curve lists of values, steps and timestamps (datetime), to a run's; makes the table."""
+    """Add points to a run's curves: curve -> lists of values, steps and timestamps (datetime). Creates the table."""
     rows = [
         {"run_id": run_id, "name": name, "value": value, "step": step, "timestamp": timestamp}
         for name, curve in curves.items()
@@ -40,7 +40,7 @@ def insert(connection: Any, tables: Any, run_id: str, curves: Mapping[str, Mappi
 
 
 def read(connection: Any, tables: Any, run_id: str) -> dict[str, dict[str, list[Any]]]:
-    """A run's curves as the file observer's metrics.json has them; none in a database of before there was a table."""
+    """Return a run's curves in the form of the file observer's metrics.json; none if an old database has no table."""
     import sqlalchemy as sql
 
     curves: dict[str, dict[str, list[Any]]] = {}
@@ -55,12 +55,12 @@ def read(connection: Any, tables: Any, run_id: str) -> dict[str, dict[str, list[
 
 
 def to_json(curves: Mapping[str, Any]) -> bytes:
-    """As metrics.json."""
+    """Convert curves to the content of metrics.json."""
     return (json.dumps(curves, indent=2) + "\n").encode()
 
 
 def _log_metrics(self: SqlObserver, metrics_by_name: Mapping[str, Mapping[str, Any]], info: Any) -> None:
-    """What the observer does at each heartbeat, in a thread and with a connection of its own."""
+    """Store metrics at each heartbeat of the observer, in its own thread and connection."""
     if not metrics_by_name:
         return
     import sqlalchemy as sql

@@ -1,4 +1,4 @@
-"""A config, declared once: each field of a frozen dataclass has its default, what is allowed and a line of help.
+"""Configs as frozen dataclasses: each field declares its default, its allowed values and a line of help.
 
     @dataclass(frozen=True)
     class Config(Options):
@@ -10,9 +10,9 @@
             if ...:
                 raise BadConfig("target", self.target, "...")
 
-From it come Sacred's flat keys and their defaults, the refusal of a bad value (one line that names key, value and what
-is allowed), and the help. A config is checked where it is made, so that whoever has one may rely on it: Config(seed=3)
-and Config.of(values) raise BadConfig alike. None is allowed where it is the default.
+This defines Sacred's flat keys and their defaults, the error for a bad value (one line with key, value and allowed
+values), and the help. A config is checked when it is created, by Config(seed=3) or Config.of(values), both of which
+raise BadConfig; so every config object is valid. None is allowed if it is the default.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from slth.fields import require_dataclass
 
 T = TypeVar("T")
 Names = Collection[str] | Callable[[], Collection[str]]
-"""Names to choose from; a function is asked for them when a value is checked."""
+"""Names to choose from, or a function that returns them when a value is checked."""
 
-MOST_SEED = 2**32 - 1  # Sacred also seeds numpy's global generator, which takes no more
+MOST_SEED = 2**32 - 1  # Sacred also seeds numpy's global generator, which allows no larger seed
 
 
 @dataclass(frozen=True)
 class Kind(Generic[T]):
-    """What a key takes.
+    """The kind of values of a key.
 
-    read(key, value): what the config holds for a value, or BadConfig. allowed(): what is allowed, in words.
-    with_options: whether key.option=value may stand beside key=value; together they are {"name": value, option: ...}.
+    read(key, value): converts a value for the config, or raises BadConfig. allowed(): the allowed values in words.
+    with_options: whether the key may also have key.option=value; together they are {"name": value, option: ...}.
     """
 
     read: Callable[[str, Any], T]
@@ -50,7 +50,7 @@ class Kind(Generic[T]):
 
 @dataclass(frozen=True)
 class Options:
-    """Base of all configs: see the module's text."""
+    """Base of all configs; see the module's docstring."""
 
     def __post_init__(self) -> None:
         require_dataclass(type(self))
@@ -61,10 +61,10 @@ class Options:
         self.check()
 
     def check(self) -> None:
-        """Raise BadConfig for values that do not fit together. Called with each value checked by itself."""
+        """Raise BadConfig for values that do not fit together. It is called after each value was checked by itself."""
 
     def require_defaults(self, keys: Iterable[str], where: str) -> None:
-        """Raise BadConfig for a key that is not at its default where it would change nothing; `where` says where."""
+        """Raise BadConfig for keys that have no effect but are not at their defaults; `where` says in which case."""
         values, defaults = self.values(), self.defaults()
         for key in keys:
             if values[key] != defaults[key]:
@@ -72,31 +72,31 @@ class Options:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """The checked config of these values, other keys left out. Raises BadConfig."""
+        """Create the checked config of these values, ignoring other keys. Raises BadConfig."""
         return cls(**{key: values[key] for key in cls.kinds() if key in values})
 
     def values(self) -> dict[str, Any]:
-        """Every key with its value as it was given, a plain one, as JSON has it."""
-        return dict(self._given)  # type: ignore[attr-defined]  # no field: set where the values are read
+        """Return every key with its value as it was given, as plain JSON values."""
+        return dict(self._given)  # type: ignore[attr-defined]  # no field: set when the values are read
 
     @classmethod
     def kinds(cls) -> dict[str, Kind[Any]]:
-        """Every key with what it takes, in their order."""
+        """Return every key with its kind, in order."""
         return {field.name: field.metadata["kind"] for field in dataclasses.fields(cls)}
 
     @classmethod
     def free_keys(cls) -> list[str]:
-        """The keys that are declared :func:`free`."""
+        """Return the keys that are declared :func:`free`."""
         return [field.name for field in dataclasses.fields(cls) if field.metadata.get("free")]
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
-        """Every key with its default."""
+        """Return every key with its default."""
         return {field.name: _default(field) for field in dataclasses.fields(cls)}
 
     @classmethod
     def help(cls) -> dict[str, str]:
-        """Every key with a line that says what it is."""
+        """Return every key with its line of help."""
         return {field.name: field.metadata["help"] for field in dataclasses.fields(cls)}
 
 
@@ -104,7 +104,7 @@ class Options:
 
 
 def key(default: Any, kind: Kind[Any], *, help: str) -> Any:
-    """A key of any kind."""
+    """Declare a key of any kind."""
     metadata = {"kind": kind, "help": help}
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
@@ -112,21 +112,21 @@ def key(default: Any, kind: Kind[Any], *, help: str) -> Any:
 
 
 def free(key: Any) -> Any:
-    """The same key, as one on which no result depends beyond rounding: how many processes work, on which device.
+    """Declare a key as one that changes results only by rounding, such as the number of processes or the device.
 
-    Plots do not tell runs apart by it.
+    Plots do not distinguish runs by it.
     """
     key.metadata = MappingProxyType({**key.metadata, "free": True})
     return key
 
 
 def integer(default: int | None, *, least: int = 0, most: float = math.inf, help: str) -> Any:
-    """A key that takes an int (no bool, no float) from least to most."""
+    """Declare a key for an int (no bool, no float) from least to most."""
     return key(default, an_integer(least, most), help=help)
 
 
 def integers(default: int | Sequence[int] | None, *, least: int = 0, most: float = math.inf, help: str) -> Any:
-    """A key that takes one int or a list of them, not empty, none twice, and holds a list."""
+    """Declare a key for one int or a list of them, not empty, none twice; its value is a list."""
     return key(default, several(an_integer(least, most)), help=help)
 
 
@@ -138,7 +138,7 @@ def number(
     most: float = math.inf,
     help: str,
 ) -> Any:
-    """A key that takes a finite number (no bool) > above, >= least and <= most, and holds a float."""
+    """Declare a key for a finite number (no bool) > above, >= least and <= most; its value is a float."""
     return key(default, a_number(above, least, most), help=help)
 
 
@@ -150,47 +150,47 @@ def numbers(
     most: float = math.inf,
     help: str,
 ) -> Any:
-    """A key that takes one such number or a list of them, not empty, none twice, and holds a list of floats."""
+    """Declare a key for one such number or a list of them, not empty, none twice; its value is a list of floats."""
     return key(default, each(a_number(above, least, most)), help=help)
 
 
 def choice(default: str | None, names: Names, *, help: str) -> Any:
-    """A key that takes one of these names."""
+    """Declare a key for one of these names."""
     return key(default, one_of(names), help=help)
 
 
 def choices(default: str | Sequence[str] | None, names: Names, *, help: str) -> Any:
-    """A key that takes one of these names or a list of them, not empty, none twice, and holds a list."""
+    """Declare a key for one of these names or a list of them, not empty, none twice; its value is a list."""
     return key(default, some_of(names), help=help)
 
 
 def flag(default: bool, *, help: str) -> Any:
-    """A key that takes True or False."""
+    """Declare a key for True or False."""
     return key(default, where(lambda value: isinstance(value, bool), "True or False"), help=help)
 
 
 def text(default: str | None, allowed: str, *, help: str) -> Any:
-    """A key that takes text, not empty; `allowed` says in the error what it should be, as "a folder"."""
+    """Declare a key for text, not empty; `allowed` describes it in errors, such as "a folder"."""
     return key(default, where(lambda value: isinstance(value, str) and value != "", allowed), help=help)
 
 
 def anything(default: Any, *, allowed: str, help: str) -> Any:
-    """A key whose value the config's own `check` looks at."""
+    """Declare a key whose value is only checked by the config's own `check`."""
     return key(default, where(lambda value: True, allowed), help=help)
 
 
 def seed() -> Any:
-    """The key `seed`."""
-    return integer(0, least=0, most=MOST_SEED, help="all that is random follows from it")
+    """Declare the key `seed`."""
+    return integer(0, least=0, most=MOST_SEED, help="seed of all random numbers")
 
 
 def seeds(default: int, *, help: str) -> Any:
-    """The key `seeds`: how many, from `seed` on. :func:`seeds_from` gives them."""
-    return integer(default, least=1, most=MOST_SEED + 1, help=f"how many, from seed on: {help}")
+    """Declare the key `seeds`, the number of seeds from `seed` on, for :func:`seeds_from`."""
+    return integer(default, least=1, most=MOST_SEED + 1, help=f"number of seeds, counted from the key seed; {help}")
 
 
 def seeds_from(seed: int, seeds: int) -> range:
-    """So many seeds, from one on, or BadConfig where there are not so many."""
+    """Return `seeds` seeds from `seed` on. Raises BadConfig if they exceed the largest seed."""
     if seed + seeds > MOST_SEED + 1:
         raise BadConfig("seeds", seeds, f"an int >= 1 and <= {MOST_SEED + 1 - seed}")
     return range(seed, seed + seeds)
@@ -200,7 +200,7 @@ def seeds_from(seed: int, seeds: int) -> range:
 
 
 def where(holds: Callable[[Any], bool], allowed: str) -> Kind[Any]:
-    """The values for which `holds` is true, held as they are."""
+    """Values for which `holds` is true, unchanged."""
 
     def read(key: str, value: Any) -> Any:
         if not holds(value):
@@ -281,7 +281,7 @@ def several(kind: Kind[T]) -> Kind[list[T]]:
 
 
 def each(kind: Kind[T]) -> Kind[list[T]]:
-    """The same, where the error names the one value that is not allowed."""
+    """The same as `several`, with errors that name the single bad value."""
 
     def read(key: str, value: Any) -> list[T]:
         values = [kind.read(key, one) for one in as_list(value)]
@@ -293,7 +293,7 @@ def each(kind: Kind[T]) -> Kind[list[T]]:
 
 
 def as_given(kind: Kind[Any]) -> Kind[Any]:
-    """The same values, held as they were given, for a key that tells one value from a list of one."""
+    """The same values unchanged, for a key that distinguishes one value from a list of one."""
 
     def read(key: str, value: Any) -> Any:
         kind.read(key, value)
@@ -303,12 +303,12 @@ def as_given(kind: Kind[Any]) -> Kind[Any]:
 
 
 def as_list(value: Any) -> list[Any]:
-    """One value or several, as a list."""
+    """Return one value or several as a list."""
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _distinct(values: Sequence[object]) -> bool:
-    """Whether there are any, none twice; values need no hash."""
+    """Tell whether values are not empty and all different; they need not be hashable."""
     return bool(values) and all(value not in values[:i] for i, value in enumerate(values))
 
 

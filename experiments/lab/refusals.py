@@ -1,4 +1,4 @@
-"""What the user is told where something cannot be done: one line, before any work or file."""
+"""Errors for the user: one line, raised before any work or file."""
 
 import reprlib
 
@@ -8,7 +8,7 @@ _brief.maxstring = _brief.maxother = 80
 
 
 class Refused(Exception):
-    """What the user asked for cannot be done; the message is one line and all that the user is told."""
+    """A request that cannot be fulfilled; its one-line message is all that the user sees."""
 
 
 class BadConfig(Refused):
@@ -20,10 +20,10 @@ class BadConfig(Refused):
 
 
 def brief(value: object) -> str:
-    """The value as Python writes it, shortened where it is long."""
+    """Return the repr of a value, shortened if it is long."""
     return _brief.repr(value)
 
 
 def one_line(message: object) -> str:
-    """The message without line breaks."""
+    """Return the message without line breaks."""
     return " ".join(str(message).split())

@@ -1,4 +1,4 @@
-"""A folder from which a run that was cut goes on: what was measured, part by part, and of which settings."""
+"""Folders of checkpoints, from which an interrupted run is resumed: measurements in parts, and their settings."""
 
 import hashlib
 import json
@@ -10,48 +10,48 @@ from typing import Any
 from slth.experiments.lab.refusals import BadConfig
 from slth.experiments.lab.storage import json_object, require_writable
 
-KEY = "checkpoints"  # of the configs: the folder
-SETTINGS = "settings"  # the part that only says what the folder is of
+KEY = "checkpoints"  # the config key of the folder
+SETTINGS = "settings"  # the part that only has the settings
 _KIND, _VERSION = "part", 1
-#: What the settings of a folder were stored in, as plain JSON, and each part in NAME.json.
+#: The settings of a folder of an older version, in plain JSON, as its parts NAME.json.
 FORMER = "checkpoints.json"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all parts of a folder depend on; what a stored one says of keys that are `free` does not count."""
+    """The settings that all parts of a folder depend on; values of keys in `free` are not compared."""
 
     values: Mapping[str, Any]
     free: Collection[str] = ()
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the values."""
+        """Return the SHA-256 of the values."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """The values as JSON gives them back."""
+        """Return the values after a round trip through JSON."""
         return dict(json.loads(json.dumps(self.values)))
 
     def differences(self, other: Any) -> list[str]:
-        """Each key whose value differs, with both values."""
+        """Describe each key whose value differs, with both values."""
         here, there = self.to_json(), {key: value for key, value in other.items() if key not in self.free}
         keys = [key for key in {**here, **there} if there.get(key) != here.get(key)]
         return [f"{key}={there.get(key)!r}, not {here.get(key)!r}" for key in keys]
 
 
 class Resumable:
-    """A folder of parts, JSON objects by name, each a sealed file; None: nothing is read or stored.
+    """A folder of parts, JSON objects by name, each in a sealed file. With folder=None nothing is read or stored.
 
-    Checkpoints of searches (`slth.fit`), sealed files too, may lie beside them. Folders written by older versions,
-    whose parts are plain JSON, are read too.
+    The folder may also have checkpoints of searches (`slth.fit`), which are sealed files too. Folders of older
+    versions, whose parts are plain JSON, can be read.
     """
 
     def __init__(self, folder: Path | None, settings: Mapping[str, Any], free: Collection[str] = ()) -> None:
         self.folder, self.settings = folder, Settings(settings, free)
 
     def check(self, names: Iterable[str] = ()) -> None:
-        """See that the folder is of these settings, that stored parts of these names are whole, and make the folder.
+        """Check the settings of the folder and the stored parts of these names, and create the folder.
 
         Raises:
             BadConfig: for parts of other settings, or damaged ones.
@@ -72,18 +72,18 @@ class Resumable:
         self.write(SETTINGS, {})
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """A stored part, None where there is none. Raises BadConfig for one of other settings, or a damaged one."""
+        """Return a stored part, or None. Raises BadConfig for one of other settings, or a damaged one."""
         if self.folder is None:
             return None
         part = self._stored(name)
         return _former(self.folder / f"{name}.json") if part is None else part
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
-        """Store a part, what JSON holds, NaN and infinities too."""
+        """Store a part of JSON values, which may also be NaN or infinite."""
         if self.folder is not None:
             from slth import resuming  # with torch, which many a command does without
 
-            text = json.dumps(content)  # text, in which numbers need not be finite
+            text = json.dumps(content)  # as text, since numbers may be NaN or infinite
             resuming.save(self._path(name), _KIND, _VERSION, self.settings, {}, {"content": text})
 
     def _stored(self, name: str) -> dict[str, Any] | None:
@@ -108,7 +108,7 @@ class Resumable:
 
 
 def _former(path: Path) -> dict[str, Any] | None:
-    """What a plain file of an older version holds, None where there is none. Raises BadConfig."""
+    """Read a plain JSON file of an older version, or return None. Raises BadConfig."""
     try:
         return json_object(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):

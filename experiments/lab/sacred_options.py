@@ -1,4 +1,4 @@
-"""Sacred's own options on a command line: which of them can be followed, and with what values."""
+"""Sacred's own command-line options: which of them are supported, and with which values."""
 
 import importlib.util
 import logging
@@ -13,7 +13,7 @@ STORES = ("--file_storage", "--sql", "--mongo_db", "--s3", "--tiny_db")
 
 
 def require_possible(options: Mapping[str, Any]) -> None:
-    """Refused for an option of Sacred's that cannot be followed."""
+    """Raise Refused for an option of Sacred's that is not supported, or has a bad value."""
     if options["--queue"]:
         raise Refused("--queue: must be left out, for nothing takes runs from a queue; sweep.py makes many runs")
     if options["--enforce_clean"]:
@@ -28,7 +28,7 @@ def require_possible(options: Mapping[str, Any]) -> None:
 
 
 def require_mongo(place: str) -> None:
-    """Refused where no server answers at a --mongo_db. Waits for three seconds at most."""
+    """Raise Refused if no server answers at --mongo_db within three seconds."""
     import pymongo
     from sacred.observers.mongo import parse_mongo_db_arg
 
@@ -51,7 +51,7 @@ def _is_level(text: str) -> bool:
     return text in logging.getLevelNamesMapping() or (text.isdecimal() and int(text) <= logging.CRITICAL)
 
 
-_MOST_S = 1e6  # seconds between heartbeats; a thread does not wait for much more
+_MOST_S = 1e6  # most seconds between heartbeats; threads cannot wait much longer
 _ALLOWED: dict[str, tuple[str, Callable[[str], bool]]] = {
     "--beat-interval": (f"a number >= 0 and <= {_MOST_S:g}, of seconds", lambda text: _is_number(text, 0, _MOST_S)),
     "--capture": ("one of no, sys, fd", lambda text: text in ("no", "sys", "fd")),
@@ -63,4 +63,4 @@ _ALLOWED: dict[str, tuple[str, Callable[[str], bool]]] = {
     "--priority": ("a finite number", _is_number),
     **dict.fromkeys(STORES, ("a place, not empty", bool)),
 }
-_MODULES = {"--mongo_db": "pymongo", "--tiny_db": "tinydb", "--s3": "boto3"}  # that Sacred imports for a store
+_MODULES = {"--mongo_db": "pymongo", "--tiny_db": "tinydb", "--s3": "boto3"}  # modules that Sacred imports for a store

@@ -1,4 +1,4 @@
-"""The experiments as modules: which there are, the one that a script defines, and the config that a run of it gets."""
+"""The experiments as modules: list them, load the one that a script defines, and resolve the config of a run."""
 
 import functools
 import importlib.util
@@ -19,18 +19,18 @@ EXPERIMENTS = Path(__file__).parents[1]
 
 
 def names() -> list[str]:
-    """The experiments of this folder: all its modules are commands."""
+    """Return the names of the experiments in this folder; all its modules are commands."""
     return sorted(path.stem for path in EXPERIMENTS.glob("*.py") if path.stem != "__init__")
 
 
 def free_keys(name: str) -> list[str]:
-    """The config keys of an experiment of this folder that are declared free (`options.free`)."""
+    """Return the config keys of an experiment that are declared free (`options.free`)."""
     keys: list[str] = load(EXPERIMENTS / f"{name}.py").Config.free_keys()
     return keys
 
 
 class _Loader(SourceFileLoader):
-    """Leaves no __pycache__ beside a script, as Python leaves none of what it runs."""
+    """A loader that writes no __pycache__ next to a script, as when Python runs it."""
 
     def set_data(self, path: str, data: Any, *, _mode: int = 0o666) -> None:
         """Write nothing."""
@@ -38,20 +38,20 @@ class _Loader(SourceFileLoader):
 
 @functools.cache
 def load(script: Path) -> Experiment[Any]:
-    """The experiment that a script defines, imported as a module, so that nothing is launched.
+    """Import a script as a module, without launching it, and return its experiment.
 
     Raises:
         Refused: if it defines none, or several.
     """
     folder = os.fspath(script.parent)
     if script.parent.resolve() != EXPERIMENTS.resolve() and folder not in sys.path:
-        # As Python does for a script that it runs: it may import what lies beside it, at any time. A finder of our own
-        # would serve this process alone: those that the script spawns are given sys.path.
+        # As Python does for a script that it runs, so that it can import modules next to it at any time. A finder would
+        # not be enough, since processes that the script spawns get sys.path only.
         sys.path.insert(0, folder)
     loader = _Loader(script.stem, os.fspath(script))
     module = importlib.util.module_from_spec(ModuleSpec(script.stem, loader, origin=os.fspath(script)))
     module.__file__ = os.fspath(script)
-    sys.modules.setdefault(script.stem, module)  # where classes are looked for when they are pickled
+    sys.modules.setdefault(script.stem, module)  # pickle looks up classes here
     loader.exec_module(module)
     experiments = {id(one): one for one in vars(module).values() if isinstance(one, Experiment)}
     if len(experiments) != 1:
@@ -62,10 +62,10 @@ def load(script: Path) -> Experiment[Any]:
 def resolve(
     ex: Experiment[Any], updates: Mapping[str, Any], named: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The whole config of such a run, checked as `launch` checks it, and what of it differs from the defaults.
+    """Return the complete config of a run, checked as in `launch`, and its values that differ from the defaults.
 
     Raises:
-        Refused: as `launch` refuses it.
+        Refused: as `launch` does.
     """
     require_named(ex, named)
     keys = folded(updates, ex.with_options())
@@ -75,5 +75,5 @@ def resolve(
     defaults = plain(ex.Config.defaults())
     config = {key: value for key, value in plain(run.config).items() if key != "__doc__"}
     if "seed" not in {*defaults, *updates}:
-        config.pop("seed", None)  # Sacred's own, drawn anew each time
+        config.pop("seed", None)  # Sacred's own, which is random
     return config, {k: v for k, v in config.items() if k not in defaults or repr(v) != repr(defaults[k])}

@@ -1,4 +1,4 @@
-"""Signals that end a process end its run first, so that it is stored as interrupted."""
+"""Convert signals that end a process into an exception, so that its run is stored as interrupted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SOON = 0.05  # seconds
 
 
 class Ended(KeyboardInterrupt):
-    """A signal asked this process to end; a run is stored as one that was interrupted."""
+    """Raised when a signal asks this process to end; its run is then stored as interrupted."""
 
     def __init__(self, number: signal.Signals) -> None:
         self.number = number
@@ -22,9 +22,9 @@ class Ended(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def signals_end_a_run() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise Ended, once, where they would end the process at once and leave its run RUNNING.
+    """Raise Ended, once, for SIGTERM and SIGHUP, which would otherwise end the process and leave its run RUNNING.
 
-    Where Python ignores what is raised (in a `__del__`, or a callback of its collector) the signal comes again.
+    If Python ignores the exception (in a `__del__`, or a callback of its garbage collector), the signal is sent again.
     """
     names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has no SIGHUP
@@ -32,7 +32,7 @@ def signals_end_a_run() -> Iterator[None]:
     owner = os.getpid()
 
     def end(number: int, frame: object) -> None:
-        if os.getpid() != owner:  # a process that was forked within the run ends as it would have
+        if os.getpid() != owner:  # a process forked within the run ends as usual
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return

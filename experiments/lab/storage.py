@@ -1,4 +1,4 @@
-"""What a run leaves: its files, each whole or not there, and how they are read again."""
+"""The files of a run: write them atomically, and read them."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from slth.experiments.lab.figures import render
 from slth.experiments.lab.refusals import BadConfig, Refused, one_line
 
 RUNS = Path("runs")
-HOME: Path | None = None  # the folder that a run's folder is moved to when the run has ended; a sweep names its own
+HOME: Path | None = None  # a run's folder is moved here when the run has ended; sweeps set it
 
 
 def save(
@@ -28,17 +28,22 @@ def save(
     figures: Mapping[str, Figure],
     others: Mapping[str, bytes] | None = None,
 ) -> Path | None:
-    """Store what a run found, and say where.
+    """Store the results of a run, and print where.
 
-    results.csv: one row per measurement, no index; the text of a float is exact, the same float gives the same text.
-    summary.json: `plain(summary)`. Each figure: NAME.png, NAME.svg and NAME.pdf. Others: whole files by name.
+    Args:
+        run: the run.
+        results: written to results.csv, one row per measurement, without an index. Floats are written exactly, and
+            equal floats as equal text.
+        summary: written to summary.json as `plain(summary)`.
+        figures: written as NAME.png, NAME.svg and NAME.pdf.
+        others: further files by name.
 
-    Everything is rendered before the first file is written, and a file appears under its name only when it is whole.
-    In a run folder of Sacred's the files lie beside run.json; other observers store them as artifacts. Call it as the
-    last act of the main function: the run is marked COMPLETED after it.
+    Everything is rendered before the first file is written, and files are written atomically. In a run folder of
+    Sacred's the files are next to run.json; other observers store them as artifacts. Call it at the end of the main
+    function, after which the run is marked COMPLETED.
 
     Returns:
-        The run's folder, or None where the run has none.
+        The run's folder, or None if it has none.
     """
     files = {"results.csv": _csv(results), "summary.json": _json(summary), **render(figures), **(others or {})}
     if not run.observers:
@@ -46,7 +51,7 @@ def save(
     folder = folder_of(run)
     with tempfile.TemporaryDirectory() if folder is None else contextlib.nullcontext(folder) as place:
         write_all(place, files)
-        for name in files:  # the file observer's own folder: it notes the name and leaves the file alone
+        for name in files:  # in its own folder, the file observer only records the name
             run.add_artifact(os.path.join(place, name), name)
     for at in places_of(run):
         print(f"results: {at}")
@@ -61,7 +66,7 @@ def save(
 
 
 def _csv(table: pandas.DataFrame) -> bytes:
-    """The table as CSV in UTF-8 with LF: each float64 as the shortest text that stands for it alone, NaN as nothing."""
+    """Write a table as CSV in UTF-8 with LF: float64 as the shortest text that is exact, NaN as an empty field."""
     return table.to_csv(index=False, lineterminator="\n").encode()
 
 
@@ -70,10 +75,10 @@ def _json(summary: Mapping[str, Any]) -> bytes:
 
 
 def plain(value: Any) -> Any:
-    """The same as dicts, lists, strings, ints, floats, bools and None; NaN and infinities, unknown to JSON, are None.
+    """Convert a value to dicts, lists, strings, ints, floats, bools and None; NaN and infinities become None.
 
     Raises:
-        TypeError: for anything that has no such form.
+        TypeError: for a value that cannot be converted.
     """
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
@@ -115,7 +120,7 @@ def _load(folder: Path, name: str, read: Callable[[Path], Any]) -> Any:
 
 
 def json_object(text: str | bytes) -> dict[str, Any]:
-    """The dict that JSON stands for. Raises ValueError where it is something else."""
+    """Parse a JSON object to a dict. Raises ValueError for other JSON values."""
     content = json.loads(text)
     if not isinstance(content, dict):
         raise ValueError("no JSON object")
@@ -134,32 +139,35 @@ _READERS: dict[str, Callable[[Path], Any]] = {
 
 
 def folder_of(run: Run) -> Path | None:
-    """Where a run is stored; None where it has no folder, or has not begun."""
+    """Return the folder of a run; None if it has none, or has not started."""
     return next((Path(o.dir) for o in run.observers if isinstance(o, FileStorageObserver) and o.dir), None)
 
 
 def places_of(run: Run) -> list[str]:
-    """Where a run is stored in databases: URL#ID, without passwords."""
+    """Return the places URL#ID of a run in databases, without passwords."""
     urls = (o.engine.url for o in run.observers if isinstance(o, SqlObserver))
     return [f"{url.render_as_string(hide_password=True)}#{run._id}" for url in urls]
 
 
 def require_writable(folder: Path, key: str, remedy: str) -> None:
-    """Make the folder and try to write in it; where that fails, remove what was made and raise Refused."""
+    """Create the folder and try to write in it; if that fails, remove what was created and raise Refused."""
     with writable(folder, key, remedy):
         pass
 
 
 @contextlib.contextmanager
 def writable(folder: Path, key: str, remedy: str) -> Iterator[Path]:
-    """The folder, made and writable; Refused where it is not. Folders that were made go where the block raises."""
+    """Yield a writable folder, which is created if missing, and removed again if the with block raises.
+
+    Raises Refused if it is not writable.
+    """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         _try_writing(folder, key, remedy)
         yield folder
     except BaseException:
         for path in missing:
-            with contextlib.suppress(OSError):  # not there, or no longer empty
+            with contextlib.suppress(OSError):  # missing, or no longer empty
                 path.rmdir()
         raise
 

@@ -1,7 +1,8 @@
-"""Runs that Sacred stored in an SQL database (-s URL): read like those in a folder.
+"""Runs in SQL databases (Sacred's option -s URL), which are read like those in folders.
 
-A run in a database is named URL#ID: sqlite:///runs.db#0, postgresql+psycopg://user@host/study#2. It holds what a run's
-folder does: its config, its status, its curves in a table `metric`, and results.csv and summary.json as artifacts.
+A run in a database is named URL#ID: sqlite:///runs.db#0, postgresql+psycopg://user@host/study#2. It has the same
+content as a run's folder: its config, its status, its curves in a table `metric`, and results.csv and summary.json as
+artifacts.
 """
 
 import contextlib
@@ -26,20 +27,20 @@ NEEDED = ("results.csv", "summary.json")
 
 
 def is_url(place: object) -> bool:
-    """Whether a place is in a database, and no folder."""
+    """Tell whether a place is in a database, and not a folder."""
     return isinstance(place, str) and "://" in place
 
 
 def name(place: str) -> str:
-    """What to call a database, or a run URL#ID of it, in a figure: study#2, without user, password and host."""
+    """Return a short name of a database, or of a run URL#ID, for figures: study#2, without user, password and host."""
     url, separator, run_id = place.partition(SEPARATOR)
     return f"{Path(url.partition('?')[0]).name}{separator}{run_id}"
 
 
 def load_run(place: str | os.PathLike[str]) -> tuple[pandas.DataFrame, dict[str, Any], dict[str, Any]]:
-    """Read a stored run, a folder or URL#ID: results, summary, config. Folders as `storage.load_run` does.
+    """Read a stored run, a folder or URL#ID, and return (results, summary, config).
 
-    Raises BadConfig (key `runs`) where there is no such run, it is not COMPLETED, or it lacks a file; Refused where the
+    Raises BadConfig (key `runs`) if there is no such run, it is not COMPLETED, or a file is missing; Refused if the
     database cannot be reached.
     """
     if not is_url(place):
@@ -54,9 +55,9 @@ def load_run(place: str | os.PathLike[str]) -> tuple[pandas.DataFrame, dict[str,
 
 
 def files(place: str) -> dict[str, bytes]:
-    """The files of a run URL#ID as its folder would hold them: artifacts, cout.txt and the like.
+    """Return the files of a run URL#ID as they would be in its folder: artifacts, cout.txt and others.
 
-    Raises as :func:`load_run`.
+    Raises as :func:`load_run` does.
     """
     url, _, run_id = place.partition(SEPARATOR)
     with _reading(url) as (connection, tables):
@@ -95,7 +96,7 @@ def files(place: str) -> dict[str, bytes]:
 
 
 def _row(connection: Any, table: Any, run: Any) -> Any:
-    """What a run is of: its experiment, its host."""
+    """Return the row that a run refers to: its experiment, or its host."""
     key = f"{table.name}_id"
     return connection.execute(table.select().where(table.c[key] == run._mapping[key])).one()
 
@@ -105,7 +106,7 @@ def _json(value: dict[str, Any]) -> bytes:
 
 
 def runs_in(url: str) -> list[str]:
-    """The ids of the completed runs of a database, in the order in which they began. Raises as :func:`load_run`."""
+    """Return the ids of the completed runs of a database, by start time. Raises as :func:`load_run` does."""
     with _reading(url) as (connection, tables):
         run = tables["run"]
         rows = connection.execute(run.select().where(run.c.status == "COMPLETED").order_by(run.c.id))
@@ -113,16 +114,16 @@ def runs_in(url: str) -> list[str]:
 
 
 def prepare(url: str) -> None:
-    """Make Sacred's tables where there are none, so that runs which start together need not. Raises Refused."""
+    """Create Sacred's tables if missing, so that runs which start at the same time need not. Raises Refused."""
     with _connected(url) as (connection, tables):
         tables["run"].metadata.create_all(connection)
         connection.commit()
 
 
 def observers(url: str, run_id: str) -> list[SqlObserver]:
-    """Sacred's own observer for a run of this id: none where the run stands there completed.
+    """Return Sacred's observer for a run with this id, or none if the database has the completed run.
 
-    What an attempt left that was not completed is removed: an id is there once. Raises Refused.
+    An incomplete run with this id is removed, since ids are unique. Raises Refused.
     """
     with _connected(url) as (connection, tables):
         run = tables["run"]
@@ -135,10 +136,10 @@ def observers(url: str, run_id: str) -> list[SqlObserver]:
 
 
 def add(url: str, folder: Path) -> None:
-    """Store a completed run of a folder under the folder's name, as if it had been stored as it was made.
+    """Store the completed run of a folder in a database under the folder's name, as the observer would have done.
 
-    What has been deleted of its figures or sources since then is left out. Nothing is done where the run is there.
-    Raises BadConfig (key `runs`) for a folder that is no whole run, Refused where the database cannot be reached.
+    Figures and sources that have been deleted since are left out. If the database already has the run, nothing is done.
+    Raises BadConfig (key `runs`) for a folder without a complete run, Refused if the database cannot be reached.
     """
     try:
         run, config = (storage.json_object((folder / name).read_bytes()) for name in ("run.json", "config.json"))
@@ -149,11 +150,11 @@ def add(url: str, folder: Path) -> None:
         artifacts = [name for name in run["artifacts"] if (folder / name).is_file()]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadConfig("runs", str(folder), f"a whole run ({type(error).__name__}: {error})") from error
-    with _connected(url) as (connection, tables):  # which says in one line what a database has against it
+    with _connected(url) as (connection, tables):  # reports errors of the database in one line
         for observer in observers(url, folder.name):
             try:
                 _put_sources(observer, sources)
-                with observer.session.no_autoflush:  # Sacred asks for the host with an experiment half made
+                with observer.session.no_autoflush:  # Sacred queries the host while its experiment is incomplete
                     observer.started_event(about, **given, start_time=begun, _id=folder.name)
                 for name in artifacts:
                     observer.artifact_event(name, folder / name)
@@ -167,7 +168,7 @@ def add(url: str, folder: Path) -> None:
 
 
 def _curves_of(folder: Path) -> dict[str, dict[str, list[Any]]]:
-    """What the folder's metrics.json holds; none where it was written before there were curves."""
+    """Read the folder's metrics.json; no curves if it was written by an older version."""
     path = folder / "metrics.json"
     curves = storage.json_object(path.read_bytes()) if path.is_file() else {}
     times = {name: [datetime.fromisoformat(one) for one in curve["timestamps"]] for name, curve in curves.items()}
@@ -175,18 +176,18 @@ def _curves_of(folder: Path) -> dict[str, dict[str, list[Any]]]:
 
 
 def _experiment_of(folder: Path, experiment: dict[str, Any]) -> tuple[dict[str, Any], dict[tuple[str, str], str]]:
-    """(what Sacred had told of it, {(name, md5): text} of its sources), from their copies beside the run."""
+    """Return (Sacred's record of the experiment, {(name, md5): text} of its sources), from copies next to the run."""
     texts: dict[tuple[str, str], str] = {}
     for name, copy in experiment["sources"]:
         path = folder.parent / copy  # _sources/NAME_MD5.py
         if path.is_file() and hashlib.md5(path.read_bytes()).hexdigest() == path.stem[-32:]:
             texts[name, path.stem[-32:]] = path.read_text(encoding="utf-8")
-    order = ("name", "base_dir", "sources", "dependencies", "repositories", "mainfile")  # of which Sacred makes a hash
+    order = ("name", "base_dir", "sources", "dependencies", "repositories", "mainfile")  # the order that Sacred hashes
     return {key: {**experiment, "sources": [list(one) for one in texts]}.get(key) for key in order}, texts
 
 
 def _put_sources(observer: SqlObserver, sources: dict[tuple[str, str], str]) -> None:
-    """Store texts that Sacred would otherwise look for where they were, and may have been changed."""
+    """Store the sources, which Sacred would otherwise read from their original files, which may have changed."""
     from sacred.observers.sql_bases import Source
 
     for (name, md5), text in sources.items():
@@ -196,7 +197,7 @@ def _put_sources(observer: SqlObserver, sources: dict[tuple[str, str], str]) -> 
 
 
 def remove(url: str, run_id: str) -> None:
-    """Remove a run, completed or not, its artifacts and its curves; nothing where there is none. Raises Refused."""
+    """Remove a run, completed or not, with its artifacts and curves, if it exists. Raises Refused."""
     with _connected(url) as (connection, tables):
         tables[metrics.TABLE].create(connection, checkfirst=True)
         for table in ("artifact", metrics.TABLE, "runs_resources", "run"):
@@ -205,7 +206,7 @@ def remove(url: str, run_id: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A config's value without what Sacred writes for tuples; nothing is ever made from a class's name."""
+    """Convert a config value with Sacred's encoding of tuples; no object is ever created from a class name."""
     if isinstance(value, dict):
         return [_plain(v) for v in value["py/tuple"]] if set(value) == {"py/tuple"} else value
     return [_plain(v) for v in value] if isinstance(value, list) else value
@@ -220,9 +221,9 @@ def _read(place: str, what: str, read: Callable[[], Any]) -> Any:
 
 @contextlib.contextmanager
 def _reading(url: str) -> Iterator[tuple[Any, Any]]:
-    """The same for a database that is there: SQLite would make an empty one of a name that is mistaken."""
+    """Do the same for an existing database, since SQLite would create an empty one for a wrong name."""
     scheme, _, rest = url.partition("://")
-    file = rest.partition("/")[2].partition("?")[0]  # three slashes: from this folder on; four: from the root
+    file = rest.partition("/")[2].partition("?")[0]  # three slashes: a relative path; four: an absolute one
     if scheme.startswith("sqlite") and file and not file.startswith("file:") and not os.path.isfile(file):
         raise Refused(f"{url}: no database of runs that can be read (there is no such file)")
     with _connected(url) as (connection, tables):
@@ -231,7 +232,7 @@ def _reading(url: str) -> Iterator[tuple[Any, Any]]:
 
 @contextlib.contextmanager
 def _connected(url: str) -> Iterator[tuple[Any, Any]]:
-    """(connection, Sacred's tables by name). Raises Refused for a database that cannot be reached or read."""
+    """Yield (connection, Sacred's tables by name). Raises Refused for a database that cannot be reached or read."""
     try:
         import sqlalchemy
     except ModuleNotFoundError as error:
@@ -243,7 +244,7 @@ def _connected(url: str) -> Iterator[tuple[Any, Any]]:
     try:
         with engine.connect() as connection:
             yield connection, sql_tables()
-    except (sqlalchemy.exc.SQLAlchemyError, ValueError, TypeError) as error:  # what a driver says of its own settings
+    except (sqlalchemy.exc.SQLAlchemyError, ValueError, TypeError) as error:  # errors of drivers about their settings
         reason = one_line(str(error).partition("\n")[0])
         shown = engine.url.render_as_string(hide_password=True)
         raise Refused(f"{shown}: no database of runs that can be read ({reason})") from error
@@ -252,21 +253,21 @@ def _connected(url: str) -> Iterator[tuple[Any, Any]]:
 
 
 def leave_out_result(observer: SqlObserver) -> None:
-    """Sacred's SQL table has one float for the result: a summary would break it, and stands in summary.json anyway."""
+    """Do not store the result, for which Sacred's SQL table has only one float; the summary is in summary.json."""
     for method in ("heartbeat_event", "completed_event"):
         event = getattr(observer, method)
         setattr(observer, method, lambda event=event, **given: event(**{**given, "result": None}))
 
 
 def sql_tables() -> Any:
-    """Sacred's SQL tables by name, for text of any length where they are yet to be made.
+    """Return Sacred's SQL tables by name, with text columns of any length for tables that do not exist yet.
 
-    PostgreSQL would hold them to their 16 to 64 characters, which the path of a folder soon exceeds. Raises
+    PostgreSQL would enforce their limits of 16 to 64 characters, which paths of folders exceed. Raises
     ModuleNotFoundError without sqlalchemy.
     """
     import sqlalchemy
 
-    with warnings.catch_warnings():  # Sacred asks for the base of its tables where sqlalchemy 1 had it
+    with warnings.catch_warnings():  # Sacred imports the base class from sqlalchemy 1's module
         warnings.filterwarnings("ignore", message="The ``declarative_base", category=sqlalchemy.exc.MovedIn20Warning)
         from sacred.observers.sql_bases import Base
 
@@ -279,7 +280,7 @@ def sql_tables() -> Any:
 
 
 def require_database(url: str, run_id: str | None) -> None:
-    """Refused where an SQL database cannot be reached, or holds a run of the wished id."""
+    """Raise Refused if an SQL database cannot be reached, or has a run with the requested id."""
     try:
         run = sql_tables()["run"]
         import sqlalchemy
@@ -291,7 +292,7 @@ def require_database(url: str, run_id: str | None) -> None:
         engine.dispose()
     except ModuleNotFoundError as error:
         raise Refused(f"-s {url}: needs {error.name}: pip install 'slth[sql]'") from error
-    except (sqlalchemy.exc.SQLAlchemyError, ValueError, TypeError) as error:  # of a port or a setting that is none
+    except (sqlalchemy.exc.SQLAlchemyError, ValueError, TypeError) as error:  # an invalid port or setting
         raise Refused(f"-s {url}: no database that can be reached ({str(error).partition(chr(10))[0]})") from error
     if taken:
         raise Refused(f"--id={run_id}: the database holds a run of that id; leave --id out or choose another")

@@ -1,4 +1,4 @@
-"""Tables that a run prints."""
+"""Print tables."""
 
 import pandas
 
@@ -6,5 +6,5 @@ MOST_ROWS = 12
 
 
 def show(table: pandas.DataFrame, most: int | None = MOST_ROWS) -> None:
-    """Print a table in aligned columns, numbers with four digits; of more than `most` rows the first and the last."""
+    """Print a table in aligned columns, numbers with four digits; over `most` rows, only the first and last ones."""
     print(table.to_string(index=False, max_rows=most, na_rep="", float_format="{:.4g}".format))

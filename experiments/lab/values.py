@@ -1,4 +1,4 @@
-"""Values as they stand on a command line or in a file: lists of words need no quotes, and hold only what is text."""
+"""Values on a command line or in a file, where lists of words need no quotes."""
 
 import ast
 import re
@@ -18,9 +18,9 @@ _PART = re.compile(
 
 
 def quoted(text: str) -> str:
-    """[a,b] as it comes from a command line, as the literal ['a','b']: words are quoted, what is a literal stays.
+    """Convert [a,b] from a command line to the literal ['a','b']: quote words, and leave literals unchanged.
 
-    Lists may hold lists. Any other text stays as it is.
+    Lists may contain lists. Other text is returned unchanged.
     """
     if not (text.startswith("[") and text.endswith("]")) or _is_literal(text):
         return text
@@ -36,7 +36,7 @@ def quoted(text: str) -> str:
 
 
 def unbracketed(value: Any) -> Any:
-    """Text [a,b], as a file may hold it, as the list that it stands for; all else as it is."""
+    """Convert text [a,b], as in a file, to a list; return other values unchanged."""
     made = quoted(value) if isinstance(value, str) and value.startswith("[") else ""
     return ast.literal_eval(made) if _is_literal(made) else value
 
@@ -50,7 +50,7 @@ def _is_literal(text: str) -> bool:
 
 
 def require_text(key: str, value: Any) -> None:
-    """BadConfig where text in a value holds what no file can, nor its name: null characters, half a surrogate pair."""
+    """Raise BadConfig for text that files cannot hold: null characters, and unpaired surrogates."""
     if isinstance(value, Mapping):
         value = [*value, *value.values()]
     if isinstance(value, list | tuple):

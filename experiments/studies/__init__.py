@@ -1,1 +1,1 @@
-"""What the commands measure: a folder each."""
+"""The measurements of the commands, one folder per study."""

@@ -1,4 +1,4 @@
-"""What differences that are paired by seed are worth: intervals, p, verdicts, and their correction for how many."""
+"""Statistics of differences paired by seed: intervals, p-values, verdicts, and corrections for multiple comparisons."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ from slth.weights import inits
 
 ENOUGH = 5  # paired seeds that a conclusion needs
 DRAWS = 10_000  # of the bootstrap
-LEVEL = 0.05  # at most this often is any of the corrected verdicts on a family of variants wrong by chance
+LEVEL = 0.05  # family-wise error rate of the corrected verdicts
 
 
 def student(values: np.ndarray) -> tuple[float, float, float]:
-    """(low, high, p) of the mean of two values or more: Student's 95 % interval, and p of a mean of 0, two-sided."""
+    """Return (low, high, p) of the mean of at least two values: Student's 95 % interval and two-sided p of mean 0."""
     count, mean = len(values), float(np.mean(values))
     deviation = float(np.std(values, ddof=1)) / math.sqrt(count)
     half = float(scipy.stats.t.ppf(0.975, count - 1)) * deviation
@@ -25,11 +25,11 @@ def student(values: np.ndarray) -> tuple[float, float, float]:
 
 
 def compared(differences: "pd.Series[float]", seed: int) -> dict[str, Any]:
-    """Differences by seed, their mean, its 95 % intervals, the p of Student's paired t-test, and a verdict.
+    """Return differences by seed, their mean, its 95 % intervals, the p of Student's paired t-test, and a verdict.
 
-    difference_low, difference_high: percentiles of the bootstrap. With few seeds these are too narrow; so "better" and
-    "worse" need ENOUGH seeds, and Student's interval to leave 0 out as well. p, two-sided, is NaN where there is one
-    seed alone, or a difference that is no number.
+    difference_low and difference_high are percentiles of the bootstrap. These are too narrow for few seeds, so "better"
+    and "worse" require ENOUGH seeds, and that Student's interval excludes 0 as well. The two-sided p is NaN for a
+    single seed, or if a difference is NaN.
     """
     values = differences.to_numpy(dtype=float)
     count, mean = len(values), float(np.mean(values))
@@ -51,10 +51,11 @@ def compared(differences: "pd.Series[float]", seed: int) -> dict[str, Any]:
 
 
 def correct(family: Mapping[str, dict[str, Any]]) -> None:
-    """Add to comparisons, one for each variant, what is left of them as a family, and likewise to those inside them.
+    """Add corrected p-values and verdicts to a family of comparisons, one per variant, and to those nested in them.
 
-    p_corrected is by :func:`holm`; verdict_corrected is "better" or "worse" where the verdict is and p_corrected is at
-    most LEVEL. A single verdict may be wrong by chance once in 20 times, and so one of nine about once in three.
+    p_corrected is that of :func:`holm`. verdict_corrected is "better" or "worse" if the verdict is and p_corrected is
+    at most LEVEL. Without correction, a single verdict is wrong by chance once in 20 times, and one of nine about once
+    in three.
     """
     for key in next(iter(family.values()), {}):
         if all(isinstance(found.get(key), dict) for found in family.values()):
@@ -65,11 +66,10 @@ def correct(family: Mapping[str, dict[str, Any]]) -> None:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """P-values corrected for how many they are; a NaN counts as 1.
+    """Correct p-values for multiple comparisons; NaN counts as 1.
 
-    The k-th least, of m, is multiplied by m - k + 1, and is no less than those before it (Holm 1979, "A simple
-    sequentially rejective multiple test procedure"). Whatever depends on what, the chance that any true null
-    hypothesis has a corrected p of at most a is at most a.
+    The k-th smallest of m is multiplied by m - k + 1, and raised to at least those before it (Holm 1979, "A simple
+    sequentially rejective multiple test procedure"). The family-wise error rate is at most a under any dependence.
     """
     values = np.nan_to_num(np.asarray(p, dtype=float), nan=1.0)
     order = np.argsort(values, kind="stable")
@@ -80,7 +80,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def bootstrap(values: np.ndarray, seed: int) -> tuple[float, float]:
-    """Percentiles 2.5 and 97.5 of the means of DRAWS samples, drawn with replacement."""
+    """Return percentiles 2.5 and 97.5 of the means of DRAWS samples, drawn with replacement."""
     dice = inits.uniform((DRAWS, len(values)), 1.0, seed=seed, name="mixing/bootstrap").double().numpy()
     drawn = values[((dice + 1.0) / 2.0 * len(values)).astype(int)]
     low, high = np.quantile(drawn.mean(axis=1), [0.025, 0.975])

@@ -1,1 +1,1 @@
-"""How near a pruned random layer comes: what `approx_error.py` and `depth.py` measure."""
+"""Approximation errors of pruned random layers: the measurements of `approx_error.py`."""

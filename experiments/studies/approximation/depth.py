@@ -1,10 +1,10 @@
-"""How the error of a constructed ticket falls with the width of its source, for transformers of several blocks.
+"""Measure the error of constructed tickets against the width of the source, for transformers of several blocks.
 
-Figure 6 of arXiv 2511.04217: blocks of attention and a ReLU network without normalisation, untrained targets with one
-linear layer per network, hidden in random transformers whose attention and networks are equally wide.
+Figure 6 of arXiv 2511.04217: blocks of attention and a ReLU network without normalisation. Targets are untrained, with
+one linear layer per network, and hidden in random transformers whose attentions and networks have equal width.
 
-The depths are nested: the first b blocks of the deepest target, and of each of its sources, are the transformers of
-depth b. One ticket serves all, and what differs between depths are the blocks alone.
+The depths are nested: the transformers of depth b are the first b blocks of the deepest target and of its sources. One
+ticket is used for all depths, so that depths differ only in their blocks.
 """
 
 import copy
@@ -37,7 +37,7 @@ HALVES = 2  # the ReLU splits each coordinate of a network's input
 
 @dataclass(frozen=True)
 class Study(approximation.Study):
-    """What is measured: one target, cut off after several numbers of blocks."""
+    """The settings of the measurement: one target, truncated to several numbers of blocks."""
 
     depths: list[int]
 
@@ -46,7 +46,7 @@ class Study(approximation.Study):
 
 
 def make_target(study: Study) -> Transformer:
-    """The deepest transformer to be approximated, float64, each of its factors of spectral norm target_norm."""
+    """Make the deepest target transformer, float64, with spectral norm target_norm of each factor."""
     target = Transformer(
         study.d_in, max(study.depths), study.heads, study.target_hidden, (), seed=study.seed, dtype=torch.float64
     )
@@ -55,13 +55,13 @@ def make_target(study: Study) -> Transformer:
 
 
 def make_source(study: Study, hidden: int, source: int) -> Transformer:
-    """The random transformer number `source` of a width, attention and networks alike."""
+    """Make the random transformer number `source` of a width, for both attention and networks."""
     blocks, seed = max(study.depths), source_seed(study, source)
     return Transformer(study.d_in, blocks, study.heads, hidden, (hidden,), init=study.source_init, seed=seed)
 
 
 def blocks_of(model: Transformer) -> list[Transformer]:
-    """Copies of the model with one block each."""
+    """Return copies of the model with one block each."""
     parts = [copy.deepcopy(model) for _ in model.blocks]
     for b, part in enumerate(parts):
         part.blocks = part.blocks[b : b + 1]
@@ -72,7 +72,7 @@ def blocks_of(model: Transformer) -> list[Transformer]:
 
 
 def measure(study: Study, target: Transformer) -> tuple[pd.DataFrame, Ticket]:
-    """One row per (hidden, depth, length, source), and the ticket in the first of the widest sources."""
+    """Return one row per (hidden, depth, length, source), and the ticket in the first of the widest sources."""
     inputs = test_inputs(study)
     with one_torch_thread():
         wanted = [after_blocks(blocks_of(target), x) for x in inputs]
@@ -83,7 +83,7 @@ def measure(study: Study, target: Transformer) -> tuple[pd.DataFrame, Ticket]:
 
 @torch.no_grad()
 def after_blocks(blocks: list[Transformer], x: torch.Tensor) -> list[torch.Tensor]:
-    """The vectors (samples, T + 1, d) after each block."""
+    """Return the vectors (samples, T + 1, d) after each block."""
     return list(accumulate(blocks, lambda x, block: block(x), initial=x))[1:]
 
 
@@ -115,12 +115,12 @@ def _measure_width(
 
 
 def _errors(got: list[torch.Tensor], wanted: list[torch.Tensor]) -> list[torch.Tensor]:
-    """After each block the largest error over positions (samples,)."""
+    """Return the largest error over positions (samples,) after each block."""
     return [torch.linalg.vector_norm(g - w, dim=-1).amax(-1) for g, w in zip(got, wanted, strict=True)]
 
 
 def _construction_columns(construction: TransformerConstruction, depth: int, hidden: int, d_in: int) -> dict[str, Any]:
-    """What the construction says of its first blocks, each of an attention and a network."""
+    """Return the columns of a construction for its first blocks, each an attention and a network."""
     parts = list(construction.parts.values())[: 2 * depth]
     unreachable = sum(part.unreachable for part in parts)
     return {
@@ -136,12 +136,12 @@ def _construction_columns(construction: TransformerConstruction, depth: int, hid
 
 
 def fit_depths(errors: pd.DataFrame) -> dict[str, dict[str, Any]] | None:
-    """Least squares fit of log(gamma_depth) - delta hidden to the logarithms of errors: one delta, a gamma per depth.
+    """Fit log(gamma_depth) - delta hidden to the logarithms of errors by least squares: one delta, a gamma per depth.
 
-    errors: index hidden, one column per depth, all > 0. All depths have the same widths, so the delta that fits them in
-    common is that of their mean logarithm, and the 95 % interval of this regression does not take depths, which share
-    their sources, for independent. Returns for each depth (a string) gamma, delta, delta_low, delta_high and r2 of the
-    logarithms, and under "alone" the same of a fit to this depth alone. None below 3 widths, or where an error is not
+    errors: index hidden, one column per depth, all > 0. All depths have the same widths, so the common delta is that of
+    their mean logarithm. The 95 % interval of this regression does not treat depths, which share their sources, as
+    independent. Returns for each depth (a string) gamma, delta, delta_low, delta_high and r2 of the logarithms, and
+    under "alone" the same of a fit to this depth alone. Returns None for fewer than 3 widths, or if an error is not
     > 0.
     """
     if len(errors) < 3 or not (errors > 0).all(axis=None):
@@ -159,7 +159,7 @@ def fit_depths(errors: pd.DataFrame) -> dict[str, dict[str, Any]] | None:
 
 
 def _line(hidden: np.ndarray, logs: np.ndarray) -> dict[str, float]:
-    """A straight line through logarithms, as gamma exp(-delta hidden)."""
+    """Fit a straight line to logarithms, as gamma exp(-delta hidden)."""
     line = scipy.stats.linregress(hidden, logs)
     half = float(scipy.stats.t.ppf(0.975, len(hidden) - 2)) * float(line.stderr)
     delta = -float(line.slope)
@@ -173,16 +173,16 @@ def _line(hidden: np.ndarray, logs: np.ndarray) -> dict[str, float]:
 
 
 def resolved(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of widths with neither too few candidates in a half nor more than float64 resolves in attention."""
+    """Return rows of widths with enough candidates in a half, and no more in attention than float64 resolves."""
     return table[(table["candidates_feed_forward"] >= RESOLVED[0]) & (table["candidates_attention"] <= RESOLVED[1])]
 
 
 def summarise(table: pd.DataFrame) -> dict[str, Any]:
-    """Fits at the shortest length, the widths' statistics and how the certificate held.
+    """Return the fits at the shortest length, the statistics of widths, and violations of the certificate.
 
-    The fits are to the mean over sources, as in the paper. It falls at one rate because it is ruled by entries out of
-    reach, whose share does. The median, fitted beside it, bends: flat while most sources have such an entry in one of
-    their blocks, and then falling with the resolution of the subset sums.
+    The fits are to the mean over sources, as in the paper. The mean falls at one rate, since it is dominated by
+    unreachable entries, whose share falls at one rate. The median is fitted as well, but bends: it is flat while most
+    sources have an unreachable entry in one of their blocks, and then falls with the resolution of the subset sums.
     """
     fitted = resolved(table[table["length"] == table["length"].min()])
     errors = fitted.pivot_table(index="hidden", columns="depth", values="error_mean", aggfunc=["mean", "median"])

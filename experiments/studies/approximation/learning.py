@@ -1,11 +1,11 @@
-"""Masks by a search, to stand beside constructed ones in the measurements of approx_error.py.
+"""Learned masks, for comparison with constructed ones in the measurements of approx_error.py.
 
-The recipe: scores start at the weights' magnitudes, each of the four factors keeps the same share, AdamW; after every
-fifth step the mask is tried on validation inputs, and the best of them is taken. That the best is taken matters most:
-scores near the threshold change places to the last step, and the loss of the last batch is several times that of the
-best.
+The recipe: scores are initialised with the weights' magnitudes, each of the four factors keeps the same share, and the
+optimiser is AdamW. After every fifth step the mask is evaluated on validation inputs, and the best mask is used. Using
+the best mask matters most: scores near the threshold change order until the last step, and the loss of the last batch
+is several times that of the best.
 
-Found in trials on the target of the default config (medians over 6 to 8 sources at hidden = 8, 16, 64):
+Relative errors in trials on the target of the default config (medians over 6 to 8 sources at hidden = 8, 16, 64):
 
 =====================================  ==================
 500 steps, keep=0.5, lr=0.03           0.21  0.063  0.033
@@ -17,8 +17,8 @@ one group of all factors               0.20  0.050  0.030
 the same, keep=0.35                    0.22  0.108  0.477
 =====================================  ==================
 
-Signed constants reach further where the source is narrow, but few different sums can be made of equal weights. A group
-of all factors is a little better until one of them starves.
+Signed constants have a larger reach in a narrow source, but weights of equal size have few different sums. One group of
+all factors is slightly better until one of the factors keeps too little.
 """
 
 import math
@@ -35,15 +35,15 @@ from slth.attention.facts import PROJECTIONS
 from slth.experiments.lab import Arithmetic, curves
 from slth.wrapping import effective, handle
 
-EVERY = 5  # steps from one look at the validation inputs to the next
+EVERY = 5  # steps between evaluations on the validation inputs
 
 
 @dataclass(frozen=True)
 class Learning:
-    """How a mask is learned: the share of each factor's weights that is kept, and the training of the scores.
+    """Settings for learning a mask: the share of each factor's weights to keep, and the training of the scores.
 
-    method: None for edge-popup. label: of its curves. Where it is computed in several pieces (arithmetic.accumulate),
-    the error of each is relative to what the target makes of that piece.
+    method: None stands for edge-popup. label: name of the curves. With gradient accumulation (arithmetic.accumulate),
+    the error of each part of a batch is relative to the target's outputs for that part.
     """
 
     keep: float
@@ -56,28 +56,28 @@ class Learning:
 
 
 class Examples(NamedTuple):
-    """Inputs (count, T, d_in) and what the target makes of them (count, T, d_out), both float32."""
+    """Inputs (count, T, d_in) and the target's outputs (count, T, d_out), both float32."""
 
     inputs: torch.Tensor
     outputs: torch.Tensor
 
     def batch(self, step: int, size: int) -> "Examples":
-        """The batch of a step: one after the other, and again from the first."""
+        """Return the batch of a step, cycling through the examples in order."""
         rows = torch.arange(step * size, (step + 1) * size) % len(self.inputs)
         return Examples(self.inputs[rows], self.outputs[rows])
 
 
 def relative_error(model: nn.Module, examples: Examples) -> torch.Tensor:
-    """Mean squared error over the target's mean square, a scalar: 0 is perfect, 1 what a zero output scores."""
+    """Compute the mean squared error over the target's mean square, a scalar: 0 is perfect, and zero outputs give 1."""
     outputs: torch.Tensor = model(examples.inputs)
     return (outputs - examples.outputs).square().sum() / examples.outputs.square().sum()
 
 
 def learn(source: MultiHeadAttention, train: Examples, validation: Examples, search: Learning) -> float:
-    """Prune a float32 source, in place, by the mask that a search finds; returns its relative_error on validation.
+    """Prune a float32 source in place with the mask of a search; return its relative_error on validation.
 
-    Pruned weights are exactly 0, the others keep every bit, but for what the method makes of them. Source: Ramanujan
-    et al. 2020, arXiv 1911.13299.
+    Pruned weights are exactly 0, and kept weights are unchanged bit for bit unless the method changes them. Source:
+    Ramanujan et al. 2020, arXiv 1911.13299.
     """
     # parameters by name: an output for d_out=1 looks like a vector
     slth.wrap(source, keep=search.keep, parameters=PROJECTIONS, scores="magnitude")
@@ -85,7 +85,7 @@ def learn(source: MultiHeadAttention, train: Examples, validation: Examples, sea
 
 
 def prune_wrapped(source: nn.Module, train: Examples, validation: Examples, search: Learning, *, every: int) -> float:
-    """Train a wrapped source's scores, and leave it pruned by the mask that did best of those looked at; its error."""
+    """Train a wrapped source's scores, prune it with the best of the evaluated masks, and return its error."""
     best = Best(validation)
     slth.fit(
         source,
@@ -111,7 +111,7 @@ def prune_wrapped(source: nn.Module, train: Examples, validation: Examples, sear
 
 
 class Best:
-    """The masked weights, by name, with the least relative_error on validation inputs; none and infinite at first."""
+    """The best masked weights so far, by name, and their relative_error on validation inputs, initially infinite."""
 
     def __init__(self, validation: Examples) -> None:
         self.validation, self.error = validation, math.inf
@@ -119,9 +119,9 @@ class Best:
 
     @torch.no_grad()
     def look(self, model: nn.Module) -> dict[str, float]:
-        """Compare a wrapped model's masks, for `slth.fit` to call; gives validation_error, its relative_error.
+        """Evaluate a wrapped model's masks, as a callback of `slth.fit`; return its relative_error as validation_error.
 
-        Masks that keep more than they shall in the end, on their way down a schedule, are not taken.
+        Masks that keep more than the final share, during a schedule, are not used.
         """
         error = float(relative_error(model, self.validation))
         if error < self.error and all(group.current == group.keep for group in handle(model).groups):

@@ -1,6 +1,6 @@
-"""How the error of a ticket falls with the width of its source: the measurements of approx_error.py.
+"""Measure the error of tickets against the width of their source, for approx_error.py.
 
-Tickets are constructed, or learned beside constructed ones of the same sources.
+Tickets are constructed, or learned for comparison with constructed ones in the same sources.
 """
 
 import math
@@ -32,16 +32,16 @@ T = TypeVar("T")
 
 SOURCE_INITS = {"theory": "theory", "xavier": "xavier_uniform", "antithetic": "antithetic"}
 CONSTRUCTION = "construction"  # the method that learns nothing
-FREE = "free"  # the side of a learned mask: no factor's mask has a structure
-TRAINING, VALIDATION = 4096, 256  # sequences that scores are trained and masks are chosen on
+FREE = "free"  # the side of a learned mask, which has no structural factor
+TRAINING, VALIDATION = 4096, 256  # sequences for training scores, and for choosing masks
 TASKS = {"paper": task.PAPER, "learnable": task.LEARNABLE}
-ATTACKED = 400  # rows of merged matrices that inputs are sought for at once, at most
-RESOLVED = (4, 40)  # candidates per entry between which the error halves with each: not too few, nor beyond float64
+ATTACKED = 400  # most rows of merged matrices that are attacked at once
+RESOLVED = (4, 40)  # range of candidates per entry in which each one halves the error, within float64's resolution
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is measured: one target, several widths, many random sources at each, several input lengths."""
+    """The settings of the measurement: one target, several widths with many random sources, several input lengths."""
 
     method: str
     search: learning.Learning
@@ -62,7 +62,7 @@ class Study:
 
     @property
     def alpha(self) -> float:
-        """Norm of the longest input token."""
+        """The largest norm of input tokens."""
         return math.sqrt(max(math.ceil(self.d_in / 2), self.d_in * TASKS[self.task].token ** 2))
 
 
@@ -70,7 +70,7 @@ class Study:
 
 
 def make_target(study: Study) -> tuple[MultiHeadAttention, task.Report | None]:
-    """The attention to be approximated, float64, and how well it learned its task (None where it is random)."""
+    """Make the target attention, float64, and the report of its training (None for a random target)."""
     target = MultiHeadAttention(
         study.d_in, study.d_out, study.heads, study.target_hidden, seed=study.seed, dtype=torch.float64
     )
@@ -85,20 +85,20 @@ def make_target(study: Study) -> tuple[MultiHeadAttention, task.Report | None]:
 
 @torch.no_grad()
 def scale_factors(module: nn.Module, norm: float) -> None:
-    """Give every matrix among the parameters (..., rows, columns) this spectral norm, in place."""
+    """Scale every matrix among the parameters (..., rows, columns) to this spectral norm, in place."""
     for weight in module.parameters():
         weight.mul_(norm / torch.linalg.matrix_norm(weight, ord=2, keepdim=True))
 
 
 def make_source(study: Study, hidden: int, source: int) -> MultiHeadAttention:
-    """The random attention number `source` of a width."""
+    """Make the random attention number `source` of a width."""
     return MultiHeadAttention(
         study.d_in, study.d_out, study.heads, hidden, init=study.source_init, seed=source_seed(study, source)
     )
 
 
 def source_seed(study: Study, source: int) -> int:
-    """The seed of the random source number `source`, the same at every width."""
+    """Return the seed of the random source number `source`, the same at every width."""
     low, high = stream_key(study.seed, f"source/{source}")
     return low + (high << 32)
 
@@ -108,7 +108,7 @@ def source_seed(study: Study, source: int) -> int:
 
 @dataclass(frozen=True)
 class Series:
-    """The tickets of one kind in the sources of one width: what each computes, and the columns that tell of it."""
+    """The tickets of one kind in the sources of one width: their merged matrices, and their columns of the table."""
 
     method: str
     side: str
@@ -117,9 +117,9 @@ class Series:
 
 
 def measure(study: Study, target: MultiHeadAttention) -> tuple[pd.DataFrame, Ticket]:
-    """One row per (hidden, length, source, side); side is FREE where the mask was learned.
+    """Return one row per (hidden, length, source, side), and a ticket; side is FREE for learned masks.
 
-    Also the ticket constructed in the first of the widest sources, on the side with the least certificate.
+    The ticket is the one constructed in the first of the widest sources, on the side with the least certificate.
     """
     merged = target.merged()
     inputs = test_inputs(study)
@@ -137,7 +137,7 @@ def measure(study: Study, target: MultiHeadAttention) -> tuple[pd.DataFrame, Tic
 
 
 def test_inputs(study: Study) -> list[torch.Tensor]:
-    """Inputs (samples, T + 1, d_in) float64 for each length."""
+    """Return inputs (samples, T + 1, d_in) float64 for each length."""
     return [_inputs(study, count, length, "test") for count, length in zip(study.samples, study.lengths, strict=True)]
 
 
@@ -146,7 +146,7 @@ def _inputs(study: Study, count: int, length: int, split: task.Split) -> torch.T
 
 
 def _examples(study: Study, merged: Merged) -> tuple[learning.Examples, learning.Examples]:
-    """What masks are learned from and chosen on, at the shortest length, as targets are trained."""
+    """Return the training and validation examples of masks, at the shortest length, from the target's task."""
     needed = min(TRAINING, study.search.steps * study.search.batch)
     inputs = [
         _inputs(study, needed, min(study.lengths), "train"),
@@ -159,7 +159,7 @@ def _examples(study: Study, merged: Merged) -> tuple[learning.Examples, learning
 def _constructed(
     study: Study, hidden: int, target: MultiHeadAttention
 ) -> tuple[list[Series], list[AttentionConstruction]]:
-    """One series for each side, and the constructions in the first source."""
+    """Return one series for each side, and the constructions in the first source."""
     count = max(study.sources)
     first: list[AttentionConstruction] = []
 
@@ -206,7 +206,7 @@ def _learned(
 def _measured(
     study: Study, hidden: int, series: Series, merged: Merged, inputs: list[torch.Tensor], exact: list[torch.Tensor]
 ) -> Iterator[dict[str, Any]]:
-    """The rows of a series at every length."""
+    """Yield the rows of a series at every length."""
     adversarial = _adversarial_errors(study, series.merged, merged)
     for x, y, length, count in zip(inputs, exact, study.lengths, study.sources, strict=True):
         what = f"hidden={hidden} length={length} side={series.side}: measure"
@@ -244,7 +244,7 @@ def _bound_columns(bound: Certificate) -> dict[str, float]:
 
 
 def _error_columns(errors: dict[str, torch.Tensor]) -> dict[str, float]:
-    """How far the merged matrices are from the target's, the worst of the heads."""
+    """Return the errors of merged matrices, the largest over heads."""
     return {
         f"{name}_error_{norm}": float(size.max())
         for name, error in errors.items()
@@ -260,7 +260,7 @@ def _adversarial_errors(study: Study, tickets: list[Merged], merged: Merged) -> 
     errors = torch.empty(len(tickets), dtype=torch.float64)
     qk, vo = (torch.stack(matrices) for matrices in zip(*tickets, strict=True))
     at_once = max(1, min(ATTACKED // (study.heads * study.d_in), math.ceil(len(tickets) / 2)))
-    parts = [slice(i, i + at_once) for i in range(0, len(tickets), at_once)]  # fixed, whatever the threads
+    parts = [slice(i, i + at_once) for i in range(0, len(tickets), at_once)]  # does not depend on the threads
 
     def work(which: slice) -> None:
         for part in parts[which]:
@@ -271,7 +271,7 @@ def _adversarial_errors(study: Study, tickets: list[Merged], merged: Merged) -> 
 
 
 def _in_parallel(measure: Callable[[int], T], count: int, what: str) -> list[T]:
-    """measure(0) to measure(count - 1), on all cores, with a progress bar."""
+    """Compute measure(0) to measure(count - 1) on all cores, with a progress bar."""
     results: dict[int, T] = {}
     with progress(None, what, total=count) as bar:
 
@@ -288,7 +288,7 @@ def _in_parallel(measure: Callable[[int], T], count: int, what: str) -> list[T]:
 
 
 def fit_decay(hidden: np.ndarray, error: np.ndarray) -> dict[str, float] | None:
-    """Least squares fit of gamma exp(-delta hidden) to errors, with the 95 % interval of delta; None below 3 widths."""
+    """Fit gamma exp(-delta hidden) to errors by least squares, with delta's 95 % interval; None below 3 widths."""
     if len(hidden) < 3 or not (error > 0).all():
         return None
     slope = scipy.stats.linregress(hidden, np.log(error)).slope
@@ -305,7 +305,7 @@ def fit_decay(hidden: np.ndarray, error: np.ndarray) -> dict[str, float] | None:
 
 
 def slope_bits(table: pd.DataFrame) -> float | None:
-    """Slope of log2(median error) against candidates per entry hidden/d_in, where float64 resolves it; None below 2."""
+    """Fit the slope of log2(median error) over hidden/d_in, where float64 resolves it; None below 2 widths."""
     median = table.groupby("hidden")["error_mean"].median()
     candidates = median.index.to_numpy() / table["d_in"].iloc[0]
     inside = (candidates >= RESOLVED[0]) & (candidates <= RESOLVED[1]) & (median.to_numpy() > 0)
@@ -315,7 +315,7 @@ def slope_bits(table: pd.DataFrame) -> float | None:
 
 
 def fits_of(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """For each side of a construction: fit and slope of the errors at the shortest length."""
+    """Return fit and slope of the errors at the shortest length, for each side of a construction."""
     shortest = table[table["length"] == table["length"].min()]
     fits = {}
     for side, rows in shortest.groupby("side"):
@@ -327,10 +327,10 @@ def fits_of(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def summarise(table: pd.DataFrame) -> dict[str, Any]:
-    """Fits, the widths' statistics and how the certificate held; gamma, delta and slope are those of side=input.
+    """Return fits, statistics of widths and violations of the certificate; gamma, delta and slope are of side=input.
 
-    Fits, and the certificate over the error, are those of constructed tickets: the error of learned ones does not fall
-    exponentially. They are compared in "learned", and counted where a certificate did not hold.
+    Fits, and the ratio of certificate to error, are those of constructed tickets, since the error of learned ones does
+    not fall exponentially. Learned tickets are compared in "learned", and counted in violations of the certificate.
     """
     constructed = table[table["method"] == CONSTRUCTION]
     fits = fits_of(constructed)
@@ -351,7 +351,7 @@ def summarise(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def ends_of_curves(summary: Mapping[str, Any]) -> pd.DataFrame:
-    """Errors of the least and the largest width of each curve (by side or depth, and by length) of a summary."""
+    """Return the errors at the least and the largest width of each curve (side or depth, and length) of a summary."""
     widths = pd.DataFrame(summary["widths"])
     curve = [widths.columns[0], "length"]
     hidden = widths.groupby(curve)["hidden"]
@@ -361,7 +361,7 @@ def ends_of_curves(summary: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def compare(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """For each length and width the median error of learned tickets, beside that of the better construction."""
+    """Return for each length and width the median errors of learned tickets and of the better construction."""
     medians = table.groupby(["length", "hidden", "side"])["error_mean"].median().unstack("side")
     if FREE not in medians:
         return []
@@ -371,7 +371,7 @@ def compare(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def spread(error: pd.Series) -> dict[str, Any]:
-    """How the errors of several sources are distributed."""
+    """Summarise the distribution of errors over sources."""
     return {
         "sources": len(error),
         "mean": error.mean(),

@@ -1,1 +1,1 @@
-"""A trained checkpoint and its ticket: what `hide_checkpoint.py` reads and measures."""
+"""Trained checkpoints hidden in random networks: the measurements of `hide_checkpoint.py`."""

@@ -1,4 +1,4 @@
-"""A network whose linear maps others have coded: what a ticket of as many bits is measured beside."""
+"""Networks with linear maps coded by other codes, for comparison with tickets of equal bits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from slth.construct.subset_sum import FloatArray
 from slth.experiments.studies.rate import peers, seedlm
 
 Coder = Callable[[FloatArray, int, int], tuple[FloatArray, float]]
-"""From a matrix, bits a weight and weights of a group to what is decoded, and the bits that it takes."""
+"""Maps (matrix, bits per weight, weights per group) to (decoded matrix, bits used)."""
 
 OURS = "pairs"
 PEERS: dict[str, Coder] = {
@@ -30,7 +30,7 @@ CODES = (OURS, *PEERS)
 
 @dataclass(frozen=True)
 class Decoded:
-    """A network with decoded weights; errors by the name of a linear map; bits of all of them, scales among them."""
+    """A network with decoded weights, the errors by name of the linear map, and all bits including scales."""
 
     network: nn.Module
     errors: dict[str, torch.Tensor]
@@ -38,13 +38,13 @@ class Decoded:
 
 
 def has(code: str, bits: int) -> bool:
-    """Whether a code is defined for so many bits a weight."""
+    """Tell whether a code is defined for this many bits per weight."""
     return bits in {"sign": (1,), "seedlm": tuple(seedlm.SHAPES)}.get(code, (bits,))
 
 
 @torch.no_grad()
 def decoded(network: nn.Module, code: str, bits: int, group: int, *, embeddings: bool = False) -> Decoded:
-    """A copy of a network whose linear maps have been coded, each by itself, its weights as they lie in memory."""
+    """Copy a network with each linear map coded independently, its weights in the order of memory."""
     twin, errors, total = copy.deepcopy(network), {}, 0.0
     for each in linear_maps(network, tables=embeddings):
         target = each.matrix(network.get_parameter(each.parameter).detach()).double()

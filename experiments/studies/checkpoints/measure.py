@@ -1,4 +1,4 @@
-"""A checkpoint hidden in random networks, and how far the merged networks are from it."""
+"""Hide a checkpoint in random networks, and measure the difference of the merged networks from it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from slth.experiments.lab import progress
 from slth.experiments.studies.checkpoints import codes
 from slth.experiments.studies.checkpoints.texts import Texts
 
-PRODUCT = "product"  # the code of tickets whose entries are sums of their own
+PRODUCT = "product"  # the code of tickets with one subset sum per entry
 _BATCH = 32
 
 
 @dataclass(frozen=True)
 class Study:
-    """A network, what it reads, and what is made of it.
+    """The settings of the measurement: a network, its texts, and the tickets and codes to compare.
 
-    bits, codes: structured codes and those of others, at so many bits a weight; scale: what has a scale of its own in
-    ours, group: weights that share one in those of others; candidates, exact: tickets of products; ticket: whether
-    tickets are packed, which draws the whole source.
+    bits, codes: structured and other codes, and their bits per weight; scale: "matrix" or "row", the scales of
+    structured codes; group: weights per scale in other codes; candidates, exact: tickets of products; ticket: whether
+    tickets are packed, which generates the whole source.
     """
 
     network: nn.Module
@@ -49,11 +49,13 @@ class Study:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a network makes of the texts.
+    """The outputs of a network for the texts.
 
-    loss: mean, in nats, of masked tokens, or of next ones, NaN for a network without a vocabulary; likely (positions,):
-    the most likely token where it is asked for; attention: matrices (texts, heads, T, T) of each layer by batch;
-    sentences (texts, d): mean of the last hidden states.
+    Attributes:
+        loss: mean loss of masked or next tokens, in nats per token; NaN for a network without a vocabulary.
+        likely: (positions,), the most likely token at each predicted position.
+        attention: attention matrices (texts, heads, T, T) of each layer, by batch.
+        sentences: (texts, d), means of the last hidden states.
     """
 
     loss: float
@@ -64,7 +66,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Measured:
-    """A row for each network, and the construction and ticket of the last, None where it is not wanted."""
+    """One row per network, and the construction and ticket of the last one; ticket is None if not requested."""
 
     table: pd.DataFrame
     construction: ModuleConstruction
@@ -72,7 +74,7 @@ class Measured:
 
 
 def measure(study: Study) -> Measured:
-    """A row for each code and number of bits, then one for each ticket of products, the exact one last."""
+    """Measure one row for each code and number of bits, then one for each ticket of products, the exact one last."""
     expected = outputs(study, study.network)
     rows = [_coded(study, expected, code, bits) for code, bits in progress(_codes(study), "code")]
     settings = [{"candidates": n} for n in study.candidates] + [{"exact": True}] * study.exact
@@ -87,7 +89,7 @@ def _codes(study: Study) -> list[tuple[str, int]]:
 
 
 def _coded(study: Study, expected: Outputs, code: str, bits: int) -> dict[str, Any]:
-    """The row of a code: of ours, or of one of its peers."""
+    """Measure the row of a structured or other code."""
     if code == codes.OURS:
         row, _, _ = _hidden(study, expected, {"code": Code(bits, scale=study.scale)})
     else:
@@ -101,7 +103,7 @@ def _coded(study: Study, expected: Outputs, code: str, bits: int) -> dict[str, A
 def _hidden(
     study: Study, expected: Outputs, setting: dict[str, Any]
 ) -> tuple[dict[str, Any], ModuleConstruction, bytes | None]:
-    """The row of a ticket, its construction, and the ticket itself where it is wanted."""
+    """Return the row of a ticket, its construction, and the ticket itself if requested."""
     started = time.perf_counter()
     construction = module(study.network, embeddings=study.embeddings, seed=study.seed, **setting)
     row: dict[str, Any] = {"seconds_construct": time.perf_counter() - started}
@@ -120,7 +122,7 @@ def _hidden(
 
 @torch.no_grad()
 def outputs(study: Study, network: nn.Module) -> Outputs:
-    """What a network makes of the texts, in batches."""
+    """Compute a network's outputs for the texts, in batches."""
     tokens, present, asked = study.texts.tokens, study.texts.present, None
     if study.mask is not None:
         tokens, asked = study.texts.masked(study.special, study.mask, study.seed)
@@ -146,7 +148,7 @@ def outputs(study: Study, network: nn.Module) -> Outputs:
 def _asked(
     tokens: torch.Tensor, present: torch.Tensor, masked: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(where a token is asked for, bool (texts, T), the tokens): masked ones, or those that follow."""
+    """Return (predicted positions, bool (texts, T), their tokens): masked tokens, or next ones."""
     if masked is not None:
         return masked, tokens[masked]
     there = torch.zeros_like(present)
@@ -169,7 +171,7 @@ def _compared(expected: Outputs, got: Outputs) -> dict[str, Any]:
 
 
 def _errors(study: Study, errors: Mapping[str, torch.Tensor], bits: int) -> dict[str, Any]:
-    """Of the weights: the mean over maps of decibels above the limit at the bits of all, and the largest error."""
+    """Return the mean over linear maps of decibels above the limit at the bits of all, and the largest weight error."""
     targets = {each.name: each for each in linear_maps(study.network, tables=study.embeddings)}
     entries = sum(error.numel() for error in errors.values())
     above = []

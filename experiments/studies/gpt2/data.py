@@ -1,4 +1,4 @@
-"""A text as GPT-2 reads it: tokens for training, windows for validation, and what simple models make of it."""
+"""Text for GPT-2: training tokens, validation windows, and the losses of n-gram models."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from slth.tasks import text as texts
 
 @dataclass(frozen=True)
 class Data:
-    """A text as tokens: training (n,), validation windows (count, length), and what simple models make of it (nat)."""
+    """A text as training tokens (n,) and validation windows (count, length), with n-gram losses in nats per token."""
 
     corpus: texts.Corpus
     words: texts.Vocabulary
@@ -22,13 +22,13 @@ class Data:
 
     @property
     def parts(self) -> dict[str, bytes]:
-        """The validation and test parts that the text came with, by name."""
+        """The text's own validation and test parts, by name."""
         parts = {"validation": self.corpus.validation, "test": self.corpus.test}
         return {name: text for name, text in parts.items() if text is not None}
 
     @property
     def bytes_per_token(self) -> float:
-        """UTF-8 of the tokens of validation that are predicted, over their number."""
+        """Mean UTF-8 bytes per predicted validation token."""
         predicted = self.validation[:, 1:]
         if isinstance(self.words, texts.Bytes):
             return 1.0
@@ -36,7 +36,7 @@ class Data:
 
 
 def read(name: str, vocabulary: str, length: int, windows: int) -> Data:
-    """The text, read and split. Raises BadConfig (keys `data`, `vocabulary`)."""
+    """Read and split a text. Raises BadConfig (keys `data`, `vocabulary`)."""
     known = name in ("stdlib", "installed", "wikitext-103") or name.startswith("path:")
     try:
         corpus = texts.corpus(name if known else f"path:{name}")

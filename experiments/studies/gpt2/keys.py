@@ -1,4 +1,4 @@
-"""The keys that experiments with GPT-2 share, each declared once: a config gives them defaults of its own."""
+"""The config keys that experiments with GPT-2 share, each declared once; a config sets their defaults."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -62,168 +62,172 @@ NAME = where(lambda value: isinstance(value, str), "a name")
 
 
 def size(default: str | list[str]) -> Any:
-    """One model size."""
-    help = "of the model: tiny, mini, small, medium, or one times a width as in mini*0.5"
+    """Declare the key for one model size."""
+    help = "model size: tiny, mini, small or medium, or one of these times a width factor, as in mini*0.5"
     return lab.anything(default, allowed="a size", help=help)
 
 
 def sizes(default: str | list[str]) -> Any:
-    """One model size or several."""
-    help = "of the models: tiny, mini, small, medium, or one times a width as in mini*0.5"
+    """Declare the key for one or several model sizes."""
+    help = "model sizes: tiny, mini, small or medium, or one of these times a width factor, as in mini*0.5"
     return lab.anything(default, allowed="one size or a list of them", help=help)
 
 
 def data() -> Any:
-    """Where the text comes from."""
-    help = "stdlib, installed, wikitext-103, or a path to a UTF-8 file or to a folder with train, valid and test files"
+    """Declare the key for the text corpus."""
+    help = "text: stdlib, installed, wikitext-103, or a path to a UTF-8 file or a folder with train, valid, test files"
     return lab.key("stdlib", NAME, help=help)
 
 
 def vocabulary() -> Any:
-    """What a token is."""
-    return lab.key("bytes", NAME, help="bytes, or bpe:8192")
+    """Declare the key for the vocabulary."""
+    return lab.key("bytes", NAME, help="tokens: bytes, or a byte-level BPE of the text with its size, as in bpe:8192")
 
 
 def length(default: int) -> Any:
-    """Tokens a window."""
-    return lab.integer(default, least=2, help="tokens a window")
+    """Declare the key for the length of windows."""
+    return lab.integer(default, least=2, help="tokens per window")
 
 
 def method() -> Any:
-    """The search method."""
-    return methods.method(help="how tickets are searched for")
+    """Declare the key for the search method."""
+    return methods.method(help="search method of tickets, with its options as in method.rate=0.2")
 
 
 def keep(default: float) -> Any:
-    """The share of weights that is kept."""
-    return lab.number(default, above=0.0, most=1.0, help="share of the weights that is kept")
+    """Declare the key for the share of weights to keep."""
+    return lab.number(default, above=0.0, most=1.0, help="share of the masked weights that is kept")
 
 
 def policy() -> Any:
-    """What a share is of."""
-    return lab.choice("layer", ("layer", "global"), help="whether each matrix keeps its share, or all together")
+    """Declare the key for the groups that compete for the share."""
+    help = "layer: each matrix keeps this share; global: all matrices together do"
+    return lab.choice("layer", ("layer", "global"), help=help)
 
 
 def schedule() -> Any:
-    """How keep goes down."""
-    return lab.choice("constant", tuple(masks.SCHEDULES), help="of keep, over the steps")
+    """Declare the key for the schedule of keep."""
+    return lab.choice("constant", tuple(masks.SCHEDULES), help="how keep falls from 1 to its value over the steps")
 
 
 def masked() -> Any:
-    """What is masked."""
-    return lab.choice("all", ("all", "blocks"), help="all weight matrices, or blocks: embeddings stay random and whole")
+    """Declare the key for the masked weights."""
+    help = "masked weights: all matrices, or only those of the blocks, with random and unpruned embeddings"
+    return lab.choice("all", ("all", "blocks"), help=help)
 
 
 def scores() -> Any:
-    """How scores begin."""
-    return lab.choice("kaiming_uniform", tuple(SCORES), help="what the scores are at first")
+    """Declare the key for the initial scores."""
+    return lab.choice("kaiming_uniform", tuple(SCORES), help="initialisation of the scores")
 
 
 def kind() -> Any:
-    """What a mask makes of a weight."""
-    help = "of the blocks' masks: prune, signed, nested(levels=2), blocks(rows=4, columns=4) or n_of_m(n=2, m=4)"
+    """Declare the key for the kind of masks."""
+    help = "kind of the blocks' masks: prune, signed, nested(levels=2), blocks(rows=4, columns=4) or n_of_m(n=2, m=4)"
     return lab.key("prune", A_KIND, help=help)
 
 
 def scale() -> Any:
-    """What is learned beside scores."""
-    return lab.choice(None, FACTORS, help="what has a learned factor beside its scores; None: nothing")
+    """Declare the key for learned factors."""
+    return lab.choice(None, FACTORS, help="what has a learned scale factor in addition to scores; None: nothing")
 
 
 def embedding_kind(default: str | None = None) -> Any:
-    """The kind of the embeddings' masks."""
-    return lab.key(default, A_KIND, help="of the embeddings' masks; None: as the blocks'")
+    """Declare the key for the kind of the embeddings' masks."""
+    return lab.key(default, A_KIND, help="kind of the embeddings' masks; None: that of the blocks")
 
 
 def embedding_keep(default: float | None = None) -> Any:
-    """The share of the embeddings that is kept."""
-    return lab.number(default, above=0.0, most=1.0, help="share of the embeddings that is kept; None: keep")
+    """Declare the key for the share of the embeddings to keep."""
+    return lab.number(default, above=0.0, most=1.0, help="share of the embeddings that is kept; None: that of keep")
 
 
 def beta1(default: float) -> Any:
-    """AdamW's first beta."""
-    return lab.number(default, least=0.0, most=0.999, help="of AdamW, of all trainings: its running mean of gradients")
+    """Declare the key for AdamW's first beta."""
+    help = "AdamW's beta of the running mean of gradients, in all trainings"
+    return lab.number(default, least=0.0, most=0.999, help=help)
 
 
 def beta2(default: float) -> Any:
-    """AdamW's second beta."""
-    return lab.number(default, least=0.0, most=0.99999, help="of AdamW, of all trainings: that of their squares")
+    """Declare the key for AdamW's second beta."""
+    help = "AdamW's beta of the running mean of squared gradients, in all trainings"
+    return lab.number(default, least=0.0, most=0.99999, help=help)
 
 
 def init(default: str, what: str) -> Any:
-    """Random weights."""
-    return lab.choice(default, tuple(gpt2.INITS), help=f"of {what}")
+    """Declare a key for the initialisation of random weights."""
+    return lab.choice(default, tuple(gpt2.INITS), help=f"initialisation of {what}")
 
 
 def qk_scale(default: float | list[float | str]) -> Any:
-    """The scale of query and key."""
-    help = "of query and key in the source: a number or theory, n^(1/4), n the width of a head"
+    """Declare the key for the scale of query and key."""
+    help = "factor of the source's query and key weights: a number, or theory: n^(1/4) for heads of width n"
     return lab.key(default, SCALES, help=help)
 
 
 def std(default: float, what: str) -> Any:
-    """One standard deviation of random weights."""
+    """Declare a key for a standard deviation of random weights."""
     return lab.number(default, above=0.0, help=f"standard deviation of {what}")
 
 
-def rates(default: float | Sequence[float], what: str = "every point takes the best by its own pilots") -> Any:
-    """Learning rates to choose from."""
-    return lab.key(default, DISTINCT, help=f"learning rate: {what}")
+def rates(default: float | Sequence[float], what: str = "for each network, pilots choose one of several") -> Any:
+    """Declare a key for learning rates to choose from."""
+    return lab.key(default, DISTINCT, help=f"peak learning rates: {what}")
 
 
 def pilot_steps(default: int) -> Any:
-    """Steps of short trainings."""
-    return lab.integer(default, least=1, help="of the short training by which a learning rate is chosen of several")
+    """Declare the key for the steps of pilots."""
+    return lab.integer(default, least=1, help="steps of the pilots, short trainings that choose a learning rate")
 
 
 def steps(default: int) -> Any:
-    """Steps of training."""
-    return lab.integer(default, least=1, help="of each training")
+    """Declare the key for the steps of training."""
+    return lab.integer(default, least=1, help="steps of each training")
 
 
 def batch(default: int) -> Any:
-    """Windows a step."""
-    return lab.integer(default, least=1, help="windows a step")
+    """Declare the key for the batch size."""
+    return lab.integer(default, least=1, help="windows per step")
 
 
 def warmup() -> Any:
-    """How the learning rate begins."""
-    return lab.number(0.1, least=0.0, most=0.9, help="share of the steps in which the learning rate rises")
+    """Declare the key for the warm-up."""
+    return lab.number(0.1, least=0.0, most=0.9, help="share of the steps in which the learning rate rises to its peak")
 
 
 def clip() -> Any:
-    """The largest gradient."""
-    return lab.number(1.0, above=0.0, help="norm that gradients are clipped to")
+    """Declare the key for gradient clipping."""
+    return lab.number(1.0, above=0.0, help="largest norm of the gradient, to which it is clipped")
 
 
 def windows() -> Any:
-    """How much is validated."""
-    return lab.integer(64, least=1, help="of validation")
+    """Declare the key for the number of validation windows."""
+    return lab.integer(64, least=1, help="number of validation windows")
 
 
 def stride() -> Any:
-    """How far the window moves that scores a text's own parts."""
-    help = "tokens that a window scores of a text's own validation and test parts, at most length; None: half of length"
+    """Declare the key for the stride of sliding-window perplexity."""
+    help = "tokens that each window scores of a text's own validation and test parts, at most length; None: half of it"
     return lab.integer(None, least=1, help=help)
 
 
 def documents() -> Any:
-    """Where the contexts of these parts end."""
-    help = "of these parts: joined, or separate, each of WikiText's articles without the one before"
+    """Declare the key for the documents of sliding-window perplexity."""
+    help = "contexts in these parts: joined, one text, or separate, with WikiText's articles as separate documents"
     return lab.choice("joined", tuple(texts.DOCUMENTS), help=help)
 
 
-def checkpoints(what: str = "of this config alone") -> Any:
-    """Where a run that was cut goes on."""
-    help = f"a folder, from which a run that was cut goes on; {what}"
+def checkpoints(what: str = "with the same config") -> Any:
+    """Declare the key for the folder of checkpoints."""
+    help = f"a folder, from which an interrupted run is resumed {what}"
     return lab.free(lab.text(None, "a folder, or None", help=help))
 
 
 def saves() -> Any:
-    """How often a training is stored."""
-    return lab.free(lab.integer(10, least=1, help="checkpoints of each training on its way, where there is a folder"))
+    """Declare the key for the number of checkpoints."""
+    return lab.free(lab.integer(10, least=1, help="checkpoints per training, if there is a folder of checkpoints"))
 
 
 def device() -> Any:
-    """Where models are trained."""
-    return lab.free(lab.choice("auto", ("auto", "cpu", "cuda"), help="auto: cuda where there is one"))
+    """Declare the key for the device."""
+    return lab.free(lab.choice("auto", ("auto", "cpu", "cuda"), help="device; auto: cuda if there is one, else cpu"))

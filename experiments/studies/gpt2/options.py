@@ -1,7 +1,7 @@
-"""What the shared keys mean: the bases of the configs of experiments with GPT-2.
+"""Base classes of the configs of experiments with GPT-2, which turn the shared keys into settings.
 
-An experiment's config derives from GPT2Options, or from GPT2Training where its search has keys of its own, and declares
-their keys by the functions of `keys`.
+An experiment's config derives from GPT2Options, or from GPT2Training if its search has its own keys, and declares their
+keys by the functions of `keys`.
 """
 
 from abc import abstractmethod
@@ -21,12 +21,12 @@ from slth.experiments.studies.gpt2.pruning import PLAIN, Masks, Pruning
 from slth.experiments.studies.gpt2.training import Training
 from slth.models import gpt2
 
-#: Keys that former folders of checkpoints know nothing of.
+#: Keys that are missing in folders of checkpoints of older versions.
 LATER = ("precision", "accumulate", "controls", "kind", "scale", "embedding_kind", "embedding_keep", "beta1", "beta2")
 
 
 class GPT2Training(lab.TrainingOptions):
-    """Base of all configs: a text, and how models are trained on it. They declare these keys."""
+    """Base of all configs: a text, and the training of models on it. Subclasses declare these keys."""
 
     data: str
     vocabulary: str
@@ -41,10 +41,10 @@ class GPT2Training(lab.TrainingOptions):
     device: str
     seed: int
     free: ClassVar[Collection[str]] = ()
-    """Keys that may change from a run to one that goes on from its checkpoints."""
+    """Keys that may change when a run is resumed from its checkpoints."""
 
     def check(self) -> None:
-        """See that the study can be made: what keys say, then the text, then what the folder of checkpoints is of."""
+        """Raise BadConfig for bad keys, then for the text, then for a folder of checkpoints with other settings."""
         if self.device == "cuda" and not torch.cuda.is_available():
             raise BadConfig("device", self.device, "auto or cpu: there is no CUDA device here")
         self.check_arithmetic(self.batch, self.where.type)
@@ -54,29 +54,29 @@ class GPT2Training(lab.TrainingOptions):
         self.resumable.check(self.parts)
 
     def check_search(self) -> None:
-        """Raise BadConfig for a search that cannot be made."""
+        """Raise BadConfig for a search that is not possible."""
 
     @abstractmethod
     def check_keys(self) -> None:
-        """Raise BadConfig for values that do not fit together, as far as that is known before a text is read."""
+        """Raise BadConfig for values that do not fit together, as far as known before a text is read."""
 
     @property
     @abstractmethod
     def study(self) -> object:
-        """What a run does, or BadConfig."""
+        """Return the study. Raises BadConfig."""
 
     @property
     def parts(self) -> Sequence[str]:
-        """Names of what a run stores for another to go on from, beside checkpoints of trainings."""
+        """Return the names of stored parts for resuming, in addition to checkpoints of trainings."""
         return ()
 
     @cached_property
     def tokens(self) -> Data:
-        """The text, read and split, or BadConfig."""
+        """Read and split the text. Raises BadConfig."""
         return read(self.data, self.vocabulary, self.length, self.windows)
 
     def training(self, every: int) -> Training:
-        """How models are trained, measured after every so many steps."""
+        """Return the training settings, with an evaluation after every `every` steps."""
         return Training(
             steps=self.steps,
             batch=self.batch,
@@ -93,11 +93,11 @@ class GPT2Training(lab.TrainingOptions):
 
     @property
     def where(self) -> torch.device:
-        """Where models are trained."""
+        """Return the device of training."""
         return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
 
     def models(self, size: object, vocabulary: int) -> dict[str, GPT2Config]:
-        """The models by size, or BadConfig."""
+        """Return the model configs by size. Raises BadConfig."""
         allowed = f"one or several of {', '.join(gpt2.SIZES)}, or one of these times a width (mini*0.5)"
         models = {}
         for name in as_list(size):
@@ -115,19 +115,19 @@ class GPT2Training(lab.TrainingOptions):
         return models
 
     def model(self, size: object, vocabulary: int) -> GPT2Config:
-        """The model of one size, or BadConfig."""
+        """Return the model config of one size. Raises BadConfig."""
         if not isinstance(size, str):
             raise BadConfig("size", size, "one size")
         return self.models(size, vocabulary)[size]
 
     @property
     def folder(self) -> Path | None:
-        """Of checkpoints."""
+        """Return the folder of checkpoints."""
         return None if self.checkpoints is None else Path(self.checkpoints)
 
     @cached_property
     def resumable(self) -> lab.Resumable:
-        """What a run that was cut goes on from: all keys but the folder's, and the text, must be as they were."""
+        """Return the state for resuming; all keys except the folder's, and the text, must be unchanged."""
         defaults, free = self.defaults(), ("checkpoints", "graph", "saves", *self.free)
         values = {
             key: value
@@ -138,7 +138,7 @@ class GPT2Training(lab.TrainingOptions):
 
 
 class GPT2Options(GPT2Training):
-    """Base of the configs of one search: they declare these keys too."""
+    """Base of the configs of one search. Subclasses declare these keys too."""
 
     method: methods.Method
     keep: float | list[float]
@@ -150,27 +150,27 @@ class GPT2Options(GPT2Training):
     pilot_steps: int
 
     def check_search(self) -> None:
-        """Raise BadConfig for a method that never acts in so many steps, or cannot end with such a keep."""
+        """Raise BadConfig for a method that never acts within the steps, or cannot end at this keep."""
         if steps := self.searches:
             self.method.require(steps, as_list(self.keep), schedule=self.schedule)
 
     @property
     def searches(self) -> list[int]:
-        """The steps of each kind of training in which scores are searched."""
+        """Return the steps of each kind of training of scores."""
         return [self.pilot_steps, self.steps] if len(self.lr) > 1 else [self.steps]
 
     def search(self, keep: float) -> Pruning:
-        """How tickets are looked for."""
+        """Return the search settings."""
         method = self.method.search(schedule=self.schedule)
         return Pruning(method, keep, self.policy, self.masked, self.scores, self.seed, self.masks)
 
     @property
     def masks(self) -> Masks:
-        """What masks make of weights."""
+        """Return the masks of blocks and embeddings."""
         return PLAIN
 
     def require_masks(self, *models: GPT2Config) -> None:
-        """BadConfig for masks that the method cannot search for, or that do not fit the weights of the models."""
+        """Raise BadConfig for masks that the method does not support, or that do not fit the models' weights."""
         for search in map(self.search, as_list(self.keep)):
             for model in models:
                 try:
@@ -179,6 +179,6 @@ class GPT2Options(GPT2Training):
                     raise BadConfig("kind", str(self.masks.kind), f"one that fits: {error}") from error
 
     def require_pilots(self, *rates: Sequence[float]) -> None:
-        """BadConfig for pilot_steps where no learning rate is chosen of several."""
+        """Raise BadConfig for pilot_steps with only one learning rate."""
         if all(len(lrs) == 1 for lrs in rates):
             self.require_defaults(["pilot_steps"], "where there is one learning rate, which needs no pilot")

@@ -1,4 +1,4 @@
-"""Perplexity and bits a byte on the validation and test parts that a text comes with, for numbers beside papers."""
+"""Perplexity and bits per byte on a text's own validation and test parts, for comparison with papers."""
 
 from dataclasses import dataclass
 
@@ -12,14 +12,14 @@ from slth.tasks import text as texts
 
 @dataclass(frozen=True)
 class Scoring:
-    """How the parts are scored: tokens that the model reads at once, that a window scores, and where texts end."""
+    """Settings of the sliding window: tokens that the model reads at once, that a window scores, and documents."""
 
     length: int
     stride: int
     documents: str
 
     def check(self, data: Data) -> None:
-        """BadConfig (key `documents`) where the text's own parts have no articles to score apart."""
+        """Raise BadConfig (key `documents`) if separate articles are requested and the text's parts have none."""
         try:
             for text in data.parts.values():
                 texts.DOCUMENTS[self.documents](text)
@@ -27,7 +27,7 @@ class Scoring:
             raise BadConfig("documents", self.documents, f"joined with this text ({error})") from error
 
     def of(self, model: nn.Module, data: Data, who: str) -> dict[str, float]:
-        """The numbers of a model by name, such as test_bits_per_byte_ticket; none where the text has no such part."""
+        """Return a model's results by name, such as test_bits_per_byte_ticket, for the parts that the text has."""
         numbers = {}
         batch = windows_at_once(self.length, data.vocabulary)
         for part, text in data.parts.items():

@@ -1,4 +1,4 @@
-"""A ticket in a random GPT-2 and all that it is compared with: the measurements of gpt2_prune.py."""
+"""Find tickets in random GPT-2s and compare them with dense training and controls, for gpt2_prune.py."""
 
 import hashlib
 import math
@@ -29,7 +29,7 @@ from slth.experiments.studies.gpt2.training import (
 
 @dataclass(frozen=True)
 class Study:
-    """What a run does."""
+    """The settings of the measurement."""
 
     sizes: dict[str, GPT2Config]
     init: str  # of tickets
@@ -42,22 +42,22 @@ class Study:
     lrs: list[float]
     pilot_steps: int
     data: Data
-    scoring: Scoring  # of the parts that the text came with
+    scoring: Scoring  # of the text's own parts
     controls: bool  # whether tickets are compared with other masks and with weights trained under one
     baselines: list[str]  # of `beside`
 
     def source(self, size: str, init: str, qk_scale: float | str) -> Source:
-        """A random network, its positions at the first of their scales."""
+        """Return a random network, with the first scale of its positions."""
         return Source(self.sizes[size], init, self.embedding_std, self.stds[0][1], qk_scale, self.how.seed)
 
     @property
     def grid(self) -> list[tuple[float, float, float]]:
-        """All (lr, base_std, position_std)."""
+        """All points (lr, base_std, position_std)."""
         return [(lr, *stds) for stds in self.stds for lr in self.lrs]
 
 
 def measure(study: Study) -> tuple[pd.DataFrame, list[dict[str, Any]], bytes]:
-    """(measurements, what came of each ticket, the first ticket as a file)."""
+    """Return (measurements, the results of each ticket, the first ticket as a file)."""
     rows: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
     first = b""
@@ -83,9 +83,9 @@ def measure(study: Study) -> tuple[pd.DataFrame, list[dict[str, Any]], bytes]:
 def prune(
     study: Study, size: str, qk_scale: float | str, dense: Trained, plain: Source
 ) -> tuple[dict[str, Any], list[dict[str, Any]], bytes]:
-    """The ticket of one source and its controls: (what came of it, measurements, the ticket as a file).
+    """Find the ticket of one source and its controls; return (results, measurements, the ticket as a file).
 
-    plain: the dense network's source, from which weights are also trained under a random mask, at its point.
+    plain: the dense network's source, whose weights are also trained under a random mask, at the dense grid point.
     """
     source, search, data, how = study.source(size, study.init, qk_scale), study.search, study.data, study.how
     label = f"{size} ticket" + (f" qk={qk_scale}" if len(study.qk_scales) > 1 else "")
@@ -132,12 +132,12 @@ def prune(
 
 
 def recovered(unigram: float, dense: float, loss: float) -> float:
-    """The share of dense training's gain over the unigram model that a loss has; NaN where there is no gain."""
+    """Return the share of dense training's gain over the unigram model at a loss; NaN if there is no gain."""
     return (unigram - loss) / (unigram - dense) if dense < unigram else math.nan
 
 
 def summarise(study: Study, found: list[dict[str, Any]]) -> dict[str, Any]:
-    """The first ticket's figures, then all of them, what they are measured against, and where they come from."""
+    """Summarise the first ticket, then all tickets, the baselines, and the origin of the data."""
     data, first = study.data, found[0]
     losses = {"val_loss_unigram": data.unigram, "val_loss_bigram": data.bigram}
     perplexities = {
@@ -164,12 +164,12 @@ def summarise(study: Study, found: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def shipped(table: pd.DataFrame) -> pd.DataFrame:
-    """Of a run with baselines each network's file, from the smallest on: its bytes and what it is worth."""
+    """Return the bytes and loss of each network's file in a run with baselines, the smallest first."""
     columns = ["size", "run", "weights", "bytes", "bits_per_weight", "nonzero", "val_loss", "bits_per_byte", "lr"]
     files: pd.DataFrame = table.loc[table["stage"] == "shipped", columns]
     return files.sort_values("bytes", ignore_index=True, kind="stable")
 
 
 def device_name(device: torch.device) -> str:
-    """What the models ran on."""
+    """Return the name of the device that models ran on."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,4 +1,4 @@
-"""How tickets in a GPT-2 are looked for: the method, what is kept, and what masks make of blocks and embeddings."""
+"""Search settings of tickets in GPT-2: the method, the shares to keep, and the masks of blocks and embeddings."""
 
 import math
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ TABLES = ("*.wte.weight", "*.wpe.weight")  # the embeddings, of tokens and posit
 
 @dataclass(frozen=True)
 class Masks:
-    """What masks make of weights: of the blocks, and of the embeddings where these have other masks."""
+    """The kinds of masks of the blocks, and of the embeddings if these differ."""
 
     kind: Kind
     scale: str | None = None
@@ -36,7 +36,7 @@ PLAIN = Masks(PRUNE)
 
 @dataclass(frozen=True)
 class Pruning:
-    """How a ticket is looked for."""
+    """The search settings of a ticket."""
 
     method: Method
     keep: float
@@ -48,16 +48,16 @@ class Pruning:
 
     @property
     def plain(self) -> "Pruning":
-        """The same by masks that prune and do no more."""
+        """Return the same search with masks that only prune."""
         return replace(self, masks=PLAIN)
 
     @property
     def patterns(self) -> list[str] | None:
-        """Shell patterns of what is masked, None for all weights."""
+        """Shell patterns of the masked weights; None for all weights."""
         return None if self.masked == "all" else [BLOCKS]
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model, wrapped."""
+        """Wrap the model."""
         return slth.wrap(
             model,
             self.keeps,
@@ -70,19 +70,19 @@ class Pruning:
         )
 
     def check(self, config: GPT2Config) -> None:
-        """Raise ValueError where the method or a weight of such a model takes no such masks. No weight is made."""
+        """Raise ValueError if the method or a weight of this model does not support the masks. No weight is created."""
         for form, _ in self._forms(config):
             self.method.require_form(form)
 
     def bits(self, config: GPT2Config) -> float:
-        """Bits a masked weight of such a model: of masks by their kinds' count, 32 of each factor of a scale."""
+        """Return the bits per masked weight: those of masks by their kinds, and 32 for each learned scale factor."""
         forms = self._forms(config)
         sizes = [math.prod(form.shape) for form, _ in forms]
         masks = math.fsum(size * form.kind.bits(keep) for size, (form, keep) in zip(sizes, forms, strict=True))
         return (masks + sum(32 * form.scale.count for form, _ in forms if form.scale)) / sum(sizes)
 
     def _forms(self, config: GPT2Config) -> list[tuple[Form, float]]:
-        """The form of each weight's mask, and the share that it keeps. Raises ValueError for one that does not fit."""
+        """Return the form and the kept share of each weight's mask. Raises ValueError for one that does not fit."""
         with torch.device("meta"):
             params = [param for param in parameters_of(GPT2LMHeadModel(config)) if param.is_weight]
         if self.masked == "blocks":
@@ -94,13 +94,13 @@ class Pruning:
 
     @property
     def kinds(self) -> dict[str, Kind]:
-        """Of masks, by pattern of parameter names."""
+        """The kinds of masks, by pattern of parameter names."""
         own = self.masks.embedding_kind or self.masks.kind
         return dict.fromkeys(self._tables, own) | {"*": self.masks.kind}
 
     @property
     def keeps(self) -> float | dict[str, float]:
-        """Shares that are kept, by pattern of parameter names where they differ."""
+        """The shares to keep, by pattern of parameter names if they differ."""
         own = self.masks.embedding_keep or self.keep
         return self.keep if own == self.keep else dict.fromkeys(self._tables, own) | {"*": self.keep}
 

@@ -1,6 +1,6 @@
-"""How tickets are best searched for: a base recipe, what differs from it in one thing, and dense training beside them.
+"""Ablations of search recipes: a base recipe, recipes that differ from it in one choice, and dense training.
 
-Every recipe meets the same seeds: the same batches, and the same draws where inits agree.
+Every recipe is run with the same seeds, that is the same batches, and the same weights if inits are equal.
 """
 
 import math
@@ -24,14 +24,14 @@ from slth.models import gpt2
 from slth.numbers import as_float
 from slth.search import method as as_method
 
-DENSE = "dense"  # how the names of recipes begin that train weights
+DENSE = "dense"  # prefix of the names of recipes that train weights
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that is chosen of a search, or of dense training: inits, masks and optimiser.
+    """The choices of a search, or of dense training: inits, masks and optimiser.
 
-    Raises ValueError for values that none of these takes.
+    Raises ValueError for values that are not allowed.
     """
 
     init: str = "signed"
@@ -61,21 +61,21 @@ class Recipe:
 
     @property
     def masks(self) -> Masks:
-        """What masks make of weights."""
+        """The masks of blocks and embeddings."""
         return Masks(as_kind(self.kind), self.scale, as_kind(self.embedding_kind), self.embedding_keep)
 
     def search(self, seed: int) -> Pruning:
-        """How a ticket is looked for."""
+        """Return the search settings."""
         return Pruning(as_method(self.method), self.keep, "layer", "all", "kaiming_uniform", seed, self.masks)
 
     def bits(self, config: GPT2Config) -> float:
-        """Bits a weight of the masks of such a model, and of the factors of a scale, by the kinds' own counts."""
+        """Return the bits per weight of masks and learned scale factors for this model."""
         return self.search(0).bits(config)
 
 
 _DENSE = {"init": "gpt2", "base_std": 0.07, "position_std": 0.12, "embedding_std": 0.15, "lr": 0.006}
 _FINER = {"embedding_kind": "signed(levels=3)", "embedding_keep": 0.85, "embedding_std": 0.06, "position_std": 0.06}
-#: What differs from the base, by name. "dense ..." train the weights of a network of inits of its own.
+#: Name of a recipe -> its differences from the base. "dense ..." train weights, with their own inits.
 RECIPES: dict[str, dict[str, Any]] = {
     "base": {},
     "no scale": {"scale": None},
@@ -89,9 +89,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def recipe_of(text: str) -> Recipe:
-    """The recipe of a name of RECIPES, with what differs from it in parentheses: recipe_of("base(keep=0.4)").
+    """Return the recipe of a name of RECIPES, with changes in parentheses: recipe_of("base(keep=0.4)").
 
-    Raises ValueError for an unknown name, a field that there is not, and as :class:`Recipe` does.
+    Raises ValueError for an unknown name or field, and as :class:`Recipe` does.
     """
     name, differs = plugins.split(text)
     if name not in RECIPES:
@@ -104,7 +104,7 @@ def recipe_of(text: str) -> Recipe:
 
 @dataclass(frozen=True)
 class Study:
-    """What a run does."""
+    """The settings of the measurement."""
 
     model: GPT2Config
     recipes: dict[str, Recipe]  # the first is the base
@@ -114,13 +114,13 @@ class Study:
 
 
 def measure(study: Study) -> pd.DataFrame:
-    """One row for each recipe and seed; the loss of a training that diverges is infinite."""
+    """Return one row for each recipe and seed; the loss of a training that diverges is infinite."""
     points = [(seed, name) for seed in study.seeds for name in study.recipes]
     return pd.DataFrame([row_of(study, *point) for point in lab.progress(points, "recipes")])
 
 
 def row_of(study: Study, seed: int, name: str) -> dict[str, Any]:
-    """What came of one training."""
+    """Return the row of one training."""
     recipe, is_dense = study.recipes[name], name.startswith(DENSE)
     source = Source(study.model, recipe.init, recipe.embedding_std, recipe.position_std, 1.0, seed)
     how = replace(study.how, seed=seed, betas=(recipe.beta1, recipe.beta2))
@@ -134,7 +134,7 @@ def row_of(study: Study, seed: int, name: str) -> dict[str, Any]:
 
 
 def summarise(study: Study, table: pd.DataFrame) -> dict[str, Any]:
-    """Losses and shares of dense training's gain by recipe; differences to the base paired by seed, Holm-corrected."""
+    """Summarise losses and shares of dense training's gain by recipe, and Holm-corrected paired differences to base."""
     base, *others = study.recipes
     losses = table.pivot(index="seed", columns="recipe", values="val_loss")  # (seeds, recipes)
     dense = losses[[name for name in study.recipes if name.startswith(DENSE)]]
@@ -160,7 +160,7 @@ def summarise(study: Study, table: pd.DataFrame) -> dict[str, Any]:
 
 
 def shares(unigram: float, dense: "pd.Series[float]", losses: "pd.Series[float]") -> dict[str, Any]:
-    """The share of dense training's gain over unigrams, seed by seed, with the mean's 95 % interval (Student's t)."""
+    """Return the share of dense training's gain over unigrams by seed, and its mean with a 95 % interval (Student)."""
     values = np.array([recovered(unigram, d, loss) for d, loss in zip(dense, losses, strict=True)])
     low, high = student(values)[:2] if len(values) > 1 and np.isfinite(values).all() else (-math.inf, math.inf)
     return {
@@ -172,7 +172,7 @@ def shares(unigram: float, dense: "pd.Series[float]", losses: "pd.Series[float]"
 
 
 def in_words(name: str, found: Mapping[str, Any], base: str) -> str:
-    """One line for people."""
+    """Describe the results of a recipe in one line."""
     line = f"{name}: {found['bits_per_weight']:.3f} bits a weight, loss {found['val_loss']:.4f}"
     if "recovered" in found:
         low, high = found["recovered_low"], found["recovered_high"]

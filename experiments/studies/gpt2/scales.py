@@ -1,4 +1,4 @@
-"""Losses of tickets over scales of query and key, and what they say: the measurements of qk_scale.py."""
+"""Measure losses of tickets over scales of query and key, and compare scales, for qk_scale.py."""
 
 import dataclasses
 import itertools
@@ -16,12 +16,12 @@ from slth.experiments.studies.gpt2.pruning import Pruning
 from slth.experiments.studies.gpt2.training import Source, Training, best_of
 from slth.models import gpt2
 
-AT = ["run", "base_std", "qk_scale", "seed"]  # what names a measurement
+AT = ["run", "base_std", "qk_scale", "seed"]  # the columns that identify a measurement
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a run does."""
+    """The settings of the measurement."""
 
     size: str
     model: GPT2Config
@@ -31,7 +31,7 @@ class Study:
     qk_scales: list[float]
     base_stds: list[float]
     seeds: range
-    runs: list[str]  # ticket, and dense where it is asked for
+    runs: list[str]  # ticket, and dense if requested
     lrs: list[float]
     pilot_steps: int
     search: Pruning
@@ -45,7 +45,7 @@ class Study:
 
 
 def theory_of(model: GPT2Config) -> float:
-    """n^(1/4), n the width of a head."""
+    """Return n^(1/4), with n the width of a head."""
     return math.sqrt(math.sqrt(model.n_embd // model.n_head))
 
 
@@ -53,14 +53,14 @@ def theory_of(model: GPT2Config) -> float:
 
 
 def measure(study: Study) -> pd.DataFrame:
-    """One row per network, base std, scale and seed; the loss of a training that diverges is infinite."""
+    """Return one row per network, base std, scale and seed; the loss of a training that diverges is infinite."""
     points = list(itertools.product(study.seeds, study.base_stds, study.qk_scales, study.runs))
     rows = [row_of(study, *point) for point in lab.progress(points, "networks")]
     return pd.DataFrame(rows).sort_values(AT, ignore_index=True, ascending=[False, True, True, True])
 
 
 def row_of(study: Study, seed: int, base_std: float, qk_scale: float, run: str) -> dict[str, Any]:
-    """What came of one network, trained at the best learning rate."""
+    """Return the row of one network, trained at the best learning rate."""
     how = dataclasses.replace(study.how, seed=seed)
     search = dataclasses.replace(study.search, seed=seed) if run == "ticket" else None
     source = Source(study.model, study.init, study.embedding_std, study.position_std, qk_scale, seed)
@@ -78,16 +78,16 @@ def row_of(study: Study, seed: int, base_std: float, qk_scale: float, run: str) 
     return row | {"keep": keep} | rest
 
 
-# ---------------------------------------------------------------- what it shows
+# ---------------------------------------------------------------- findings
 
 
 def findings(table: pd.DataFrame, theory: float) -> list[dict[str, Any]]:
-    """For every base std: the best scale, and what theory's does beside 1."""
+    """Return for every base std the best scale, and a comparison of theory's scale with 1."""
     return [finding(rows, float(cast("float", std)), theory) for std, rows in table.groupby("base_std")]
 
 
 def finding(rows: pd.DataFrame, base_std: float, theory: float) -> dict[str, Any]:
-    """What the losses at one base std say; differences are theory's scale less 1, paired by seed."""
+    """Compare the losses at one base std; differences are theory's scale minus scale 1, paired by seed."""
     losses = rows.pivot(index="seed", columns="qk_scale", values="val_loss")  # (seeds, scales)
     logits = rows.groupby("qk_scale")["logit_std_at_init"].mean()
     means = losses.mean()
@@ -108,9 +108,9 @@ def finding(rows: pd.DataFrame, base_std: float, theory: float) -> dict[str, Any
 
 
 def compared(differences: "pd.Series[float]") -> dict[str, Any]:
-    """Differences by seed, their mean with its 95 % interval (Student's t), and a verdict.
+    """Return differences by seed, their mean with its 95 % interval (Student's t), and a verdict.
 
-    "helps" and "harms" need an interval that leaves 0 out.
+    "helps" and "harms" require an interval that excludes 0.
     """
     count, mean, std = len(differences), float(differences.mean()), float(differences.std())  # NaN for one seed
     half = float(scipy.stats.t.ppf(0.975, count - 1)) * std / math.sqrt(count) if count > 1 else math.inf
@@ -128,7 +128,7 @@ def compared(differences: "pd.Series[float]") -> dict[str, Any]:
 
 
 def in_words(found: dict[str, Any], theory: float) -> str:
-    """One line for people."""
+    """Describe a finding in one line."""
     start = f"base std {found['base_std']:g}: "
     best = f"least loss {found['val_loss_at_best']:.3f} at scale {found['best_scale']:.3g}"
     if "difference" not in found:
@@ -145,7 +145,7 @@ def in_words(found: dict[str, Any], theory: float) -> str:
 
 
 def summarise(study: Study, table: pd.DataFrame) -> dict[str, Any]:
-    """What theory's scale does at every base std, in numbers and words, and where the numbers come from."""
+    """Summarise the effect of theory's scale at every base std, in numbers and words, and the origin of the data."""
     found = {run: findings(rows, study.theory) for run, rows in table.groupby("run", sort=False)}
     corpus = study.data.corpus
     return {

@@ -1,7 +1,7 @@
-"""Trained networks as files that one would ship: what a weight is coded as, and the bytes that this takes.
+"""Trained networks as files: the coding of their weights, and the size in bytes.
 
-Codes are stored by their entropy, weight by weight (`slth.ticket.bits`, as tickets store masks), all other floats as
-float16. A function here leaves a plain model with just what its file gives back, so that its loss is the file's.
+Codes are entropy-coded by weight (`slth.ticket.bits`, as for masks in tickets), and all other floats are float16. The
+functions replace a plain model's parameters by those that the file decodes to, so that its loss is the file's.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from torch import nn
 from slth.experiments.studies.rate import peers
 from slth.ticket import bits
 
-GROUP = 128  # weights that share a scale where a trained network is rounded
+GROUP = 128  # weights per scale when a trained network is rounded
 
 
 @torch.no_grad()
 def floats(model: nn.Module) -> int:
-    """Everything in float16: bytes of the file."""
+    """Convert all parameters to float16; return the bytes of the file."""
     return _size([], [_halved(p) for p in model.parameters()])
 
 
 @torch.no_grad()
 def sparse(model: nn.Module, paths: Iterable[str]) -> int:
-    """Where the named weights are not 0, and their values: bytes of the file."""
+    """Store the masks and the nonzero values of the named weights; return the bytes of the file."""
     coded = _of(model, paths)
     held = [_halved(weight) for weight in coded]
     masks = [weight != 0 for weight in coded]
@@ -38,7 +38,7 @@ def sparse(model: nn.Module, paths: Iterable[str]) -> int:
 
 @torch.no_grad()
 def levels(model: nn.Module, parts_of: Mapping[str, Sequence[torch.Tensor]], count: int) -> int:
-    """Parts (views) of weights as codes of 2 or 3 levels, -s, 0 and s, and s in float32: bytes of the file."""
+    """Code parts (views) of weights by 2 or 3 levels -s, 0 and s, with a float32 s; return the bytes of the file."""
     parts = [part for own in parts_of.values() for part in own]
     codes = [part.sign().long() + 1 if count == 3 else (part > 0).long() for part in parts]
     scales = torch.stack([part.abs().amax() for part in parts])
@@ -48,7 +48,7 @@ def levels(model: nn.Module, parts_of: Mapping[str, Sequence[torch.Tensor]], cou
 
 @torch.no_grad()
 def rounded(model: nn.Module, paths: Iterable[str], width: int) -> int:
-    """The named weights to the nearest of 2^width levels, GROUP weights a bfloat16 scale: bytes of the file."""
+    """Round the named weights to 2^width levels, with a bfloat16 scale per GROUP; return the bytes of the file."""
     coded, streams, scales = _of(model, paths), [], []
     for weight in coded:
         matrix: npt.NDArray[np.float64] = weight.double().cpu().numpy()
@@ -62,9 +62,10 @@ def rounded(model: nn.Module, paths: Iterable[str], width: int) -> int:
 
 
 def streams_of(codes: torch.Tensor, width: int) -> list[torch.Tensor]:
-    """Codes (n,) int64 in [0, 2^width) as bits, bool: the highest, then each next one apart for all that is above it.
+    """Split codes (n,) int64 in [0, 2^width) into streams of bits, bool.
 
-    Coded by entropy apart, they take the entropy of the codes.
+    The first stream has the highest bits; for each next bit there is one stream per value of the bits above it. Coding
+    each stream by its entropy takes the entropy of the codes.
     """
     found = []
     for bit in reversed(range(width)):
@@ -74,7 +75,7 @@ def streams_of(codes: torch.Tensor, width: int) -> list[torch.Tensor]:
 
 
 def _size(streams: list[torch.Tensor], rest: list[torch.Tensor], *scales: torch.Tensor) -> int:
-    """Bytes of a safetensors file: bits by entropy where that is less, floats as they are."""
+    """Return the bytes of a safetensors file: bits coded by entropy if that is smaller, floats unchanged."""
     tensors = {"floats": torch.cat([each.flatten().cpu() for each in rest])} if rest else {}
     tensors |= {f"scales.{i}": each.cpu() for i, each in enumerate(scales)}
     if streams:
@@ -87,13 +88,13 @@ def _of(model: nn.Module, paths: Iterable[str]) -> list[torch.Tensor]:
 
 
 def _rest(model: nn.Module, coded: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """All other parameters, halved."""
+    """Return all other parameters in float16."""
     known = {id(each) for each in coded}
     return [_halved(p) for p in model.parameters() if id(p) not in known]
 
 
 def _halved(parameter: torch.Tensor) -> torch.Tensor:
-    """The parameter as float16, to which it is rounded in place."""
+    """Round a parameter to float16 in place, and return it as float16."""
     half = parameter.detach().half()
     parameter.copy_(half)
     return half

@@ -1,7 +1,7 @@
-"""Random GPT-2s and what can be made of them on a text: dense training, tickets, and the controls of both.
+"""Train random GPT-2s on a text: dense training, tickets, and controls of both.
 
-What `gpt2_prune.py`, `qk_scale.py` and `mixing.py` share. Every training is `slth.fit` with warm-up, cosine, clipping
-and batches that depend on seed and step alone; both sides of a comparison get the best of the same grid.
+`gpt2_prune.py`, `qk_scale.py` and `mixing.py` share this. Every training is `slth.fit` with warm-up, cosine schedule,
+clipping, and batches that depend on seed and step alone. Both sides of a comparison get the best of the same grid.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ from slth.search import Search as Method
 from slth.tasks import text as texts
 from slth.wrapping import effective, handle
 
-MOST_WINDOWS, MOST_LOGITS = 32, 1 << 27  # of validation at once; so many logits take 0.5 GB
+MOST_WINDOWS, MOST_LOGITS = 32, 1 << 27  # most of validation at once; these logits take 0.5 GB
 
 
 @dataclass(frozen=True)
 class Training:
-    """How one model is trained; lr and base_std are what the grid varies."""
+    """The training settings of a model, except lr and base_std, which the grid varies."""
 
     steps: int
     batch: int
@@ -51,7 +51,7 @@ class Training:
     betas: tuple[float, float] = (0.9, 0.999)  # of AdamW
 
     def batches(self, data: Data) -> Callable[[int], torch.Tensor]:
-        """Step -> windows (batch, length) of the training text, which is moved to the device once."""
+        """Return step -> windows (batch, length) of the training text, which is moved to the device once."""
         tokens = data.training.to(self.device)
 
         def batch(step: int) -> torch.Tensor:
@@ -60,7 +60,7 @@ class Training:
         return batch
 
     def log(self, label: str) -> Callable[[dict[str, float], int], None]:
-        """Logs the curves of a training, for `slth.fit`; with tokens a second, too."""
+        """Return a function that logs the curves of a training for `slth.fit`, including tokens per second."""
         log = curves(label)
 
         def with_tokens(numbers: dict[str, float], step: int) -> None:
@@ -70,14 +70,14 @@ class Training:
         return with_tokens
 
     def tokens_per_s(self, fit: Fit) -> float:
-        """Tokens a second, evaluation included, of the steps that this process did; NaN where it did none."""
+        """Return tokens per second, with evaluation, over the steps of this process; NaN if it did none."""
         done = self.steps - fit.resumed_at
         return done * self.batch * self.length / fit.seconds if done else math.nan
 
 
 @dataclass(frozen=True)
 class Source:
-    """A random GPT-2 before its base std is chosen."""
+    """A random GPT-2 without its base std, which is chosen later."""
 
     config: GPT2Config
     init: str
@@ -87,7 +87,7 @@ class Source:
     seed: int
 
     def build(self, base_std: float) -> nn.Module:
-        """The model, its blocks' weights at this standard deviation."""
+        """Build the model with this standard deviation of the blocks' weights."""
         return gpt2.build(
             self.config,
             init=self.init,
@@ -100,19 +100,19 @@ class Source:
 
 
 class Way(Protocol):
-    """What is done to a model before it is trained, other than densely."""
+    """A way to train a model other than densely."""
 
     @property
     def method(self) -> Method | None:
-        """The search of its scores; None: weights are trained."""
+        """The search method of scores; None: weights are trained."""
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model, made ready in place."""
+        """Prepare the model in place, and return it."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model, its measurements, and the point of the grid it was trained at."""
+    """A trained model, its measurements, and its grid point."""
 
     model: nn.Module
     fit: Fit
@@ -122,7 +122,7 @@ class Trained:
 
     @property
     def val_loss(self) -> float:
-        """Nats a token."""
+        """The validation loss, in nats per token."""
         return self.fit.last["val_loss"]
 
 
@@ -130,13 +130,13 @@ class Trained:
 
 
 def token_loss(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of the next token in nats, mean over windows (count, length)."""
+    """Compute the mean cross entropy of the next token, in nats, over windows (count, length)."""
     logits = model(tokens).logits  # (count, length, vocabulary)
     return cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 
 
 def val_loss(model: nn.Module, windows: torch.Tensor) -> float:
-    """Nats a token over all windows (count, length), in eval mode, of a bounded number of logits at a time."""
+    """Compute the loss in nats per token over windows (count, length), in eval mode and in batches of windows."""
     model.eval()
     windows, config = windows.to(next(model.parameters()).device), cast("GPT2Config", model.config)
     pieces = windows.split(windows_at_once(windows.shape[1], config.vocab_size))
@@ -146,7 +146,7 @@ def val_loss(model: nn.Module, windows: torch.Tensor) -> float:
 
 
 def windows_at_once(length: int, vocabulary: int) -> int:
-    """How many windows a model is evaluated on at a time, so that their logits fit in memory."""
+    """Return the number of windows to evaluate at a time, so that their logits fit in memory."""
     return max(1, min(MOST_WINDOWS, MOST_LOGITS // (length * vocabulary)))
 
 
@@ -160,7 +160,7 @@ def train(
     method: Method | None = None,
     shared: Path | None = None,
 ) -> Fit:
-    """Train what has a gradient, and measure validation loss on the way where `steps` are the full ones.
+    """Train all trainable parameters; measure the validation loss during training if `steps` is the full number.
 
     `shared` is a file from which a finished training is taken, or which is left for others; the folder of checkpoints
     is not used then.
@@ -196,7 +196,7 @@ def trained(
     steps: int,
     label: str,
 ) -> Trained:
-    """A model of the source at a point (lr, base_std) of the grid: its ticket, or without a search trained densely."""
+    """Train a model of the source at a grid point (lr, base_std): its ticket, or densely without a search."""
     lr, base_std = point
     model = source.build(base_std)
     logits = gpt2.logit_std(model.to(how.device), data.validation[:8].to(how.device))
@@ -247,10 +247,10 @@ def best_of(
     label: str,
     pilot_steps: int,
 ) -> tuple[Trained, list[dict[str, Any]]]:
-    """Train at the point of the grid that does best in short pilots; also rows of the pilots' losses.
+    """Train at the grid point that is best in short pilots; also return rows of the pilots' losses.
 
-    A point at which training diverges is no candidate: where the best pilot's does so later on, the next best is taken.
-    Raises FloatingPointError where all diverge.
+    Points at which training diverges are excluded; if the best pilot's point diverges later, the next best is used.
+    Raises FloatingPointError if all diverge.
     """
     rows: list[dict[str, Any]] = []
     names = {point: f"{label} lr={point[0]} std={point[1]}" for point in grid}
@@ -283,11 +283,11 @@ def best_of_stds(
     label: str,
     pilot_steps: int,
 ) -> tuple[Source, Trained, list[dict[str, Any]]]:
-    """The source and its best model over (base_std, position_std), each trained in full, and all losses on the way.
+    """Train over (base_std, position_std) in full; return the best source, its model, and all losses.
 
-    Full trainings, because inits show what they are worth only late: a mask cannot make a weight larger, so small ones
-    help tickets early and hold them back later. Pilots choose the learning rate of each. Raises FloatingPointError
-    where all diverge.
+    Pilots choose the learning rate of each init, but inits are compared by full trainings, since they rank differently
+    early in training: a mask cannot enlarge a weight, so small weights help tickets early and limit them later. Raises
+    FloatingPointError if all diverge.
     """
     tried: list[tuple[Source, Trained, list[dict[str, Any]]]] = []
     for base_std, position_std in stds:
@@ -312,7 +312,7 @@ def best_of_stds(
 def sparse_training(
     source: Source, search: Pruning, data: Data, how: Training, dense: Trained, label: str
 ) -> tuple[nn.Module, Fit]:
-    """Weights trained under a random mask of the ticket's keep: the dense network's, at its point of the grid."""
+    """Train the dense network's weights under a random mask with the ticket's keep, at the dense grid point."""
     model = search.wrap(source.build(dense.base_std))
     controls.random_mask(model, how.seed + 1)
     controls.train_weights(model)
@@ -320,9 +320,9 @@ def sparse_training(
 
 
 def control_losses(ticket: Trained, data: Data, seed: int) -> dict[str, float]:
-    """Validation losses of the ticket's own mask shuffled, of a random mask, and of its mask on other weights.
+    """Return validation losses of the ticket's mask shuffled, of a random mask, and of its mask on other weights.
 
-    ticket.model is left with the last of these: its own mask, other weights.
+    Afterwards ticket.model has its own mask and other weights.
     """
     wrapped = handle(ticket.model)
     masks = wrapped.multipliers()
@@ -338,7 +338,7 @@ def control_losses(ticket: Trained, data: Data, seed: int) -> dict[str, float]:
 
 
 def nonzero(model: nn.Module) -> int:
-    """Parameters other than 0, those of a wrapped model under its masks."""
+    """Count the nonzero parameters, of a wrapped model after masking."""
     try:
         shown = effective(model)
         masked = {id(m.scores) for m in handle(model).weights.values()}
@@ -349,5 +349,5 @@ def nonzero(model: nn.Module) -> int:
 
 
 def state_dict_bytes(model: nn.Module) -> int:
-    """Of the plain model in its own dtype, tied weights once."""
+    """Return the bytes of the plain model in its own dtype, tied weights once."""
     return sum(p.numel() * p.element_size() for p in model.parameters())

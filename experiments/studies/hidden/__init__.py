@@ -1,1 +1,1 @@
-"""A pruned hidden layer in a language model: what `hidden_lm.py` measures."""
+"""Language models hidden in random networks: the measurements of `hidden_lm.py`."""

@@ -1,4 +1,4 @@
-"""A trained language model, and its ticket in a random one: the measurements of hidden_lm.py."""
+"""Train a language model and construct its ticket in a random one, for hidden_lm.py."""
 
 import math
 import time
@@ -23,7 +23,7 @@ from slth.weights import inits
 
 @dataclass(frozen=True)
 class Study:
-    """One target, trained once, and its tickets at several numbers of candidates per entry."""
+    """The settings of the measurement: one target, and its tickets at several numbers of candidates per entry."""
 
     corpus: task.Corpus
     embeddings: str
@@ -46,17 +46,17 @@ class Study:
 
     @cached_property
     def characters(self) -> task.Characters:
-        """The vocabulary."""
+        """Return the vocabulary."""
         return task.Characters(self.corpus.text, self.vocabulary)
 
     @cached_property
     def tokens(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Training and validation tokens."""
+        """Return training and validation tokens."""
         return task.tokens_of(self.corpus, self.characters)
 
     @cached_property
     def validation(self) -> torch.Tensor:
-        """Validation windows (count, length + 1)."""
+        """Return validation windows (count, length + 1)."""
         return task.windows(self.tokens[1], self.length + 1, self.windows)
 
 
@@ -64,7 +64,7 @@ class Study:
 
 
 def train_target(study: Study) -> tuple[LanguageModel, dict[str, float]]:
-    """The trained target in float64, and its losses in nats per character."""
+    """Train the target; return it in float64, and its losses in nats per character."""
     model = _target(study)
     optimizer = torch.optim.AdamW(model.parameters(), lr=study.lr, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, study.lr, total_steps=study.steps + 1, pct_start=0.1)
@@ -126,7 +126,7 @@ def _target(study: Study) -> LanguageModel:
         prefix="target/",
     )
     if not study.norm:
-        with torch.no_grad():  # quiet branches at first, or the residual stream grows through the blocks
+        with torch.no_grad():  # small branches at first, otherwise the residual stream grows through the blocks
             for block in _blocks(inner):
                 block.attention.output.mul_(0.3)
                 block.feed_forward.layers[-1].mul_(0.3)
@@ -138,14 +138,14 @@ def _blocks(model: Transformer) -> list[Block]:
 
 
 def _losses(model: LanguageModel, rows: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of each next token, nats: rows (count, T + 1) -> (count * T,)."""
+    """Compute the cross entropy of each next token, in nats: rows (count, T + 1) -> (count * T,)."""
     logits = model(rows[:, :-1])
     return cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="none")
 
 
 @torch.no_grad()
 def _bound_norms(model: LanguageModel, study: Study) -> None:
-    """Bring every factor back to spectral norm at most 1, as the theorem assumes; and hidden tables to entries <= 1."""
+    """Rescale every factor to spectral norm at most 1, as the theorem assumes, and hidden tables to entries <= 1."""
     for block in _blocks(model.transformer):
         for weight in [getattr(block.attention, role) for role in PROJECTIONS] + list(block.feed_forward.layers):
             norm = torch.linalg.matrix_norm(weight, ord=2, keepdim=True)
@@ -159,7 +159,7 @@ def _bound_norms(model: LanguageModel, study: Study) -> None:
 
 
 def make_source(study: Study, candidates: int) -> LanguageModel:
-    """A random language model, wide enough for so many candidates per entry; tables are filled in by `hide`."""
+    """Make a random language model with this many candidates per entry; `hide` fills in its tables."""
     d, size = study.d, len(study.characters)
     hidden, network = d * candidates, 2 * d * candidates
     inner = Transformer(
@@ -184,9 +184,9 @@ def make_source(study: Study, candidates: int) -> LanguageModel:
 
 
 def hide(study: Study, target: LanguageModel) -> tuple[pd.DataFrame, dict[str, str], Ticket]:
-    """Construct and measure a ticket for each number of candidates: a row per (candidates, block), and sample texts.
+    """Construct and measure a ticket for each number of candidates.
 
-    Also the ticket of the last number, the most candidates.
+    Returns rows per (candidates, block), sample texts, and the ticket with the most candidates.
     """
     rows: list[dict[str, Any]] = []
     texts = {"target": _sample(study, target)}
@@ -262,12 +262,12 @@ def _largest(x: torch.Tensor) -> float:
 
 
 def _recorded_scales(found: LanguageModel) -> int:
-    """How many recorded scales differ from 1: the floats of the ticket."""
+    """Count the recorded scales that differ from 1, which are the floats of the ticket."""
     return sum(int((buffer != 1).sum()) for name, buffer in found.named_buffers() if "scale" in name)
 
 
 def _is_exact(fresh: LanguageModel, found: LanguageModel, masks: dict[str, torch.Tensor]) -> bool:
-    """Whether pruned weights are 0, kept ones have the bits of one drawn afresh, and no random one lacks a mask."""
+    """Tell whether pruned weights are 0, kept ones equal a fresh source bit for bit, and all random ones have masks."""
     random = {n for n, _ in fresh.named_parameters() if "blocks." in n or n.endswith((".first", ".second"))}
     return random == set(masks) and all(
         torch.equal(_bits(found.get_parameter(name)), _bits(fresh.get_parameter(name)) * mask)
@@ -276,14 +276,14 @@ def _is_exact(fresh: LanguageModel, found: LanguageModel, masks: dict[str, torch
 
 
 def _bits(weight: torch.Tensor) -> torch.Tensor:
-    """A float32 weight's bits; one that no float32 equals becomes -1, the bits of no weight."""
+    """Return the bits of weights as float32; weights that no float32 equals become -1, which no weight has."""
     single = weight.detach().float()
     return torch.where(single.to(weight.dtype) == weight, single.view(torch.int32), -1)
 
 
 @torch.no_grad()
 def _sample(study: Study, model: LanguageModel) -> str:
-    """Text that goes on from the start of the first validation window, drawn with the same dice for every model."""
+    """Generate text from the start of the first validation window, with the same random numbers for every model."""
     tokens = study.validation[0, : study.length // 4]
     dice = 0.5 + 0.5 * inits.uniform((study.sample,), 1.0, seed=study.seed, name="hidden_lm/sample").double()
     for die in dice:
@@ -293,11 +293,11 @@ def _sample(study: Study, model: LanguageModel) -> str:
     return study.characters.decode(tokens)
 
 
-# ---------------------------------------------------------------- what the numbers say
+# ---------------------------------------------------------------- summary
 
 
 def summarise(study: Study, table: pd.DataFrame, learned: dict[str, float]) -> dict[str, Any]:
-    """The numbers of the ticket with the most candidates, and the gap at each."""
+    """Summarise the ticket with the most candidates, and the loss gap at each number of candidates."""
     last = table.iloc[-1]
     gap = table.drop_duplicates("candidates")
     keys = ("val_loss_ticket", "agreement", "certificate", "certificate_recursion", "error", "error_embedding")

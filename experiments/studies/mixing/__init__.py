@@ -1,14 +1,14 @@
-"""Which attention hides the best tickets: what `mixing.py` measures.
+"""Comparison of tickets in different attentions: the measurements of `mixing.py`.
 
-study: settings, and the measurements one by one · variants: which attentions · networks: attentions of equal size ·
-errors, losses, spikes and matrices: one kind of measurement each · jobs: doing and storing them · tables: what comes
-out · verdicts: differences to MHA, and what they are worth.
+study: settings and the list of measurements · variants: the attentions · networks: attentions of equal size · errors,
+losses, spikes and matrices: one kind of measurement each · jobs: running and storing them · tables: results · verdicts:
+statistics of differences to MHA.
 
-Every variant is set beside multi-head attention (MHA) of as many parameters, or of as much computing: the width of
-its heads is solved for. A measurement is a `study.Job`, done from its own seed and no other: so jobs can be stored
-one by one, done on several processes, and what is compared is paired by seed (the same target, batches and dice).
+Every variant is compared with multi-head attention (MHA) of equal parameters or multiply-adds, by solving for the width
+of its heads. A measurement is a `study.Job`, which depends on no seed but its own. So jobs can be stored one by one and
+run on several processes, and comparisons are paired by seed (the same target, batches and random numbers).
 
-A ticket's tensors that mix heads or features start as mixing_init says, by default at their paper's constant with a
-random part added to it, which alone is masked; dense training starts as the papers do. The paper's lambda of
-differential attention stays as it is drawn in a ticket. M_c of MHLA is clipped to be positive in dense training.
+A ticket's tensors that mix heads or features are initialised by mixing_init, by default the constant of their paper
+plus a random part, which alone is masked. Dense training starts as in the papers. The lambda of differential attention
+keeps its random value in a ticket. M_c of MHLA is clipped to be positive in dense training.
 """

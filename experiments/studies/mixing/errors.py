@@ -1,4 +1,4 @@
-"""The error of tickets against a random MHA: learned, and constructed where the theory allows."""
+"""Measure the error of tickets for a random MHA as target: learned ones, and constructed ones if theory allows."""
 
 import copy
 import math
@@ -16,11 +16,11 @@ from slth.experiments.studies.mixing.study import Job, Study
 from slth.experiments.studies.mixing.variants import attention_of
 from slth.weights import inits
 
-TRAINING, VALIDATION, TEST = 1024, 64, 128  # inputs that scores are trained, masks are chosen and errors measured on
+TRAINING, VALIDATION, TEST = 1024, 64, 128  # inputs for training scores, choosing masks and measuring errors
 
 
 def measure_error(study: Study, job: Job) -> dict[str, Any]:
-    """How far tickets of a variant, learned and where it can be constructed, are from a random MHA."""
+    """Measure errors of a variant's tickets for a random MHA, learned and, if possible, constructed."""
     target = target_of(study, job.seed)
     training, validation, test = (
         examples(target, count, job, split)
@@ -41,7 +41,7 @@ def measure_error(study: Study, job: Job) -> dict[str, Any]:
 
 
 def target_of(study: Study, seed: int) -> MultiHeadAttention:
-    """A random MHA whose factors have the spectral norm that the config says, float32."""
+    """Make a random MHA, float32, whose factors have the config's spectral norm."""
     width = study.config.target_hidden
     target = MultiHeadAttention(
         study.d, study.d, study.heads, width, init="xavier_uniform", seed=seed, prefix="target/"
@@ -53,22 +53,22 @@ def target_of(study: Study, seed: int) -> MultiHeadAttention:
 
 @torch.no_grad()
 def examples(target: MultiHeadAttention, count: int, job: Job, split: str) -> Examples:
-    """Standard normal tokens (count, length, d), and what the target makes of them."""
+    """Draw standard normal tokens (count, length, d), and compute the target's outputs."""
     _, length = job.shape
     inputs = inits.normal((count, length, target.d_in), 1.0, seed=job.seed, name=f"mixing/{split}/{length}")
     return Examples(inputs, target(inputs))
 
 
 def learn(source: Attention, training: Examples, validation: Examples, search: Learning, seed: int) -> None:
-    """Prune a source, in place, by the mask of edge-popup that does best on validation inputs; mixing tensors, too."""
+    """Prune a source, with its mixing tensors, in place with the edge-popup mask that is best on validation inputs."""
     slth.wrap(source, keep=search.keep, seed=seed)
     prune_wrapped(source, training, validation, search, every=max(1, search.steps // 50))
 
 
 def constructed_error(study: Study, job: Job, width: int, target: MultiHeadAttention, test: Examples) -> float:
-    """That of a ticket by subset sums, in float64 and without the norms that the theory cannot pass.
+    """Measure the error of a constructed ticket, in float64 and without norms, which the theory does not support.
 
-    NaN where the theory excludes the variant, or its heads are too narrow.
+    It is NaN if the theory excludes the variant, or if its heads are too narrow.
     """
     kind = attention_of(job.variant)
     if kind.facts.constructible is not True or width < study.d:
@@ -80,7 +80,7 @@ def constructed_error(study: Study, job: Job, width: int, target: MultiHeadAtten
     if source.obstacles():
         return math.nan
     target = copy.deepcopy(target).double()
-    for weight in (target.value, target.output):  # theory wants W_VO of norm 1, and relative errors know no scale
+    for weight in (target.value, target.output):  # as the theory assumes; relative errors do not change
         weight.div_(study.config.target_norm)
     construct.variant(target, source).prune(source)
     inputs = test.inputs.double()

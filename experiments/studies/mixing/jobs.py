@@ -1,4 +1,4 @@
-"""Doing the measurements, here or on several processes, and storing each as soon as it is done."""
+"""Run the measurements, in this or several processes, and store each as soon as it is done."""
 
 import multiprocessing
 import os
@@ -27,11 +27,11 @@ MEASURES: dict[str, Callable[[Study, Job], dict[str, Any]]] = {
 }
 
 
-_here: Study  # of a process that was started for it
+_here: Study  # the study of a worker process
 
 
 def measure(study: Study) -> dict[Job, dict[str, Any]]:
-    """Do what is not stored yet, store it, and return all, in the order of the jobs."""
+    """Run the jobs that are not stored yet, store them, and return all results in the order of jobs."""
     jobs = study.jobs
     done = {job: held for job in jobs if (held := study.config.resumable.read(job.label)) is not None}
     left = [job for job in jobs if job not in done]
@@ -41,7 +41,7 @@ def measure(study: Study) -> dict[Job, dict[str, Any]]:
 
 
 def _all(study: Study, jobs: list[Job]) -> Iterable[dict[str, Any]]:
-    """What comes of the jobs, in their order."""
+    """Yield the results of jobs, in order."""
     if study.config.processes == 1 or len(jobs) < 2:
         return (_done(study, job) for job in jobs)
     return _on_processes(study, jobs)
@@ -54,7 +54,7 @@ def _on_processes(study: Study, jobs: list[Job]) -> Iterator[dict[str, Any]]:
             for found, points in pool.map(_done_here, jobs):
                 replay(points)
                 yield found
-        except KeyboardInterrupt:  # what is not stored yet is done again: nobody waits for it
+        except KeyboardInterrupt:  # unfinished jobs are run again later, so do not wait for them
             for worker in multiprocessing.active_children():
                 worker.terminate()
             raise
@@ -63,7 +63,7 @@ def _on_processes(study: Study, jobs: list[Job]) -> Iterator[dict[str, Any]]:
 
 
 def _begin(config: dict[str, Any]) -> None:
-    """Read the config in a process of its own."""
+    """Read the config in a worker process."""
     global _here
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
@@ -71,7 +71,7 @@ def _begin(config: dict[str, Any]) -> None:
 
 
 def _end_with_parent() -> None:
-    """A run that was cut leaves no process behind."""
+    """End this process when its parent ends, so that an interrupted run leaves none behind."""
     parent = multiprocessing.parent_process()
     if parent:
         parent.join()
@@ -79,20 +79,20 @@ def _end_with_parent() -> None:
 
 
 def _done_here(job: Job) -> tuple[dict[str, Any], list[Point]]:
-    """What comes of a job, and the curves that the process with the run is to log."""
+    """Run a job; return its result, and the curves for the process with the run to log."""
     with collected() as points:
         return _done(_here, job), points
 
 
 def _done(study: Study, job: Job) -> dict[str, Any]:
-    """Measure, and store at once."""
+    """Run a job and store its result."""
     found = MEASURES[job.what](study, job)
     _keep(study, job, found)
     return found
 
 
 def _keep(study: Study, job: Job, found: dict[str, Any]) -> None:
-    """Store a measurement, and forget the checkpoints that led to it."""
+    """Store a measurement, and remove its checkpoints."""
     study.config.resumable.write(job.label, found)
     for checkpoint in study.how.folder.glob(f"{job.label}*.checkpoint") if study.how.folder else ():
         if checkpoint.name == f"{job.label}.checkpoint" or checkpoint.name.startswith(f"{job.label} pilot "):

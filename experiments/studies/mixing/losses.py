@@ -1,4 +1,4 @@
-"""The validation loss of tickets in a small GPT-2, beside dense training."""
+"""Measure the validation loss of tickets in a small GPT-2, and of dense training."""
 
 import math
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from slth.experiments.studies.mixing.variants import has_matrix
 
 
 def measure_ticket(study: Study, job: Job) -> dict[str, Any]:
-    """The validation loss of a variant's ticket."""
+    """Measure the validation loss of a variant's ticket."""
     assert job.keep is not None
     search = replace(study.search, keep=job.keep, seed=job.seed)
 
@@ -28,7 +28,7 @@ def measure_ticket(study: Study, job: Job) -> dict[str, Any]:
 
 
 def measure_dense(study: Study, job: Job) -> dict[str, Any]:
-    """The validation loss of a variant whose weights are trained, and what its attention matrices have become."""
+    """Measure the validation loss of a variant's dense training, and statistics of its trained attention matrices."""
     model, width = network(study, job.variant, job.seed, ticket=False)
     size = {"width": width, "parameters": parameters(model)}
     model, found = trained(study, job, lambda: network(study, job.variant, job.seed, ticket=False)[0], None)
@@ -41,7 +41,7 @@ def measure_dense(study: Study, job: Job) -> dict[str, Any]:
 def trained(
     study: Study, job: Job, make: Callable[[], nn.Module], search: Pruning | None
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """A model at the learning rate whose pilot does best, and its loss: infinite where training diverges."""
+    """Train a model at the learning rate of the best pilot; return it and its loss, infinite if training diverges."""
     how = replace(study.how, seed=job.seed)
     kind, method = "ticket" if search else "dense", search.method if search else None
 

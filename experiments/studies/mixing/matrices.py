@@ -1,4 +1,4 @@
-"""Rank and entropy of attention matrices: of random attentions, and of trained networks."""
+"""Rank and entropy of attention matrices, for random attentions and trained networks."""
 
 from typing import Any, cast
 
@@ -12,11 +12,11 @@ from slth.experiments.studies.mixing.study import Job, Study
 from slth.experiments.studies.mixing.variants import attention_of
 from slth.weights import inits
 
-RANK = 1e-3  # share of the largest singular value from where one counts
+RANK = 1e-3  # a singular value counts if it is above this share of the largest
 
 
 def measure_matrix(study: Study, job: Job) -> dict[str, Any]:
-    """What the matrices of a random attention, not causal, of standard normal tokens are like."""
+    """Measure the matrices of a random attention, not causal, at standard normal tokens."""
     hidden, length = job.shape
     width = width_of(study, job.variant, study.d, hidden, length)
     options = options_of(study, job.variant, length, "natural")
@@ -28,7 +28,7 @@ def measure_matrix(study: Study, job: Job) -> dict[str, Any]:
 
 @torch.no_grad()
 def trained_matrices(model: nn.Module, tokens: torch.Tensor) -> dict[str, float]:
-    """The means over the blocks of a network, at tokens (batch, T)."""
+    """Return the means of :func:`statistics` over the blocks of a network, at tokens (batch, T)."""
     seen: list[dict[str, float]] = []
     hooks = [
         inner.register_forward_pre_hook(lambda inner, given: seen.append(statistics(matrix_of(inner, given[0]))))
@@ -44,16 +44,16 @@ def trained_matrices(model: nn.Module, tokens: torch.Tensor) -> dict[str, float]
 
 @torch.no_grad()
 def matrix_of(module: Attention, x: torch.Tensor) -> torch.Tensor:
-    """What tokens (..., T, d) attend with: (..., heads, T, T); of an attention whose facts say that it has a matrix."""
+    """Compute attention matrices (..., heads, T, T) at tokens (..., T, d), of an attention whose facts state one."""
     matrix: torch.Tensor = cast("Any", module).effective_matrix(x)
     return matrix
 
 
 def statistics(matrix: torch.Tensor) -> dict[str, float]:
-    """Of matrices (..., T, T) with rows that sum to 1, the means of:
+    """Compute mean statistics of matrices (..., T, T) whose rows sum to 1.
 
-    rank: singular values above RANK times the largest. effective_rank: exp of the entropy of the singular values as
-    shares of their sum (Roy & Vetterli 2007). entropy: of a row, in nats.
+    rank: number of singular values above RANK times the largest. effective_rank: exp of the entropy of the singular
+    values as shares of their sum (Roy & Vetterli 2007). entropy: entropy of a row, in nats.
     """
     matrix = matrix.double().cpu()
     values = torch.linalg.svdvals(matrix)

@@ -1,4 +1,4 @@
-"""Attentions and networks of equal size: the width of a variant's heads is solved for."""
+"""Attentions and networks of equal size, by solving for the width of a variant's heads."""
 
 import functools
 from bisect import bisect_left
@@ -22,9 +22,9 @@ from slth.weights import recipes
 
 
 def options_of(study: Study, variant: str, length: int, mixing_init: str) -> dict[str, Any]:
-    """What the study sets of the options that a mechanism has, for inputs of so many tokens; others keep their default.
+    """Return the options of a mechanism that the study sets, for inputs of `length` tokens; others keep defaults.
 
-    kv_heads is set where sharing keys and values is what the mechanism is about.
+    kv_heads is only set for mechanisms that share keys and values by design.
     """
     kind = attention_of(variant)
     values = {
@@ -38,7 +38,7 @@ def options_of(study: Study, variant: str, length: int, mixing_init: str) -> dic
 
 
 def width_of(study: Study, variant: str, d: int, hidden: int, length: int) -> int:
-    """The width of a head with which a variant costs the nearest to what MHA does with `hidden`."""
+    """Return the head width at which a variant's cost is nearest to that of MHA with `hidden`."""
     equal = study.config.equal
 
     @functools.cache
@@ -55,7 +55,7 @@ def width_of(study: Study, variant: str, d: int, hidden: int, length: int) -> in
 
 
 def require_drawn(study: Study) -> None:
-    """BadConfig for a search that draws weights anew where a variant has some that no generator has drawn."""
+    """Raise BadConfig for a search that redraws weights if a variant has weights that are not random."""
     start = study.config.mixing_init
     for variant in study.variants:
         kind, options = attention_of(variant), options_of(study, variant, study.how.length, start)
@@ -68,20 +68,20 @@ def require_drawn(study: Study) -> None:
 
 
 def parameters(module: nn.Module) -> int:
-    """How many there are, tied ones once."""
+    """Count the parameters, tied ones once."""
     return sum(p.numel() for p in module.parameters())
 
 
 @torch.no_grad()
 def multiply_adds(module: Attention, length: int) -> int:
-    """Those of matrix products while a causal attention decodes so many tokens, in its own factors, not merged."""
+    """Count the multiply-adds of a causal attention that decodes `length` tokens, with unmerged factors."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         module.step(torch.zeros(1, length, module.d_in), module.start())
     return int(counter.get_total_flops()) // 2
 
 
 def network(study: Study, variant: str, seed: int, *, ticket: bool) -> tuple[nn.Module, int]:
-    """A random GPT-2 with this attention, as a ticket's source or for dense training; and the width of its heads."""
+    """Make a random GPT-2 with this attention, as a ticket's source or for dense training; also return the width."""
     config, model = study.config, study.model
     if ticket:
         init, base_std, position_std, mixing = config.init, config.base_std, config.position_std, config.mixing_init
@@ -110,5 +110,5 @@ def network(study: Study, variant: str, seed: int, *, ticket: bool) -> tuple[nn.
 
 
 def attentions(model: nn.Module) -> list[Attention]:
-    """Those of a network's blocks."""
+    """Return the attentions of a network's blocks."""
     return [module.inner for module in model.modules() if isinstance(module, InGPT2)]

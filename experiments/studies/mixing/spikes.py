@@ -1,4 +1,4 @@
-"""How often the training loss of a dense network jumps."""
+"""Count jumps of the training loss in dense training."""
 
 import itertools
 from dataclasses import replace
@@ -13,7 +13,7 @@ from slth.experiments.studies.gpt2.training import token_loss
 from slth.experiments.studies.mixing.networks import network, parameters
 from slth.experiments.studies.mixing.study import Job, Study
 
-WINDOW, JUMP, SPREADS = 20, 0.2, 6.0  # of what a spike is
+WINDOW, JUMP, SPREADS = 20, 0.2, 6.0  # the definition of a spike, see SPIKE
 SPIKE = (
     f"a training loss that is above the median of the {WINDOW} before it by more than {JUMP} nat and by more than "
     f"{SPREADS:g} of their standard deviations, estimated from their median absolute deviation; neighbours count once"
@@ -21,7 +21,7 @@ SPIKE = (
 
 
 def measure_spikes(study: Study, job: Job) -> dict[str, Any]:
-    """How often the training loss of a variant jumps in dense training at a learning rate."""
+    """Count the loss spikes of a variant in dense training at a learning rate."""
     model, width = network(study, job.variant, job.seed, ticket=False)
     how, losses = replace(study.how, seed=job.seed), []
 
@@ -56,11 +56,11 @@ def measure_spikes(study: Study, job: Job) -> dict[str, Any]:
 
 
 def count_spikes(losses: list[float]) -> int:
-    """The spikes, as SPIKE says, in the losses of a training, step by step; the first WINDOW are none."""
+    """Count the spikes, as defined by SPIKE, in the losses of all steps; the first WINDOW losses are none."""
     high = [False] * len(losses)
     for step in range(WINDOW, len(losses)):
         before = np.array(losses[step - WINDOW : step])
         middle = np.median(before)
         spread = 1.4826 * np.median(np.abs(before - middle))
-        high[step] = not losses[step] <= middle + max(JUMP, SPREADS * spread)  # not a number is one, too
+        high[step] = not losses[step] <= middle + max(JUMP, SPREADS * spread)  # NaN is a spike, too
     return sum(now and not before for before, now in itertools.pairwise([False, *high]))

@@ -1,4 +1,4 @@
-"""What a comparison is: its settings, and its measurements one by one."""
+"""The settings of a comparison, and its measurements one by one."""
 
 import itertools
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """A measurement: what (error, ticket, dense, spikes or matrix), of which variant, from which seed, and at what."""
+    """A measurement: its kind (error, ticket, dense, spikes or matrix), variant, seed, and further settings."""
 
     what: str
     variant: str
@@ -32,21 +32,21 @@ class Job:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(hidden, length) of an error or a matrix."""
+        """(hidden, length) of an error or matrix measurement."""
         assert self.hidden is not None
         assert self.length is not None
         return self.hidden, self.length
 
     @property
     def label(self) -> str:
-        """Its name, and that of its files; the place of a variant of the user's own is quoted as in a URL."""
+        """The name of the job and of its files; places of the user's own variants are quoted as in URLs."""
         given = {key: value for key, value in asdict(self).items() if value is not None}
         return " ".join(quote(v, safe=":") if k in ("what", "variant") else f"{k}={v}" for k, v in given.items())
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is measured."""
+    """The settings of the comparison."""
 
     variants: tuple[str, ...]
     seeds: range
@@ -67,7 +67,7 @@ class Study:
 
     @property
     def jobs(self) -> list[Job]:
-        """All that is to be done, seed by seed, so that what is done first is paired."""
+        """Return all jobs, seed by seed, so that the first results are already paired."""
         return [job for seed in self.seeds for job in self._of_seed(seed)]
 
     def _of_seed(self, seed: int) -> Iterator[Job]:

@@ -1,4 +1,4 @@
-"""All measurements as one table, and what they say in numbers and words."""
+"""The table of all measurements, and their summary in numbers and words."""
 
 from dataclasses import asdict
 from typing import Any
@@ -20,7 +20,7 @@ from slth.experiments.studies.mixing.verdicts import (
 
 
 def table_of(study: Study, done: dict[Job, dict[str, Any]]) -> pd.DataFrame:
-    """All measurements, what: error, loss, spikes or matrix; hidden is the width of the MHA that is as large."""
+    """Return all measurements; what is error, loss, spikes or matrix, and hidden the width of an MHA of equal size."""
     rows = []
     for job, found in done.items():
         row = {key: value for key, value in asdict(job).items() if key != "what"}
@@ -52,7 +52,7 @@ def _of_dense(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def summarise(study: Study, table: pd.DataFrame) -> dict[str, Any]:
-    """What the measurements say, in numbers and words, and where they come from."""
+    """Summarise the measurements in numbers and words, with the origin of the data."""
     losses, errors = (table[table["what"] == what] for what in ("loss", "error"))
     variants = {name: of_variant(name, losses, errors, study.config.seed) for name in study.variants}
     correct({name: found for name, found in variants.items() if name != BASE})

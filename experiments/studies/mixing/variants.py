@@ -1,4 +1,4 @@
-"""Which attentions are compared: those of slth.attention.ATTENTIONS, and the user's own by place."""
+"""The attentions to compare: those of slth.attention.ATTENTIONS, and the user's own by place."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from slth.plugins import is_place
 LINEAR = "linear"  # MHLA whose M_c stays 1 everywhere: plain linear attention
 ALLOWED = f"all, or one or several of {', '.join(ATTENTIONS)}, or of places as my_file.py:Tempered"
 
-#: Values of mixing_init that every attention has which mixes.
+#: Values of mixing_init that all mixing attentions support.
 STARTS = tuple(
     start
     for start in MIXING_INITS
@@ -21,17 +21,17 @@ STARTS = tuple(
 
 
 def attention_of(variant: str) -> type[Attention]:
-    """The class of a variant."""
+    """Return the class of a variant."""
     return find("mhla" if variant == LINEAR else variant, "variants")
 
 
 def has_matrix(variant: str) -> bool:
-    """Whether a variant states that it has an attention matrix."""
+    """Tell whether a variant's facts state that it has an attention matrix."""
     return attention_of(variant).facts.matrix
 
 
 def read(key: str, value: Any) -> tuple[str, ...]:
-    """The variants in the order of ATTENTIONS, then the user's own; BASE is always among them. Raises Refused."""
+    """Return the variants in the order of ATTENTIONS, then the user's own; BASE is always included. Raises Refused."""
     names = list(ATTENTIONS) if value == "all" else as_list(value)
     for name in names or [None]:
         if not isinstance(name, str) or not (name in ATTENTIONS or is_place(name)):
@@ -48,7 +48,7 @@ def read(key: str, value: Any) -> tuple[str, ...]:
 
 
 def require_start(variants: Sequence[str], key: str, start: str) -> None:
-    """BadConfig where a variant of the user's own cannot begin to mix so."""
+    """Raise BadConfig if one of the user's own variants does not support this mixing_init."""
     for name in variants:
         inits = attention_of(name).facts.mixing_inits
         if name not in ATTENTIONS and inits and start not in inits:

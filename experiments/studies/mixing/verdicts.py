@@ -1,4 +1,4 @@
-"""What mixing.py has found: differences to multi-head attention, paired by seed, and what they are worth."""
+"""Findings of mixing.py: differences to multi-head attention, paired by seed, with verdicts."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -8,10 +8,10 @@ import pandas as pd
 
 from slth.experiments.studies.comparing import ENOUGH, compared
 
-BASE = "mha"  # what all are compared with
-MARGIN = 0.3  # nat below the bigram model's loss, from where MHA counts as trained
+BASE = "mha"  # the variant that all are compared with
+MARGIN = 0.3  # MHA counts as trained if its loss is this many nats below the bigram model's
 WORDS = {"better": "better than MHA", "worse": "worse than MHA", "cannot tell": "cannot tell"}
-# differences by what they are of: where they lie in what is found of a variant, and their unit
+# kind of difference -> (function that selects it from a variant's findings, unit)
 KINDS: dict[str, tuple[Callable[[Mapping[str, Any]], Mapping[str, Any]], str]] = {
     "loss of tickets": (lambda found: found, " nat"),
     "loss of dense training": (lambda found: found.get("dense", {}), " nat"),
@@ -20,7 +20,7 @@ KINDS: dict[str, tuple[Callable[[Mapping[str, Any]], Mapping[str, Any]], str]] =
 
 
 def with_differences(table: pd.DataFrame, bigram: float, seed: int) -> pd.DataFrame:
-    """With below_bigram (nat), difference (to MHA of the same keep and seed), its mean's interval, conclusive."""
+    """Add the columns below_bigram (nats), difference (to MHA at equal keep and seed), its interval, conclusive."""
     losses = table[table["what"] == "loss"]
     if losses.empty:
         return table
@@ -37,19 +37,19 @@ def with_differences(table: pd.DataFrame, bigram: float, seed: int) -> pd.DataFr
 
 
 def conclusive(table: pd.DataFrame, seeds: int) -> bool:
-    """Whether there are ENOUGH seeds, and MHA is below the bigram model by MARGIN in each run, ticket and dense."""
+    """Tell whether there are ENOUGH seeds, and MHA beats the bigram model by MARGIN in every run, ticket and dense."""
     base = table[(table["what"] == "loss") & (table["variant"] == BASE)]
     return seeds >= ENOUGH and bool((base[["below_bigram", "below_bigram_dense"]] >= MARGIN).all(axis=None))
 
 
 def paired(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """A column less that of MHA: (seeds, variants), means over all else that the rows differ in."""
+    """Return a column minus that of MHA: (seeds, variants), as means over all other settings."""
     values = rows.groupby(["seed", "variant"], sort=False)[column].mean().unstack()
     return values.sub(values[BASE], axis=0)
 
 
 def of_variant(name: str, losses: pd.DataFrame, errors: pd.DataFrame, seed: int) -> dict[str, Any]:
-    """One variant beside MHA; differences below 0 are to its favour."""
+    """Compare one variant with MHA; differences below 0 are in its favour."""
     found: dict[str, Any] = {}
     if len(losses):
         own = losses[losses["variant"] == name]
@@ -85,14 +85,14 @@ def of_variant(name: str, losses: pd.DataFrame, errors: pd.DataFrame, seed: int)
 
 
 def spike_counts(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Spikes and trainings that diverged by variant and learning rate, over the seeds."""
+    """Count spikes and diverged trainings by variant and learning rate, over seeds."""
     counts = rows.groupby(["variant", "lr"], sort=False)
     found = counts.agg(spikes=("spikes", "sum"), diverged=("diverged", "sum"), train_loss=("train_loss", "mean"))
     return [{str(name): value for name, value in row.items()} for row in found.reset_index().to_dict("records")]
 
 
 def in_words(name: str, found: dict[str, Any], summary: dict[str, Any]) -> str:
-    """One line for people."""
+    """Describe the findings of a variant in one line."""
     seeds = len(found["differences"])
     spread = f"{found['difference_low']:+.3f} to {found['difference_high']:+.3f} with 95 %, {seeds} paired seeds"
     if seeds == 1:
@@ -110,7 +110,7 @@ def in_words(name: str, found: dict[str, Any], summary: dict[str, Any]) -> str:
 
 
 def in_groups(summary: Mapping[str, Any]) -> list[str]:
-    """Lines for people: of losses what they are worth, and of each kind of difference one line for each verdict."""
+    """Describe the findings in lines: the reliability of losses, and one line per kind of difference and verdict."""
     family = {name: found for name, found in summary["variants"].items() if name != BASE}
     seeds = len(summary["seeds"])
     means = f"means of {seeds} paired seeds" if seeds > 1 else "one seed, which has no spread"
@@ -132,7 +132,7 @@ def _corrected(found: Mapping[str, Any]) -> str | None:
 
 
 def caveat(summary: dict[str, Any]) -> str:
-    """What the verdicts are worth."""
+    """Describe how reliable the verdicts are."""
     count = len(summary["seeds"])
     ticket, dense = (-summary[key] for key in ("mha_below_bigram", "mha_below_bigram_dense"))
     seeds = "one seed" if count == 1 else f"{count} seeds"

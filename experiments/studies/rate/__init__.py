@@ -1,1 +1,1 @@
-"""Bits a weight against error: what `rate.py` measures."""
+"""Bits per weight against error: the measurements of `rate.py`."""

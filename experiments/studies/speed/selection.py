@@ -1,6 +1,4 @@
-"""Where to cut scores so that a share of them is kept: `slth.kernels.Selector` against sorting and its
-relatives.
-"""
+"""Time the selection of the kept scores by `slth.kernels.Selector` against sorting and similar operations."""
 
 from collections.abc import Callable
 
@@ -16,21 +14,19 @@ from slth.weights import inits
 WHAT = "selection"
 READ = "one read"
 KEEP = 0.5
-SETTLED = 8  # cuts that our selector makes before the first that counts
+SETTLED = 8  # warm-up cuts of our selector
 
 
 def rows(scores: int, *, rounds: int, seed: int) -> list[Row]:
-    """One row for each peer, at one number of scores, of which half are kept; threads are torch's.
+    """Return one row per peer, at one number of scores, of which half are kept; the number of threads is torch's.
 
-    Everyone is asked for where to cut: the least magnitude that is kept. Before every call the scores are written anew,
-    untimed, a step of training further in every round (see `moved`). READ is the sum of the scores: it finds nothing,
-    and is what reading them costs.
+    All find the least kept magnitude. Before every call, untimed, the scores are changed as by one training step per
+    round (see `moved`). READ is the sum of the scores, which is the cost of reading them.
 
-    Errors are shares of the scores: how many a mask made from the answer keeps wrongly or leaves out, at most over the
-    rounds. A peer's mask is all that is not smaller than its answer, which keeps more than it should where scores are
-    equal.
+    Errors are the largest share over the rounds of scores that the resulting mask wrongly keeps or prunes. A peer's
+    mask keeps all scores >= its answer, which is too many if there are ties.
 
-    Raises RuntimeError where our mask is not, score by score, that of the sort.
+    Raises RuntimeError if our mask differs from that of the sort.
     """
     start, noise = (inits.uniform((scores,), 1.0, seed=seed, name=f"speed/{name}") for name in ("scores", "noise"))
     now, selector, kept = start.clone(), Selector(), count_kept(scores, KEEP)
@@ -71,7 +67,7 @@ def _refuse_wrong(cut: Cut, scores: torch.Tensor, least: float) -> None:
 
 
 def full_sort(scores: torch.Tensor) -> float:
-    """As hidden-networks does (Ramanujan et al. 2020)."""
+    """Sort all scores, as hidden-networks does (Ramanujan et al. 2020)."""
     ascending, _ = scores.abs().flatten().sort()
     return float(ascending[scores.numel() - count_kept(scores.numel(), KEEP)])
 

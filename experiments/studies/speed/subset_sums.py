@@ -1,4 +1,4 @@
-"""Seconds a subset-sum problem: `slth.construct.subset_sum.solve` against solvers of integer programs."""
+"""Time subset-sum problems with `slth.construct.subset_sum.solve` against solvers of integer programs."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,25 +14,25 @@ from slth.threads import cores
 from slth.weights import inits
 
 WHAT = "subset_sum"
-FULL_BATCH = 20  # candidates up to which a batch is full: beyond, its time would double with every two of them
+FULL_BATCH = 20  # most candidates of a full batch, whose time doubles with every two candidates
 
 
 def rows(
     candidates: int, *, batch: int, rounds: int, time_limit: float, seed: int, threads: int | None = None
 ) -> list[Row]:
-    """One row for each peer, at one number of candidates.
+    """Return one row per peer, at one number of candidates.
 
-    In each round we solve the whole batch, a problem's seconds being its share, and each peer solves one problem of it,
-    another one every round. The errors are medians over the problems that the peer solved; `worse` says on how many of
-    them ours is greater than the peer's, by however little.
+    In each round ours solves the whole batch, whose time is divided by the number of problems, and each peer solves one
+    problem of it, a different one in every round. Errors are medians over the problems that the peer solved; `worse`
+    counts those where our error is larger than the peer's by any amount.
 
     Args:
         candidates: n, from 1 to 40.
-        batch: problems solved at once; fewer for n > 20, but at least one a round.
+        batch: problems per batch of ours; fewer for n > 20, but at least one per round.
         rounds: >= 1.
-        time_limit: seconds after which a peer answers with the best it has.
-        seed: of the problems.
-        threads: that we use; None: all cores.
+        time_limit: seconds after which a peer returns its best solution.
+        seed: seed of the problems.
+        threads: threads of ours. None: all cores.
     """
     batch = max(rounds, int(batch * 2.0 ** min(0.0, (FULL_BATCH - candidates) / 2)))
     values, targets = problems(candidates, batch, seed)
@@ -53,7 +53,7 @@ def rows(
 
 
 def problems(candidates: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Candidates (count, n), products of two U(-1, 1), and targets (count,), U(-1, 1), float64."""
+    """Draw candidates (count, n), products of two U(-1, 1), and targets (count,), U(-1, 1), float64."""
 
     def draw(shape: tuple[int, ...], name: str) -> np.ndarray:
         return inits.uniform(shape, 1.0, seed=seed, name=f"speed/{candidates}/{name}").numpy().astype(np.float64)
@@ -62,7 +62,7 @@ def problems(candidates: int, count: int, seed: int) -> tuple[np.ndarray, np.nda
 
 
 def errors_of(masks: list[np.ndarray], values: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """|sum - target| of the first len(masks) problems, each sum added in index order, as `solve` counts them."""
+    """Compute |sum - target| of the first len(masks) problems, with sums in index order as in `solve`."""
     kept = np.where(masks, values[: len(masks)], 0.0)
     errors: np.ndarray = np.abs(kept.cumsum(axis=1)[:, -1] - targets[: len(masks)])
     return errors

@@ -1,4 +1,4 @@
-"""The table of a run on the CPU, and the figures to quote from it."""
+"""The table of a run on the CPU, and its summary."""
 
 import platform
 from pathlib import Path
@@ -20,17 +20,17 @@ from slth.threads import cores
 
 
 def table_of(rows: list[Row]) -> pd.DataFrame:
-    """The rows as a table; what a row does not have is empty, and counts stay whole numbers beside it."""
+    """Return the rows as a table; missing entries are empty, and columns of counts stay integers."""
     table = pd.DataFrame(rows)
     counts = [name for name in table if all(isinstance(row.get(str(name), 0), int) for row in rows)]
     return table.astype(dict.fromkeys(counts, "Int64"))
 
 
 def summarise(table: pd.DataFrame) -> dict[str, Any]:
-    """The figures to quote (None where they were not measured), and on what they were measured.
+    """Summarise the results to quote (None if not measured), and the machine.
 
-    growth, ratio_softmax: of linear attention at the longest input, its time over that at the length before, and its
-    peer's over its own.
+    growth: linear attention's time at the longest input over that at the length before. ratio_softmax: its peer's time
+    over its own, at the longest input.
     """
     sums = table[table["what"] == subset_sums.WHAT]
     routes = table[table["what"] == attention_routes.WHAT]
@@ -66,7 +66,7 @@ def summarise(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def cpu() -> str:
-    """The processor's name, as far as the system tells."""
+    """Return the processor's name, if the system provides it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

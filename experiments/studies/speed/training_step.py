@@ -1,4 +1,4 @@
-"""One training step of GPT-2 blocks: our masked weights against dense training and against masks made by sorting."""
+"""Time a training step of GPT-2 blocks with masked weights against dense training and masks by sorting."""
 
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ KEEP = 0.5
 
 
 class Shape(NamedTuple):
-    """Blocks of GPT-2 of width d (a multiple of 64, a head's width), and the tokens they see."""
+    """Blocks of GPT-2 of width d (a multiple of 64, the width of a head), and the batch and length of tokens."""
 
     blocks: int
     d: int
@@ -28,12 +28,12 @@ class Shape(NamedTuple):
 
 
 class Blocks(nn.Module):
-    """The blocks of a GPT-2, without embeddings and head, from a seed; attention by name, as transformers has it."""
+    """The blocks of a random GPT-2, without embeddings and head; attention: a name of transformers' implementations."""
 
     def __init__(self, shape: Shape, seed: int, attention: str = "sdpa") -> None:
         super().__init__()
         config = GPT2Config(n_layer=shape.blocks, n_embd=shape.d, n_head=shape.d // 64, n_positions=shape.length)
-        block: Any = GPT2Block  # transformers does not type it
+        block: Any = GPT2Block  # not typed in transformers
         config._attn_implementation = attention
         config.resid_pdrop = config.attn_pdrop = 0.0
         self.h = nn.ModuleList(block(config, layer_idx=i) for i in range(shape.blocks))
@@ -42,7 +42,7 @@ class Blocks(nn.Module):
         recipes.fill(self, inside)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """X (batch, length, d) -> the same shape."""
+        """Map x (batch, length, d) to the same shape."""
         for block in self.h:
             out = block(x)
             x = out[0] if isinstance(out, tuple) else out
@@ -50,11 +50,12 @@ class Blocks(nn.Module):
 
 
 def rows(shape: Shape, *, rounds: int, seed: int) -> list[Row]:
-    """One row for each peer: seconds of forward, backward and SGD with momentum, on the same inputs.
+    """Return one row per peer: seconds of forward, backward and SGD with momentum, on the same inputs.
 
-    Errors are the largest difference of the outputs to those of our masked blocks, before the first step, over their
-    standard deviation; none for the dense ones, which compute something else. A peer may keep another one of several
-    equal scores, or one too many, which moves single outputs a little; RuntimeError where they move by 0.2 or more.
+    Errors are the largest difference of outputs to those of our masked blocks, before the first step, over their
+    standard deviation; the dense blocks compute another function and have none. A peer may keep a different one of
+    several equal scores, or one too many, which changes single outputs slightly. Raises RuntimeError if they change by
+    0.2 or more.
     """
     x = inits.normal((shape.batch, shape.length, shape.d), 1.0, seed=seed, name="speed/tokens")
     aim = inits.normal((shape.batch, shape.length, shape.d), 1.0, seed=seed, name="speed/aim")
@@ -125,21 +126,21 @@ SELECTIONS = {"full sort": _Sorted, "kthvalue": _Compared}
 
 
 class Peer(nn.Module):
-    """weight * mask(|scores|) with the mask from a function, for each of its parts along the last axis."""
+    """weight * mask(|scores|), with the mask of a peer's function for each part along the last axis."""
 
     def __init__(self, scores: torch.Tensor, select: type[Function], parts: int) -> None:
         super().__init__()
         self.scores, self.select, self.parts = nn.Parameter(scores.clone()), select, parts
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        """The masked weight."""
+        """Return the masked weight."""
         magnitudes = self.scores.abs().chunk(self.parts, dim=-1)
         mask = [self.select.apply(part) for part in magnitudes]
         return weight * (mask[0] if self.parts == 1 else torch.cat(mask, dim=-1))
 
 
 def masked_by(select: type[Function], model: nn.Module, ours: nn.Module) -> nn.Module:
-    """The blocks, masked by a peer's selection from the same scores as ours."""
+    """Mask the blocks by a peer's selection, with the same scores as ours."""
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for path, masked in slth.handle(ours).weights.items():

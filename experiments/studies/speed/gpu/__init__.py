@@ -1,9 +1,8 @@
-"""The kernels on a GPU: every case is checked there first, then ours is timed beside its peers.
+"""The kernels on a GPU: check every case, and then time the kernels against their peers.
 
     python experiments/speed.py with device=cuda
 
-`report.py` is what is checked and timed, `hour.py` the order and the budget, `worker.py` and `processes.py` the
-processes. A kernel of which a check fails has no times. The code that measures needs torch, Triton, numba, pandas and
-matplotlib, and no Sacred: where that is missing, the same command line writes the same files into the folder that
-out=DIR names.
+`report.py` has the checks and times, `hour.py` the order and the time budget, `worker.py` and `processes.py` the
+processes. A kernel with a failed check is not timed. The measurement needs torch, Triton, numba, pandas and matplotlib,
+but not Sacred: without it, the same command line writes the same files into the folder out=DIR.
 """

@@ -1,4 +1,4 @@
-"""`speed.py with device=cuda ...` where Sacred is not installed: the same measurement, its files in a folder."""
+"""`speed.py with device=cuda ...` without Sacred: the same measurement, with its files in a folder."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ DEFAULTS: dict[str, Any] = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure as key=value words say; what is not allowed ends the program with one line and status 1.
+    """Run the measurement with key=value arguments, and return the exit status.
 
-    A measurement that was cut goes on in the same folder. The status is 1, too, where a check or a measurement failed;
-    what the others found is written all the same.
+    A bad argument prints one line and gives status 1. An interrupted measurement is resumed in the same folder. The
+    status is also 1 if a check or a measurement failed; the other results are written anyway.
     """
     console.forgive()
     try:
@@ -61,12 +61,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def failures(summary: dict[str, Any]) -> int:
-    """How many checks and measurements failed."""
+    """Count the failed checks and measurements."""
     return len(summary["checks_failed"]) + len(summary["times_failed"])
 
 
 def config_of(arguments: Sequence[str]) -> dict[str, Any]:
-    """The defaults and what the words say otherwise, or ValueError."""
+    """Return the defaults updated by key=value arguments. Raises ValueError."""
     config = dict(DEFAULTS)
     for word in arguments:
         key, equals, text = word.partition("=")
@@ -83,7 +83,7 @@ def config_of(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def checked(config: dict[str, Any]) -> dict[str, Any]:
-    """A config with its areas as a list. Raises ValueError for one that cannot be measured."""
+    """Return a config with its areas as a list. Raises ValueError for a config that cannot be measured."""
     areas = [config["only"]] if isinstance(config["only"], str) else config["only"]
     if not areas or not all(area in report.AREAS for area in areas):
         raise ValueError(f"only={areas}: must be one or several of {', '.join(report.AREAS)}")

@@ -1,6 +1,6 @@
-"""A measurement on a GPU that is paid by the hour: checks side by side, then times, the worst first, within a budget.
+"""Run a measurement on a GPU within a time budget: checks in parallel, then times, the worst areas first.
 
-All that is found is on the disk at once, and a measurement that was cut goes on from there.
+All results are written to disk immediately, and an interrupted measurement is resumed from them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from slth import disk
 from slth.experiments.studies.speed.gpu import processes, report
 from slth.experiments.studies.speed.gpu.worker import Job
 
-AREA_S = 150.0  # that one area may take
-CHECKS = 0.6  # of the whole time, that checks may take
+AREA_S = 150.0  # most seconds per area
+CHECKS = 0.6  # most share of the total time for checks
 Keep = Callable[[str, bytes], None]  # stores a file by name
 
 
 @dataclass(frozen=True)
 class Hour:
-    """What is measured: areas on a device, within so many minutes; folder: of what was found."""
+    """The settings of the measurement: areas on a device, a time limit in minutes; folder: the folder of results."""
 
     device: str
     areas: tuple[str, ...]
@@ -41,7 +41,7 @@ class Hour:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], folder: Path) -> Hour:
-        """As a checked config says."""
+        """Create it from a checked config."""
         known = [area for area in report.WORST_FIRST if area in config["only"]]
         areas = (*known, *(area for area in config["only"] if area not in known))
         return cls(
@@ -55,9 +55,9 @@ class Hour:
         )
 
     def measure(self, keep: Keep) -> tuple[report.Times, dict[str, Any]]:
-        """Times and summary; checks.csv and results.csv are kept as they come.
+        """Return times and summary; checks.csv and results.csv are written during the measurement.
 
-        Raises ValueError where the folder is of another measurement.
+        Raises ValueError if the folder has another measurement.
         """
         self._begin()
         ends = math.inf if self.minutes is None else time.monotonic() + 60.0 * self.minutes
@@ -68,7 +68,7 @@ class Hour:
         return timed, report.summarise(checked, timed, torch.device(self.device))
 
     def _checks(self, ends: float, keep: Keep) -> tuple[pd.DataFrame, list[str]]:
-        """What was checked, and the tasks that were not done."""
+        """Run the checks; return their table, and the tasks that were not done."""
         tasks = report.check_tasks(self.areas)
         jobs = [self._job("check", i, tuple(tasks[i :: self.processes])) for i in range(self.processes)]
         jobs = [job for job in jobs if job.tasks]
@@ -119,7 +119,7 @@ class Hour:
         return Job(report.__name__, kind, str(file), tasks, self.device, self.rounds, self.seed)
 
     def _do(self, jobs: list[Job], deadline: float, write: Callable[[], object] = lambda: None) -> None:
-        """On a GPU in processes; elsewhere, where nothing hangs, in this one."""
+        """Run jobs in processes on a GPU; elsewhere, where nothing hangs, in this process."""
         if torch.device(self.device).type == "cuda":
             processes.do(jobs, deadline, write)
             return
@@ -128,7 +128,7 @@ class Hour:
                 replace(job, tasks=left[:1]).work()
 
     def _begin(self) -> None:
-        """Make the folder, or see that it is of this measurement."""
+        """Create the folder, or check that it has this measurement."""
         self.folder.mkdir(parents=True, exist_ok=True)
         told, file = json.dumps(self._settings(), indent=1).encode(), self.folder / "settings.json"
         if not file.exists():
@@ -137,7 +137,7 @@ class Hour:
             raise ValueError(f"{self.folder}: has a measurement of other settings or code: must be another folder")
 
     def _settings(self) -> dict[str, Any]:
-        """What results depend on."""
+        """Return the settings that results depend on."""
         where, digest = torch.device(self.device), hashlib.sha256()
         code = Path(slth.kernels.__path__[0])
         for file in sorted(code.rglob("*.py")):

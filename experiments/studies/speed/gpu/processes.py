@@ -1,4 +1,4 @@
-"""Jobs in processes that may die or hang: such a task is noted as lost, and all others are done."""
+"""Run jobs in processes that may crash or hang: such a task is recorded as lost, and all others are done."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 from slth.experiments.studies.speed.gpu.worker import SPOILT, Job
 
-_LOOK_S = 1.0  # between two looks at what was found
+_LOOK_S = 1.0  # seconds between two reads of results
 
 
 def do(jobs: Sequence[Job], deadline: float, report: Callable[[], object] = lambda: None) -> None:
-    """Do jobs side by side, each in a process, until a moment of time.monotonic(); report is called now and then.
+    """Run jobs in parallel, each in a process, until `deadline` of time.monotonic(); call report from time to time.
 
-    A task at which its process ends is lost, as the plan's function `lost` has it, and so is one that was begun twice
-    before; the next process goes on behind it. What is not done at the deadline has no result.
+    A task during which its process ends, or that was started twice before, is recorded as lost by the plan's function
+    `lost`, and a new process continues after it. Tasks that are not done at the deadline have no result.
     """
     crew = _Crew(deadline)
     with ThreadPoolExecutor(max(1, len(jobs))) as pool:
@@ -35,26 +35,26 @@ def do(jobs: Sequence[Job], deadline: float, report: Callable[[], object] = lamb
 
 
 class _Crew:
-    """Processes, each for a job, that end together."""
+    """Processes, one for each job, that are stopped together."""
 
     def __init__(self, deadline: float) -> None:
         self.deadline, self.stopped = deadline, threading.Event()
         self.running: dict[Job, subprocess.Popen[bytes]] = {}
 
     def stop(self) -> None:
-        """End all that run."""
+        """End all running processes."""
         self.stopped.set()
         for process in list(self.running.values()):
             process.kill()
 
     def take_through(self, job: Job) -> None:
-        """Start a process for what is left of a job, until nothing is."""
+        """Start processes for the remaining tasks of a job until none is left."""
         while (left := job.left()).tasks and not self.stopped.is_set() and self._seconds() > 0:
             if job.begun(left.tasks[0]) > 1:
                 _lose(job, left.tasks[0], "its process ended twice")
                 continue
             process = self.running[job] = subprocess.Popen(left.command())
-            if self.stopped.is_set():  # perhaps just now, and stop() has not seen this process
+            if self.stopped.is_set():  # stop() may have run before this process was listed
                 process.kill()
             try:
                 status = process.wait(None if self.deadline == math.inf else self._seconds())
@@ -66,7 +66,7 @@ class _Crew:
                 _lose(job, lost[0], f"its process ended with status {status}")
 
     def _seconds(self) -> float:
-        """What is left until the deadline."""
+        """Return the seconds until the deadline."""
         return max(0.0, self.deadline - time.monotonic())
 
 

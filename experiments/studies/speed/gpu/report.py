@@ -1,4 +1,4 @@
-"""Checks and times of all kernels: two tables, a summary and a figure."""
+"""Check and time all kernels: two tables, a summary and a figure."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from slth.kernels.listing import modules
 from slth.kernels.timing import COLUMNS, SPREAD, Row
 
 _BENCHES = {bench.AREA: bench for bench in modules("bench")}
-#: What is timed -> the kernels that it stands on.
+#: Area -> the kernels that it depends on.
 AREAS: dict[str, tuple[str, ...]] = {area: bench.KERNELS for area, bench in _BENCHES.items()} | {
     "step": ("masked_weight", "select_threshold", "attention")
 }
-#: Areas in the order of what a GPU said of them, the worst beside its peers first; others come behind.
+#: Areas in the order of their ratios on a GPU, the worst first; other areas come last.
 WORST_FIRST = ("step", "grouped", "masked_linear", "attention", "selection", "seeded", "mhla")
-OPTIONAL = ("transformers",)  # packages without which an area is left out
-WORST = TOLERANCE[torch.bfloat16]  # error at a timed size beyond which no time is told
+OPTIONAL = ("transformers",)  # optional packages: an area that needs a missing one is skipped
+WORST = TOLERANCE[torch.bfloat16]  # largest error at a timed size; beyond it no time is reported
 CHECK_COLUMNS = ["kernel", "case", "dtype", "output", "difference", "allowed", "holds"]
 
 
 def check_tasks(areas: Sequence[str], *, large: bool = True) -> list[str]:
-    """A name for each case and dtype of the kernels that the areas stand on, the large ones first."""
+    """Return a name for each case and dtype of the areas' kernels, the large cases first."""
     kernels = {kernel for area in areas for kernel in AREAS[area]}
     cases = [case for case in all_cases() if case.kernel in kernels and (large or not case.large)]
     return [_task(case, dtype) for case in sorted(cases, key=lambda case: not case.large) for dtype in case.dtypes]
 
 
 def check(task: str, device: torch.device, rounds: int = 1, seed: int = 0) -> list[Row]:
-    """One row for each output of a case and dtype: by how much Triton may differ from the reference, and does."""
+    """Return a row for each output of a case and dtype: Triton's difference from the reference, and the tolerance."""
     return _checked(*_case_of(task), device)
 
 
@@ -63,7 +63,7 @@ def _checked(case: Case, dtype: torch.dtype, device: torch.device) -> list[Row]:
     about = _about(case, dtype)
     try:
         found = differences(case, dtype, device)
-    except Exception as error:  # whatever a compiler or a driver throws: this case fails, others are still told
+    except Exception as error:  # any error of a compiler or driver: only this case fails
         found = {f"{type(error).__name__}: {error}"[:200]: float("inf")}
     return [
         about | {"output": name, "difference": value, "allowed": allowed, "holds": value <= allowed}
@@ -72,7 +72,7 @@ def _checked(case: Case, dtype: torch.dtype, device: torch.device) -> list[Row]:
 
 
 class Times(NamedTuple):
-    """Rows; what went wrong and what was left out, a line each, which begins with the area."""
+    """Rows, and one line for each failed or skipped measurement, which begins with the area."""
 
     table: pd.DataFrame
     failed: list[str]
@@ -80,10 +80,10 @@ class Times(NamedTuple):
 
 
 def time(area: str, device: torch.device, rounds: int, seed: int) -> dict[str, Any]:
-    """The rows of an area, without times where ours is wrong at the timed size, and what failed or was left out."""
+    """Time an area; return rows, without times if ours is wrong at the timed size, and failed and skipped lines."""
     try:
         found = _bench(area).rows(device, rounds, seed)
-    except Exception as error:  # whatever a compiler or a driver throws: other areas are still timed
+    except Exception as error:  # any error of a compiler or driver: other areas are still timed
         missing = isinstance(error, ModuleNotFoundError) and error.name in OPTIONAL
         line = f"{area}: not timed, {type(error).__name__}: {error}"[:300]
         return {"rows": [], "failed": [] if missing else [line], "skipped": [line] if missing else []}
@@ -96,31 +96,31 @@ def time(area: str, device: torch.device, rounds: int, seed: int) -> dict[str, A
 
 
 def lost(kind: str, task: str, why: str) -> Any:
-    """What is found of a task in which a process ended."""
+    """Return the result of a task during which a process ended."""
     if kind == "time":
         return {"rows": [], "failed": [f"{task}: not timed, {why}"], "skipped": []}
     return [_about(*_case_of(task)) | {"output": why, "difference": float("inf"), "allowed": 0.0, "holds": False}]
 
 
 def spoils(found: object) -> bool:
-    """Whether the process can do nothing more on its device."""
+    """Tell whether the process cannot use its device any more."""
     return "CUDA error" in str(found)
 
 
 def checks_of(found: Iterable[Sequence[Row]]) -> pd.DataFrame:
-    """What :func:`check` gave, as a table."""
+    """Return the results of :func:`check` as a table."""
     return pd.DataFrame([row for rows in found for row in rows], columns=CHECK_COLUMNS)
 
 
 def times_of(found: Iterable[Mapping[str, Any]]) -> Times:
-    """What :func:`time` gave, together."""
+    """Combine the results of :func:`time`."""
     found = list(found)
     rows, failed, skipped = ([line for one in found for line in one[key]] for key in ("rows", "failed", "skipped"))
     return Times(pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS), failed, skipped)
 
 
 def obstacle(area: str, checked: pd.DataFrame, undone: Sequence[str]) -> str:
-    """Why an area must not be timed, empty where it may: checks of its kernels failed, or were not done."""
+    """Return why an area must not be timed: checks of its kernels failed or were not done; "" if it may be timed."""
     failed = set(checked.loc[~checked["holds"].astype(bool), "kernel"])
     if wrong := sorted(failed & set(AREAS[area])):
         return f"{area}: not timed, for checks of {', '.join(wrong)} failed"
@@ -130,21 +130,21 @@ def obstacle(area: str, checked: pd.DataFrame, undone: Sequence[str]) -> str:
 
 
 def _bench(area: str) -> ModuleType:
-    """What has the rows of an area. Raises ModuleNotFoundError where a package that it needs is missing."""
+    """Return the benchmark module of an area. Raises ModuleNotFoundError if a package that it needs is missing."""
     return _BENCHES.get(area) or importlib.import_module(f"slth.experiments.studies.speed.gpu.{area}")
 
 
 def _right(row: Row) -> bool:
-    return bool(row["error_ours"] <= WORST)  # which NaN is not
+    return bool(row["error_ours"] <= WORST)  # False for NaN
 
 
 def _told(row: Row) -> Row:
-    """The row, without its times where our result is wrong."""
+    """Return the row, without times if our result is wrong."""
     return row if _right(row) else row | dict.fromkeys(("ours_s", "peer_s", "ratio", *SPREAD), nan)
 
 
 def broken(checked: pd.DataFrame) -> list[str]:
-    """A line for each output that does not hold."""
+    """Return a line for each output beyond its tolerance."""
     return [
         f"{row.case} {row.dtype} {row.output}: {row.difference:.3g}, allowed {row.allowed:.3g}"
         for row in checked[~checked["holds"].astype(bool)].itertuples()
@@ -152,13 +152,13 @@ def broken(checked: pd.DataFrame) -> list[str]:
 
 
 def figures(timed: Times) -> dict[str, Figure]:
-    """The times as a figure, by its name, where there are any."""
+    """Draw the times, if there are any; return the figure by its name."""
     told = timed.table[timed.table["ratio"].notna()]
     return plots.figures(told) if len(told) else {}
 
 
 def summarise(checked: pd.DataFrame, timed: Times, device: torch.device) -> dict[str, Any]:
-    """The figures to quote, and on what they were measured."""
+    """Summarise the results to quote, and the device."""
     return {
         "checks": len(checked),
         "checks_failed": broken(checked),

@@ -1,4 +1,4 @@
-"""A training step of GPT-2's blocks under learned masks against the same step dense, on a GPU in bfloat16."""
+"""Time a training step of GPT-2's blocks with learned masks against the dense step, on a GPU in bfloat16."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ GPT2_SMALL = Shape(12, 768, 8, 1024)
 
 
 def rows(device: torch.device, rounds: int, seed: int, shape: Shape = GPT2_SMALL) -> list[Row]:
-    """Forward, backward and SGD with momentum on the same tokens: ours with our attention, dense with torch's.
+    """Time forward, backward and SGD with momentum on the same tokens: ours with our attention, dense with torch's.
 
-    The error is the largest difference between our outputs and the same model's without Triton, before the first step,
-    as a share of their largest entry; the dense peer computes something else and has none. `floor_s`: the products of
-    a dense step at 8e14 operations a second.
+    The error is the largest difference between our outputs and those of the same model without Triton, before the first
+    step, relative to the largest entry; the dense peer computes another function and has none. `floor_s` is the time of
+    the products of a dense step at 8e14 FLOP/s.
     """
     x = inits.normal((shape.batch, shape.length, shape.d), 1.0, seed=seed, name="speed/tokens").to(device)
     ours = slth.wrap(Blocks(shape, seed, gpt2_kernels.NAME).to(device), 0.5, seed=seed)

@@ -1,4 +1,4 @@
-"""A process of its own for some checks or times, each of which is on the disk before the next begins."""
+"""A worker process for checks or times, which writes each result to disk before the next task starts."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import torch
 
 from slth.numbers import plain
 
-SPOILT = 70  # the status of a process whose device takes no more work
+SPOILT = 70  # exit status of a process that cannot use its device any more
 
 
 @dataclass(frozen=True)
 class Job:
-    """Tasks of a plan, and the file (a JSON object a line) that what is found goes to.
+    """Tasks of a plan, and the file of results, with one JSON object per line.
 
-    plan: the name of a module as `slth.experiments.studies.speed.gpu.report`. kind: check or time, its function that
-    finds something, as JSON, given (task, device, rounds, seed). Its function `spoils(found)` says whether the device
-    takes no more work of the process.
+    plan: name of a module such as `slth.experiments.studies.speed.gpu.report`. kind: check or time, the function of the
+    plan that maps (task, device, rounds, seed) to a JSON result. The plan's function `spoils(found)` tells whether the
+    process cannot use its device any more.
     """
 
     plan: str
@@ -36,27 +36,27 @@ class Job:
 
     @property
     def found(self) -> dict[str, Any]:
-        """What was found so far, by task."""
+        """Return the results so far, by task."""
         return {line["task"]: line["found"] for line in self._lines() if "found" in line}
 
     def begun(self, task: str) -> int:
-        """How often a task was begun."""
+        """Count how often a task was started."""
         return sum(line["task"] == task and "found" not in line for line in self._lines())
 
     def left(self) -> Job:
-        """The same job without the tasks that are done."""
+        """Return the job without the tasks that are done."""
         found = self.found
         return replace(self, tasks=tuple(task for task in self.tasks if task not in found))
 
     def note(self, task: str, **found: Any) -> None:
-        """Add a line, which is on the disk when this returns."""
+        """Append a line, which is on disk when this returns."""
         with open(self.file, "a", encoding="utf-8") as file:
             file.write("\n" + json.dumps({"task": task, **found}, default=plain))  # the last line may have been cut
             file.flush()
             os.fsync(file.fileno())
 
     def work(self) -> bool:
-        """Do all tasks that are left; False where the device was spoilt before the last."""
+        """Do all remaining tasks; return False if the device became unusable before the last one."""
         plan = importlib.import_module(self.plan)
         torch.backends.cuda.matmul.allow_tf32 = False
         for task in self.left().tasks:
@@ -68,7 +68,7 @@ class Job:
         return True
 
     def command(self) -> list[str]:
-        """The command line of a process that does the job."""
+        """Return the command line of a process that does the job."""
         return [sys.executable, "-m", __name__, json.dumps(asdict(self))]
 
     def _lines(self) -> list[dict[str, Any]]:

@@ -18,5 +18,5 @@ def require_dataclass(kind: type) -> None:
             declared |= own
         elif is_dataclass(each) and own - declared:
             raise ValueError(
-                f"{each.__name__}: must be a frozen dataclass, as its base is, for it has fields of its own"
+                f"{each.__name__}: must be a frozen dataclass, as its base is, because it has fields of its own"
             )

@@ -79,14 +79,14 @@ def unseal(data: bytes, kind: str, versions: Collection[int]) -> tuple[dict[str,
     stamp = _STAMP.match(data)
     if stamp is None:
         raise FileError("a safetensors file, but not one of slth")
-    found, version = stamp[1].decode(), int(stamp[2])
-    if found != kind:
-        raise FileError(f"a file of kind {found!r}: must be {kind!r}")
+    actual, version = stamp[1].decode(), int(stamp[2])
+    if actual != kind:
+        raise FileError(f"a file of kind {actual!r}: must be {kind!r}")
     if version not in versions:
         known = ", ".join(str(v) for v in sorted(versions))
         raise FileError(f"version {version} of kind {kind!r}: must be {known}, which this slth knows")
     if _digest(data, stamp) != stamp[3]:
-        raise FileError("damaged: a bit flipped, for its digest is not that of its content")
+        raise FileError("damaged: its content does not match its checksum")
     if MANIFEST not in tensors:
         raise FileError(f"no manifest: there must be a tensor {MANIFEST!r}")
     return tensors, _manifest(tensors.pop(MANIFEST))
@@ -155,9 +155,9 @@ def _why_unreadable(data: bytes, reason: str) -> str:
     body = 8 + int.from_bytes(data[:8], "little")
     if len(data) < body:
         return f"cut short or damaged: {len(data)} bytes, its header alone has {body}"
-    whole = body + max((int(end) for end in _END.findall(data[:body])), default=0)
-    if len(data) < whole:
-        return f"cut short or damaged: {len(data)} bytes of {whole}"
+    size = body + max((int(end) for end in _END.findall(data[:body])), default=0)
+    if len(data) < size:
+        return f"cut short or damaged: {len(data)} bytes of {size}"
     return f"damaged: {reason}"
 
 

@@ -21,8 +21,8 @@ _MOST_HELPERS = 1024  # an upper bound only: threads start on demand
 def cores() -> int:
     """Return the number of processors that this process may use, at most OMP_NUM_THREADS if that is set."""
     here = processors()
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return min(here, int(wanted)) if wanted.isdecimal() and int(wanted) else here
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(here, int(limit)) if limit.isdecimal() and int(limit) else here
 
 
 def in_parallel(work: Callable[[slice], None], count: int, threads: int | None = None) -> None:

@@ -107,7 +107,7 @@ def test_every_flipped_bit_is_noticed():
 def test_a_bit_flipped_among_the_values_is_named_so():
     flipped = bytearray(SMALL)
     flipped[-1] ^= 1
-    refused(bytes(flipped), "damaged: a bit flipped")
+    refused(bytes(flipped), "damaged: its content does not match its checksum")
 
 
 def test_every_truncation_is_noticed():

@@ -32,10 +32,10 @@ class Leaves(passes.Pass):
     :meth:`pull` then computes the gradients of the scores from theirs.
     """
 
-    def __init__(self, wrapped: Wrapped, found: Sequence[Place], dtype: torch.dtype) -> None:
+    def __init__(self, wrapped: Wrapped, masked_places: Sequence[Place], dtype: torch.dtype) -> None:
         super().__init__(wrapped.weights)
-        self.wrapped, self._places = wrapped, found
-        held = {path: [p for p in found if p.masked is masked] for path, masked in wrapped.weights.items()}
+        self.wrapped, self._places = wrapped, masked_places
+        held = {path: [p for p in masked_places if p.masked is masked] for path, masked in wrapped.weights.items()}
         self._sources = {path: (there[0].masked.scores, there[0].original) for path, there in held.items()}
         originals = {path: weight.detach() for path, (_, weight) in self._sources.items()}
         self._leaves = {path: _leaf(there, dtype) for path, there in held.items()}

@@ -308,11 +308,11 @@ class Masked(nn.Module):
         """Compute the multiplier of each weight: int8, the weight's shape."""
         cuts = [self._cuts_at(share) for share in self.form.kind.shares]
         offsets = [self.groups[i].offsets[self.path, i] for i in range(len(self.parts))]
-        made = [
+        tensors = [
             self.form.multiplier(part.of(self.scores.detach()), [at[i] for at in cuts], offset)
             for i, (part, offset) in enumerate(zip(self.parts, offsets, strict=True))
         ]
-        return (made[0] if len(made) == 1 else torch.cat(made, dim=self.parts[0].dim)).expand(self.form.shape)
+        return (tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=self.parts[0].dim)).expand(self.form.shape)
 
     def multiplied(self, weight: torch.Tensor) -> torch.Tensor:
         """Return weight * multiplier, exactly 0 where it is pruned."""
@@ -331,11 +331,11 @@ class Masked(nn.Module):
             part, cut, offset = parts[0]
             return kernels.pruned_weight(weight, (self.scores, cut.after(offset)))
         if watched():  # compilers and transforms do not support writing into a part
-            made = [
+            tensors = [
                 kernels.pruned_weight(part.of(weight), (part.of(self.scores), cut.after(offset)))
                 for part, cut, offset in parts
             ]
-            return torch.cat(made, dim=self.parts[0].dim)
+            return torch.cat(tensors, dim=self.parts[0].dim)
         out = torch.empty_like(weight)
         for part, cut, offset in parts:
             kernels.pruned_weight(part.of(weight), (part.of(self.scores), cut.after(offset)), out=part.of(out))

@@ -110,39 +110,39 @@ def find(module: nn.Module, patterns: Sequence[str] | None = None) -> list[Maske
         ValueError: for a pattern that matches nothing, if no weight is found, and for parameters that cannot be masked:
             those that are not plain floating-point tensors with values, and embeddings with max_norm.
     """
-    found = parameters_of(module)
-    named = _named(found, patterns)
-    if not named:
-        raise ValueError(f"{type(module).__name__}: nothing to mask; it holds {some(found)}")
-    for param in named:
+    params = parameters_of(module)
+    selected = _selected(params, patterns)
+    if not selected:
+        raise ValueError(f"{type(module).__name__}: nothing to mask; it holds {some(params)}")
+    for param in selected:
         _check(param)
-    return named
+    return selected
 
 
 def parameters_of(module: nn.Module) -> list[MaskedParameter]:
     """Return all parameters of a module in their order, weights or not, tied ones once."""
-    found: dict[int, MaskedParameter] = {}
+    params: dict[int, MaskedParameter] = {}
     for path, parameter in module.named_parameters(remove_duplicate=False):
         seat = Seat.of(module, path)
-        if id(parameter) not in found:
+        if id(parameter) not in params:
             parts, head = _parts(seat, parameter), _head_width(module, seat)
-            found[id(parameter)] = MaskedParameter(parameter, parts=parts, head=head)
-        found[id(parameter)].seats.append(seat)
-        found[id(parameter)].paths.append(path)
-    return list(found.values())
+            params[id(parameter)] = MaskedParameter(parameter, parts=parts, head=head)
+        params[id(parameter)].seats.append(seat)
+        params[id(parameter)].paths.append(path)
+    return list(params.values())
 
 
-def _named(found: Sequence[MaskedParameter], patterns: Sequence[str] | None) -> list[MaskedParameter]:
+def _selected(params: Sequence[MaskedParameter], patterns: Sequence[str] | None) -> list[MaskedParameter]:
     """The parameters that the patterns select, in the order of the module."""
     if patterns is None:
-        return [param for param in found if param.is_weight]
-    taken: set[int] = set()
+        return [param for param in params if param.is_weight]
+    selected: set[int] = set()
     for pattern in patterns:
-        matched = [param for param in found if any(fnmatchcase(path, pattern) for path in param.paths)]
+        matched = [param for param in params if any(fnmatchcase(path, pattern) for path in param.paths)]
         if not matched:
-            raise ValueError(f"parameters={pattern!r}: matches no parameter; there are {some(found)}")
-        taken.update(id(param) for param in [t for t in matched if t.is_weight] or matched)
-    return [param for param in found if id(param) in taken]
+            raise ValueError(f"parameters={pattern!r}: matches no parameter; there are {some(params)}")
+        selected.update(id(param) for param in [p for p in matched if p.is_weight] or matched)
+    return [param for param in params if id(param) in selected]
 
 
 def _check(param: MaskedParameter) -> None:

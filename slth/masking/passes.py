@@ -51,7 +51,7 @@ class _Held(NamedTuple):
     stamps: dict[str, Stamp]  # parameter name -> stamp of its scores at the cut
 
 
-class _Made(NamedTuple):
+class _Cached(NamedTuple):
     value: torch.Tensor
     stamps: list[Stamp]  # of the tensors that it was computed from
 
@@ -66,7 +66,7 @@ class Pass:
     def __init__(self, weights: Mapping[str, Masked], cuts: Cuts | None = None) -> None:
         self.weights = weights
         self.cuts: Cuts = {} if cuts is None else cuts
-        self._made: dict[tuple[Masked, bool, bool, Hooks | None], _Made] = {}
+        self._cached: dict[tuple[Masked, bool, bool, Hooks | None], _Cached] = {}
 
     def cut(self, group: Group, reader: Masked | None = None, share: float = 1.0) -> Cut:
         """Return the cut of a group at a share of the number it keeps; recomputed if the reader's scores changed.
@@ -82,12 +82,12 @@ class Pass:
     def made(self, masked: Masked, weight: torch.Tensor) -> torch.Tensor:
         """Return the masked weight, cached until its inputs change. Raises ValueError if scores hold NaN."""
         key = masked, torch.is_grad_enabled(), torch.is_inference_mode_enabled(), saving()
-        made, sources = self._made.get(key), [weight, *masked.trained]
-        if made is None or not all(stamp.holds(source) for stamp, source in zip(made.stamps, sources, strict=True)):
+        cached, sources = self._cached.get(key), [weight, *masked.trained]
+        if cached is None or not all(stamp.holds(source) for stamp, source in zip(cached.stamps, sources, strict=True)):
             stamps = [Stamp.of(source) for source in sources]
             with within(self):
-                made = self._made[key] = _Made(masked.gate(masked, weight), stamps)
-        return made.value
+                cached = self._cached[key] = _Cached(masked.gate(masked, weight), stamps)
+        return cached.value
 
     def holds(self, masked: Masked) -> bool:
         """Return whether this mask itself, not a copy or replica, belongs to the pass."""

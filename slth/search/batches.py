@@ -40,7 +40,7 @@ class Feed:
                 self.next += 1
                 return item
             self.items = None
-        raise ValueError("batches: must give at least one batch, and again whenever they are begun anew")
+        raise ValueError("batches: must give at least one batch, each time that they are iterated over")
 
 
 def generator_seed(seed: int, what: str, number: int) -> int:
@@ -53,7 +53,7 @@ def count_rows(batch: Any, purpose: str) -> int:
     """Count the rows of a batch. Raises ValueError if it cannot be split; `purpose` says what for."""
     counts = {len(t) for t in _tensors(batch, purpose)}
     if len(counts) != 1:
-        raise ValueError(f"batch: tensors of {sorted(counts) or 'no'} rows, must be of one number, to be {purpose}")
+        raise ValueError(f"batch: tensors of {sorted(counts) or 'no'} rows, must have equally many, to be {purpose}")
     return counts.pop()
 
 
@@ -100,8 +100,8 @@ def leaves(batch: Any) -> Iterator[Any]:
 
 
 def _tensors(batch: Any, purpose: str) -> list[torch.Tensor]:
-    found = list(leaves(batch))
-    for each in found:
+    tensors = list(leaves(batch))
+    for each in tensors:
         if not isinstance(each, torch.Tensor) or not each.dim():
             raise ValueError(f"batch of {type(each).__name__}: must be tensors with a first axis, to be {purpose}")
-    return found
+    return tensors

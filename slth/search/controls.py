@@ -43,8 +43,8 @@ def redrawn_weights(model: nn.Module, seed: int) -> None:
     Raises ValueError for weights not known to come from `slth.weights.inits`.
     """
     wrapped, module = handle(model), root(model)
-    found = {path: recipes.required(module, path) for path in wrapped.weights}
-    for path, recipe in found.items():
+    known = {path: recipes.required(module, path) for path in wrapped.weights}
+    for path, recipe in known.items():
         redrawn, weight = recipe.redrawn(seed), random_weight(model, path)
         weight.copy_(redrawn.tensor(weight.shape, weight.device))
         for trait in traits.known().values():

@@ -94,7 +94,7 @@ def check(weights: Sequence[Weight], plain: Sequence[Plain], tensors: Tensors) -
     count = sum(w.scale.count for w in weights if w.scale)
     names |= {_FACTORS} if count else set()
     if odd := sorted(names ^ tensors.keys()):
-        raise TicketError(f"no ticket: {odd[0]!r} is {'missing' if odd[0] in names else 'not told of'}")
+        raise TicketError(f"no ticket: {odd[0]!r} is {'missing' if odd[0] in names else 'unexpected'}")
     if count and (tensors[_FACTORS].dtype, tuple(tensors[_FACTORS].shape)) != (torch.float32, (count,)):
         raise TicketError(f"no ticket: factors must be float32 ({count},), as its scales say")
     for p in plain:
@@ -248,7 +248,7 @@ def records_of(manifest: Mapping[str, Any]) -> Records:
     if not weights or len({w.path for w in weights} | {p.path for p in plain}) < len(weights) + len(plain):
         raise TicketError("no ticket: must have at least one weight, and no name twice")
     if not DIGEST.fullmatch(digest):
-        raise TicketError("no ticket: its digest is none")
+        raise TicketError("no ticket: its digest is malformed")
     built = manifest.get("built")
     check_built(built)
     return Records(weights, plain, digest, built)

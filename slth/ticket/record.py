@@ -60,7 +60,7 @@ class Weight:
         if (self.recipe is None) == (self.base is None):
             raise TicketError(f"{self.path}: must have either a recipe or the digest of a base")
         if self.base is not None and not DIGEST.fullmatch(self.base):
-            raise TicketError(f"{self.path}: the digest of its base is none")
+            raise TicketError(f"{self.path}: the digest of its base is malformed")
         split = [(len(self.parts), self.parts[0].dim)]
         if self.recipe is not None:
             split.append((len(self.recipe.draws), self.recipe.dim))

@@ -59,7 +59,7 @@ def capturable(optimiser: torch.optim.Optimizer) -> Iterator[None]:
             group["capturable"] = value
 
 
-class _Found(NamedTuple):
+class _Failure(NamedTuple):
     """Values of the first step that was not finite, as scalar tensors on the device."""
 
     step: torch.Tensor  # int64: index of that step, -1 if there is none
@@ -80,7 +80,7 @@ class DeviceStep:
         device = training.device
         self._clock = torch.zeros((), dtype=torch.int64, device=device)
         loss, norm = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(2))
-        self._found = _Found(torch.full_like(self._clock, -1), loss, norm, torch.zeros_like(self._clock).bool())
+        self._failure = _Failure(torch.full_like(self._clock, -1), loss, norm, torch.zeros_like(self._clock).bool())
         self._make_leaves()
         fuse(training.optimiser, device)
 
@@ -146,11 +146,11 @@ class DeviceStep:
         leaves = self.leaves
         for parameter in self._others:
             parameter.grad = None
-        nan = torch.zeros_like(self._found.nan)
+        nan = torch.zeros_like(self._failure.nan)
         if leaves:
             leaves.zero()
             nan = leaves.write()
-        total = torch.zeros_like(self._found.loss)
+        total = torch.zeros_like(self._failure.loss)
         with leaves.standing_in() if leaves else nullcontext():
             for value in self.training.losses(batch):
                 self.training.backward(value)
@@ -162,19 +162,19 @@ class DeviceStep:
         """The norm of all gradients; squares: the sum of squares of the scores' gradients, if it is known."""
         parameters = self.training.parameters if squares is None else self._others
         grads = [p.grad for p in parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(grads).double() if grads else torch.zeros_like(self._found.norm)
+        norm = nn.utils.get_total_norm(grads).double() if grads else torch.zeros_like(self._failure.norm)
         return norm if squares is None else (norm.square() + squares).sqrt()
 
     @torch.no_grad()
     def _update(self, loss: torch.Tensor, norm: torch.Tensor, nan: torch.Tensor) -> None:
         """Record a loss, norm or scores that are not finite; step the optimiser if there have been none so far."""
-        found = self._found
+        failure = self._failure
         odd = ~(loss.isfinite() & norm.isfinite()) | nan
-        first = odd & (found.step < 0)
-        for noted, value in zip(found, (self._clock, loss, norm, nan), strict=True):
+        first = odd & (failure.step < 0)
+        for noted, value in zip(failure, (self._clock, loss, norm, nan), strict=True):
             noted.copy_(torch.where(first, value, noted))
         optimiser: Any = self.training.optimiser
-        optimiser.found_inf = (found.step >= 0).float()
+        optimiser.found_inf = (failure.step >= 0).float()
         optimiser.grad_scale = ((norm + 1e-6) / self.training.clip).clamp(min=1.0).nan_to_num(1.0).float()
         try:
             optimiser.step()
@@ -191,7 +191,7 @@ class DeviceStep:
 
         Raises FloatingPointError if a loss or a gradient was not finite, and ValueError if scores were NaN.
         """
-        step, loss, norm, nan = (value.item() for value in self._found)
+        step, loss, norm, nan = (value.item() for value in self._failure)
         if step < 0:
             return
         if nan:

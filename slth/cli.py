@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="slth", description="Strong lottery tickets: look at them, use them, find them."
+        prog="slth", description="Strong lottery tickets: inspect them, apply them, run experiments."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -49,20 +49,21 @@ def _parser() -> argparse.ArgumentParser:
         return one
 
     add("show", _show, "describe a ticket").add_argument("file", metavar="FILE")
-    summary = add("summary", _summary, "say what a ticket keeps where, and what is dead; of a file that you trust")
+    summary = add("summary", _summary, "show shares kept by layer and projection, and dead units, of a trusted file")
     summary.add_argument("file", metavar="FILE")
-    summary.add_argument("other", metavar="OTHER", nargs="?", help="another ticket of the same shapes: the overlap")
-    apply = add("apply", _apply, "build a network, make it the ticket's, and write its weights as safetensors")
+    help = "another ticket with the same shapes, to compute the overlap"
+    summary.add_argument("other", metavar="OTHER", nargs="?", help=help)
+    apply = add("apply", _apply, "build a network, apply a ticket to it, and write its weights as safetensors")
     apply.add_argument("file", metavar="TICKET")
-    help = "what builds the network, your own code: my_file.py:build or package.module:build(width=3)"
+    help = "your function that builds the network: my_file.py:build or package.module:build(width=3)"
     apply.add_argument("module", metavar="MODULE", help=help)
     apply.add_argument("--out", metavar="FILE", required=True, help="the file for the weights")
-    help = "weights (safetensors) of the trained network that was pruned, for a ticket that no seed makes"
+    help = "weights (safetensors) of the trained network that was pruned, for a ticket over a base"
     apply.add_argument("--base", metavar="FILE", help=help)
     add("list", _list, "list the experiments")
     run = add("run", _run, "run an experiment; `slth run NAME help_config` prints its keys")
     run.add_argument("experiment", metavar="EXPERIMENT")
-    help = "with key=value ..., a named config, Sacred's options"
+    help = "with key=value ..., a named config, or Sacred's options"
     run.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help=help)
     return parser
 

@@ -13,13 +13,14 @@ from slth.ticket import Ticket, overlap
 def main(arguments: Sequence[str] | None = None) -> int:
     """Describe a ticket (show), or summarise its masks and its overlap with another. Returns the exit status."""
     console.forgive()
-    parser = argparse.ArgumentParser(prog="python -m slth.ticket", description="Look at tickets.")
+    parser = argparse.ArgumentParser(prog="python -m slth.ticket", description="Inspect tickets.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("show", help="describe a ticket").add_argument("file", metavar="FILE")
-    help = "what a ticket keeps by layer and projection, and what is dead; of a file that you trust"
+    help = "show shares kept by layer and projection, and dead units, of a trusted file"
     summarise = commands.add_parser("summary", help=help, description=help)
     summarise.add_argument("file", metavar="FILE")
-    summarise.add_argument("other", metavar="OTHER", nargs="?", help="another ticket of the same shapes: the overlap")
+    help = "another ticket with the same shapes, to compute the overlap"
+    summarise.add_argument("other", metavar="OTHER", nargs="?", help=help)
     options = parser.parse_args(arguments)
     try:
         text = show(options.file) if options.command == "show" else summary(options.file, options.other)

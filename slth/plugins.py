@@ -75,7 +75,7 @@ def _is_word(value: object) -> bool:
 
 
 def is_place(name: str) -> bool:
-    """Whether a name is the place of a class, not a name in a registry."""
+    """Return whether a name is the place of a class, not a name in a registry."""
     return ":" in name
 
 

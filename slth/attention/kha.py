@@ -79,7 +79,7 @@ class _Linear(GroupedAttention):
         return folded.to(self.output.device)
 
     def extra_repr(self) -> str:
-        """Sizes and what is switched on, for print(module)."""
+        """Return sizes and options that are on, for print(module)."""
         return f"{super().extra_repr()}, mix={self.mix!r}"
 
 

@@ -268,7 +268,7 @@ class _Loop:
         return value
 
     def rates_at(self, step: int) -> list[float]:
-        """The learning rate of each of the optimiser's groups."""
+        """Return the learning rate of each of the optimiser's groups."""
         return [rate * _factor(step, self.steps, self.warmup) for rate in self.rates]
 
 

@@ -70,7 +70,7 @@ class SeededLinear(nn.Module):
         self.register_parameter("bias", bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """X (..., in) -> (..., out), of x's dtype; differentiable in x and the bias."""
+        """Map x (..., in) to (..., out), in the dtype of x; differentiable in x and the bias."""
         parts = len(self.draws)
         biases = [None] * parts if self.bias is None else self.bias.to(x.dtype).chunk(parts)
         outputs = [
@@ -135,7 +135,7 @@ class SeededSum(nn.Module):
         self.register_buffer("inputs", None if outputs else spread)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """X (..., in) -> (..., out), of x's dtype; differentiable in x and the bias."""
+        """Map x (..., in) to (..., out), in the dtype of x; differentiable in x and the bias."""
         if self.inputs is not None:
             x = x * self.inputs.to(x.dtype)
         out = self._sum([layer(x) for layer in self.layers])

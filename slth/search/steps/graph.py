@@ -71,7 +71,7 @@ class _Recording(NamedTuple):
     addresses: list[int]  # of the parameters, as the recording uses them
 
     def holds(self) -> bool:
-        """Whether the addresses of the parameters are still the same."""
+        """Return whether the addresses of the parameters are still the same."""
         return _addresses(self.parameters) == self.addresses
 
 

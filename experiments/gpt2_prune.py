@@ -4,6 +4,9 @@ Scores are trained, and weights stay random. Dense training of the same network 
 learning rates and init scales. Controls are a random mask, the ticket's mask shuffled or on other weights, weights
 trained under a random mask, and unigram and bigram models. The ticket is stored as ticket.safetensors.
 
+The default is the best recipe of 1 bit a weight that recipe.py found: blocks are pruned, embeddings keep signs and
+levels, and each matrix has a learned factor. `with plain` prunes all weights alike, which all search methods support.
+
 `with all_baselines` compares the loss and file size of the ticket with those of other masks (random, magnitude, SNIP,
 GraSP, SynFlow; with random and trained weights), smaller dense networks, binary and ternary training, and rounding.
 
@@ -39,21 +42,21 @@ class Config(GPT2Options):
     vocabulary: str = keys.vocabulary()
     length: int = keys.length(128)
     method: Method = keys.method()
-    keep: float = keys.keep(0.5)
+    keep: float = keys.keep(0.33)
     policy: str = keys.policy()
     schedule: str = keys.schedule()
     masked: str = keys.masked()
     kind: Kind = keys.kind()
-    scale: str | None = keys.scale()
-    embedding_kind: Kind | None = keys.embedding_kind()
-    embedding_keep: float | None = keys.embedding_keep()
+    scale: str | None = keys.scale("matrix")
+    embedding_kind: Kind | None = keys.embedding_kind("signed(levels=2)")
+    embedding_keep: float | None = keys.embedding_keep(0.8)
     scores: str = keys.scores()
     init: str = keys.init("signed", "the ticket's source")
     dense_init: str = keys.init("gpt2", "the dense network")
     qk_scale: list[float | str] = keys.qk_scale(1.0)
-    embedding_std: float = keys.std(0.15, "the embeddings")
+    embedding_std: float = keys.std(0.12, "the embeddings")
     base_std: list[float] = lab.key(
-        [0.04, 0.07],
+        [0.07, 0.11],
         keys.POSITIVE,
         help="standard deviations of the blocks' weights, which ticket and dense training choose from",
     )
@@ -63,7 +66,7 @@ class Config(GPT2Options):
         help="standard deviation of the position embeddings, one for all or one per base_std; None: 0.02 if base_std "
         "is below 0.055, else 0.12",
     )
-    lr: list[float] = keys.rates([0.003, 0.0045], "ticket and dense training choose from these")
+    lr: list[float] = keys.rates([0.0045, 0.006], "ticket and dense training choose from these")
     pilot_steps: int = lab.integer(
         60, least=1, help="steps of the pilots at every point of the grid, which choose the learning rate of each init"
     )
@@ -71,8 +74,8 @@ class Config(GPT2Options):
     batch: int = keys.batch(16)
     warmup: float = keys.warmup()
     clip: float = keys.clip()
-    beta1: float = keys.beta1(0.9)
-    beta2: float = keys.beta2(0.999)
+    beta1: float = keys.beta1(0.8)
+    beta2: float = keys.beta2(0.99)
     every: int = lab.integer(50, least=1, help="steps between evaluations of the validation loss")
     windows: int = keys.windows()
     stride: int | None = keys.stride()
@@ -150,13 +153,17 @@ class Config(GPT2Options):
 
 
 ex = lab.experiment("gpt2_prune", Config)
+#: Every weight is pruned or kept as it is, which all search methods support; Adam's default betas.
+PLAIN: dict[str, Any] = {"scale": None, "embedding_kind": None, "embedding_keep": None, "beta1": 0.9, "beta2": 0.999}
 SMOKE: dict[str, Any] = {"length": 32, "steps": 20, "pilot_steps": 4, "batch": 4, "every": 5, "windows": 8}
+ex.add_named_config("plain", keep=0.5, embedding_std=0.15, base_std=[0.04, 0.07], lr=[0.003, 0.0045], **PLAIN)
 ex.add_named_config("smoke", size="tiny*0.25", lr=[0.003, 0.03], base_std=0.05, position_std=0.05, **SMOKE)
 ex.add_named_config(
     "sizes", size=["tiny*0.25", "tiny*0.5", "tiny", "tiny*1.5"], qk_scale=[1.0, "theory"], pilot_steps=60
 )
 ex.add_named_config(
     "paper_figure7",  # as far as the paper tells; it does not state what is masked and the batch size
+    **PLAIN,
     size=["mini*0.5", "mini", "small", "medium", "medium*2"],
     data="wikitext-103",
     vocabulary="bpe:50257",
@@ -179,6 +186,7 @@ ex.add_named_config("all_baselines", baselines=[*BASELINES])
 # python experiments/sweep.py with experiment=gpt2_prune named=cpu_figure7 grid.seed=[0,1,2]
 ex.add_named_config(
     "cpu_figure7",
+    **PLAIN,
     size=["tiny", "mini*0.5"],
     keep=0.3,
     init="gpt2",
@@ -200,6 +208,7 @@ ex.add_named_config(
 # storing and drawing take some 90 s. The sum is 359 s, three quarters of the 8 minutes.
 ex.add_named_config(
     "gpu_figure7",
+    **PLAIN,
     size=["mini*0.5", "mini", "small"],
     data="installed",
     length=512,

@@ -12,7 +12,7 @@
 
 This defines Sacred's flat keys and their defaults, the error for a bad value (one line with key, value and allowed
 values), and the help. A config is checked when it is created, by Config(seed=3) or Config.of(values), both of which
-raise BadConfig; so every config object is valid. None is allowed if it is the default.
+raise BadConfig; so every config object is valid. None is allowed if it is the default or the key is `nullable`.
 """
 
 from __future__ import annotations
@@ -117,6 +117,12 @@ def free(key: Any) -> Any:
     Plots do not distinguish runs by it.
     """
     key.metadata = MappingProxyType({**key.metadata, "free": True})
+    return key
+
+
+def nullable(key: Any) -> Any:
+    """Declare a key as one that also takes None, though its default is something else."""
+    key.metadata = MappingProxyType({**key.metadata, "nullable": True})
     return key
 
 
@@ -328,6 +334,6 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _read(field: dataclasses.Field[Any], value: Any) -> Any:
-    if value is None and _default(field) is None:
+    if value is None and (_default(field) is None or field.metadata.get("nullable")):
         return None
     return field.metadata["kind"].read(field.name, value)

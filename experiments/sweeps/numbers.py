@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 
 from slth import plots
 from slth.experiments.sweeps.plan import flat
-from slth.plots.across import interval
 from slth.plots.curves import NOT_SHOWN, Curve, varying
 
 Number = int | float
@@ -59,6 +58,8 @@ def statistics(runs: Sequence[Summarised]) -> pd.DataFrame:
 
 
 def _over(values: Sequence[Number | None]) -> dict[str, Any]:
+    from slth.plots.across import interval  # with seaborn, which a sweep needs at its end alone
+
     measured = pd.Series([value for value in values if value is not None], dtype=float)
     low, high = interval(measured)
     return {"runs": len(measured), "mean": measured.mean(), "std": measured.std(), "low": low, "high": high}

@@ -51,7 +51,7 @@ def test_options_stand_beside_a_method(name, write, method_of):
     assert method_of(name, {}, [write(OPTIONS | SMALL, "my.json")]) == wanted
     assert method_of(name, {}, [write({"method": {"name": "iterand", "rate": 0.2, "every": 2}, "steps": 9})]) == wanted
     assert method_of(name, {"method.rate": 0.2}, [write({"method": "iterand"} | SMALL)]) == wanted
-    assert method_of(name, {"method": "biprop"}, [write({"method": "iterand"})]).name == "biprop"
+    assert method_of(name, {"method": "edge_popup"}, [write({"method": "iterand"})]).name == "edge_popup"
 
 
 def test_later_ones_win(write, method_of):

@@ -164,7 +164,7 @@ def test_what_once_was_no_refusal(name, words, message, tmp_path, monkeypatch):
         ("approx_error", "hidden=[32] lengths=[4,8]", {"hidden": [32]}),
         ("hidden_lm", "d=64", {"heads": 4}),
         ("hidden_lm", "d=30", {"heads": 3}),
-        ("gpt2_prune", "size=tiny", {"stds": [(0.04, 0.02), (0.07, 0.12)]}),
+        ("gpt2_prune", "size=tiny", {"stds": [(0.07, 0.12), (0.11, 0.12)]}),
         ("gpt2_prune", "base_std=0.05", {"stds": [(0.05, 0.02)]}),
         ("mixing", "heads=4", {"kv_heads": 2}),
         ("mixing", "heads=1", {"kv_heads": 1}),

@@ -20,7 +20,7 @@ from tables import one_case
 import slth
 from slth import plots
 from slth.experiments import gpt2_prune, lab
-from slth.experiments.studies.gpt2 import prune
+from slth.experiments.studies.gpt2 import prune, recipes
 from slth.experiments.studies.gpt2 import training as pruning
 from slth.experiments.studies.gpt2.data import read
 from slth.models import gpt2
@@ -209,6 +209,21 @@ def test_every_search_ends_in_a_ticket(config, changed):
             assert abs(weight.count_nonzero() - wanted) <= 1.5  # of three parts at most, each rounded by half
 
 
+def test_by_default_masks_are_those_of_the_best_recipe_of_a_bit(config):
+    best = recipes.recipe_of("base")
+    given = gpt2_prune.Config.defaults()
+    for key in ("keep", "embedding_kind", "embedding_keep", "scale", "beta1", "beta2", "init"):
+        assert given[key] == getattr(best, key)
+    assert best.base_std in given["base_std"]
+    assert best.lr in given["lr"]
+    masks = {key: given[key] for key in gpt2_prune.PLAIN} | {"keep": given["keep"], "scale": "matrix"}
+    _, found, file = prune.measure(gpt2_prune.Config(**config(lr=0.01, steps=3, every=1, **masks)).study)
+    ticket = slth.Ticket.from_bytes(file)
+    assert {str(w.kind): w.scale is not None for w in ticket.weights} == {"prune": True, "signed(levels=2)": True}
+    plain = ticket.apply(gpt2.build(gpt2.config("tiny", width=0.25, vocabulary=256, length=16)))
+    assert pruning.nonzero(plain) == found[0]["nonzero_ticket"]  # without the factors, which are in its weights
+
+
 def test_no_gain_is_no_share():
     assert prune.recovered(3.0, 2.0, 2.25) == 0.75
     assert prune.recovered(3.0, 2.0, 3.5) == -0.5
@@ -319,7 +334,8 @@ REFUSED = [
     ("method=iterand(speed=1)", "method.speed=1: iterand has no such option, must be one of schedule, arrival, every"),
     ("method=iterand(rate=2)", "method.rate=2: must be a number in (0, 1]"),
     ("method=iterand(every=4)", "method=IteRand: every=4 never redraws in 4 steps, must have every at most 3"),
-    ("method=frozen(locked=0.6,pruned=0.1)", "keep=0.5: must be between 0.6, the share locked, and 0.9, what is not"),
+    ("method=frozen(locked=0.6,pruned=0.1)", "keep=0.33: must be between 0.6, the share locked, and 0.9, what is not"),
+    ("method=biprop", "method='biprop': must be one that finds masks of every kind, or `with plain` (kind=signed(lev"),
     ("method=none.py:Own", "method=none.py:Own: no file none.py in"),
     ("policy=foo", "policy='foo': must be one of layer, global"),
     ("schedule=foo", "schedule='foo': must be one of"),

@@ -3,6 +3,9 @@
 from slth.experiments import gpt2_prune
 
 SMALL = {
+    **gpt2_prune.PLAIN,
+    "keep": 0.5,
+    "embedding_std": 0.15,
     "size": "tiny*0.25",
     "length": 16,
     "lr": [0.001, 0.02],
@@ -17,5 +20,5 @@ SMALL = {
 
 
 def config_of(text):
-    """The default config made small, on a text, with changes."""
+    """The config `plain` made small, on a text, with changes."""
     return lambda **changed: gpt2_prune.Config.defaults() | SMALL | {"data": str(text)} | changed

@@ -127,19 +127,21 @@ def kind() -> Any:
     return lab.key("prune", A_KIND, help=help)
 
 
-def scale() -> Any:
+def scale(default: str | None = None) -> Any:
     """Declare the key for learned factors."""
-    return lab.choice(None, FACTORS, help="what has a learned scale factor in addition to scores; None: nothing")
+    help = "what has a learned scale factor in addition to scores; None: nothing"
+    return lab.nullable(lab.choice(default, FACTORS, help=help))
 
 
 def embedding_kind(default: str | None = None) -> Any:
     """Declare the key for the kind of the embeddings' masks."""
-    return lab.key(default, A_KIND, help="kind of the embeddings' masks; None: that of the blocks")
+    return lab.nullable(lab.key(default, A_KIND, help="kind of the embeddings' masks; None: that of the blocks"))
 
 
 def embedding_keep(default: float | None = None) -> Any:
     """Declare the key for the share of the embeddings to keep."""
-    return lab.number(default, above=0.0, most=1.0, help="share of the embeddings that is kept; None: that of keep")
+    help = "share of the embeddings that is kept; None: that of keep"
+    return lab.nullable(lab.number(default, above=0.0, most=1.0, help=help))
 
 
 def beta1(default: float) -> Any:

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from transformers import GPT2Config
@@ -21,8 +21,10 @@ from slth.experiments.studies.gpt2.pruning import PLAIN, Masks, Pruning
 from slth.experiments.studies.gpt2.training import Training
 from slth.models import gpt2
 
+#: Keys whose defaults have changed, with their defaults in older versions.
+FORMER: dict[str, Any] = {"scale": None, "embedding_kind": None, "embedding_keep": None, "beta1": 0.9, "beta2": 0.999}
 #: Keys that are missing in folders of checkpoints of older versions.
-LATER = ("precision", "accumulate", "controls", "kind", "scale", "embedding_kind", "embedding_keep", "beta1", "beta2")
+LATER = ("precision", "accumulate", "controls", "kind", *FORMER)
 
 
 class GPT2Training(lab.TrainingOptions):
@@ -128,11 +130,11 @@ class GPT2Training(lab.TrainingOptions):
     @cached_property
     def resumable(self) -> lab.Resumable:
         """Return the state for resuming; all keys except the folder's, and the text, must be unchanged."""
-        defaults, free = self.defaults(), ("checkpoints", "graph", "saves", *self.free)
+        former, free = self.defaults() | FORMER, ("checkpoints", "graph", "saves", *self.free)
         values = {
             key: value
             for key, value in self.values().items()
-            if key not in free and not (key in LATER and value == defaults[key])
+            if key not in free and not (key in LATER and value == former[key])
         }
         return lab.Resumable(self.folder, values | {"text": self.tokens.corpus.digest}, self.free)
 
@@ -176,6 +178,9 @@ class GPT2Options(GPT2Training):
                 try:
                     search.check(model)
                 except ValueError as error:
+                    if not search.method.any_form:
+                        allowed = f"one that finds masks of every kind, or `with plain` ({error})"
+                        raise BadConfig("method", str(self.method), allowed) from error
                     raise BadConfig("kind", str(self.masks.kind), f"one that fits: {error}") from error
 
     def require_pilots(self, *rates: Sequence[float]) -> None:

@@ -74,7 +74,13 @@ class Recipe:
 
 
 _DENSE = {"init": "gpt2", "base_std": 0.07, "position_std": 0.12, "embedding_std": 0.15, "lr": 0.006}
-_FINER = {"embedding_kind": "signed(levels=3)", "embedding_keep": 0.85, "embedding_std": 0.06, "position_std": 0.06}
+_FINER = {
+    "scale": None,
+    "embedding_kind": "signed(levels=3)",
+    "embedding_keep": 0.85,
+    "embedding_std": 0.06,
+    "position_std": 0.06,
+}
 #: Name of a recipe -> its differences from the base. "dense ..." train weights, with their own inits.
 RECIPES: dict[str, dict[str, Any]] = {
     "base": {},

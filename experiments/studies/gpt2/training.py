@@ -341,10 +341,10 @@ def nonzero(model: nn.Module) -> int:
     """Count the nonzero parameters, of a wrapped model after masking."""
     try:
         shown = effective(model)
-        masked = {id(m.scores) for m in handle(model).weights.values()}
+        learned = {id(t) for m in handle(model).weights.values() for t in (m.scores, m.factors)}
     except ValueError:
-        shown, masked = {}, set()
-    rest = (p for name, p in model.named_parameters() if id(p) not in masked and not name.endswith(".original"))
+        shown, learned = {}, set()
+    rest = (p for name, p in model.named_parameters() if id(p) not in learned and not name.endswith(".original"))
     return sum(int(t.count_nonzero()) for t in (*shown.values(), *rest))
 
 

@@ -99,7 +99,7 @@ def load(key: str, place: str, base: type[T]) -> type[T]:
     """Load the class at a place; its module is executed.
 
     Args:
-        key: the config key, for error messages: with "method" they begin with `method=my_file.py:Momentum: `.
+        key: the config key, for error messages: with "method" they begin with `method=my_file.py:Momentum:`.
         place: a path ending in .py, or the name of an importable module, then a colon and the name of the class.
         base: the class from which it must derive.
 

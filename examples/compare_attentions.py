@@ -1,8 +1,9 @@
-"""Two attentions, each in a random GPT-2 of the same kind: whose tickets are better, by paired seeds?
+"""Compare the tickets of two attentions in random GPT-2s, by paired seeds.
 
     python examples/compare_attentions.py
 
-`python experiments/mixing.py` is the whole comparison: equal parameters, more seeds, dense training, corrections.
+`python experiments/mixing.py` is the full comparison, with equal parameters, more seeds, dense training, and
+corrections for multiple comparisons.
 """
 
 import math
@@ -21,12 +22,12 @@ LENGTH = 32
 
 
 def loss_of(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    """Nats a byte of windows (count, LENGTH)."""
+    """Compute the loss of windows (count, LENGTH), in nats per byte."""
     return cross_entropy(model(tokens).logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 
 
 def ticket_loss(attention: str, seed: int, steps: int, train: torch.Tensor, held_out: torch.Tensor) -> float:
-    """The validation loss of a ticket at keep 0.5; both attentions see the same batches of a seed."""
+    """Return the validation loss of a ticket at keep 0.5; both attentions have the same batches for a seed."""
     net = gpt2.build(gpt2.config("tiny", width=0.5, length=LENGTH, n_layer=2), seed=seed)
     model = slth.wrap(with_attention(net, attention, seed=seed), keep=0.5, weights="signed_constant", seed=seed)
     batches = lambda step: text.batch(train, 8, LENGTH, seed=seed, step=step, name="batches")  # noqa: E731
@@ -36,7 +37,7 @@ def ticket_loss(attention: str, seed: int, steps: int, train: torch.Tensor, held
 
 
 def main(one: str = "mha", other: str = "talking_heads", seeds: int = 3, steps: int = 100) -> tuple[float, float]:
-    """Print the mean difference of losses, other minus one, with Student's 95 % interval. Returns both (half width)."""
+    """Print the mean difference of losses, other minus one, with Student's 95 % interval; return (mean, half width)."""
     train, validation = text.split(text.Bytes().encode(text.corpus("stdlib").data))
     held_out = text.windows(validation, LENGTH, 64)
     losses = [[ticket_loss(name, s, steps, train, held_out) for name in (one, other)] for s in range(seeds)]

@@ -1,4 +1,4 @@
-"""Tickets in random attentions of growing width, by solving for the masks, and the decay of their error as a figure.
+"""Construct tickets in random attentions of growing width, and draw the decay of their error.
 
 python examples/construct_a_ticket.py
 """
@@ -14,16 +14,16 @@ from slth.weights import inits
 
 
 def main(widths: Sequence[int] = (16, 32, 64, 96, 128), sources: int = 3, file: str = "decay.png") -> pd.DataFrame:
-    """Draw error and certificate against the source's width into `file`. Returns the table."""
+    """Draw error and certificate against the source's width, save the figure as `file`, and return the table."""
     target = MultiHeadAttention(d_in=8, d_out=8, heads=2, hidden=8, init="xavier_uniform", seed=100).double()
     x = inits.normal((64, 16, 8), 1.0, seed=0, name="inputs").double()  # 64 inputs of 16 tokens
-    x = x / x.norm(dim=-1, keepdim=True)  # of norm 1, as alpha says below
+    x = x / x.norm(dim=-1, keepdim=True)  # of norm 1, which is alpha below
     rows = []
     for hidden in widths:
         for seed in range(sources):
             source = MultiHeadAttention(d_in=8, d_out=8, heads=2, hidden=hidden, init="theory", seed=seed).double()
             construction = slth.construct.attention(target, source, alpha=1.0)
-            construction.prune(source)  # in place: pruned weights are 0, the others keep their bits
+            construction.prune(source)  # in place: pruned weights become 0, others do not change
             error = (source(x) - target(x)).norm(dim=-1).amax(-1).mean().item()  # the worst token of each input
             bound = float(construction.certificate.bound)
             row = {"hidden": hidden, "length": 16, "source": seed, "side": "input", "d_in": 8}

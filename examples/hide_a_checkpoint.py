@@ -1,8 +1,8 @@
-"""A trained checkpoint hidden in random weights: bit for bit, and as codes of a few bits a weight.
+"""Hide a trained checkpoint in random weights: bit for bit, and by codes of a few bits per weight.
 
     python examples/hide_a_checkpoint.py
 
-`python experiments/hide_checkpoint.py with model=FOLDER` does it for checkpoints of transformers, and measures it.
+`python experiments/hide_checkpoint.py with model=FOLDER` does this for checkpoints of transformers, with measurements.
 """
 
 from pathlib import Path
@@ -17,12 +17,12 @@ from slth.weights import inits
 
 
 def build() -> nn.Module:
-    """A classifier."""
+    """Build a classifier."""
     return nn.Sequential(nn.Linear(16, 128), nn.ReLU(), nn.Linear(128, 4))
 
 
 def train(file: str, steps: int) -> None:
-    """Make a checkpoint: on a task whose answer is the largest of four sums."""
+    """Train a checkpoint on a task whose answer is the index of the largest of four sums, and save it."""
     net, x = build(), inits.normal((1024, 16), 1.0, seed=0, name="x")
     labels = (x @ inits.normal((16, 4), 1.0, seed=0, name="target")).argmax(-1)
     slth.fit(net, lambda step: (x, labels), lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1]), steps, lr=3e-3)
@@ -30,7 +30,7 @@ def train(file: str, steps: int) -> None:
 
 
 def main(folder: str = ".", steps: int = 200) -> dict[str, float]:
-    """Returns the largest difference of outputs, by how the checkpoint is hidden."""
+    """Hide the checkpoint in both ways; return the largest difference of outputs for each."""
     checkpoint, net, differences = str(Path(folder, "net.safetensors")), build(), {}
     train(checkpoint, steps)
     safetensors.torch.load_model(net, checkpoint)
@@ -38,7 +38,7 @@ def main(folder: str = ".", steps: int = 200) -> dict[str, float]:
     ways = {"exact": {"exact": True}, "3 bits a weight": {"code": construct.Code(bits=3)}}
     for name, options in ways.items():
         file = str(Path(folder, "ticket.safetensors"))
-        size = construct.module(net, **options).ticket().save(file)  # masks, seeds, and biases as they are
+        size = construct.module(net, **options).ticket().save(file)  # masks, seeds, and unchanged biases
         other = construct.merge(slth.Ticket.load(file), build())  # into another instance
         with torch.no_grad():
             differences[name] = (other(x) - net(x)).abs().max().item()

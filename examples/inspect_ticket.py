@@ -1,6 +1,6 @@
-"""What is in a ticket, and what its heads do: masks as tables, activations by hooks, a head that is left out.
+"""Inspect a ticket and its heads: masks as tables, activations by hooks, and ablation of heads.
 
-A ticket that was applied is a plain PyTorch module, so tools for trained networks work on it as they are.
+An applied ticket is a plain PyTorch module, so tools for trained networks work on it unchanged.
 
     python examples/inspect_ticket.py
 """
@@ -18,12 +18,12 @@ LENGTH, STEPS = 32, 60
 
 
 def loss_of(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    """Nats a token of windows (count, length)."""
+    """Compute the loss of windows (count, length), in nats per token."""
     return cross_entropy(model(tokens).logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 
 
 def main() -> dict[tuple[int, int], float]:
-    """Print what is in a ticket, and what each head of it is worth. Returns the losses without each (layer, head)."""
+    """Print the content of a ticket and the effect of each head; return the losses without each (layer, head)."""
     tokens = text.Bytes().encode(__doc__ * 20)
     config = gpt2.config("tiny", width=0.5, length=LENGTH, n_layer=2)
     model = slth.wrap(gpt2.build(config, init="signed", base_std=0.07, seed=0), 0.5, "global", "*.h.*.c_*.weight")
@@ -34,7 +34,7 @@ def main() -> dict[tuple[int, int], float]:
 
     net = ticket.apply(gpt2.build(config, seed=1))  # a plain module: its own weights are replaced
     shown, cache = text.windows(tokens, LENGTH, 8), {}
-    for layer, block in enumerate(net.transformer.h):  # what each head gives, before they are mixed: (8, 32, d)
+    for layer, block in enumerate(net.transformer.h):  # outputs of the heads, before they are mixed: (8, 32, d)
         block.attn.c_proj.register_forward_pre_hook(lambda m, inputs, layer=layer: cache.update({layer: inputs[0]}))
     losses, width = {}, config.n_embd // config.n_head
     with torch.no_grad():

@@ -1,8 +1,8 @@
-"""A wrapped classifier in a training loop of your own: what slth.fit sets, and why it matters.
+"""Train a wrapped classifier in your own training loop, with the settings that slth.fit uses, and the reasons for them.
 
-Scores are no weights. A mask follows their order alone, so decay, which shrinks all, and small or late steps, which
-change no place, teach it nothing: the learning rate is higher than that of weights, rises first and falls to nearly
-nothing, so that the mask comes to rest; gradients are clipped, as one large one would reorder a layer.
+A mask depends only on the order of scores. Weight decay, which shrinks all scores, does not change the order, and
+neither do small steps. So the learning rate is higher than for weights; it first rises, and finally falls to nearly 0,
+so that the mask settles. Gradients are clipped, since a single large one would reorder a layer.
 
     python examples/own_loop.py
 """
@@ -20,24 +20,24 @@ STEPS, LR, WARMUP, CLIP = 300, 0.03, 0.1, 1.0
 
 
 def examples(split: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Points (count, 20), and the one of four classes (count,) that two of their coordinates' signs say."""
+    """Draw points (count, 20) and their classes (count,), one of four by the signs of two coordinates."""
     x = inits.normal((count, 20), 1.0, seed=0, name=split)
     return x, 2 * (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
 
 
 def factor(step: int) -> float:
-    """The share of the highest learning rate: a linear warm-up, then a cosine down to a hundredth."""
+    """Return the share of the peak learning rate: a linear warm-up, then a cosine down to a hundredth."""
     rising = WARMUP * STEPS
     falling = max(0.0, (step + 1 - rising) / (STEPS - rising))
     return min((step + 1) / rising, 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * falling)))
 
 
 def main() -> float:
-    """Train scores, print the accuracy of the ticket on new points, and return it."""
+    """Train scores; print and return the accuracy of the ticket on new points."""
     net = nn.Sequential(nn.Linear(20, 256, bias=False), nn.ReLU(), nn.Linear(256, 4, bias=False))
     model = slth.wrap(net, keep=0.3, weights="signed_constant", seed=0)
-    scores = [p for p in model.parameters() if p.requires_grad]  # weights have no gradient
-    optimiser = torch.optim.AdamW(scores, lr=LR, weight_decay=0.0)  # AdamW's own default would decay them
+    scores = [p for p in model.parameters() if p.requires_grad]  # only scores: weights have no gradient
+    optimiser = torch.optim.AdamW(scores, lr=LR, weight_decay=0.0)  # AdamW decays by default
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
     x, y = examples("training", 2048)
     for step in range(STEPS):

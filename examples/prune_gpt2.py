@@ -1,4 +1,4 @@
-"""A ticket in a random GPT-2, on a text of yours: scores are trained, weights never.
+"""Find a ticket in a random GPT-2 on your own text: scores are trained, and weights stay random.
 
 python examples/prune_gpt2.py my_text.txt
 """
@@ -16,17 +16,17 @@ from slth.tasks import text
 
 
 def loss_of(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    """Nats a byte of windows (count, length)."""
+    """Compute the loss of windows (count, length), in nats per byte."""
     return cross_entropy(model(tokens).logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 
 
 def main(file: str, steps: int = 200, length: int = 64, keep: float = 0.5) -> dict[str, float]:
-    """Train a ticket on a text file and store it as gpt2.safetensors. Returns validation losses in nats a byte."""
+    """Train a ticket on a text file, store it as gpt2.safetensors, and return validation losses in nats per byte."""
     tokens = text.Bytes().encode(Path(file).read_text(encoding="utf-8"))
     train, validation = text.split(tokens)
     held_out = text.windows(validation, length, 32)
     config = gpt2.config("tiny", length=length)
-    # Signed constants of one size need no growing: a mask cannot make a weight larger.
+    # Signed constants all have one size: a mask could not enlarge smaller weights.
     net = gpt2.build(config, init="signed", base_std=0.07, embedding_std=0.15, position_std=0.12, seed=0)
     model = slth.wrap(net, keep, seed=0)
     fit = slth.fit(

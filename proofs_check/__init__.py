@@ -1,5 +1,5 @@
-"""The paper's statements as code that can fail: `python -m proofs_check`.
+"""Numerical tests of the paper's statements: `python -m proofs_check`.
 
-Each file named after a statement holds its claim, the cases on which it is put to the test, and controls: the same
-with something wrong, which must not hold. A new statement is a new file with a function `check`.
+Each file named after a statement has its claim, the cases that test it, and controls, which are false variants of the
+claim that must fail. A new statement is a new file with a function `check`.
 """

@@ -1,4 +1,4 @@
-"""`python -m proofs_check [NAME ...]`: put statements to the test, print one table, exit with 1 if anything is off."""
+"""`python -m proofs_check [NAME ...]`: test statements, print a table, and exit with 1 if anything is wrong."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ upper for claims and lower for controls; worst: the largest error seen / allowed
 
 
 def statements() -> dict[str, Callable[[float], Statement]]:
-    """Every module of this package that has a function check, by name; numbers in names are ordered as numbers."""
+    """Return the function check of every module that has one, by name, with numbers in names in numerical order."""
     modules = (module.name for module in pkgutil.iter_modules(proofs_check.__path__) if module.name != "__main__")
     found = {name: importlib.import_module(f"proofs_check.{name}") for name in sorted(modules, key=_natural)}
     return {name: module.check for name, module in found.items() if hasattr(module, "check")}
@@ -32,7 +32,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def rows(statement: Statement, seconds: float) -> list[str]:
-    """Lines of the table: the statement, its checks, its controls."""
+    """Return the lines of the table for a statement, its checks and its controls."""
     verdict = "holds" if statement.holds else "OFF"
     controls = f"{statement.failing} of {len(statement.controls)} controls fail"
     lines = [_ROW.format(statement.name, statement.cases, f"{statement.ratio:.4f}", f"{controls}: {verdict}")]
@@ -47,7 +47,7 @@ def rows(statement: Statement, seconds: float) -> list[str]:
 
 
 def main(names: Sequence[str], share: float = 1.0) -> int:
-    """Test the named statements, or all; share of the usual number of cases. Returns the exit status."""
+    """Test the named statements, or all, with this share of the usual number of cases. Returns the exit status."""
     console.forgive()
     known = statements()
     for name in names:

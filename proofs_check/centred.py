@@ -1,8 +1,8 @@
-"""Centred sums: what keeping one of each pair (c, -c) can reach.
+"""Centred sums: the mean and reach of sums that keep one of each pair (c, -c).
 
 Claim. Masks that keep exactly one of each of N pairs (c_k, -c_k), c_k in R^d, give the 2^N sums of +-c_k. Their mean is
-0, and their mean square the sum of |c_k|^2; in coordinate j they reach from -r_j to r_j, r_j the sum of |c_kj|. Sums of
-0/1 of the same vectors lie about half the sum of all instead, which is itself random.
+0, and their mean square is the sum of |c_k|^2. In coordinate j they reach from -r_j to r_j, with r_j the sum of
+|c_kj|. Sums of 0/1 of the same vectors are instead centred at half the sum of all, which is itself random.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from proofs_check import draws
 from proofs_check.check import Check, Control, Statement
 
 N, D = 6, 3
-ROUNDING = 1e-12  # of a mean, relative to the vectors' sizes
+ROUNDING = 1e-12  # rounding of a mean, relative to the vectors' sizes
 
 
 def check(share: float = 1.0) -> Statement:
-    """Put the claim to the test; share of the usual number of cases."""
+    """Test the claim, with this share of the usual number of cases."""
     cases = draws.count(200, share)
     vectors = draws.normal("centred", cases, N, D)
     signed, subset = _sums(vectors, -1.0), _sums(vectors, 0.0)
@@ -45,7 +45,7 @@ def check(share: float = 1.0) -> Statement:
 
 
 def _sums(vectors: torch.Tensor, other: float) -> torch.Tensor:
-    """All 2^N sums (cases, 2^N, d) of each vector times 1 or `other`."""
+    """Return all 2^N sums (cases, 2^N, d) of each vector times 1 or `other`."""
     factors = torch.tensor(list(itertools.product([1.0, other], repeat=N)), dtype=torch.float64)
     return factors @ vectors
 
@@ -59,5 +59,5 @@ def _square(sums: torch.Tensor) -> torch.Tensor:
 
 
 def _short_of(sums: torch.Tensor, reach: torch.Tensor) -> float:
-    """1, and by what share of the reach that is claimed the sums fall short of it on the worse side."""
+    """Return 1 plus the share of the claimed reach by which the sums fall short of it, on the worse side."""
     return float((2 - torch.minimum(sums.amax(1), -sums.amin(1)) / reach).max())

@@ -1,14 +1,14 @@
-"""Lemma 7 for chains: a matrix hidden in two random ones with random diagonals between them, as linear KHA has them.
+"""Lemma 7 for chains: a matrix hidden in two random ones with random diagonals between them, as in linear KHA.
 
-Claim. The product of L numbers U[-1, 1] has the density (-ln |x|)^(L-1) / (2 (L-1)!), which is least on [-1/2, 1/2]
-at its ends; the part that is uniform there has mass .347, .120, .028 for L = 2, 3, 4. With C in proportion to one over
-that mass, n >= d1 C log(d1 d2 / eps) hidden units are enough for Lemma 7 where L - 2 diagonals U[-1, 1] stand between
-the factors. U[-1, 1] times a normal number, which explicit attention (MEA) has in the limit of many components, has a
-uniform part too, by another formula.
+Claim. The product of L numbers U[-1, 1] has the density (-ln |x|)^(L-1) / (2 (L-1)!), whose minimum on [-1/2, 1/2] is
+at the ends; the uniform part there has mass .347, .120, .028 for L = 2, 3, 4. With C proportional to one over that
+mass, n >= d1 C log(d1 d2 / eps) hidden units suffice for Lemma 7 with L - 2 diagonals U[-1, 1] between the factors.
+U[-1, 1] times a normal number, which is the limit of explicit attention (MEA) for many components, has a uniform part
+too, by another formula.
 
 Integrals of densities are compared with shares of draws, by the bound of Dvoretzky, Kiefer, Wolfowitz and Massart, and
-uniform parts with these integrals. Sources are pruned twice: first the surplus, all but those ENOUGH units of a block
-whose first factor and diagonals have the largest product, then by the subset sums.
+uniform parts with these integrals. Sources are pruned twice: first the surplus, which leaves the ENOUGH units of a
+block with the largest product of first factor and diagonals, then by the subset sums.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ class Case(NamedTuple):
     epsilon: float
 
 
-SHARES = 20_000  # draws of a product that are compared with its density
-CELLS = 999  # into which the uniform part is cut
+SHARES = 20_000  # draws of a product to compare with its density
+CELLS = 999  # cells of the uniform part
 DRAWN = (Case(2, 2, 0.3), Case(2, 1, 0.3))
 SOURCES = 40
-MANY = 16  # uniform numbers that make a normal one
-DELTA = 1e-9  # probability by which a share may lie beyond its bound
+MANY = 16  # uniform numbers whose sum approximates a normal one
+DELTA = 1e-9  # probability that a share exceeds its bound
 
 
 def check(share: float = 1.0) -> Statement:
-    """Put the claim to the test. Sources and draws do not depend on share: confidence bounds need them all."""
+    """Test the claim. Sources and draws do not depend on share, since confidence bounds need all of them."""
     one = DRAWN[0]
     drawn = {(case, factors): trial(case, factors) for case in DRAWN for factors in (3, 4)}
     return Statement(
@@ -74,12 +74,12 @@ def check(share: float = 1.0) -> Statement:
 
 
 def products(factors: int) -> torch.Tensor:
-    """Products of U[-1, 1], (SHARES,) float64."""
+    """Draw products of U[-1, 1], (SHARES,) float64."""
     return draws.uniform(f"chains/products/{factors}", factors, SHARES).prod(0)
 
 
 def integral(size: torch.Tensor, factors: int) -> torch.Tensor:
-    """Probability that a product is no larger than size, in (0, 1]: size times the sum over k < L of (-ln size)^k / k!.
+    """Compute the probability of |product| <= size, in (0, 1]: size times the sum over k < L of (-ln size)^k / k!.
 
     -ln |x| is a Gamma variable.
     """
@@ -87,7 +87,7 @@ def integral(size: torch.Tensor, factors: int) -> torch.Tensor:
 
 
 def off_shares(drawn: int, claimed: int) -> float:
-    """Largest distance of shares of draws from the integral of a density, over what the DKWM bound allows."""
+    """Return the largest distance of shares of draws from the integral of a density, over the DKWM bound."""
     size = products(drawn).abs().sort().values
     above = torch.arange(1, SHARES + 1) / SHARES - integral(size, claimed)
     distance = torch.maximum(above, 1 / SHARES - above).max().item()
@@ -95,9 +95,9 @@ def off_shares(drawn: int, claimed: int) -> float:
 
 
 def off_part(factors: int, *, reach: float = 0.5, mass: float | None = None) -> float:
-    """Mass of a part that is uniform on [-reach, reach], by default the theory's, over what the density has room for.
+    """Return the mass of a uniform part on [-reach, reach], by default the theory's, over the largest possible mass.
 
-    That is CELLS times the probability of the least likely of the cells that the interval is cut into.
+    That is CELLS times the probability of the least likely cell of the interval.
     """
     mass = theory.uniform_part(factors) if mass is None else mass
     ends = torch.linspace(1e-12, reach, CELLS + 1, dtype=torch.float64)
@@ -105,9 +105,9 @@ def off_part(factors: int, *, reach: float = 0.5, mass: float | None = None) -> 
 
 
 def off_normal_part(times: float) -> float:
-    """Distance of the theory's part, times a factor, from draws of a sum of many, over Hoeffding's bound.
+    """Return the distance of the theory's part, times a factor, from draws of sums, over Hoeffding's bound.
 
-    Given a key k, U[-1, 1] times k has the density 1 / (2 |k|) at 1/2 where |k| is larger than that, else 0.
+    Given a key k, U[-1, 1] times k has the density 1 / (2 |k|) at 1/2 if |k| > 1/2, else 0.
     """
     key = draws.uniform("chains/normal", MANY, SHARES).sum(0).abs() / math.sqrt(MANY)
     found = torch.where(key > 0.5, 0.5 / key, 0.0).mean().item()
@@ -121,10 +121,10 @@ def off_normal_part(times: float) -> float:
 def trial(
     case: Case, factors: int, *, constant_for: int | None = None, flip: bool = False, dense: bool = False
 ) -> list[float]:
-    """Largest error of an entry over what is allowed, of each source.
+    """Return the largest error of an entry over the allowed one, for each source.
 
-    Every other target is a corner, all |w| = 1. constant_for: the number of factors that the width is meant for. flip:
-    whether one kept weight is pruned after all. dense: whether the last diagonal is a full matrix.
+    Every other target is a corner, all |w| = 1. constant_for: the number of factors for the width. flip: prune one kept
+    weight afterwards. dense: use a full matrix as the last diagonal.
     """
     asked = theory.chain_hidden(*case, factors=constant_for or factors, constant="measured")
     ratios = []
@@ -152,7 +152,7 @@ def trial(
 
 
 def largest(chain: torch.Tensor, most: int) -> torch.Tensor:
-    """Indices of the `most` units with the largest products in each block of chain (d1, n), in order, for d1 blocks."""
+    """Return ascending indices of the `most` units with the largest products in each block of chain (d1, n)."""
     kept = []
     for row, part in zip(chain.abs(), blocks(chain.shape[1], len(chain)), strict=True):
         units = row[part]

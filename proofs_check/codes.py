@@ -1,9 +1,9 @@
-"""The random-code formula: how near signed sums of random vectors come to a Gaussian block of weights.
+"""The random-code formula: the error of Gaussian blocks of weights coded by signed sums of random vectors.
 
-Claim. Blocks of d weights N(0, 1), d >= 4, take the nearest of the 2^N sums of +-c_k, k <= N, where N is a multiple of
-d, 2 d or more, the c_k are orthonormal d at a time, and the sums' variance in a coordinate is 1 + 2/d. The mean squared
-error of a weight is then that of `slth.theory.random_code` times 4^(-N/d), within 0.5 dB. That is derived for sums
-which are Gaussian and independent, as these are not: N vectors make 2^N of them.
+Claim. Blocks of d weights N(0, 1), d >= 4, are coded by the nearest of the 2^N sums of +-c_k, k <= N, where N >= 2 d is
+a multiple of d, the c_k are orthonormal in groups of d, and the sums' variance in a coordinate is 1 + 2/d. The mean
+squared error of a weight is then `slth.theory.random_code` times 4^(-N/d), within 0.5 dB. The formula is derived for
+independent Gaussian sums, which these are not, since N vectors give 2^N of them.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from slth.weights import inits
 
 ALLOWED = 0.5  # dB
 GRID = {(4, 8): 4000, (4, 12): 4000, (6, 12): 4000, (8, 16): 4000, (8, 24): 1000, (12, 24): 2000, (16, 32): 1000}
-LEAST = 600  # cases, below which the mean itself is uncertain by a tenth of what is allowed or more
+LEAST = 600  # least number of cases: with fewer, the mean is uncertain by a tenth of ALLOWED or more
 
 
 def check(share: float = 1.0) -> Statement:
-    """Put the claim to the test; share of the usual number of cases."""
+    """Test the claim, with this share of the usual number of cases."""
     counts = {case: max(LEAST, draws.count(most, share)) for case, most in GRID.items()}
     errors = {case: _error(*case, count) for case, count in counts.items()}
     d, n = 8, 16
@@ -46,17 +46,17 @@ def check(share: float = 1.0) -> Statement:
 
 
 def _of(d: int, n: int, scale: float = 1.0, *, subset: bool = False, orthogonal: bool = True) -> float:
-    """The error over the limit of a claim with something wrong."""
+    """Return the error over the limit for a false variant of the claim."""
     return _error(d, n, LEAST, scale, subset=subset, orthogonal=orthogonal) / theory.rate_limit(n / d)
 
 
 def _error(d: int, n: int, cases: int, scale: float = 1.0, *, subset: bool = False, orthogonal: bool = True) -> float:
-    """The mean squared error of a weight; scale: of the sums, over the best."""
+    """Compute the mean squared error of a weight; scale: of the sums, relative to the best."""
     targets = draws.normal(f"codes/{d}/{n}", cases, d).numpy()
     draw = inits.orthogonal if orthogonal else inits.normal
     vectors = draw((cases, n, d), 1.0 if orthogonal else d**-0.5, seed=0, name=f"proofs_check/codes/{d}/{n}").numpy()
     unit = scale * math.sqrt(theory.code_variance(d) * d / n) * (2.0 if subset else 1.0)
-    middle = vectors.sum(1, dtype=np.float64) if subset else 0.0  # a 0/1 sum is half of that and of a signed one
+    middle = vectors.sum(1, dtype=np.float64) if subset else 0.0  # 0/1 sum = half of (this + signed sum)
     wanted = targets / unit * (2.0 if subset else 1.0) - middle
     solve = bases.solve if orthogonal else nearest.solve
     signs = solve(vectors, wanted)
@@ -65,5 +65,5 @@ def _error(d: int, n: int, cases: int, scale: float = 1.0, *, subset: bool = Fal
 
 
 def _beyond(one: float, other: float) -> float:
-    """Decibels between two errors over what is allowed."""
+    """Return the decibels between two errors over the allowed ones."""
     return abs(10.0 * math.log10(one / other)) / ALLOWED

@@ -1,4 +1,4 @@
-"""Random cases and their geometry. All numbers come from `slth.weights.inits`; every name is a stream of its own."""
+"""Random cases and their geometry. All numbers come from `slth.weights.inits`, with one stream per name."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def count(cases: int, share: float) -> int:
-    """Cases to draw, at least 1."""
+    """Return the number of cases to draw, at least 1."""
     return max(1, round(cases * share))
 
 
 def normal(name: str, *shape: int) -> torch.Tensor:
-    """Standard normal, float64."""
+    """Draw standard normal numbers, float64."""
     return inits.normal(shape, 1.0, seed=0, name=f"proofs_check/{name}").double()
 
 
 def uniform(name: str, *shape: int) -> torch.Tensor:
-    """Uniform on (-1, 1), float64."""
+    """Draw uniform numbers on (-1, 1), float64."""
     return inits.uniform(shape, 1.0, seed=0, name=f"proofs_check/{name}").double()
 
 
 def starts(name: str, cases: int, *shape: int) -> torch.Tensor:
-    """Where searches start: normal (cases, *shape) times 1/100 (near ties), 1 or 4 (beyond the bounds of what follows).
+    """Draw starting points of searches: normal (cases, *shape) times 1/100 (near ties), 1 or 4 (beyond the bounds).
 
-    The factor is that of the case, or, for every other three cases, differs along the next axis: a vector near 0 among
-    long ones.
+    The factor depends on the case. For every other three cases it also differs along the next axis, so that there are
+    short vectors among long ones.
     """
     factors = torch.tensor([0.01, 1.0, 4.0], dtype=torch.float64)
     i, j = torch.arange(cases)[:, None], torch.arange(shape[0])
@@ -41,19 +41,22 @@ def starts(name: str, cases: int, *shape: int) -> torch.Tensor:
 
 
 def all_starts(name: str, cases: int, shapes: Mapping[str, Sequence[int]]) -> dict[str, torch.Tensor]:
-    """:func:`starts` of each shape, under names of their own."""
+    """Draw :func:`starts` of each shape, each with its own name."""
     return {role: starts(f"{name}/{role}", cases, *shape) for role, shape in shapes.items()}
 
 
 def attention_mask(name: str, *shape: int) -> torch.Tensor:
-    """Bool (*shape), about half True, with a True in each row (last axis)."""
+    """Draw a bool mask (*shape), about half True, with a True in each row (last axis)."""
     drawn = uniform(name, *shape)
     mask: torch.Tensor = (drawn > 0) | (drawn == drawn.amax(-1, keepdim=True))
     return mask
 
 
 def mask_pair(name: str, flip: bool, *shape: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """An :func:`attention_mask` twice; with flip, the first has the second key but not the first, the other both."""
+    """Return an :func:`attention_mask` twice.
+
+    With flip, the first mask has only the second of the first two keys, and the other mask has both.
+    """
     before = attention_mask(name, *shape)
     after = before.clone()
     if flip:
@@ -62,15 +65,16 @@ def mask_pair(name: str, flip: bool, *shape: int) -> tuple[torch.Tensor, torch.T
 
 
 def ball(raw: torch.Tensor, radius: float) -> torch.Tensor:
-    """Vectors (last axis) of norm <= radius: raw times radius, drawn back to the sphere where raw is longer than 1."""
+    """Map raw to vectors (last axis) of norm <= radius: raw times radius, projected if raw is longer than 1."""
     inside: torch.Tensor = radius * raw / torch.linalg.vector_norm(raw, dim=-1, keepdim=True).clamp_min(1.0)
     return inside
 
 
 def contraction(raw: torch.Tensor) -> torch.Tensor:
-    """Matrices (last two axes) of spectral norm <= 1: raw, drawn back where two bounds on its norm are both above 1.
+    """Scale matrices (last two axes) to spectral norm <= 1 if two bounds on their norms are both above 1.
 
-    The Frobenius norm is exact for rank 1, sqrt(|A^T A|_inf) for orthogonal matrices; both are far cheaper than an SVD.
+    The Frobenius norm is exact for rank 1, and sqrt(|A^T A|_inf) for orthogonal matrices; both are much cheaper than an
+    SVD.
     """
     frobenius = torch.linalg.matrix_norm(raw, keepdim=True)
     rows = (raw.mT @ raw).abs().sum(-1, keepdim=True).amax(-2, keepdim=True).sqrt()
@@ -78,7 +82,7 @@ def contraction(raw: torch.Tensor) -> torch.Tensor:
 
 
 def box(raw: torch.Tensor, size: float) -> torch.Tensor:
-    """Entries of absolute value <= size; the bound is reached, not only approached."""
+    """Map raw entries to absolute values <= size, such that the bound can be attained."""
     return size * torch.sin(raw)
 
 

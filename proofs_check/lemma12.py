@@ -1,15 +1,15 @@
-"""Lemma 12: how far an attention passes on a change of its inputs.
+"""Lemma 12: how much an attention's outputs change with its inputs.
 
-Claim. A target whose four factors have spectral norm <= 1 in each of its H heads, inputs x_i and x'_i of norm <= alpha
-with ||x_i - x'_i|| <= e, any attention mask. Then ||Attn_T(x_i) - Attn_T(x'_i)|| <= H sqrt(d1) (alpha (exp(4 alpha e)
-- 1) + e). Where x' is bounded by alpha' instead, 4 alpha becomes 2 (alpha + alpha'): Theorem 14 needs alpha' = 2 alpha
-and overlooks it.
+Claim. Let a target have four factors of spectral norm <= 1 in each of H heads, inputs x_i and x'_i of norm <= alpha
+with ||x_i - x'_i|| <= e, and any attention mask. Then ||Attn_T(x_i) - Attn_T(x'_i)|| <= H sqrt(d1) (alpha (exp(4 alpha
+e) - 1) + e). If x' is bounded by alpha' instead, 4 alpha becomes 2 (alpha + alpha'). Theorem 14 needs alpha' = 2 alpha
+but overlooks it.
 
-The search is over both inputs and over the merged matrices, by their norms alone (d_K = 1): more than any target has.
+The search is over both inputs and over merged matrices within their norm bounds (d_K = 1), which includes all targets.
 
-The printed bound is nearly attained for small alpha and d1 = 1, where its half fails. For the alpha >= sqrt(d1) of the
-paper it is slack: the search reaches 40 % of it. Our tight form H (2 alpha tanh(alpha e) + e) is what the controls
-cut there.
+The printed bound is nearly attained for small alpha and d1 = 1, where half of it fails. For alpha >= sqrt(d1), as in
+the paper, it is not tight: the search reaches 40 % of it. There the controls use fractions of our tight form
+H (2 alpha tanh(alpha e) + e).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Case(NamedTuple):
 
 
 def cases_with(moved: float) -> list[Case]:
-    """Settings in which x' has norm <= moved * alpha."""
+    """Return settings in which x' has norm <= moved * alpha."""
     return [
         Case(length, d, heads, alpha, moved * alpha, drift * alpha)
         for length, d, heads, alpha in (
@@ -59,7 +59,7 @@ Bound = Callable[[Case], float]
 
 
 def check(share: float = 1.0) -> Statement:
-    """Put the lemma to the test."""
+    """Test the lemma."""
     each = draws.count(160, share)
     found = {case: worst_change(case, each) for case in CASES}
     doubled = {case: worst_change(case, each) for case in cases_with(2.0)}
@@ -96,19 +96,19 @@ def tight(case: Case) -> float:
 
 
 def without_softmax(case: Case) -> float:
-    """What is left of the right side without its first term."""
+    """Right side without its first term."""
     return case.heads * math.sqrt(case.d) * case.drift
 
 
 def without_values(case: Case) -> float:
-    """What is left of the right side without its second term."""
+    """Right side without its second term."""
     return printed(case) - without_softmax(case)
 
 
 def worst_change(case: Case, cases: int, *, scale: float = 1.0, flip: bool = False) -> float:
-    """The largest change that a search over x, x', W_QK and W_VO finds.
+    """Return the largest change that a search over x, x', W_QK and W_VO finds.
 
-    flip: x' is attended to with one more key than x. scale: by which the logits are too large.
+    flip: x' has one more key than x. scale: factor by which the logits are too large.
     """
     name = f"lemma12/{case}"
     before, after = draws.mask_pair(f"{name}/mask", flip, cases, case.length, case.length)
@@ -122,7 +122,7 @@ def worst_change(case: Case, cases: int, *, scale: float = 1.0, flip: bool = Fal
 
 
 def shapes(case: Case) -> dict[str, tuple[int, ...]]:
-    """Of what is searched, by role."""
+    """Return the shapes of the searched tensors, by role."""
     vectors, matrices = (case.length, case.d), (case.heads, case.d, case.d)
     return {"x": vectors, "move": vectors, "qk": matrices, "vo": matrices}
 
@@ -130,7 +130,7 @@ def shapes(case: Case) -> dict[str, tuple[int, ...]]:
 def moved_pair(
     x: torch.Tensor, move: torch.Tensor, alpha: float, moved_alpha: float, drift: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Any two raw tensors (..., T, d) -> x of norm <= alpha and x' of norm <= moved_alpha >= alpha within drift."""
+    """Map any two raw tensors (..., T, d) to x of norm <= alpha and x' of norm <= moved_alpha >= alpha within drift."""
     x = draws.ball(x, alpha)
     moved = x + draws.ball(move, drift)
-    return x, draws.ball(moved / moved_alpha, moved_alpha)  # to the nearest point of a ball in which x lies: no farther
+    return x, draws.ball(moved / moved_alpha, moved_alpha)  # projection onto a ball that contains x

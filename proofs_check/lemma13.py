@@ -1,12 +1,12 @@
-"""Lemma 13, corrected: how far a block passes on a change of its inputs.
+"""Lemma 13, corrected: how much a block's outputs change with its inputs.
 
 Claim. Under the conditions of Lemma 12, and for a network F of spectral norms <= 1, the block y = Attn(x) + x, F(y) + y
-moves by at most 2 H sqrt(d1) (alpha (exp(4 alpha e) - 1) + 2e), with 2 (alpha + alpha') for 4 alpha where x' is bounded
-by alpha' only.
+moves by at most 2 H sqrt(d1) (alpha (exp(4 alpha e) - 1) + 2e), with 2 (alpha + alpha') instead of 4 alpha if x' is
+bounded by alpha'.
 
-The paper prints half of this; its own proof gives the whole. The half is false for small alpha, which is one of the
-controls (T = d1 = H = 1 and all weights 1: the block is 4x). Under the paper's standing alpha >= sqrt(d1) we find no
-case against it; for d1 >= 2 it follows from our tight form 2 (H (2 alpha tanh(alpha e) + e) + e), see
+The paper prints half of this bound, while its proof gives the full one. Half of it is false for small alpha, which is
+one of the controls (T = d1 = H = 1 and all weights 1: the block is 4x). For alpha >= sqrt(d1), which the paper assumes,
+no counterexample is found; for d1 >= 2 it follows from our tight form 2 (H (2 alpha tanh(alpha e) + e) + e), see
 `slth.theory.lemma13_block`.
 """
 
@@ -29,7 +29,7 @@ LAYERS = 2
 
 
 def check(share: float = 1.0) -> Statement:
-    """Put the lemma to the test."""
+    """Test the lemma."""
     each = draws.count(160, share)
     found = {case: worst_change(case, each) for case in CASES}
     assumed = {case: found[case] for case in ALPHA_AS_ASSUMED}
@@ -72,19 +72,19 @@ def tight(case: Case) -> float:
 
 
 def without_residuals(case: Case) -> float:
-    """What is left when x is not counted beside Attn(x)."""
+    """Right side if x is not added to Attn(x)."""
     return 2 * theory.lemma12_attention(case.drift, case.d, case.heads, case.alpha, case.moved_alpha)
 
 
 def without_softmax(case: Case) -> float:
-    """What is left of the right side without its first term."""
+    """Right side without its first term."""
     return 4 * case.heads * math.sqrt(case.d) * case.drift
 
 
 def worst_change(case: Case, cases: int, *, norm: float = 1.0, flip: bool = False) -> float:
-    """The largest change that a search over x, x' and all matrices finds.
+    """Return the largest change that a search over x, x' and all matrices finds.
 
-    norm: of the network's layers. flip: x' is attended to with one more key than x.
+    norm: norm of the network's layers. flip: x' has one more key than x.
     """
     name = f"lemma13/{case}"
     before, after = draws.mask_pair(f"{name}/mask", flip, cases, case.length, case.length)
@@ -102,7 +102,7 @@ def worst_change(case: Case, cases: int, *, norm: float = 1.0, flip: bool = Fals
 def block(
     x: torch.Tensor, qk: torch.Tensor, vo: torch.Tensor, layers: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
-    """The block on x (cases, T, d): qk, vo (cases, H, d, d); layers (cases, L, d, d) with ReLU between."""
+    """Compute the block on x (cases, T, d): qk, vo (cases, H, d, d); layers (cases, L, d, d) with ReLU between them."""
     y = merged_attention(x, qk, vo, mask) + x
     return network(y, layers) + y
 

@@ -4,14 +4,14 @@ Claim. Target W (d1 x d2) of spectral norm <= 1; source ReLU(x first) second, en
 n >= d1 C log(2 d1 d2 / eps), then with probability >= 1 - eps masks exist for which the source is within eps of x W for
 every input of norm <= 1.
 
-A ReLU splits each input into halves: the source computes x+ P + x- N with P near W and N near -W. Two parts are put to
-the test. Given P and N whose entries err by no more than the proof allows, eps/(2 d1 d2), the error is at most eps: it
-is at most half of that, eps/(2 sqrt(d1 d2)), which is attained, so half of the claim still holds and its control takes
-a third. And random sources reach such P and N. Their width takes C as twice the constant measured for Lemma 7, since
-each half of an input has half of the hidden units; see `slth.theory.lemma2_hidden`.
+A ReLU splits each input into halves: the source computes x+ P + x- N with P near W and N near -W. There are two tests.
+First, if the errors of the entries of P and N are at most those of the proof, eps/(2 d1 d2), the error is at most eps.
+It is even at most eps/(2 sqrt(d1 d2)), which is attained, so half of the claim still holds and its control uses a
+third. Second, random sources reach such P and N. Their width uses twice the constant C measured for Lemma 7, since each
+half of an input has half of the hidden units; see `slth.theory.lemma2_hidden`.
 
-The error of a source is computed in full, not on samples: in each orthant it is linear in |x|, and the largest spectral
-norm over the 2^d1 orthants bounds it.
+The error of a source is bounded for all inputs: in each orthant it is linear in |x|, so the largest spectral norm over
+the 2^d1 orthants is a bound.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class Case(NamedTuple):
 
 GIVEN = [Case(1, 1, 0.1), Case(2, 3, 0.5), Case(4, 4, 0.01), Case(8, 2, 0.1)]
 DRAWN = [Case(2, 2, 0.2), Case(2, 4, 0.3), Case(4, 4, 0.3)]
-SOURCES = 60  # random ones of each setting, for a control half as many
+SOURCES = 60  # random sources per setting; controls use half as many
 Bound = Callable[[Case], float]
 
 
 def check(share: float = 1.0) -> Statement:
-    """Put the lemma to the test."""
+    """Test the lemma."""
     each = draws.count(160, share)
     given = {case: worst_given(case, each) for case in GIVEN}
     coarse = {case: worst_given(case, FEW, times=2 * case.d_in * case.d_out) for case in GIVEN}
@@ -75,12 +75,12 @@ def check(share: float = 1.0) -> Statement:
 
 
 def tight(case: Case) -> float:
-    """What the accuracy of the entries comes to: the norm of a matrix that has it everywhere."""
+    """Return the tight bound: the norm of a matrix whose entries all equal the accuracy."""
     return theory.lemma2_accuracy(*case) * math.sqrt(case.d_in * case.d_out)
 
 
 def worst_given(case: Case, cases: int, *, times: float = 1.0) -> float:
-    """The largest error that a search over inputs and errors of P and N, at times the allowed accuracy, finds."""
+    """Return the largest error that a search over inputs and errors of P and N, at `times` the accuracy, finds."""
     accuracy = times * theory.lemma2_accuracy(*case)
 
     def value(x: torch.Tensor, p: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
@@ -93,10 +93,10 @@ def worst_given(case: Case, cases: int, *, times: float = 1.0) -> float:
 
 
 def drawn(case: Case, sources: int, *, width: float = 1.0, negative: bool = True, flip: bool = False) -> list[float]:
-    """Error over eps, a bound for all inputs of norm <= 1, of masks found in random sources.
+    """Return error over eps, a bound for all inputs of norm <= 1, of masks found in random sources.
 
-    Every other target is a corner: a diagonal of signs. width: share of the width that the lemma asks for. negative:
-    whether the units that serve negative inputs are left in. flip: whether one kept weight is pruned after all.
+    Every other target is a corner: a diagonal of signs. width: share of the lemma's width. negative: keep the units for
+    negative inputs. flip: prune one kept weight afterwards.
     """
     hidden = theory.lemma2_hidden(*case, constant="measured")
     hidden = max(2 * case.d_in, round(width * hidden))
@@ -118,14 +118,14 @@ def drawn(case: Case, sources: int, *, width: float = 1.0, negative: bool = True
 
 
 def target(case: Case, i: int, name: str) -> torch.Tensor:
-    """A target (d1, d2) of spectral norm 1."""
+    """Draw a target (d1, d2) of spectral norm 1."""
     w = draws.uniform(f"{name}/target", case.d_in, case.d_out)
     w = w.sign() * torch.eye(case.d_in, case.d_out, dtype=torch.float64) if i % 2 else w
     return w / spectral_norm(w)
 
 
 def orthant_norm(positive: torch.Tensor, negative: torch.Tensor) -> float:
-    """A bound on |x+ positive + x- negative| for |x| <= 1: the largest spectral norm over the orthants."""
+    """Bound |x+ positive + x- negative| for |x| <= 1 by the largest spectral norm over the orthants."""
     choices = torch.tensor(list(itertools.product([True, False], repeat=len(positive))))
     rows = torch.where(choices[..., None], positive, negative)  # (2^d1, d1, d2)
     return spectral_norm(rows).max().item()

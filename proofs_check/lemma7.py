@@ -2,12 +2,12 @@
 
 Claim. Target W (d1 x d2) with entries in [-1, 1]; factors (d1 x n) and (n x d2), entries U[-1, 1]. If
 n >= d1 C log(d1 d2 / eps), then with probability >= 1 - eps masks exist for which the product of the masked factors is
-within eps/(d1 d2) of W in every entry. C is universal; the paper gives no value, here it is the one measured at
-d1 = d2 in {2, 4, 8, 16} and eps in {0.3, 0.1, 0.03} (at d1 = d2 = 1 and eps = 0.1 it is a little too small).
+within eps/(d1 d2) of W in every entry. C is universal, and the paper gives no value; here it is the one measured at
+d1 = d2 in {2, 4, 8, 16} and eps in {0.3, 0.1, 0.03} (at d1 = d2 = 1 and eps = 0.1 it is slightly too small).
 
-On trial are targets at random, at the corners (every |w| = 1, the farthest from what few candidates reach) and of
-spectral norm 1 (Lemma 4). Every mask is found by exact subset sums, so a failure is one of the block-structured masks
-of the proof, not of a solver.
+Targets are random, at the corners (every |w| = 1, which few candidates hardly reach) and of spectral norm 1 (Lemma 4).
+Every mask is found by exact subset sums, so a failure is due to the block-structured masks of the proof, and not to the
+solver.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Case(NamedTuple):
     epsilon: float
 
 
-DRAWS = {  # the more of them, the nearer to epsilon a failure's probability may be
+DRAWS = {  # with more draws, a failure probability nearer to epsilon can be confirmed
     Case(2, 1, 0.1): 2000,
     Case(2, 2, 0.3): 2000,
     Case(2, 2, 0.1): 1000,
@@ -51,13 +51,13 @@ class Trial(NamedTuple):
     accuracy: float
 
     def ratios(self) -> list[float]:
-        """Largest error of an entry over what is allowed, of each draw."""
+        """Return the largest error of an entry over the allowed one, for each draw."""
         errors = (self.first @ self.second - self.wanted).abs().amax((-2, -1))
         return (errors / self.accuracy).tolist()
 
 
 def check(share: float = 1.0) -> Statement:
-    """Put the lemma to the test. The number of sources does not depend on share: confidence bounds need them all."""
+    """Test the lemma. The number of sources does not depend on share, since confidence bounds need all of them."""
     trials = {(case, kind): trial(case, kind, count) for case, count in DRAWS.items() for kind in TARGETS}
     one = Case(2, 5, 0.3)
 
@@ -77,7 +77,7 @@ def check(share: float = 1.0) -> Statement:
 
 
 def target(case: Case, kind: str, count: int, name: str) -> torch.Tensor:
-    """Targets (count, d1, d2) with entries in [-1, 1]."""
+    """Draw targets (count, d1, d2) with entries in [-1, 1]."""
     w = draws.uniform(f"{name}/target", count, case.d_in, case.d_out)
     if kind == "corners":
         return w.sign()
@@ -89,8 +89,7 @@ def trial(
 ) -> Trial:
     """Solve for masks of many random factors.
 
-    width: share of the width that the lemma asks for. scale: of the random entries. structure: whether the first
-    factor gets its mask.
+    width: share of the lemma's width. scale: of the random entries. structure: whether the first factor gets its mask.
     """
     name = f"lemma7/{case}/{kind}"
     hidden = max(case.d_in, round(width * theory.lemma7_hidden(*case, constant="measured")))
@@ -105,7 +104,7 @@ def trial(
 
 
 def flipped(t: Trial) -> Trial:
-    """The same with one kept weight of the second factor pruned after all, in each draw."""
+    """Prune one kept weight of the second factor in each draw."""
     second = t.second.clone()
     for factor in second:
         draws.prune_largest(factor)

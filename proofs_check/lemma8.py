@@ -1,13 +1,13 @@
-"""Lemma 8 (Lemma 5 in the main text): what a change of the logits does to a softmax average.
+"""Lemma 8 (Lemma 5 in the main text): how much a softmax average changes with its logits.
 
 Claim. Logits z and their change e (T,) with |e_k| <= m, inputs X (T, d1) with rows of norm <= alpha, any attention
 mask a with a 1. Then ||softmax(z; a) X - softmax(z + e; a) X||_2 <= sqrt(d1) alpha (exp(2m) - 1), and for m <= 1/2 at
-most 4 sqrt(d1) alpha m (Lemma 5). T does not matter. On the way the paper shows |p'_k - p_k| <= p_k (exp(2m) - 1).
+most 4 sqrt(d1) alpha m (Lemma 5), independently of T. In the proof the paper shows |p'_k - p_k| <= p_k (exp(2m) - 1).
 
-The printed bounds are slack: the left side reaches 2 alpha tanh(m/2), which is 1/2 of the right side for d1 = 1 and
-small m (1/4 in Lemma 5), and never more. So half of Lemma 8 still holds, and the control takes a third; the tight form
-2 alpha tanh(m/2), attained, fails when halved. Likewise exp(m) - 1 would do in place of exp(2m) - 1 for the average,
-but not for the single weights, where the paper's step is sharp.
+The printed bounds are not tight: the left side reaches at most 2 alpha tanh(m/2), which is 1/2 of the right side for
+d1 = 1 and small m (1/4 in Lemma 5). So half of Lemma 8 still holds, and the control uses a third. The tight form
+2 alpha tanh(m/2) is attained, so half of it fails. Similarly exp(m) - 1 would suffice instead of exp(2m) - 1 for the
+average, but not for the single weights, where the paper's step is sharp.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Bound = Callable[[Case], float]
 
 
 def check(share: float = 1.0) -> Statement:
-    """Put the lemma to the test."""
+    """Test the lemma."""
     each = draws.count(150, share)
     found = {case: worst_move(case, each) for case in CASES}
     small = {case: left for case, left in found.items() if case.m <= 0.5}
@@ -82,7 +82,7 @@ def check(share: float = 1.0) -> Statement:
 
 
 def worst_move(case: Case, cases: int, *, flip: bool = False) -> float:
-    """The longest move of the average that a search over z, e and X finds; flip lets one key join with the change."""
+    """Return the largest change of the average that a search over z, e and X finds; flip: the change adds a key."""
     name = f"lemma8/{case}"
     before, after = draws.mask_pair(f"{name}/mask", flip, cases, case.length)
 
@@ -97,12 +97,12 @@ def worst_move(case: Case, cases: int, *, flip: bool = False) -> float:
 
 
 def softmax(z: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """softmax(z; mask) over the last axis."""
+    """Compute softmax(z; mask) over the last axis."""
     return z.masked_fill(~mask, -torch.inf).softmax(-1)
 
 
 def opposite_groups(k: int) -> float:
-    """The tight form's case of equality at T = 2^k, m = 1/2: half of the keys at x, half at -x. Left / right."""
+    """Return left / right for equality of the tight form at T = 2^k, m = 1/2: half of the keys at x, half at -x."""
     m, half = 0.5, 2 ** (k - 1)
     signs = torch.cat((-torch.ones(half), torch.ones(half))).double()
     z = signs * m / 2
@@ -111,7 +111,7 @@ def opposite_groups(k: int) -> float:
 
 
 def worst_weight(cases: int, times: float) -> float:
-    """Worst |p'_k - p_k| / (p_k (exp(times m) - 1)) over logits of any spread and changes at their bounds, m <= 1."""
+    """Return the largest |p'_k - p_k| / (p_k (exp(times m) - 1)) over logits and changes at their bounds, m <= 1."""
     m = 0.05 + draws.uniform("lemma8/weights/m", cases, 1).abs()
     spread = 12 * draws.uniform("lemma8/weights/spread", cases, 1).abs()
     z = spread * draws.normal("lemma8/weights/z", cases, 6)

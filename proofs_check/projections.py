@@ -1,15 +1,15 @@
-"""RoPE: queries and keys met by themselves, through a matrix that all heads share (knocking heads of a shared width).
+"""RoPE: approximate each W_Q and W_K, through a matrix that all heads share (knocking heads with a shared width).
 
 Claim. Target with H heads of width m, W_Q and W_K of spectral norm <= 1; source x W_Q T, projections (d1 x n) of each
 head and T (n x m) for all, entries U[-1, 1]. If n >= m C log(8 H d1 max(3 alpha^3, m) / eps), then with probability
->= 1 - eps/4 masks exist for which every entry of every W_Q and W_K errs by at most eps / (8 H d1 max(3 alpha^3, m)).
-And then logits of inputs of norm <= alpha, at any two positions, err by at most eps / (8 H alpha sqrt(d1)), which is
-what Theorem 9 allows them. m takes the place of d1 in front of the logarithm.
+>= 1 - eps/4 masks exist for which the error of every entry of every W_Q and W_K is at most
+eps / (8 H d1 max(3 alpha^3, m)). Then the error of logits of inputs of norm <= alpha, at any two positions, is at most
+eps / (8 H alpha sqrt(d1)), which is the one that Theorem 9 allows. The factor of the logarithm is m instead of d1.
 
-Two parts are put to the test. Given W_Q and W_K that err by no more than that in every entry, a search over inputs,
-weights, errors and positions finds logits off by two thirds of what is allowed, so the control takes a half. And random
-sources reach such projections. Of W_V W_O nothing is claimed: its candidates share the few weights of the output
-projection, and with as many features as outputs the sources fail at the width that Lemma 7 for chains would ask for.
+There are two tests. First, with errors of all entries of W_Q and W_K within that bound, a search over inputs, weights,
+errors and positions finds errors of logits up to two thirds of the allowed ones, so the control uses a half. Second,
+random sources reach such projections. There is no claim for W_V W_O: its candidates share the few weights of the output
+projection, and with as many features as outputs, sources fail at the width of Lemma 7 for chains.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ GIVEN = [
     Case(2, 2, 2, 16, math.sqrt(2), 0.01),
 ]
 DRAWN = [Case(2, 2, 1, 2, math.sqrt(2), 0.4), Case(2, 4, 2, 4, 2.0, 0.4)]
-SOURCES = 50  # random ones of each setting, for a control half as many
+SOURCES = 50  # random sources per setting; controls use half as many
 Spoil = Callable[[LinearKnockingHeads], None]
 
 
 def check(share: float = 1.0) -> Statement:
-    """Put the claim to the test."""
+    """Test the claim."""
     each = draws.count(120, share)
     given = {case: worst_given(case, each) for case in GIVEN}
     coarse = {case: worst_given(case, FEW, times=case.alpha**2) for case in GIVEN}
@@ -80,14 +80,14 @@ def check(share: float = 1.0) -> Statement:
 
 
 def logits(case: Case) -> float:
-    """What Theorem 9 allows the logits to err by."""
+    """Return the error of logits that Theorem 9 allows."""
     return theory.theorem9_budget(case.d_in, case.d_out, case.heads, case.alpha, case.epsilon).logits
 
 
 def worst_given(case: Case, cases: int, *, times: float = 1.0) -> float:
-    """The largest error of a logit that a search over inputs, a head's weights and errors within bounds finds.
+    """Return the largest error of a logit that a search over inputs, a head's weights and bounded errors finds.
 
-    times: by which errors may exceed the accuracy. Query and key are at positions 5 and 0.
+    times: factor by which errors may exceed the accuracy. Query and key are at positions 5 and 0.
     """
     accuracy = times * theory.projection_accuracy(*case)
     at = torch.tensor([5]), torch.tensor([0])
@@ -111,7 +111,7 @@ def worst_given(case: Case, cases: int, *, times: float = 1.0) -> float:
 
 @torch.no_grad()
 def pair(case: Case, i: int, width: float) -> tuple[GroupedQueryAttention, LinearKnockingHeads]:
-    """The i-th target, every factor of norm 1, and its random source, every factor U[-1, 1]. W_VO is a unit matrix."""
+    """Draw the i-th target, with factors of norm 1, and its random source of U[-1, 1]. W_VO is a unit matrix."""
     options: dict[str, Any] = {"rope": True, "dtype": torch.float64}
     sizes = (case.d_in, case.d_out, case.heads, case.hidden)
     target = GroupedQueryAttention(*sizes, seed=2 * i, **options)
@@ -126,7 +126,7 @@ def pair(case: Case, i: int, width: float) -> tuple[GroupedQueryAttention, Linea
 
 
 def drawn(case: Case, *, width: float = 1.0, spoil: Spoil = leave) -> list[float]:
-    """Largest error of an entry of W_Q and W_K over what is allowed, of each source, after spoil has changed it."""
+    """Return the largest error of an entry of W_Q and W_K over the allowed one, for each source changed by spoil."""
     ratios = []
     for i in range(SOURCES if spoil is leave and width == 1 else SOURCES // 2):
         target, source = pair(case, i, width)
@@ -151,7 +151,7 @@ def roll(source: LinearKnockingHeads) -> None:
 
 
 def values(case: Case) -> list[float]:
-    """Largest error of an entry of W_VO over what Theorem 9 allows, at a width for 3 factors."""
+    """Return the largest error of an entry of W_VO over the one that Theorem 9 allows, at a width for 3 factors."""
     layer = (case.d_in, case.d_out, case.heads, case.alpha, case.epsilon)
     allowed = theory.theorem9_budget(*layer).vo_max_norm
     asked = theory.chain_hidden(case.d_out, case.d_in, allowed * case.d_in * case.d_out, 3, "measured")

@@ -1,12 +1,12 @@
-"""Ranks: what explicit attention (MEA) can be, and what talking heads can.
+"""Ranks of explicit attention (MEA) and of talking-heads attention.
 
-Claim. A head's W_QK is W_Q (sum_a t_a W_K,a)^T in explicit attention without its norm, of rank at most hidden however
-many components are mixed, and sum_k t_k W_Q,k W_K,k^T in talking-heads attention, of rank up to heads hidden; both at
-most d1. So an explicit head comes no nearer to a matrix, in spectral norm, than its singular value number hidden + 1,
-and reaches that; talking heads come as near as number heads hidden + 1. The same holds for W_VO.
+Claim. In explicit attention without its norm, a head's W_QK is W_Q (sum_a t_a W_K,a)^T, of rank at most hidden for any
+number of components. In talking-heads attention it is sum_k t_k W_Q,k W_K,k^T, of rank up to heads hidden. Both ranks
+are at most d1. So the distance of an explicit head from a matrix, in spectral norm, is at least the matrix's singular
+value number hidden + 1, which is attained; for talking heads it is number heads hidden + 1. The same holds for W_VO.
 
-Ranks are counted in modules with random weights, by singular values above 1e-9 of the largest. A rank counted is put
-over the theory's, and the other way round, since both are attained. For distances, a search over the weights and the
+Ranks are counted in modules with random weights, as singular values above 1e-9 of the largest. The ratio of counted
+rank and theory is checked in both directions, since both are attained. For distances, a search over the weights and the
 mixing tensor of a head starts from random ones.
 """
 
@@ -39,7 +39,7 @@ SEEDS = 6
 
 
 def check(share: float = 1.0) -> Statement:
-    """Put the claim to the test."""
+    """Test the claim."""
     seeds = draws.count(SEEDS, share)
     explicit = {case: [rank for i in range(seeds) for rank in ranks(explicit_heads(case, i))] for case in CASES}
     talking = {case: [rank for i in range(seeds) for rank in ranks(talking_heads(case, i))] for case in CASES}
@@ -73,12 +73,12 @@ def check(share: float = 1.0) -> Statement:
 
 
 def furthest(left: list[float], right: list[float]) -> float:
-    """The largest ratio."""
+    """Return the largest ratio of left to right."""
     return max(a / b for a, b in zip(left, right, strict=True))
 
 
 def explicit_heads(case: Case, seed: int) -> Merged:
-    """Merged matrices of explicit attention without its norm."""
+    """Return merged matrices of explicit attention without its norm."""
     module = MultiheadExplicitAttention(
         case.d, case.d, case.heads, case.hidden, norm=False, mixing_init="random", seed=seed, dtype=torch.float64
     )
@@ -86,7 +86,7 @@ def explicit_heads(case: Case, seed: int) -> Merged:
 
 
 def talking_heads(case: Case, seed: int) -> Merged:
-    """Merged matrices of talking-heads attention."""
+    """Return merged matrices of talking-heads attention."""
     module = TalkingHeadsAttention(
         case.d, case.d, case.heads, case.hidden, mixing_init="random", seed=seed, dtype=torch.float64
     )
@@ -94,24 +94,24 @@ def talking_heads(case: Case, seed: int) -> Merged:
 
 
 def ranks(merged: Merged) -> list[int]:
-    """The rank of each head's W_QK and W_VO."""
+    """Return the rank of each head's W_QK and W_VO."""
     values = (torch.linalg.svdvals(matrix.detach()) for matrix in merged)
     return [rank for s in values for rank in (s > 1e-9 * s[..., :1]).sum(-1).tolist()]
 
 
 def target(i: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The SVD (u, s, v), u s v, of a random matrix, with no singular value too small to tell."""
+    """Return the SVD (u, s, v) of a random matrix u s v without small singular values."""
     u, s, v = torch.linalg.svd(draws.normal(f"rank/{i}/target", NEAR.d, NEAR.d))
     return u, s.clamp_min(0.3), v
 
 
 def bound(i: int) -> float:
-    """Singular value number hidden + 1 of a target."""
+    """Return singular value number hidden + 1 of a target."""
     return target(i)[1][NEAR.hidden].item()
 
 
 def truncated(i: int, *, heads: int = 1) -> float:
-    """How near the largest singular values come, as many for each head as it is wide: no logits are mixed but by 1."""
+    """Return the distance reached with the largest singular values, `hidden` of them per head, mixed with factors 1."""
     u, s, v = target(i)
     step = NEAR.hidden
     parts = [slice(k * step, (k + 1) * step) for k in range(heads)]
@@ -120,7 +120,7 @@ def truncated(i: int, *, heads: int = 1) -> float:
 
 
 def searched(i: int) -> float:
-    """How near an explicit head comes in a search over its weights and mixing tensor."""
+    """Return the least distance of an explicit head that a search over its weights and mixing tensor finds."""
     u, s, v = target(i)
     wanted = u @ torch.diag(s) @ v
 

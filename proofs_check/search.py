@@ -6,16 +6,17 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-FEW = 12  # cases, where the worst is to be found at once: in controls
+FEW = 12  # number of cases in controls, whose worst case is easy to find
 
 
 def ascend(
     value: Callable[..., torch.Tensor], start: Mapping[str, torch.Tensor], *, steps: int = 50, rate: float = 0.3
 ) -> float:
-    """The largest value seen while climbing from start in all cases at once.
+    """Maximise value by gradient ascent from start in all cases at once; return the largest value reached.
 
-    value takes the tensors of start by name, the first axis that of the cases, to (cases,); cases do not see each
-    other. What bounds the tensors is value's business. Adam with a shrinking step, indifferent to the gradient's scale.
+    value maps the tensors of start, by name and with the cases as first axis, to (cases,); cases must be independent.
+    value itself must enforce bounds on the tensors. The optimiser is Adam with a shrinking step, which does not depend
+    on the gradient's scale.
     """
     raw = {name: tensor.clone().requires_grad_() for name, tensor in start.items()}
     climber = torch.optim.Adam(raw.values(), lr=rate, eps=1e-300, maximize=True)
@@ -32,6 +33,6 @@ def ascend(
 
 
 def distance(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """max_i |left_i - right_i|_2: (..., T, d) -> (...,)."""
+    """Compute max_i |left_i - right_i|_2: (..., T, d) -> (...,)."""
     found: torch.Tensor = torch.linalg.vector_norm(left - right, dim=-1).amax(-1)
     return found

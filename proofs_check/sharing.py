@@ -1,14 +1,14 @@
-"""Theorem 9 where heads share: grouped-query, grouped-tied and explicit attention.
+"""Theorem 9 with shared heads: grouped-query, grouped-tied and explicit attention.
 
-Claim. Source with one key and value for all heads, otherwise as in Theorem 9: the widths of Theorem 9 are enough, since
-keys and values are pruned by structure, which is the same for all heads, and the failures of all entries add up whether
-these are independent or not. Where key and value are one projection U[-n^(1/4), n^(1/4)], values need sums that are
-n^(1/4) times finer. Where they are mixtures of many components, by columns of norm 1, C is one over the uniform part of
-a normal factor.
+Claim. Source with one key and value for all heads, otherwise as in Theorem 9. The widths of Theorem 9 suffice, since
+keys and values have structural masks, which are the same for all heads, and the failure probabilities of all entries
+add up whether entries are independent or not. If key and value are one projection U[-n^(1/4), n^(1/4)], the sums of
+values must be n^(1/4) times finer. If they are mixtures of many components, by columns of norm 1, C is proportional to
+one over the uniform part of a normal factor.
 
-Targets are those of Theorem 9, heads unlike each other. Random sources at these widths, with the measured constant, are
-pruned, and their error is bounded for all inputs by the certificate of `slth.construct`. That such entries are accurate
-enough does not depend on the source: see Theorem 9.
+Targets are those of Theorem 9, with different heads. Random sources at these widths, with the measured constant, are
+pruned, and their error is bounded for all inputs by the certificate of `slth.construct`. That the accuracy of entries
+suffices does not depend on the source; see Theorem 9.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from slth.attention import (
 from slth.construct import AttentionConstruction, variant
 
 DRAWN = [Case(2, 1, 2, math.sqrt(2), 0.2), Case(2, 2, 2, math.sqrt(2), 0.3)]
-SOURCES = 40  # random ones of each setting, for a control half as many
+SOURCES = 40  # random sources per setting; controls use half as many
 COMPONENTS = 16
 Build = Callable[[Case, int, float], Attention]
 
 
 def check(share: float = 1.0) -> Statement:
-    """Put the claim to the test. Nothing depends on share: confidence bounds need all sources."""
+    """Test the claim. Nothing depends on share, since confidence bounds need all sources."""
     one = DRAWN[1]
     return Statement(
         "Theorem 9 where heads share keys and values",
@@ -59,11 +59,11 @@ def check(share: float = 1.0) -> Statement:
     )
 
 
-# random sources: build(case, i, width), at width times what is asked for
+# random sources: build(case, i, width), at width times the required width
 
 
 def multi_query(case: Case, i: int, width: float) -> Attention:
-    """One key and value for all heads."""
+    """Make a source with one key and value for all heads."""
     asked = theory.grouped_hidden(*case.layer, constant="measured")
     hidden = hidden_for(asked, case.d_in, width)
     return MultiQueryAttention(case.d_in, case.d_out, case.heads, hidden, seed=2 * i + 1, dtype=torch.float64)
@@ -71,7 +71,7 @@ def multi_query(case: Case, i: int, width: float) -> Attention:
 
 @torch.no_grad()
 def tied(case: Case, i: int, width: float) -> Attention:
-    """One projection for all. What it is too large by is that of the whole width, surplus included."""
+    """Make a source with one projection for all. Its factor n^(1/4) is that of the whole width, with the surplus."""
     asked = max(case.d_in, round(width * theory.tied_hidden(*case.layer, constant="measured")))
     hidden = hidden_for(asked, case.d_in, 1.0)
     module = GroupedTiedAttention(
@@ -84,7 +84,7 @@ def tied(case: Case, i: int, width: float) -> Attention:
 
 @torch.no_grad()
 def explicit(case: Case, i: int, width: float) -> Attention:
-    """One key and value for all, each a mixture of components by a column of norm 1."""
+    """Make a source with one key and value for all, each a mixture of components by a column of norm 1."""
     asked = theory.explicit_hidden(*case.layer, constant="measured")
     hidden = hidden_for(asked, case.d_in, width)
     options: dict[str, Any] = {"components": COMPONENTS, "kv_heads": 1, "norm": False, "mixing_init": "random"}
@@ -99,12 +99,12 @@ BUILD: dict[str, Build] = {"multi-query": multi_query, "tied": tied, "explicit":
 
 
 def construction(wanted: MultiHeadAttention, source: Attention, alpha: float | None = None) -> AttentionConstruction:
-    """The construction on trial."""
+    """Construct the masks to test."""
     return variant(wanted, source, side="input", alpha=alpha, threads=1)
 
 
 def bounds(case: Case, build: Build) -> list[float]:
-    """A bound on the error over eps, for every input, of each pruned source."""
+    """Return a bound on the error over eps, for all inputs, of each pruned source."""
     found = (construction(target(case, i), build(case, i, 1.0), case.alpha) for i in range(SOURCES))
     return [one.certificate.bound.item() / case.epsilon for one in found]
 
@@ -113,7 +113,7 @@ Spoil = Callable[[Attention], None]
 
 
 def errors(case: Case, build: Build, width: float = 1.0, *, spoil: Spoil = leave) -> list[float]:
-    """The error found over eps of each pruned source, after spoil has changed it in place."""
+    """Return the error over eps on some inputs of each pruned source, after spoil has changed it in place."""
     pairs = ((target(case, i), build(case, i, width).requires_grad_(False)) for i in range(SOURCES // 2))
     name = f"sharing/{build.__name__}"
     found = sources.errors(name, pairs, lambda a, b: construction(a, b).masks, spoil, d=case.d_in, alpha=case.alpha)

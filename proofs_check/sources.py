@@ -1,4 +1,4 @@
-"""Random sources at a theorem's widths: how wide, and how wrong once pruned and spoiled."""
+"""Random sources at a theorem's widths: their widths, and their errors after pruning and spoiling."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Target = TypeVar("Target", bound=nn.Module)
 Source = TypeVar("Source", bound=nn.Module)
 Masks = dict[str, torch.Tensor]
 
-#: Candidates an entry chooses from, at most: enough for every accuracy asked for here. The surplus units of a wider
-#: source are pruned at once, which leaves a source of this width: its 1/sqrt(n_K) undoes n_K^(1/4) in the init.
+#: Most candidates per entry, enough for all accuracies here. The surplus units of a wider source are pruned first,
+#: which leaves a source of this width, since its 1/sqrt(n_K) cancels n_K^(1/4) of the init.
 ENOUGH = 28
 
 
 def hidden_for(asked: int, parts: int, width: float) -> int:
-    """Width times the hidden dimension asked for, at least one unit for each of parts and at most ENOUGH."""
+    """Return width times the required hidden dimension, with at least one unit and at most ENOUGH for each part."""
     return min(max(parts, round(width * asked)), ENOUGH * parts)
 
 
 def source_widths(widths: Sequence[int], hidden: Sequence[int], width: float) -> list[int]:
-    """d_1, n_1, d_2, ..., d_(L+1) of a network's source: hidden dimensions at width times what is asked for.
+    """Return d_1, n_1, d_2, ..., d_(L+1) of a network's source, with width times the required hidden dimensions.
 
     A ReLU splits each input in two parts.
     """
@@ -50,9 +50,9 @@ def errors(
     d: int,
     alpha: float,
 ) -> list[float]:
-    """The largest error on some inputs (T, d) of norm alpha, for each pair of target and source.
+    """Return the largest error on some inputs (T, d) of norm alpha, for each pair of target and source.
 
-    The source is pruned by the masks that construct(target, source) finds, then changed in place by spoil.
+    The source is pruned by the masks of construct(target, source), then changed in place by spoil.
     """
     x = alpha * normalize(draws.normal(name, 500, 4, d), dim=-1)
     found = []

@@ -4,12 +4,12 @@ Claim. Target W_1, ReLU, ..., W_L of spectral norms <= 1 and widths d_1 .. d_(L+
 them, entries U[-1, 1]. If n_l >= d_l C log(4 L d_l d_(l+1) / eps), then with probability >= 1 - eps masks exist for
 which the error is at most exp(alpha eps / 2) - 1 for inputs of norm <= alpha, alpha >= 1.
 
-Two parts are put to the test. Given pairs of layers x+ P + x- N whose entries err by no more than the proof allows,
-a_l = eps/(4 L d_l d_(l+1)), the error is at most the bound. What they come to is
-alpha (prod (1 + a_l sqrt(d_l d_(l+1))) - 1), which is attained (with it as the right side, half of it fails), and never
-above alpha (exp(eps/4) - 1): half of the printed bound, and even eps/2 for eps in it, still hold; its control takes a
-third. And random sources of these widths, C twice the constant measured for Lemma 7 (see Lemma 2), reach such layers;
-their error is bounded for all inputs by the same product of achieved errors.
+There are two tests. First, with pairs of layers x+ P + x- N whose entries have errors within those of the proof,
+a_l = eps/(4 L d_l d_(l+1)), the error is at most the bound. The tight bound is
+alpha (prod (1 + a_l sqrt(d_l d_(l+1))) - 1), which is attained (half of it fails) and never above
+alpha (exp(eps/4) - 1). So half of the printed bound, and even the bound with eps/2 for eps, still hold, and the control
+uses a third. Second, random sources of these widths, with C twice the constant measured for Lemma 7 (see Lemma 2),
+reach such layers; their error is bounded for all inputs by the same product of achieved errors.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Case(NamedTuple):
         return len(self.widths) - 1
 
     def accuracies(self) -> list[float]:
-        """What the proof allows an entry of each layer to err by."""
+        """The error of an entry of each layer that the proof allows."""
         return [theory.theorem10_accuracy(*pair, self.layers, self.epsilon) for pair in pairwise(self.widths)]
 
 
@@ -56,12 +56,12 @@ GIVEN = [
     Case((2, 5, 3), 2.0, 0.9),
 ]
 DRAWN = [Case((2, 2, 2), math.sqrt(2), 0.2), Case((3, 2), 2.0, 0.2), Case((2, 3, 3, 2), 2.0, 0.3)]
-SOURCES = 40  # random ones of each setting, for a control half as many
+SOURCES = 40  # random sources per setting; controls use half as many
 Bound = Callable[[Case], float]
 
 
 def check(share: float = 1.0) -> Statement:
-    """Put the theorem to the test."""
+    """Test the theorem."""
     each = draws.count(160, share)
     given = {case: worst_given(case, each) for case in GIVEN}
     no_layers = {case: worst_given(case, FEW, times=case.layers) for case in GIVEN}
@@ -96,13 +96,13 @@ def printed(case: Case) -> float:
 
 
 def tight(case: Case) -> float:
-    """What the accuracies of the entries come to."""
+    """Right side of our tight form."""
     errors = [a * math.sqrt(m * n) for a, (m, n) in zip(case.accuracies(), pairwise(case.widths), strict=True)]
     return error_bound(errors, case.alpha)
 
 
 def error_bound(errors: Sequence[float], alpha: float) -> float:
-    """A bound on a network's error for inputs of norm <= alpha from its pairs' errors for inputs of norm 1.
+    """Bound a network's error for inputs of norm <= alpha from its pairs' errors for inputs of norm 1.
 
     Each pair adds its error times the norm of its input, which grows from pair to pair by 1 + error at most.
     """
@@ -113,7 +113,7 @@ def error_bound(errors: Sequence[float], alpha: float) -> float:
 
 
 def worst_given(case: Case, cases: int, *, times: float = 1.0) -> float:
-    """The largest error that a search finds over inputs, targets, and errors at times the accuracy of the proof."""
+    """Return the largest error that a search over inputs, targets and errors, at `times` the accuracy, finds."""
     name = f"theorem10/{case}"
     accuracies = [times * a for a in case.accuracies()]
 
@@ -133,7 +133,7 @@ def worst_given(case: Case, cases: int, *, times: float = 1.0) -> float:
 
 
 def split(x: torch.Tensor, w: torch.Tensor, p: torch.Tensor, n: torch.Tensor, accuracy: float) -> torch.Tensor:
-    """A pair of layers, x+ P + x- N: P and -N are w but for errors of at most accuracy, from the raw p and n."""
+    """Compute a pair of layers, x+ P + x- N, where P and -N differ from w by at most accuracy, from raw p and n."""
     return x.relu() @ (w + draws.box(p, accuracy)) - (-x).relu() @ (w + draws.box(n, accuracy))
 
 
@@ -141,7 +141,7 @@ def split(x: torch.Tensor, w: torch.Tensor, p: torch.Tensor, n: torch.Tensor, ac
 
 
 def pair(case: Case, i: int, *, width: float = 1.0) -> tuple[FeedForward, FeedForward]:
-    """The i-th target and its random source at width times what the theorem asks for, float64."""
+    """Draw the i-th target and its random source at width times the theorem's widths, float64."""
     target = draws.at_norm_one(FeedForward(case.widths, seed=2 * i, dtype=torch.float64))
     asked = theory.theorem10_hidden(case.widths, case.epsilon, constant="measured")
     source = FeedForward(source_widths(case.widths, asked, width), seed=2 * i + 1, dtype=torch.float64)
@@ -149,7 +149,7 @@ def pair(case: Case, i: int, *, width: float = 1.0) -> tuple[FeedForward, FeedFo
 
 
 def bounds(case: Case) -> list[float]:
-    """A bound on the error over the printed one, for every input, of each pruned source."""
+    """Return a bound on the error over the printed one, for all inputs, of each pruned source."""
     ratios = []
     for i in range(SOURCES):
         found = feed_forward(*pair(case, i), threads=1)
@@ -162,19 +162,19 @@ Spoil = Callable[[FeedForward], None]
 
 
 def errors(case: Case, *, width: float = 1.0, spoil: Spoil = leave) -> list[float]:
-    """The error found over the printed bound of each pruned source, after spoil has changed it in place."""
+    """Return the error over the printed bound on some inputs of each pruned source, after spoil has changed it."""
     pairs = (pair(case, i, width=width) for i in range(SOURCES // 2))
     found = sources.errors("theorem10/errors", pairs, masks, spoil, d=case.widths[0], alpha=case.alpha)
     return [error / printed(case) for error in found]
 
 
 def masks(target: FeedForward, source: FeedForward) -> dict[str, torch.Tensor]:
-    """The construction on trial."""
+    """Construct the masks to test."""
     return feed_forward(target, source, threads=1).masks
 
 
 def halve(source: FeedForward) -> None:
-    """The first layer's weights from U[-1/2, 1/2]."""
+    """Halve the first layer's weights, to U[-1/2, 1/2]."""
     source.layers[0].mul_(0.5)
 
 

@@ -3,12 +3,12 @@
 Claim. Block y = Attn(x) + x, F(y) + y of width d, F with L layers in the target and 2L in the source, target factors of
 spectral norm <= 1, source entries as in Theorems 9 and 10, inputs of norm <= alpha, alpha >= sqrt(d). If
 n_MHA >= d C log(32 alpha^3 H d^(3/2) / eps) and n_FC >= d C log(24 alpha L H d^(5/2) / eps), then with probability
->= 1 - eps masks exist for which the block errs by at most eps.
+>= 1 - eps masks exist for which the error of the block is at most eps.
 
-Two parts are put to the test. Given merged matrices and layers whose entries err by no more than the budget of the
-proof (attention at eps/4, network at eps/(6 alpha H sqrt d)), the block errs by at most eps: a search reaches a third
-of it, so half of eps still holds, and the control takes a quarter. And random sources reach such matrices; a bound on
-their error for all inputs follows from the certificate of attention and the errors of the layers.
+There are two tests. First, with merged matrices and layers whose entries have errors within the budget of the proof
+(attention at eps/4, network at eps/(6 alpha H sqrt d)), the error of the block is at most eps. A search reaches a third
+of it, so half of eps still holds, and the control uses a quarter. Second, random sources reach such matrices; a bound
+on their error for all inputs follows from the certificate of attention and the errors of the layers.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ GIVEN = [
     Case(3, 2, 3, 2.0, 0.9),
 ]
 DRAWN = [Case(2, 1, 1, math.sqrt(2), 0.2), Case(2, 2, 2, math.sqrt(2), 0.3)]
-SOURCES = 40  # random ones of each setting, for a control half as many
+SOURCES = 40  # random sources per setting; controls use half as many
 LENGTH = 3
 
 
 class Accuracy(NamedTuple):
-    """By how much entries of W_QK, W_VO and the network's layers may err."""
+    """The allowed errors of entries of W_QK, W_VO and the network's layers."""
 
     qk: float
     vo: float
@@ -63,7 +63,7 @@ class Accuracy(NamedTuple):
 
 
 def check(share: float = 1.0) -> Statement:
-    """Put the theorem to the test."""
+    """Test the theorem."""
     each = draws.count(160, share)
     given = {case: worst_given(case, accuracy(case), each) for case in GIVEN}
     one = DRAWN[0]
@@ -104,13 +104,13 @@ def worst(found: dict[Case, float]) -> float:
 
 
 def accuracy(case: Case) -> Accuracy:
-    """What the proof allows."""
+    """Return the accuracy of the proof."""
     budget = theory.theorem11_budget(*case)
     return Accuracy(budget.attention.qk_max_norm, budget.attention.vo_max_norm, budget.network_accuracy)
 
 
 def coarse(cases: int, *, attention: float = 1.0, network: Callable[[Case], float] = lambda case: 1.0) -> float:
-    """Worst error over eps where a part of the budget is too large by a factor."""
+    """Return the worst error over eps if a part of the budget is too large by a factor."""
     found = {}
     for case in GIVEN:
         qk, vo, layers = accuracy(case)
@@ -120,9 +120,9 @@ def coarse(cases: int, *, attention: float = 1.0, network: Callable[[Case], floa
 
 
 def worst_given(case: Case, allowed: Accuracy, cases: int, *, past: float = 1.0) -> float:
-    """The largest error that a search finds over inputs, targets, and errors of all entries within allowed.
+    """Return the largest error that a search over inputs, targets and errors of all entries within allowed finds.
 
-    past: factor on what passes the source's network by.
+    past: factor on the residual around the source's network.
     """
     name = f"theorem11/{case}"
     mask = draws.attention_mask(f"{name}/mask", cases, LENGTH, LENGTH)
@@ -136,13 +136,13 @@ def worst_given(case: Case, allowed: Accuracy, cases: int, *, past: float = 1.0)
 
 
 def shapes(case: Case) -> dict[str, tuple[int, ...]]:
-    """Roles of the inputs and of all raw matrices, and their shapes."""
+    """Return the shapes of inputs and all raw matrices, by role."""
     inputs: tuple[int, ...] = (LENGTH, case.d)
     return {"x": inputs} | matrices(case)
 
 
 def matrices(case: Case) -> dict[str, tuple[int, ...]]:
-    """Roles of the raw matrices of a pair of blocks and their shapes."""
+    """Return the shapes of the raw matrices of a pair of blocks, by role."""
     heads: tuple[int, ...] = (case.heads, case.d, case.d)
     layers: tuple[int, ...] = (case.layers, case.d, case.d)
     return dict.fromkeys(("qk", "vo", "d_qk", "d_vo"), heads) | dict.fromkeys(("w", "p", "n"), layers)
@@ -157,7 +157,7 @@ def block(
     source: bool,
     past: float = 1.0,
 ) -> torch.Tensor:
-    """The target's block on x (cases, T, d), or the source's, which errs by at most what is allowed."""
+    """Compute the target's block on x (cases, T, d), or the source's, with errors of at most allowed."""
     qk, vo, layers = (draws.contraction(raw[role]) for role in ("qk", "vo", "w"))
     if not source:
         y = merged_attention(x, qk, vo, mask) + x
@@ -177,7 +177,7 @@ def block(
 
 
 def pair(case: Case, i: int, *, width: float = 1.0) -> tuple[Transformer, Transformer]:
-    """The i-th target of one block and its random source at width times what the theorem asks for, float64."""
+    """Draw the i-th target of one block and its random source at width times the theorem's widths, float64."""
     asked = theory.theorem11_hidden(*case, constant="measured")
     widths = source_widths([case.d] * (case.layers + 1), [asked.hidden_fc] * case.layers, width)
     hidden = hidden_for(asked.hidden_mha, case.d, width)
@@ -185,14 +185,14 @@ def pair(case: Case, i: int, *, width: float = 1.0) -> tuple[Transformer, Transf
 
 
 def transformers(case: Case, blocks: int, hidden: int, widths: list[int], i: int) -> tuple[Transformer, Transformer]:
-    """A target with every factor at spectral norm 1 and a random source with these widths, float64."""
+    """Draw a target with spectral norm 1 of every factor and a random source with these widths, float64."""
     target = Transformer(case.d, blocks, case.heads, 8, [case.d] * (case.layers - 1), seed=2 * i, dtype=torch.float64)
     source = Transformer(case.d, blocks, case.heads, hidden, widths[1:-1], seed=2 * i + 1, dtype=torch.float64)
     return draws.at_norm_one(target), source.requires_grad_(False)
 
 
 def bounds(case: Case) -> list[float]:
-    """A bound on the error over eps, for every input, of each pruned source."""
+    """Return a bound on the error over eps, for all inputs, of each pruned source."""
     ratios = []
     for i in range(SOURCES):
         target, source = pair(case, i)
@@ -204,9 +204,9 @@ def bounds(case: Case) -> list[float]:
 
 
 def block_bound(target: Block, merged: Merged, layers: list[torch.Tensor], alpha: float) -> float:
-    """A bound on the error of a source's block for inputs of norm <= alpha, by the proof, from achieved errors.
+    """Bound the error of a source's block for inputs of norm <= alpha, by the proof, from achieved errors.
 
-    The attention's error passes through the network and past it; the network errs in proportion to its own input.
+    The attention's error passes through the network and the residual; the network's error is proportional to its input.
     """
     by_attention = certificate(target.attention.merged(), merged, alpha).bound.item()
     network_norm = alpha * (1 + spectral_norm(merged[1]).sum().item())
@@ -218,19 +218,19 @@ Spoil = Callable[[Transformer], None]
 
 
 def errors(case: Case, *, width: float = 1.0, spoil: Spoil = leave) -> list[float]:
-    """The error found over eps of each pruned source, after spoil has changed it in place."""
+    """Return the error over eps on some inputs of each pruned source, after spoil has changed it in place."""
     pairs = (pair(case, i, width=width) for i in range(SOURCES // 2))
     found = sources.errors("theorem11/errors", pairs, masks, spoil, d=case.d, alpha=case.alpha)
     return [error / case.epsilon for error in found]
 
 
 def masks(target: Transformer, source: Transformer) -> dict[str, torch.Tensor]:
-    """The construction on trial."""
+    """Construct the masks to test."""
     return transformer(target, source, threads=1).masks
 
 
 def scale(source: Transformer) -> None:
-    """1/sqrt(8), the target's, in place of 1/sqrt(n_K) in every block."""
+    """Replace 1/sqrt(n_K) by the target's 1/sqrt(8) in every block."""
     for block in source.blocks:
         assert isinstance(block, Block)
         wrong_scale(block.attention)

@@ -1,16 +1,17 @@
 """Theorem 14 (Theorem 6 in the main text): a transformer of B blocks hidden in a random one.
 
-Claim. Blocks as in Theorem 11, inputs of norm <= alpha. Block b of the target sees norms of at most beta_b =
-alpha (4 H sqrt d)^(b-1); with P_b the product of 16 H sqrt(d) beta_j^2 over the later blocks, the source may be off by
-A_b = eps/(2^(B-b) P_b) after block b, and its own blocks by E_b = A_1 for the first, A_b / 2 for the others, on inputs
-of norm 2 beta_b. Widths as Theorem 11 asks for at that norm and E_b; then with probability >= 1 - (1055/1984) eps masks
-exist for which the error after the last block is at most eps.
+Claim. Blocks as in Theorem 11, inputs of norm <= alpha. Inputs of block b of the target have norms of at most beta_b =
+alpha (4 H sqrt d)^(b-1). With P_b the product of 16 H sqrt(d) beta_j^2 over the later blocks, the error of the source
+may be A_b = eps/(2^(B-b) P_b) after block b, and that of a block itself, on inputs of norm 2 beta_b, E_b = A_1 for the
+first block and A_b / 2 for the others. The widths are those of Theorem 11 at that norm and E_b. Then with probability
+>= 1 - (1055/1984) eps masks exist for which the error after the last block is at most eps.
 
-The proof as printed takes Lemma 13 without its factor 2, and at norm beta_b for inputs that are bounded by 2 beta_b
-only. Corrected, the propagated error stays below 0.79 of what is left to it: the widths stand. On trial are this
-recursion on a grid; one step of it, a search over blocks and inputs at the norms and distances allowed; two and three
-blocks whose matrices err by the budget, a search over everything; and random sources of one and two blocks at the
-theorem's widths (more blocks ask for more bits than float64 has), bounded for all inputs from their achieved errors.
+The printed proof uses Lemma 13 without its factor 2, and at norm beta_b for inputs that are only bounded by 2 beta_b.
+After correction, the propagated error is below 0.79 of the allowed one, so the widths remain valid. The tests are: this
+recursion on a grid; one step of it, by a search over blocks and inputs at the allowed norms and distances; two and
+three blocks whose matrices have errors within the budget, by a search over everything; and random sources of one and
+two blocks at the theorem's widths (more blocks would need more bits than float64 has), bounded for all inputs from
+their achieved errors.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Case(NamedTuple):
 
     @property
     def budget(self) -> tuple[Theorem14Block, ...]:
-        """What the proof allows each block."""
+        """The norms and errors that the proof allows for each block."""
         return theory.theorem14_budget(self.d, self.heads, self.alpha, self.epsilon, self.blocks)
 
 
@@ -56,7 +57,7 @@ GIVEN = [
     Case(2, 2, 1, 2.0, 0.1, 2),
 ]
 DRAWN = [Case(2, 1, 1, math.sqrt(2), 0.2, 1), Case(2, 1, 1, math.sqrt(2), 0.3, 2)]
-SOURCES = 30  # random ones of each setting, for a control half as many
+SOURCES = 30  # random sources per setting; controls use half as many
 GRID = [
     Case(d, heads, 1, math.sqrt(d) * times, epsilon, blocks)
     for d, heads, times, epsilon, blocks in itertools.product(
@@ -66,7 +67,7 @@ GRID = [
 
 
 def check(share: float = 1.0) -> Statement:
-    """Put the theorem to the test."""
+    """Test the theorem."""
     each = draws.count(120, share)
     one = DRAWN[1]
     norms = {case: worst_norm(case, each) for case in GIVEN}
@@ -106,7 +107,7 @@ def title(case: Case) -> str:
 
 
 def recursion(case: Case, *, spread: float = 1.0) -> float:
-    """Worst error that a block inherits over the half of A_b that is left to it, over the blocks from the second on.
+    """Return the largest inherited error of a block over A_b / 2, over all blocks from the second on.
 
     spread: factor on the distance of source and target before each block.
     """
@@ -114,12 +115,12 @@ def recursion(case: Case, *, spread: float = 1.0) -> float:
     for before, step in itertools.pairwise(case.budget):
         norms = (step.input_norm, step.source_norm)
         inherited = theory.lemma13_block(spread * before.drift, case.d, case.heads, *norms)
-        worst = max(worst, inherited / (step.drift / 2) if before.drift > 0 else 0.0)  # 0: below float64
+        worst = max(worst, inherited / (step.drift / 2) if before.drift > 0 else 0.0)  # 0: underflow
     return worst
 
 
 def failure(case: Case, *, without_growth: bool = False) -> float:
-    """Failure probability over what the paper bounds it by."""
+    """Return the failure probability over the paper's bound."""
     if without_growth:
         total = sum(block.error * block.growth for block in case.budget)
     else:
@@ -131,7 +132,7 @@ def failure(case: Case, *, without_growth: bool = False) -> float:
 
 
 def all_blocks(case: Case) -> dict[str, tuple[int, ...]]:
-    """Shapes of the inputs and of the raw matrices of every block, by names that end in its number."""
+    """Return the shapes of the inputs and of the raw matrices of every block, by names that end in its number."""
     shapes = theorem11.matrices(block_case(case))
     numbered = {f"{role}{b}": shape for b in range(case.blocks) for role, shape in shapes.items()}
     inputs: tuple[int, ...] = (LENGTH, case.d)
@@ -139,12 +140,12 @@ def all_blocks(case: Case) -> dict[str, tuple[int, ...]]:
 
 
 def block_case(case: Case) -> theorem11.Case:
-    """The setting of one of its blocks."""
+    """Return the setting of one of its blocks."""
     return theorem11.Case(*case[:5])
 
 
 def raw_of(raw: dict[str, torch.Tensor], b: int) -> dict[str, torch.Tensor]:
-    """The raw matrices of block b, by role."""
+    """Return the raw matrices of block b, by role."""
     return {name.removesuffix(str(b)): tensor for name, tensor in raw.items() if name.endswith(str(b))}
 
 
@@ -152,7 +153,7 @@ EXACT = Accuracy(0.0, 0.0, 0.0)
 
 
 def worst_norm(case: Case, cases: int) -> float:
-    """The largest norm that the last block's inputs reach over beta_B."""
+    """Return the largest norm of the last block's inputs over beta_B."""
     name = f"theorem14/norm/{case}"
     mask = torch.ones(LENGTH, LENGTH, dtype=torch.bool)
 
@@ -166,7 +167,7 @@ def worst_norm(case: Case, cases: int) -> float:
 
 
 def worst_step(case: Case, cases: int, *, spread: float = 1.0) -> float:
-    """The largest error after the last block over eps, by a search over that block and what may come before it.
+    """Return the largest error after the last block over eps, by a search over that block and its possible inputs.
 
     spread: factor on the distance of source and target before the block.
     """
@@ -185,7 +186,7 @@ def worst_step(case: Case, cases: int, *, spread: float = 1.0) -> float:
 
 
 def worst_given(case: Case, cases: int, *, without_growth: bool = False) -> float:
-    """The largest final error over eps, by a search over inputs, targets and the errors that each block may have."""
+    """Return the largest final error over eps, by a search over inputs, targets and allowed errors of each block."""
     name = f"theorem14/given/{case}"
     mask = draws.attention_mask(f"{name}/mask", cases, LENGTH, LENGTH)
     allowed = [
@@ -212,14 +213,14 @@ def worst_given(case: Case, cases: int, *, without_growth: bool = False) -> floa
 
 
 def pair(case: Case, i: int, *, width: float = 1.0) -> tuple[Transformer, Transformer]:
-    """The i-th target and its random source at width times what the theorem asks of the widest block, float64."""
+    """Draw the i-th target and its random source at width times the theorem's widths of the widest block, float64."""
     asked = [max(widths) for widths in zip(*theory.theorem14_hidden(*case, constant="measured"), strict=True)]
     widths = source_widths([case.d] * (case.layers + 1), [asked[1]] * case.layers, width)
     return transformers(block_case(case), case.blocks, hidden_for(asked[0], case.d, width), widths, i)
 
 
 def bounds(case: Case) -> list[float]:
-    """A bound on the final error over eps, for every input, of each pruned source."""
+    """Return a bound on the final error over eps, for all inputs, of each pruned source."""
     ratios = []
     for i in range(SOURCES):
         target, source = pair(case, i)
@@ -228,7 +229,7 @@ def bounds(case: Case) -> list[float]:
 
 
 def final_bound(case: Case, target: Transformer, found: TransformerConstruction) -> float:
-    """The recursion from achieved errors, with input norms that grow by 2 (H + 1) a block (no sqrt(d) is needed)."""
+    """Bound the final error by the recursion from achieved errors; input norms grow by 2 (H + 1) per block."""
     drift, norm = 0.0, case.alpha
     for block, errors in zip(target.blocks, found.blocks, strict=True):
         assert isinstance(block, Block)
@@ -239,7 +240,7 @@ def final_bound(case: Case, target: Transformer, found: TransformerConstruction)
 
 
 def errors(case: Case, *, width: float = 1.0, spoil: Spoil = leave) -> list[float]:
-    """The error found over eps of each pruned source, after spoil has changed it in place."""
+    """Return the error over eps on some inputs of each pruned source, after spoil has changed it in place."""
     pairs = (pair(case, i, width=width) for i in range(SOURCES // 2))
     found = sources.errors("theorem14/errors", pairs, theorem11.masks, spoil, d=case.d, alpha=case.alpha)
     return [error / case.epsilon for error in found]

@@ -4,14 +4,14 @@ Claim. Target with H heads, each of its factors of spectral norm <= 1; source wi
 U[-n_K^(1/4), n_K^(1/4)] for query and key, U[-1, 1] for value and output; inputs of norm <= alpha, alpha >=
 max(sqrt d1, sqrt d2), any length, any attention mask. If n_K >= d1 C log(8 H alpha^3 d1^(3/2) / eps) and
 n_V >= d1 C log(2 H alpha d1 sqrt(d2) / eps), then with probability >= 1 - eps masks exist for which
-max_i ||Attn_S(x_i) - Attn_T(x_i)|| <= eps. (In the last line of its proof the failure probabilities of the heads have
-to be multiplied by H, and still add up to less than eps.)
+max_i ||Attn_S(x_i) - Attn_T(x_i)|| <= eps. (In the last line of its proof the failure probabilities of a head must be
+multiplied by H; they still add up to less than eps.)
 
-Two parts are put to the test. Given merged matrices that err in every entry by no more than the budget of the proof,
-the output errs by at most eps: a search over inputs, targets (by the norms of their merged matrices, d_K = 1) and
-errors reaches half of it at d1 = d2 = 1, so the control takes a third. (Where the softmax errs most, at a tie of
-opposite inputs, their average is 0 and W_VO does not err.) And random sources of these widths, with the measured
-constant, reach such matrices: their error is bounded for all inputs by the certificate of `slth.construct`.
+There are two tests. First, with merged matrices whose entries have errors within the budget of the proof, the error of
+the output is at most eps. A search over inputs, targets (merged matrices within their norm bounds, d_K = 1) and errors
+reaches half of it at d1 = d2 = 1, so the control uses a third. (The error of the softmax is largest at a tie of
+opposite inputs, whose average is 0, so that W_VO has no error there.) Second, random sources of these widths, with the
+measured constant, reach such matrices; their error is bounded for all inputs by the certificate of `slth.construct`.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ GIVEN = [
     Case(3, 3, 2, math.sqrt(3), 0.1, 12),
 ]
 DRAWN = [Case(2, 1, 1, math.sqrt(2), 0.2), Case(2, 2, 2, math.sqrt(2), 0.2), Case(3, 3, 1, math.sqrt(3), 0.3)]
-SOURCES = 40  # random ones of each setting, for a control half as many
+SOURCES = 40  # random sources per setting; controls use half as many
 SCALE = "logits over sqrt(d_K) in place of sqrt(n_K)"
 Bound = Callable[[Case], float]
 
 
 def check(share: float = 1.0) -> Statement:
-    """Put the theorem to the test."""
+    """Test the theorem."""
     each = draws.count(160, share)
     given = {case: worst_given(case, each) for case in GIVEN}
     total = len(GIVEN) * each
@@ -99,7 +99,7 @@ def title(case: Case) -> str:
 
 
 def worst_given(case: Case, cases: int, *, qk_times: float = 1.0, vo_times: float = 1.0) -> float:
-    """The largest error that a search finds over inputs, targets, and errors within the budget (times a factor)."""
+    """Return the largest error found by a search over inputs, targets and errors up to the budget times a factor."""
     name = f"theorem9/{case}"
     budget = theory.theorem9_budget(*case.layer)
     mask = draws.attention_mask(f"{name}/mask", cases, case.length, case.length)
@@ -118,12 +118,12 @@ def worst_given(case: Case, cases: int, *, qk_times: float = 1.0, vo_times: floa
 
 
 def coarse(cases: int, *, qk: Bound = lambda case: 1.0, vo: Bound = lambda case: 1.0) -> float:
-    """Worst error over eps where the accuracy of W_QK or W_VO lacks a factor."""
+    """Return the worst error over eps if the accuracy of W_QK or W_VO lacks a factor."""
     return max(worst_given(case, cases, qk_times=qk(case), vo_times=vo(case)) / case.epsilon for case in GIVEN)
 
 
 def by_lemma8(case: Case, cases: int) -> float:
-    """The proof's own sum over eps, at errors of the full size of the budget, random signs."""
+    """Return the proof's sum over eps, at errors of the full budget with random signs."""
     name = f"theorem9/lemma8/{case}"
     budget = theory.theorem9_budget(*case.layer)
     square, flat = (cases, case.heads, case.d_in, case.d_in), (cases, case.heads, case.d_in, case.d_out)
@@ -134,7 +134,7 @@ def by_lemma8(case: Case, cases: int) -> float:
 
 
 def other_mask(case: Case, cases: int) -> float:
-    """Worst error over eps of a target against itself, where one key more may be attended to."""
+    """Return the worst error over eps of a target against itself with one more key."""
     name = f"theorem9/other_mask/{case}"
     before = torch.ones(case.length, case.length, dtype=torch.bool)
     before[0, 1] = False
@@ -152,7 +152,7 @@ def other_mask(case: Case, cases: int) -> float:
 
 
 def target(case: Case, i: int, *, hidden: int = 8) -> MultiHeadAttention:
-    """Every factor of spectral norm 1; for every other i W_VO is a diagonal of signs, the corner hard to reach."""
+    """Draw a target with factors of spectral norm 1; for every other i W_VO is a diagonal of signs, a hard corner."""
     module = MultiHeadAttention(case.d_in, case.d_out, case.heads, hidden, seed=2 * i, dtype=torch.float64)
     if i % 2:
         signs = draws.uniform(f"theorem9/{case}/{i}", case.heads, case.d_in, hidden).sign()
@@ -163,7 +163,7 @@ def target(case: Case, i: int, *, hidden: int = 8) -> MultiHeadAttention:
 
 
 def pair(case: Case, i: int, *, width: float = 1.0) -> tuple[MultiHeadAttention, MultiHeadAttention]:
-    """The i-th target and its random source at width times what the theorem asks for, float64."""
+    """Draw the i-th target and its random source at width times the theorem's widths, float64."""
     asked = theory.theorem9_hidden(*case.layer, constant="measured")
     hidden_qk, hidden_vo = (hidden_for(n, case.d_in, width) for n in asked)
     source = MultiHeadAttention(
@@ -173,7 +173,7 @@ def pair(case: Case, i: int, *, width: float = 1.0) -> tuple[MultiHeadAttention,
 
 
 def bounds(case: Case) -> list[float]:
-    """A bound on the error over eps, for every input, of each pruned source."""
+    """Return a bound on the error over eps, for all inputs, of each pruned source."""
     return [
         attention(*pair(case, i), side="input", threads=1, alpha=case.alpha).certificate.bound.item() / case.epsilon
         for i in range(SOURCES)
@@ -184,19 +184,19 @@ Spoil = Callable[[MultiHeadAttention], None]
 
 
 def errors(case: Case, *, width: float = 1.0, spoil: Spoil = leave) -> list[float]:
-    """The error found over eps of each pruned source, after spoil has changed it in place."""
+    """Return the error over eps on some inputs of each pruned source, after spoil has changed it in place."""
     pairs = (pair(case, i, width=width) for i in range(SOURCES // 2))
     found = sources.errors("theorem9/errors", pairs, masks, spoil, d=case.d_in, alpha=case.alpha)
     return [error / case.epsilon for error in found]
 
 
 def masks(target: MultiHeadAttention, source: MultiHeadAttention) -> dict[str, torch.Tensor]:
-    """The construction on trial."""
+    """Construct the masks to test."""
     return attention(target, source, side="input", threads=1).masks
 
 
 def wrong_scale(source: MultiHeadAttention) -> None:
-    """1/sqrt(8), the target's, in place of 1/sqrt(n_K)."""
+    """Replace 1/sqrt(n_K) by the target's 1/sqrt(8)."""
     source.scale_qk *= math.sqrt(source.hidden_qk / 8)
 
 

@@ -1,9 +1,10 @@
-"""The structured statement: a matrix hidden in a random two-layer map by pruning whole hidden units, one bit a pair.
+"""Structured pruning: a matrix hidden in a random two-layer map by pruning whole hidden units, one bit per pair.
 
-Claim. Let W (rows x columns) have Gaussian entries of variance s2, and columns be a multiple of d. A random network
-without biases whose hidden units come in pairs of opposite output vectors, N pairs for each input and each block of d
-outputs, computes x W' once one unit of each pair is pruned, and |W' - W|^2 is at most e s2 a weight on average if N is
-that of `slth.theory.code_candidates(d, e / 10^0.05)`, half a decibel to spare. So e costs N / d bits a weight.
+Claim. Let W (rows x columns) have Gaussian entries of variance s2, and columns be a multiple of d. Consider a random
+network without biases whose hidden units come in pairs of opposite output vectors, with N pairs for each input and each
+block of d outputs. After pruning one unit of each pair it computes x W', and |W' - W|^2 is at most e s2 per weight on
+average if N is `slth.theory.code_candidates(d, e / 10^0.05)`, with a margin of half a decibel. So the error e takes
+N / d bits per weight.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ ROUNDING = 1e-12
 
 
 def check(share: float = 1.0) -> Statement:
-    """Put the claim to the test; share of the usual number of rows."""
+    """Test the claim, with this share of the usual number of rows."""
     rows = max(ROWS, draws.count(4 * ROWS, share))
     found = {case: _construct(*case, rows) for case in CASES}
     d, error = 8, 0.08
@@ -64,14 +65,14 @@ def _target(rows: int) -> torch.Tensor:
 
 
 def _apart(construction: CodeConstruction, *, flip: bool = False, whole: bool = False) -> float:
-    """How far the pruned network, unit by unit, is from x W', over what rounding allows."""
+    """Return the difference of the pruned network, unit by unit, from x W', over the tolerance for rounding."""
     source, mask = construction.source, construction.masks["first"].clone()
     if flip:
         mask[0, 0, int(mask[0, 0].nonzero()[0])] = False
     first, second = source.get_parameter("first").double(), source.get_parameter("second").double()
     first = first if whole else first * mask
     x = draws.normal("units/x", 5, len(first))
-    hidden = x[:, :, None, None] * first  # (inputs, rows, blocks, units): each unit listens to one input
+    hidden = x[:, :, None, None] * first  # (inputs, rows, blocks, units): each unit has one input
     out = torch.einsum("xrbu,rbud->xbd", hidden, second).flatten(1) * source.get_buffer("scale").double()[0, 0]
     wanted = x @ construction.merged
     return float((out - wanted).norm() / (ROUNDING * wanted.norm()))

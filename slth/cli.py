@@ -110,7 +110,7 @@ def _built(place: str) -> nn.Module:
     build = plugins.load_callable("MODULE", where)
     try:
         module: nn.Module = build(**options)
-    except Exception as error:  # whatever the user's code raises
+    except Exception as error:  # the user's code may raise anything
         raise ValueError(f"MODULE={place}: cannot be built ({type(error).__name__}: {error})") from error
     return module
 

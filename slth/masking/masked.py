@@ -136,7 +136,7 @@ class Masked(nn.Module):
     def evaluated(self, weight: torch.Tensor) -> torch.Tensor:
         """Return the effective weight of eval mode, without changing the mode."""
         span = passes.running(self) or self._own_pass()
-        still = copy.copy(self)  # shares all state, and leaves this one's mode to other threads unchanged
+        still = copy.copy(self)  # shares all state, but the mode of the original does not change
         still.training = False
         with passes.within(passes.Pass({**span.weights, self.path: still}, span.cuts)):
             return still.gate(still, weight)

@@ -73,7 +73,7 @@ class MaskedParameter:
     def fan(self, part: Part, keep: float) -> inits.Fan:
         """Return the fan of a part, on which its initialisation depends."""
         fan_in, fan_out = self.seats[0].fans(part.of(self.tensor).shape)
-        width = self.head or int(fan_in if part.role == "output" else fan_out)  # else the size of the heads' side
+        width = self.head or int(fan_in if part.role == "output" else fan_out)  # else the width of all heads
         return inits.Fan(fan_in, fan_out, width=width, role=part.role, keep=keep)
 
     @property

@@ -22,7 +22,7 @@ from slth.wrapping import root
 
 #: Optimisers whose fused form takes learning rates, clipping and the check for finite values as tensors.
 _FUSED = torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD
-_PATIENCE = 32  # steps between two reads of the findings
+_PATIENCE = 32  # steps between two reads of the failure
 
 
 def can_fuse(optimiser: torch.optim.Optimizer, device: torch.device) -> bool:
@@ -39,7 +39,7 @@ def fuse(optimiser: torch.optim.Optimizer, device: torch.device) -> None:
     """Make an optimiser use its fused form, with learning rates on the device."""
     for group in optimiser.param_groups:
         group["fused"], group["foreach"] = True, False
-        group["lr"] = torch.as_tensor(group["lr"]).to(device, torch.float32, copy=True)  # leaves the user's tensor
+        group["lr"] = torch.as_tensor(group["lr"]).to(device, torch.float32, copy=True)  # never the user's own
     for state in optimiser.state.values():
         if "step" in state:
             state["step"] = state["step"].to(device, torch.float32)
@@ -85,7 +85,7 @@ class DeviceStep:
         fuse(training.optimiser, device)
 
     def _make_leaves(self) -> None:
-        lower = self.training.precision == "bf16" and self.training.accumulate == 1  # else sums need float32
+        lower = self.training.precision == "bf16" and self.training.accumulate == 1  # else float32 sums
         dtype = torch.bfloat16 if lower else torch.float32
         self.leaves = Leaves.of(root(self.training.model), self._wrapped, dtype) if self._wrapped else None
         scores = {id(p) for p in self.leaves.scores} if self.leaves else set()

@@ -151,7 +151,7 @@ def layout_of(batch: Any) -> list[Any]:
 def _layout_of_leaf(leaf: Any) -> Any:
     if isinstance(leaf, torch.Tensor):
         return tuple(leaf.shape), leaf.dtype
-    return leaf if isinstance(leaf, int | float | str | bool | None) else object()  # equals nothing: it may change
+    return leaf if isinstance(leaf, int | float | str | bool | None) else object()  # never equal: may change
 
 
 def _staged(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -121,7 +121,7 @@ class Kernel(Generic[P, R]):
             if _counts is not None:
                 _counts[self.name, taken] += 1
             if impl == "auto" and taken != asked and taken not in self._logged:
-                self._tell(taken, self._reason(asked, at, unfit))
+                self._log_choice(taken, self._reason(asked, at, unfit))
         return self._known.get(taken) or self._loaded(taken)
 
     def _automatic(self, at: torch.Tensor, unfit: str) -> str:
@@ -149,7 +149,7 @@ class Kernel(Generic[P, R]):
         obstacle = (unfit or _misfit(at.device) or _obstacle(at)) if asked == "auto" else ""
         return obstacle or "torch follows the call"
 
-    def _tell(self, taken: str, reason: str) -> None:
+    def _log_choice(self, taken: str, reason: str) -> None:
         """Log the choice of "auto", and why it is not Triton."""
         self._logged = {taken}
         reason = "" if taken == "triton" else reason

@@ -96,8 +96,8 @@ def exists(name: str, ratios: list[float], epsilon: float) -> Check:
     over epsilon.
     """
     failures = sum(not ratio <= 1 for ratio in ratios)
-    told = f"{name}: {failures} of {len(ratios)} fail, worst {max(ratios):.1g}"
-    return Check(told, len(ratios), failure_at_most(failures, len(ratios)) / epsilon)
+    label = f"{name}: {failures} of {len(ratios)} fail, worst {max(ratios):.1g}"
+    return Check(label, len(ratios), failure_at_most(failures, len(ratios)) / epsilon)
 
 
 def missing(name: str, ratios: list[float], epsilon: float) -> Control:

@@ -190,6 +190,6 @@ def help_of(config: type[Options]) -> str:
     lines = ["Config:"]
     for key, kind in config.kinds().items():
         lines.append(f"  {key}={config.defaults()[key]!r}")
-        told = f"{config.help()[key]} ({kind.allowed()})"
-        lines += textwrap.wrap(told, 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        paragraph = f"{config.help()[key]} ({kind.allowed()})"
+        lines += textwrap.wrap(paragraph, 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)

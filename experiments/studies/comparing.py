@@ -81,7 +81,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 def bootstrap(values: np.ndarray, seed: int) -> tuple[float, float]:
     """Return percentiles 2.5 and 97.5 of the means of DRAWS samples, drawn with replacement."""
-    dice = inits.uniform((DRAWS, len(values)), 1.0, seed=seed, name="mixing/bootstrap").double().numpy()
-    drawn = values[((dice + 1.0) / 2.0 * len(values)).astype(int)]
+    uniforms = inits.uniform((DRAWS, len(values)), 1.0, seed=seed, name="mixing/bootstrap").double().numpy()
+    drawn = values[((uniforms + 1.0) / 2.0 * len(values)).astype(int)]
     low, high = np.quantile(drawn.mean(axis=1), [0.025, 0.975])
     return float(low), float(high)

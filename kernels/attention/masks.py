@@ -105,14 +105,14 @@ def check_attended(
 def _check_blocks(mask: BlockMask, causal: bool, queries: int, keys: int) -> None:
     """Raise ValueError if a query has no key; a mask in blocks does not define padding."""
     blocks, size = mask
-    empty = ~(_seen_first(blocks, size, queries, keys) if causal else blocks).any(-1)
+    empty = ~(_first_query_blocks(blocks, size, queries, keys) if causal else blocks).any(-1)
     if empty.any():
         *row, last = (int(i) for i in empty.nonzero()[0])
         where = (*row, last * size if causal else last)
         raise ValueError(f"mask row {where} has no True: each query must attend to at least one key")
 
 
-def _seen_first(blocks: torch.Tensor, size: int, queries: int, keys: int) -> torch.Tensor:
+def _first_query_blocks(blocks: torch.Tensor, size: int, queries: int, keys: int) -> torch.Tensor:
     """Tell which blocks contain a key for the first query of each row of blocks, which has the fewest causal keys."""
     rows, columns = -(-queries // size), -(-keys // size)
     last = torch.arange(rows, device=blocks.device)[:, None] * size + (keys - queries)  # key of the first query

@@ -58,7 +58,7 @@ class Operations:
     def __init__(self, segments: Sequence[Segment], groups: int) -> None:
         self._placed = tables.placed(segments, groups)
         self._device = segments[0].scores.device
-        self._table = self._there([one.numbers for one in self._placed])
+        self._table = self._on_device([one.numbers for one in self._placed])
         self._cutting = Cutting(self._placed, groups, self._device)
         self._writes = [
             batch._replace(options=batch.options | _reading(batch)) for batch in self._batches(with_free=False)
@@ -118,9 +118,9 @@ class Operations:
     def _gradients_at(self, grads: Sequence[torch.Tensor], out: Sequence[torch.Tensor], capturing: bool) -> _Gradients:
         pairs = [(one.layout, grads[one.place], out[one.place]) for one in self._placed]
         rows = [(*tables.lie(grad, layout), *tables.lie(slope, layout)) for layout, grad, slope in pairs]
-        return _Gradients(self._there(rows, capturing), [_reading(batch, grads, out) for batch in self._slopes])
+        return _Gradients(self._on_device(rows, capturing), [_reading(batch, grads, out) for batch in self._slopes])
 
-    def _there(self, rows: Sequence[Sequence[int]], capturing: bool = False) -> torch.Tensor:
+    def _on_device(self, rows: Sequence[Sequence[int]], capturing: bool = False) -> torch.Tensor:
         """Copy numbers to the device without synchronising; during a capture they are copied later, by `point`."""
         host = torch.tensor(rows, dtype=torch.int64, device="cpu")
         if capturing:

@@ -175,7 +175,7 @@ def _find(
     low = tl.where(in_bracket(state_ptr, k), tl.load(state_ptr + LOW), 0).to(tl.int32)
     least = item + low
     tl.store(value_ptr, least.to(tl.float32, bitcast=True))
-    # the stretch it lies in, and its rank there
+    # the stretch that contains it, and its rank there
     at = tl.arange(0, PROGRAMS)
     ties = tl.load(shares_ptr + at * BINS + item % BINS, mask=at < programs, other=0).to(tl.int64)
     before = tl.cumsum(ties, 0) - ties

@@ -62,8 +62,8 @@ def _solve_rows(vectors, targets, keep, signs):  # type: ignore[no-untyped-def] 
     split = max(0, n - d - MIDDLE)
     for row in range(count):
         base = vectors[row, n - d :]
-        turned, target = _turned(vectors[row, : n - d], base), _turned(targets[row : row + 1], base)[0]
-        head, head_codes = _head(turned[:split], target, _following(turned[split:], d), keep)
+        turned, target = _in_basis(vectors[row, : n - d], base), _in_basis(targets[row : row + 1], base)[0]
+        head, head_codes = _head(turned[:split], target, _gamma_of_sums(turned[split:], d), keep)
         middle, _ = all_sums(turned[split:])
         i, j = _best(head, middle, target)
         for k in range(split):
@@ -75,7 +75,7 @@ def _solve_rows(vectors, targets, keep, signs):  # type: ignore[no-untyped-def] 
 
 
 @njit(cache=True, nogil=True)
-def _turned(vectors, base):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _in_basis(vectors, base):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Express vectors (n, d) in coordinates of a basis."""
     out = np.zeros(vectors.shape, np.float32)
     for i in range(len(vectors)):
@@ -86,7 +86,7 @@ def _turned(vectors, base):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 
 @njit(cache=True, nogil=True)
-def _following(middle, d):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _gamma_of_sums(middle, d):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Return (mean, shape) of the gamma distribution for the squared length of the sums of middle and basis.
 
     In coordinates of the basis, its vectors are the axes. The mean is the sum of the squared lengths; the variance is

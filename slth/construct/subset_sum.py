@@ -114,7 +114,7 @@ def _solve_rows(candidates, targets, masks, sums):  # type: ignore[no-untyped-de
         values, mask = candidates[row], masks[row]
         target = targets[row]
         if n > core:
-            target = _spend_surplus(values, target, core, mask)
+            target = _take_surplus(values, target, core, mask)
         lows = _sorted_sums(values[: max(0, low_n - 1)], low_sums[1:], low_masks, spare, spare_masks)
         lows = _drop_repeats(low_sums[1:], low_masks, lows)
         highs = _sorted_sums(values[low_n : max(low_n, core - 1)], high_sums[1:], high_masks, spare, spare_masks)
@@ -141,7 +141,7 @@ def _count(n):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 
 @njit(cache=True, nogil=True)
-def _spend_surplus(values, target, core, mask):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _take_surplus(values, target, core, mask):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Take surplus candidates, largest first, if they bring the target nearer to the middle of the core's reach.
 
     Sets them in mask and returns the rest of the target.

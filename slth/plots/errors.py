@@ -177,10 +177,10 @@ def side_names(tables: Sequence[pd.DataFrame]) -> dict[str, str]:
     learned = [table[table["side"] == "free"] for table in tables]
     of_rows = [rows["method"] if "method" in rows else pd.Series(ONE_METHOD, rows.index) for rows in learned]
     methods = {str(method) for column in of_rows for method in column.unique()}
-    return NAMES | ({"free": _spoken(methods.pop())} if len(methods) == 1 else {})
+    return NAMES | ({"free": _readable(methods.pop())} if len(methods) == 1 else {})
 
 
-def _spoken(method: str) -> str:
+def _readable(method: str) -> str:
     """Return a method's name with hyphens for underscores; FILE:Class stays as it is."""
     return method if ":" in method else method.replace("_", "-")
 

@@ -241,7 +241,7 @@ def _place_legend(page: Page, named: Sequence[Artist], points: float) -> Legend 
 
 
 def _place_ends(page: Page, widths: Sequence[float]) -> Sequence[Artist]:
-    """Put the labels beside the axes; return legend entries for the series if there is no room."""
+    """Put the labels to the right of the axes; return legend entries for the series if there is no room."""
     points = _label_points()
     ends = [replace(end, text=fold(end.text, WIDEST * widths[page.axes.index(end.axes)], points)) for end in page.ends]
     crowded = [axes for axes in page.axes if not _fits(axes, [end for end in ends if end.axes is axes], points)]

@@ -132,7 +132,7 @@ def _construction_columns(construction: TransformerConstruction, depth: int, hid
     }
 
 
-# ---------------------------------------------------------------- what the numbers say
+# ---------------------------------------------------------------- summary
 
 
 def fit_depths(errors: pd.DataFrame) -> dict[str, dict[str, Any]] | None:

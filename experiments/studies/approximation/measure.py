@@ -284,7 +284,7 @@ def _in_parallel(measure: Callable[[int], T], count: int, what: str) -> list[T]:
     return [results[i] for i in range(count)]
 
 
-# ---------------------------------------------------------------- what the numbers say
+# ---------------------------------------------------------------- summary
 
 
 def fit_decay(hidden: np.ndarray, error: np.ndarray) -> dict[str, float] | None:
@@ -366,8 +366,8 @@ def compare(table: pd.DataFrame) -> list[dict[str, Any]]:
     if FREE not in medians:
         return []
     learned, constructed = medians[FREE], medians.drop(columns=FREE).min(axis=1)
-    beside = pd.DataFrame({"learned": learned, "constructed": constructed, "ratio": learned / constructed})
-    return [{str(name): value for name, value in row.items()} for row in beside.reset_index().to_dict("records")]
+    comparison = pd.DataFrame({"learned": learned, "constructed": constructed, "ratio": learned / constructed})
+    return [{str(name): value for name, value in row.items()} for row in comparison.reset_index().to_dict("records")]
 
 
 def spread(error: pd.Series) -> dict[str, Any]:

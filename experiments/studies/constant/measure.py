@@ -157,7 +157,7 @@ def met(candidates: FloatArray, targets: FloatArray, tolerance: float) -> BoolAr
     return found
 
 
-# ---------------------------------------------------------------- what they show
+# ---------------------------------------------------------------- results
 
 
 def rows_of(cell: Cell, least: np.ndarray) -> pd.DataFrame:

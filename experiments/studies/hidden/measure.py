@@ -285,10 +285,10 @@ def _bits(weight: torch.Tensor) -> torch.Tensor:
 def _sample(study: Study, model: LanguageModel) -> str:
     """Generate text from the start of the first validation window, with the same random numbers for every model."""
     tokens = study.validation[0, : study.length // 4]
-    dice = 0.5 + 0.5 * inits.uniform((study.sample,), 1.0, seed=study.seed, name="hidden_lm/sample").double()
-    for die in dice:
+    uniforms = 0.5 + 0.5 * inits.uniform((study.sample,), 1.0, seed=study.seed, name="hidden_lm/sample").double()
+    for uniform in uniforms:
         shares = torch.softmax(model(tokens[-study.length :])[-1], dim=-1).cumsum(-1)
-        following = torch.searchsorted(shares, die).clamp(max=len(study.characters) - 1)
+        following = torch.searchsorted(shares, uniform).clamp(max=len(study.characters) - 1)
         tokens = torch.cat((tokens, following[None]))
     return study.characters.decode(tokens)
 

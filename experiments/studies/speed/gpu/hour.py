@@ -130,10 +130,10 @@ class Hour:
     def _begin(self) -> None:
         """Create the folder, or check that it has this measurement."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        told, file = json.dumps(self._settings(), indent=1).encode(), self.folder / "settings.json"
+        settings, file = json.dumps(self._settings(), indent=1).encode(), self.folder / "settings.json"
         if not file.exists():
-            disk.write(file, told)
-        elif file.read_bytes() != told:
+            disk.write(file, settings)
+        elif file.read_bytes() != settings:
             raise ValueError(f"{self.folder}: has a measurement of other settings or code: must be another folder")
 
     def _settings(self) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def time(area: str, device: torch.device, rounds: int, seed: int) -> dict[str, A
         for row in found
         if not _right(row)
     ]
-    return {"rows": [_told(row) for row in found], "failed": failed, "skipped": []}
+    return {"rows": [_without_wrong_times(row) for row in found], "failed": failed, "skipped": []}
 
 
 def lost(kind: str, task: str, why: str) -> Any:
@@ -138,7 +138,7 @@ def _right(row: Row) -> bool:
     return bool(row["error_ours"] <= WORST)  # False for NaN
 
 
-def _told(row: Row) -> Row:
+def _without_wrong_times(row: Row) -> Row:
     """Return the row, without times if our result is wrong."""
     return row if _right(row) else row | dict.fromkeys(("ours_s", "peer_s", "ratio", *SPREAD), nan)
 
@@ -153,8 +153,8 @@ def broken(checked: pd.DataFrame) -> list[str]:
 
 def figures(timed: Times) -> dict[str, Figure]:
     """Draw the times, if there are any; return the figure by its name."""
-    told = timed.table[timed.table["ratio"].notna()]
-    return plots.figures(told) if len(told) else {}
+    measured = timed.table[timed.table["ratio"].notna()]
+    return plots.figures(measured) if len(measured) else {}
 
 
 def summarise(checked: pd.DataFrame, timed: Times, device: torch.device) -> dict[str, Any]:

@@ -4,8 +4,8 @@ Scores are trained, and weights stay random. Dense training of the same network 
 learning rates and init scales. Controls are a random mask, the ticket's mask shuffled or on other weights, weights
 trained under a random mask, and unigram and bigram models. The ticket is stored as ticket.safetensors.
 
-The default is the best recipe of 1 bit a weight that recipe.py found: blocks are pruned, embeddings keep signs and
-levels, and each matrix has a learned factor. `with plain` prunes all weights alike, which all search methods support.
+The default is the best recipe of 1 bit a weight that recipe.py found: blocks are pruned, and embeddings are kept with
+signs and levels. `with plain` prunes all weights alike, which all search methods support.
 
 `with all_baselines` compares the loss and file size of the ticket with those of other masks (random, magnitude, SNIP,
 GraSP, SynFlow; with random and trained weights), smaller dense networks, binary and ternary training, and rounding.
@@ -47,7 +47,7 @@ class Config(GPT2Options):
     schedule: str = keys.schedule()
     masked: str = keys.masked()
     kind: Kind = keys.kind()
-    scale: str | None = keys.scale("matrix")
+    scale: str | None = keys.scale()
     embedding_kind: Kind | None = keys.embedding_kind("signed(levels=2)")
     embedding_keep: float | None = keys.embedding_keep(0.8)
     scores: str = keys.scores()
@@ -154,7 +154,7 @@ class Config(GPT2Options):
 
 ex = lab.experiment("gpt2_prune", Config)
 #: Every weight is pruned or kept as it is, which all search methods support; Adam's default betas.
-PLAIN: dict[str, Any] = {"scale": None, "embedding_kind": None, "embedding_keep": None, "beta1": 0.9, "beta2": 0.999}
+PLAIN: dict[str, Any] = {"embedding_kind": None, "embedding_keep": None, "beta1": 0.9, "beta2": 0.999}
 SMOKE: dict[str, Any] = {"length": 32, "steps": 20, "pilot_steps": 4, "batch": 4, "every": 5, "windows": 8}
 ex.add_named_config("plain", keep=0.5, embedding_std=0.15, base_std=[0.04, 0.07], lr=[0.003, 0.0045], **PLAIN)
 ex.add_named_config("smoke", size="tiny*0.25", lr=[0.003, 0.03], base_std=0.05, position_std=0.05, **SMOKE)

@@ -63,7 +63,7 @@ def test_what_is_said(stored):
 def test_bits_are_those_of_masks_and_factors():
     config = gpt2.config("tiny", vocabulary=256, length=128)
     tables, blocks = 384 * 144, 995_328
-    mixed = recipes.Recipe(keep=0.33, embedding_kind="signed(levels=2)", embedding_keep=0.8, scale=None)
+    mixed = recipes.Recipe(keep=0.33, embedding_kind="signed(levels=2)", embedding_keep=0.8)
     of_prune = -(0.33 * math.log2(0.33) + 0.67 * math.log2(0.67))
     expected = (tables * math.log2(5) + blocks * of_prune) / (tables + blocks)
     assert mixed.bits(config) == pytest.approx(expected)
@@ -89,7 +89,7 @@ def test_all_known_recipes_fit_the_default_model():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"recipes": "none"}, r"recipes='none': must be one of base, no scale.*no recipe 'none'"),
+        ({"recipes": "none"}, r"recipes='none': must be one of base, a factor a matrix.*no recipe 'none'"),
         ({"recipes": []}, r"recipes=\[\]: must be a recipe or a list of them"),
         ({"recipes": ["base", "base"]}, "none twice"),
         ({"recipes": ["base(kept=0.4)"]}, r"no field 'kept', must be one of init, base_std"),

@@ -127,10 +127,9 @@ def kind() -> Any:
     return lab.key("prune", A_KIND, help=help)
 
 
-def scale(default: str | None = None) -> Any:
+def scale() -> Any:
     """Declare the key for learned factors."""
-    help = "what has a learned scale factor in addition to scores; None: nothing"
-    return lab.nullable(lab.choice(default, FACTORS, help=help))
+    return lab.choice(None, FACTORS, help="what has a learned scale factor in addition to scores; None: nothing")
 
 
 def embedding_kind(default: str | None = None) -> Any:

@@ -22,9 +22,9 @@ from slth.experiments.studies.gpt2.training import Training
 from slth.models import gpt2
 
 #: Keys whose defaults have changed, with their defaults in older versions.
-FORMER: dict[str, Any] = {"scale": None, "embedding_kind": None, "embedding_keep": None, "beta1": 0.9, "beta2": 0.999}
+FORMER: dict[str, Any] = {"embedding_kind": None, "embedding_keep": None, "beta1": 0.9, "beta2": 0.999}
 #: Keys that are missing in folders of checkpoints of older versions.
-LATER = ("precision", "accumulate", "controls", "kind", *FORMER)
+LATER = ("precision", "accumulate", "controls", "kind", "scale", *FORMER)
 
 
 class GPT2Training(lab.TrainingOptions):

@@ -42,7 +42,7 @@ class Recipe:
     keep: float = 0.33
     embedding_kind: str = "signed(levels=2)"
     embedding_keep: float = 0.8
-    scale: str | None = "matrix"
+    scale: str | None = None
     method: str = "edge_popup"
     lr: float = 0.0045
     beta1: float = 0.8
@@ -74,18 +74,12 @@ class Recipe:
 
 
 _DENSE = {"init": "gpt2", "base_std": 0.07, "position_std": 0.12, "embedding_std": 0.15, "lr": 0.006}
-_FINER = {
-    "scale": None,
-    "embedding_kind": "signed(levels=3)",
-    "embedding_keep": 0.85,
-    "embedding_std": 0.06,
-    "position_std": 0.06,
-}
+_FINER = {"embedding_kind": "signed(levels=3)", "embedding_keep": 0.85, "embedding_std": 0.06, "position_std": 0.06}
 #: Name of a recipe -> its differences from the base. "dense ..." train weights, with their own inits.
 RECIPES: dict[str, dict[str, Any]] = {
     "base": {},
-    "no scale": {"scale": None},
-    "plain": {"scale": None, "keep": 0.5, "base_std": 0.09, "embedding_kind": "prune", "embedding_keep": 0.5}
+    "a factor a matrix": {"scale": "matrix"},
+    "plain": {"keep": 0.5, "base_std": 0.09, "embedding_kind": "prune", "embedding_keep": 0.5}
     | {"embedding_std": 0.15, "position_std": 0.12},
     "beta 0.9, 0.999": {"beta1": 0.9, "beta2": 0.999},
     "signed": {"kind": "signed", "keep": 0.5, "base_std": 0.085} | _FINER,

@@ -159,8 +159,7 @@ MAKERS = {
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_figure_is_drawn_in_the_callers_axes_which_it_returns(name):
     draw, table = MAKERS[name]
-    own = draw(table)
-    count = 1 if name in ONE_PANEL else len(own)
+    count = 1 if name in ONE_PANEL else len(draw(table))  # of a figure of its own
     figure = Figure(figsize=(4 * count + 1, 4))
     grid = list(figure.subplots(1, count + 1, squeeze=False)[0])
     if name in ONE_PANEL:

@@ -46,18 +46,26 @@ def begun(model):
     return model
 
 
+@pytest.fixture(scope="module")
+def left(tmp_path_factory):
+    """The checkpoint of an interrupted run of IteRand, as bytes."""
+    path = tmp_path_factory.mktemp("left") / "c"
+    interrupted(wrapped(), path, method=IteRand(every=5))
+    return path.read_bytes()
+
+
 @one_case
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
-def test_a_checkpoint_of_another_run_is_refused(tmp_path, other):
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, left, other):
     path, own = tmp_path / "c", {"method": IteRand(every=5)}
-    interrupted(wrapped(), path, **own)
+    path.write_bytes(left)
     options = own | other
     model = options.pop("build", wrapped)()
-    before, content = state(model), path.read_bytes()
+    before = state(model)
     with pytest.raises(CheckpointError, match="c: was written by another search"):
         fit(model, until(0), checkpoint=path, **options)
     assert_same(before, state(model))
-    assert path.read_bytes() == content
+    assert path.read_bytes() == left
     assert fit(wrapped(), checkpoint=path, **own).resumed_at == 10
 
 

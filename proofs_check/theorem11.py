@@ -91,7 +91,7 @@ def check(share: float = 1.0) -> Statement:
 
 
 def title(case: Case) -> str:
-    """The setting in words."""
+    """Describe the setting in words."""
     return f"d={case.d}, H={case.heads}, L={case.layers}, eps={case.epsilon}"
 
 

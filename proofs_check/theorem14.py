@@ -99,7 +99,7 @@ def check(share: float = 1.0) -> Statement:
 
 
 def title(case: Case) -> str:
-    """The setting in words."""
+    """Describe the setting in words."""
     return f"B={case.blocks}, d={case.d}, eps={case.epsilon}"
 
 

@@ -206,7 +206,7 @@ def seeds_from(seed: int, seeds: int) -> range:
 
 
 def where(holds: Callable[[Any], bool], allowed: str) -> Kind[Any]:
-    """Values for which `holds` is true, unchanged."""
+    """Take values for which `holds` is true, unchanged."""
 
     def read(key: str, value: Any) -> Any:
         if not holds(value):
@@ -217,7 +217,7 @@ def where(holds: Callable[[Any], bool], allowed: str) -> Kind[Any]:
 
 
 def an_integer(least: int, most: float = math.inf) -> Kind[int]:
-    """An int (no bool, no float) from least to most."""
+    """Take an int (no bool, no float) from least to most."""
 
     def holds(value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
@@ -226,7 +226,7 @@ def an_integer(least: int, most: float = math.inf) -> Kind[int]:
 
 
 def a_number(above: float = -math.inf, least: float = -math.inf, most: float = math.inf) -> Kind[float]:
-    """A finite number (no bool) > above, >= least and <= most, as a float."""
+    """Take a finite number (no bool) > above, >= least and <= most, and return it as a float."""
 
     def holds(value: Any) -> bool:
         if not isinstance(value, int | float) or isinstance(value, bool):
@@ -240,7 +240,7 @@ def a_number(above: float = -math.inf, least: float = -math.inf, most: float = m
 
 
 def one_of(names: Names) -> Kind[str]:
-    """One of these names."""
+    """Take one of these names."""
 
     def read(key: str, value: Any) -> str:
         if not isinstance(value, str) or value not in _known(names):
@@ -254,7 +254,7 @@ def one_of(names: Names) -> Kind[str]:
 
 
 def some_of(names: Names) -> Kind[list[str]]:
-    """One of these names or a list of them, not empty, none twice, as a list."""
+    """Take one of these names or a list of them, not empty, none twice, and return a list."""
 
     def read(key: str, value: Any) -> list[str]:
         values = as_list(value)
@@ -269,7 +269,7 @@ def some_of(names: Names) -> Kind[list[str]]:
 
 
 def several(kind: Kind[T]) -> Kind[list[T]]:
-    """One value of a kind or a list of them, not empty, none twice, as a list."""
+    """Take one value of a kind or a list of them, not empty, none twice, and return a list."""
 
     def read(key: str, value: Any) -> list[T]:
         try:
@@ -287,7 +287,7 @@ def several(kind: Kind[T]) -> Kind[list[T]]:
 
 
 def each(kind: Kind[T]) -> Kind[list[T]]:
-    """The same as `several`, with errors that name the single bad value."""
+    """Take the same values as `several`, with errors that name the single bad value."""
 
     def read(key: str, value: Any) -> list[T]:
         values = [kind.read(key, one) for one in as_list(value)]
@@ -299,7 +299,7 @@ def each(kind: Kind[T]) -> Kind[list[T]]:
 
 
 def as_given(kind: Kind[Any]) -> Kind[Any]:
-    """The same values unchanged, for a key that distinguishes one value from a list of one."""
+    """Take the same values unchanged, for a key that distinguishes one value from a list of one."""
 
     def read(key: str, value: Any) -> Any:
         kind.read(key, value)

@@ -119,11 +119,11 @@ class BlockProduct(Recorded):
         self.register_buffer("scale", torch.ones(groups, dtype=torch.bfloat16))
 
     def matrix(self) -> torch.Tensor:
-        """The matrix (rows, columns), float64."""
+        """Compute the matrix (rows, columns), float64."""
         return block_sums(self.first, self.second, self.scales())
 
     def scales(self) -> torch.Tensor:
-        """The scale of each entry, float64, (rows or 1, columns)."""
+        """Return the scale of each entry, float64, (rows or 1, columns)."""
         return spread(self.scale, self.code, self.columns)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

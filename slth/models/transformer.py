@@ -131,7 +131,7 @@ class Table(Recorded):
         recipes.fill(self, {"weight": recipes.Recipe((recipes.Draw("normal", std, seed, name),))})
 
     def matrix(self) -> torch.Tensor:
-        """The matrix (rows, columns)."""
+        """Return the matrix (rows, columns)."""
         return self.weight
 
 
@@ -151,7 +151,7 @@ class Product(Recorded):
     second: nn.Parameter
 
     def matrix(self) -> torch.Tensor:
-        """The matrix (rows, columns)."""
+        """Return the matrix (rows, columns)."""
         return self.first @ self.second * self.scale
 
 

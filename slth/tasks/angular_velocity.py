@@ -260,7 +260,7 @@ def _adamw(weights: list[torch.nn.Parameter], training: Training) -> Callable[[t
 
 
 def _shuffled(count: int, seed: int, epoch: int) -> torch.Tensor:
-    """A permutation of range(count), int64."""
+    """Draw a permutation of range(count), int64."""
     return inits.uniform((count,), 1.0, seed=seed, name="angular_velocity/order", stream=epoch).argsort(stable=True)
 
 

@@ -228,7 +228,7 @@ def _trained_once(
 
 
 def dense_identity(source: Source, data: Data, how: Training, point: tuple[float, float], steps: int) -> dict[str, Any]:
-    """All that a dense training depends on beside the code: the network, the text, the settings, and the machine."""
+    """Return all that dense training depends on besides the code: the network, text, settings, and machine."""
     validation = data.validation.numpy()
     text = {"corpus": data.corpus.digest, "vocabulary": data.vocabulary, "training": len(data.training)}
     text |= {"validation": [*validation.shape, hashlib.sha256(validation.tobytes()).hexdigest()]}

@@ -195,10 +195,10 @@ ex.add_named_config(
     lr=[0.003, 0.01],
     base_std=0.02,
     position_std=0.02,
-    pilot_steps=40,
-    steps=300,
+    pilot_steps=30,
+    steps=200,
     batch=8,
-    every=100,
+    every=50,
     controls=False,
 )
 # Figure 7 within 8 minutes on one H100. A step of 16,384 tokens took 57 ms dense and 79 ms masked for mini, 125 and

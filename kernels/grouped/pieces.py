@@ -21,13 +21,13 @@ def piece(table_ptr, pieces_ptr, piece, length, WIDE: tl.constexpr):
     """Return (the table row of a piece's segment, its columns, begin and end of the piece); WIDE: in 64 bits."""
     pieces_ptr += 2 * piece.to(tl.int64)
     row_ptr = table_ptr + tl.load(pieces_ptr).to(tl.int64) * _FIELDS
-    start = whole(tl.load(pieces_ptr + 1), WIDE) * length
-    size = whole(tl.load(row_ptr + AT_SIZE), WIDE)
-    return row_ptr, whole(tl.load(row_ptr + AT_COLUMNS), WIDE), start, tl.minimum(start + length, size)
+    start = as_index(tl.load(pieces_ptr + 1), WIDE) * length
+    size = as_index(tl.load(row_ptr + AT_SIZE), WIDE)
+    return row_ptr, as_index(tl.load(row_ptr + AT_COLUMNS), WIDE), start, tl.minimum(start + length, size)
 
 
 @triton.jit
-def whole(number, WIDE: tl.constexpr):
+def as_index(number, WIDE: tl.constexpr):
     """Convert a number of entries to 64 bits if WIDE, else to 32."""
     return number.to(tl.int64 if WIDE else tl.int32)
 
@@ -36,7 +36,7 @@ def whole(number, WIDE: tl.constexpr):
 def tensor(row_ptr, TENSOR: tl.constexpr, DTYPE: tl.constexpr, WIDE: tl.constexpr, GRANULE: tl.constexpr):
     """Return (pointer, row stride in entries) of a tensor in a row of a table."""
     pointer = tl.load(row_ptr + TENSOR).to(tl.pointer_type(DTYPE))
-    stride = whole(tl.load(row_ptr + TENSOR + 1), WIDE)
+    stride = as_index(tl.load(row_ptr + TENSOR + 1), WIDE)
     if GRANULE > 1:
         pointer = tl.multiple_of(pointer, 16)
     return pointer, stride // GRANULE * GRANULE  # tells the compiler that it is a multiple of GRANULE

@@ -119,11 +119,11 @@ class Leaves(passes.Pass):
         finally:
             del self.wrapped.leaves
 
-    def made(self, masked: Masked, weight: torch.Tensor) -> torch.Tensor:
+    def masked_weight(self, masked: Masked, weight: torch.Tensor) -> torch.Tensor:
         """Return the leaf of a masked weight; other tensors (`torch.func.functional_call`) are masked as usual."""
         scores, original = self._sources[masked.path]
         if masked.scores is not scores or weight is not original:
-            return super().made(masked, weight)
+            return super().masked_weight(masked, weight)
         return self._leaves[masked.path]
 
     def zero(self) -> None:

@@ -107,7 +107,7 @@ class Masked(nn.Module):
             return self.gate(self, weight)
         if traced():
             raise ValueError(f"{self.path} is masked, its mask would be traced as a constant: slth.unwrap it first")
-        return (self.span() or self._own_pass()).made(self, weight)
+        return (self.span() or self._own_pass()).masked_weight(self, weight)
 
     def right_inverse(self, value: torch.Tensor) -> torch.Tensor:
         """Raise ValueError on assignment to the weight; NotImplementedError while torch registers the mask."""
@@ -209,7 +209,7 @@ class Masked(nn.Module):
             "kind": self.made_by,
             **self.form.entry(),
             **traits.entry(self),
-            "recipe": self.recipe and self.recipe.told(),
+            "recipe": self.recipe and self.recipe.to_json(),
             "parts": [list(astuple(part)) for part in self.parts],
             "groups": [[group.name if len(group.members) > 1 else "", offset] for group, offset in standing],
             "current": [group.current for group, _ in standing],

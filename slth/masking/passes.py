@@ -79,7 +79,7 @@ class Pass:
             held = self.cuts[group, share] = _Held(group.cut(self.weights, share), stamps)
         return held.cut
 
-    def made(self, masked: Masked, weight: torch.Tensor) -> torch.Tensor:
+    def masked_weight(self, masked: Masked, weight: torch.Tensor) -> torch.Tensor:
         """Return the masked weight, cached until its inputs change. Raises ValueError if scores hold NaN."""
         key = masked, torch.is_grad_enabled(), torch.is_inference_mode_enabled(), saving()
         cached, sources = self._cached.get(key), [weight, *masked.trained]

@@ -64,7 +64,7 @@ class Trait:
         return trait if isinstance(trait, cls) else None
 
     @classmethod
-    def seen(cls, value: torch.Tensor, drawn: torch.Tensor, parts: Sequence[Part]) -> Self | None:
+    def detected(cls, value: torch.Tensor, drawn: torch.Tensor, parts: Sequence[Part]) -> Self | None:
         """Return a trait that may turn the drawn weight into this value (of the masked weight).
 
         None if the trait changes no weight. The caller checks the result.

@@ -63,7 +63,7 @@ class Levels(Trait):
         return "binary"
 
     @classmethod
-    def seen(cls, value: torch.Tensor, drawn: torch.Tensor, parts: Sequence[Part]) -> Self | None:
+    def detected(cls, value: torch.Tensor, drawn: torch.Tensor, parts: Sequence[Part]) -> Self | None:
         """Read the level of each part from the values."""
         return cls(tuple(float(part.of(value).abs().max()) for part in parts))
 

@@ -75,7 +75,7 @@ def _traits_of(
     """
     parts = masked.parts
     idle = [trait for trait in own if trait.shown(weight, parts) is weight]
-    seen = (t for kind in traits.known().values() if (t := kind.seen(value, weight, parts)))
+    seen = (t for kind in traits.known().values() if (t := kind.detected(value, weight, parts)))
     for candidate in itertools.chain([own, idle], ([*idle, trait] for trait in seen)):
         if _is_masked(value, traits.shown(weight, candidate, parts), masked, multiplier):
             return tuple(candidate)

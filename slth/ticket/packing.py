@@ -191,7 +191,7 @@ def _decoded(weight: Weight, pieces: list[torch.Tensor], alike: torch.Tensor | N
     if not weight.form.prunes:
         return weight.kind.joined(weight.shape, pieces, weight.axes).flatten()
     if alike is not None:
-        return pairs.whole(weight, pieces, alike)
+        return pairs.joined(weight, pieces, alike)
     if axis := _axis_of_pairs(weight):
         first = pieces[0].reshape([size // 2 if k == axis[0] else size for k, size in enumerate(weight.shape)])
         return torch.stack((first, ~first), dim=axis[0] + 1).flatten()

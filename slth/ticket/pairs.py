@@ -54,7 +54,7 @@ def pieces(weight: Weight, mask: torch.Tensor, alike: torch.Tensor) -> list[torc
     return [first[~alike], first[alike]]
 
 
-def whole(weight: Weight, pieces: list[torch.Tensor], alike: torch.Tensor) -> torch.Tensor:
+def joined(weight: Weight, pieces: list[torch.Tensor], alike: torch.Tensor) -> torch.Tensor:
     """Decode :func:`pieces` to the flat mask."""
     first = torch.empty_like(alike)
     first[~alike], first[alike] = pieces

@@ -97,7 +97,7 @@ class Recipe:
         both = torch.stack((first, sign * first), dim=axis + 1).flatten(axis, axis + 1)
         return both.narrow(axis, 0, shape[axis])
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Convert the recipe to JSON, without the key "pairs" if there are none."""
         return {name: value for name, value in asdict(self).items() if name != "pairs" or value is not None}
 

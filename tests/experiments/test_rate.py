@@ -49,7 +49,7 @@ def test_seedlm_takes_the_best_seed_of_a_register_that_has_all_states():
     rows, decoded = seedlm.seedlm(NORMAL, 4, 12)
     assert rows.shape == decoded.shape == (12, 8)
     assert 4 < above(rows, decoded, 4) < 8
-    whole, bits = seedlm.whole(NORMAL[:1, :20], 4)
+    whole, bits = seedlm.coded(NORMAL[:1, :20], 4)
     assert bits == 4 * 24 / 20
     assert np.array_equal(whole[0, :8], seedlm.seedlm(NORMAL[:1], 4, 1)[1][0])
     unrounded = np.einsum("sik,skj,pj->spi", basis[:999], inverse[:999], rows[:2])

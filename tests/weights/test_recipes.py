@@ -91,8 +91,8 @@ def test_pairs_are_equal_or_opposite_along_an_axis(draw, axis, sign, shape):
     firsts, seconds = (made.movedim(axis, 0)[start::2] for start in (0, 1))
     assert firsts.movedim(0, axis).equal(draw.tensor(half))
     assert seconds.equal(sign * firsts[: len(seconds)])
-    assert Recipe.of(json.loads(json.dumps(recipe.told()))).tensor(shape).equal(made)
-    assert "pairs" not in Recipe((draw,)).told()
+    assert Recipe.of(json.loads(json.dumps(recipe.to_json()))).tensor(shape).equal(made)
+    assert "pairs" not in Recipe((draw,)).to_json()
 
 
 # ---------------------------------------------------------------- what modules remember

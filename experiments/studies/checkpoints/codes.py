@@ -23,7 +23,7 @@ PEERS: dict[str, Coder] = {
     "rounding": peers.rounding,
     "absmax": peers.absmax,
     "sign": peers.sign,
-    "seedlm": lambda matrix, bits, group: seedlm.whole(matrix, bits),
+    "seedlm": lambda matrix, bits, group: seedlm.coded(matrix, bits),
 }
 CODES = (OURS, *PEERS)
 

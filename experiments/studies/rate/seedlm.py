@@ -38,7 +38,7 @@ def seedlm(matrix: FloatArray, bits: int, blocks: int) -> tuple[FloatArray, Floa
     return rows, _decoded(rows, bits)
 
 
-def whole(matrix: FloatArray, bits: int) -> tuple[FloatArray, float]:
+def coded(matrix: FloatArray, bits: int) -> tuple[FloatArray, float]:
     """Code a whole matrix, its last block padded with zeros: (decoded, bits per weight). Raises as `seedlm` does."""
     size = _size(bits)
     rows = np.pad(matrix.reshape(-1), (0, -matrix.size % size)).reshape(-1, size)

@@ -71,7 +71,7 @@ class _Shown(passes.Pass):
         super().__init__(wrapped.weights)
         self.values = values
 
-    def made(self, masked: Masked, weight: torch.Tensor) -> torch.Tensor:
+    def masked_weight(self, masked: Masked, weight: torch.Tensor) -> torch.Tensor:
         return self.values[masked.path]
 
 

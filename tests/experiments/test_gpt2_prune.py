@@ -403,7 +403,7 @@ def test_what_cannot_be_run_ends_with_one_line(update, message, tmp_path, monkey
     assert {path.name for path in tmp_path.iterdir()} == set(files)
 
 
-@pytest.mark.parametrize("name", [None, "smoke", "sizes", "paper_figure7", "gpu_figure7"])
+@pytest.mark.parametrize("name", [None, *gpt2_prune.ex.named_configs])
 def test_the_configs_can_be_run(name, tmp_path):
     (tmp_path / "long.txt").write_text(3 * TEXT)
     given = gpt2_prune.Config.defaults()

@@ -279,7 +279,7 @@ def test_what_cannot_be_run_leaves_nothing(text, tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", [None, "smoke", "paper_figure8"])
+@pytest.mark.parametrize("name", [None, *qk_scale.ex.named_configs])
 def test_the_configs_can_be_run(name, tmp_path):
     (tmp_path / "long.txt").write_text(3 * TEXT)
     changed = qk_scale.ex.named_configs[name]() if name else {}

@@ -4,8 +4,9 @@ Scores are trained, and weights stay random. Dense training of the same network 
 learning rates and init scales. Controls are a random mask, the ticket's mask shuffled or on other weights, weights
 trained under a random mask, and unigram and bigram models. The ticket is stored as ticket.safetensors.
 
-The default is the best recipe of 1 bit a weight that recipe.py found: blocks are pruned, and embeddings are kept with
-signs and levels. `with plain` prunes all weights alike, which all search methods support.
+The default has the masks and the optimiser of the best recipe of 1 bit a weight that recipe.py found: blocks are
+pruned, and embeddings are kept with signs and levels. `with plain` prunes all weights alike, which all search methods
+support.
 
 `with all_baselines` compares the loss and file size of the ticket with those of other masks (random, magnitude, SNIP,
 GraSP, SynFlow; with random and trained weights), smaller dense networks, binary and ternary training, and rounding.
@@ -26,7 +27,7 @@ from slth.experiments.lab import BadConfig
 from slth.experiments.lab.methods import Method
 from slth.experiments.studies.gpt2 import keys
 from slth.experiments.studies.gpt2.beside import NAMES as BASELINES
-from slth.experiments.studies.gpt2.options import GPT2Options
+from slth.experiments.studies.gpt2.options import FORMER, GPT2Options
 from slth.experiments.studies.gpt2.parts import Scoring
 from slth.experiments.studies.gpt2.prune import Study, measure, shipped, summarise
 from slth.experiments.studies.gpt2.pruning import Masks
@@ -154,13 +155,11 @@ class Config(GPT2Options):
 
 ex = lab.experiment("gpt2_prune", Config)
 #: Every weight is pruned or kept as it is, which all search methods support; Adam's default betas.
-PLAIN: dict[str, Any] = {"embedding_kind": None, "embedding_keep": None, "beta1": 0.9, "beta2": 0.999}
+PLAIN = FORMER
 SMOKE: dict[str, Any] = {"length": 32, "steps": 20, "pilot_steps": 4, "batch": 4, "every": 5, "windows": 8}
 ex.add_named_config("plain", keep=0.5, embedding_std=0.15, base_std=[0.04, 0.07], lr=[0.003, 0.0045], **PLAIN)
 ex.add_named_config("smoke", size="tiny*0.25", lr=[0.003, 0.03], base_std=0.05, position_std=0.05, **SMOKE)
-ex.add_named_config(
-    "sizes", size=["tiny*0.25", "tiny*0.5", "tiny", "tiny*1.5"], qk_scale=[1.0, "theory"], pilot_steps=60
-)
+ex.add_named_config("sizes", size=["tiny*0.25", "tiny*0.5", "tiny", "tiny*1.5"], qk_scale=[1.0, "theory"])
 ex.add_named_config(
     "paper_figure7",  # as far as the paper tells; it does not state what is masked and the batch size
     **PLAIN,

@@ -4,6 +4,7 @@ import gc
 import importlib.util
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run on the CPU; Triton reads it when it is imported
@@ -36,9 +37,9 @@ def quick_interpreter():
     if importlib.util.find_spec("triton") is None:
         yield
         return
-    from interpreting import patching_at_launches
+    from interpreting import can_patch, patching_at_launches
 
-    with patching_at_launches():
+    with patching_at_launches() if can_patch() else nullcontext():
         yield
 
 

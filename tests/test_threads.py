@@ -9,11 +9,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tables import one_case
 
+from slth.processors import processors
 from slth.threads import cores, in_parallel, one_torch_thread
 
 
 def test_at_least_one_core():
     assert cores() >= 1
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu.max": "250000 100000\n"}, 3),
+        ({"cpu.max": "1000 100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
+    ],
+)
+def test_a_containers_quota_counts(files, expected, tmp_path, monkeypatch):
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr("slth.processors.CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert processors() == expected
 
 
 @given(st.integers(0, 300), st.sampled_from([None, 1, 2, 3, 7]))

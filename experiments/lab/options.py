@@ -336,4 +336,9 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 def _read(field: dataclasses.Field[Any], value: Any) -> Any:
     if value is None and (_default(field) is None or field.metadata.get("nullable")):
         return None
-    return field.metadata["kind"].read(field.name, value)
+    try:
+        return field.metadata["kind"].read(field.name, value)
+    except BadConfig as error:
+        if field.metadata.get("nullable"):
+            raise BadConfig(error.key, error.value, f"{error.allowed}, or None") from error
+        raise

@@ -358,4 +358,4 @@ def _described(model: nn.Module, search: Search | None, optimiser: torch.optim.O
         "optimiser": [type(optimiser).__name__, options],
         "groups": [[group.name, group.keep] for group in groups],
     }
-    return described | ({"kinds": kinds} if kinds else {})  # older checkpoints have no kinds and can be resumed
+    return described | ({"kinds": kinds} if kinds else {})  # nothing if all only prune, as in older checkpoints

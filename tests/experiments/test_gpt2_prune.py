@@ -216,8 +216,9 @@ def test_by_default_masks_are_those_of_the_best_recipe_of_a_bit(config):
         assert given[key] == getattr(best, key)
     assert best.base_std in given["base_std"]
     assert best.lr in given["lr"]
-    masks = {key: given[key] for key in gpt2_prune.PLAIN} | {"keep": given["keep"], "scale": "matrix"}
+    masks = {key: given[key] for key in gpt2_prune.PLAIN} | {"keep": given["keep"], "scale": "matrix"}  # and factors
     _, found, file = prune.measure(gpt2_prune.Config(**config(lr=0.01, steps=3, every=1, **masks)).study)
+    assert math.isfinite(found[0]["val_loss_random_mask_trained_weights"])
     ticket = slth.Ticket.from_bytes(file)
     assert {str(w.kind): w.scale is not None for w in ticket.weights} == {"prune": True, "signed(levels=2)": True}
     plain = ticket.apply(gpt2.build(gpt2.config("tiny", width=0.25, vocabulary=256, length=16)))
@@ -335,6 +336,7 @@ REFUSED = [
     ("method=iterand(rate=2)", "method.rate=2: must be a number in (0, 1]"),
     ("method=iterand(every=4)", "method=IteRand: every=4 never redraws in 4 steps, must have every at most 3"),
     ("method=frozen(locked=0.6,pruned=0.1)", "keep=0.33: must be between 0.6, the share locked, and 0.9, what is not"),
+    ("embedding_keep=2", "embedding_keep=2: must be a finite number > 0.0 and <= 1.0, or None"),
     ("method=biprop", "method='biprop': must be one that finds masks of every kind, or `with plain` (kind=signed(lev"),
     ("method=none.py:Own", "method=none.py:Own: no file none.py in"),
     ("policy=foo", "policy='foo': must be one of layer, global"),

@@ -312,8 +312,8 @@ def best_of_stds(
 def sparse_training(
     source: Source, search: Pruning, data: Data, how: Training, dense: Trained, label: str
 ) -> tuple[nn.Module, Fit]:
-    """Train the dense network's weights under a random mask with the ticket's keep, at the dense grid point."""
-    model = search.wrap(source.build(dense.base_std))
+    """Train the dense network's weights under a random plain mask with the ticket's keep, at the dense grid point."""
+    model = search.plain.wrap(source.build(dense.base_std))
     controls.random_mask(model, how.seed + 1)
     controls.train_weights(model)
     return model, train(model, data, how, dense.lr, how.steps, label)

@@ -15,11 +15,16 @@ from slth import plots
 from slth.experiments import lab
 from slth.experiments.sweeps import numbers
 from slth.experiments.sweeps.numbers import Summarised, numbers_of
-from slth.experiments.sweeps.plan import Run, flat, varying
+from slth.experiments.sweeps.plan import Run, flat, text, varying
 from slth.experiments.sweeps.store import Store
 
-TIMES = re.compile(r"(.*\.)?(.*_s|seconds.*)")  # columns that may differ between two sweeps of the same code
+# Columns that may differ between two sweeps of the same code:
+TIMES = re.compile(r"(.*\.)?(.*_s|seconds.*|.*_per_s(econd)?([_.].*)?)")
 ABOUT = ("seconds", "status", "config")  # the last columns of runs.csv
+OVERLAP = (
+    "the seeds of some runs overlap, since a run with seeds=n uses seed, ..., seed + n - 1: statistics.csv has no std, "
+    "low and high for them, and no numbers are drawn; vary seed in steps of seeds"
+)
 DRAWN = 4  # numbers that are drawn where none is asked for
 Row = dict[str, str]
 
@@ -82,13 +87,6 @@ def duration(run: Mapping[str, Any]) -> float:
     return (stop - start).total_seconds()
 
 
-def text(value: Any) -> str:
-    """A config value in a cell: text as it is, None as nothing, all else as JSON."""
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 def as_csv(columns: Sequence[str], rows: Sequence[Row]) -> bytes:
     """The rows with LF and in UTF-8; a column that a row lacks is empty."""
     out = io.StringIO(newline="")
@@ -129,6 +127,9 @@ def gather(
     files = {"results.csv": table_csv, "runs.csv": as_csv(listed, shown)}
     files |= {"statistics.csv": over_seeds.to_csv(index=False, lineterminator="\n").encode()} if len(over_seeds) else {}
     names, remarks = _drawn(found, wanted)
+    if numbers.overlapping([*found.values()]):
+        names = []
+        remarks.append(OVERLAP)
     pictures: dict[str, bytes] = {}
     try:
         drawn = figures(done, pandas.read_csv(io.BytesIO(table_csv))) if rows else {}

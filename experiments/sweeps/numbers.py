@@ -1,19 +1,20 @@
 """The numbers in the summaries of a sweep's runs, and what they are over seeds: a table, and figures."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from slth import plots
-from slth.experiments.sweeps.plan import flat
-from slth.plots.curves import NOT_SHOWN, Curve, varying
+from slth.experiments.sweeps.plan import flat, text
+from slth.plots.curves import Curve, varying
 
 Number = int | float
 MOST = 100  # numbers of a summary that are gathered, the first ones
+SEEDS = "seeds"  # key that makes series here, as the summary depends on it; elsewhere a table has a row for each seed
 WIDE = 10  # times the least value: an axis that goes so far is logarithmic
 
 
@@ -40,29 +41,51 @@ def _is_number(value: Any) -> bool:
 
 
 def statistics(runs: Sequence[Summarised]) -> pd.DataFrame:
-    """What each number is over the seeds, at each combination of the config's other values.
+    """Compute statistics of each number over the seeds, at each combination of the config's other values.
 
-    Columns: the config keys that vary, `number`, how many `runs` have it, `mean`, `std` (with one degree of freedom
-    less), and `low` and `high`, Student's 95 % interval of the mean. Of a single run the last three are NaN.
+    Columns: the config keys that vary, `number`, how many `runs` have it and in how many it is `missing`, `mean`, `std`
+    (with one degree of freedom less), and `low` and `high`, Student's 95 % interval of the mean. The last three are NaN
+    for a single run, and for runs whose seeds overlap, as these are not independent.
     """
     keys = _keys(runs)
+    names = [*_names(runs)]
+    rows = [
+        dict(zip(keys, values, strict=True)) | {"number": name} | _over(group, name)
+        for values, group in _groups(runs, keys).items()
+        for name in names
+    ]
+    return pd.DataFrame(rows, columns=[*keys, "number", "runs", "missing", "mean", "std", "low", "high"])
+
+
+def _groups(runs: Sequence[Summarised], keys: Sequence[str]) -> dict[tuple[str, ...], list[Summarised]]:
+    """Group the runs by their values of these keys, as text."""
     groups: dict[tuple[str, ...], list[Summarised]] = {}
     for run in runs:
-        groups.setdefault(tuple(_cell(run.config.get(key)) for key in keys), []).append(run)
-    rows = [
-        dict(zip(keys, values, strict=True)) | {"number": name} | _over([run.numbers.get(name) for run in group])
-        for values, group in groups.items()
-        for name in _names(group)
-    ]
-    return pd.DataFrame(rows, columns=[*keys, "number", "runs", "mean", "std", "low", "high"])
+        groups.setdefault(tuple(text(run.config.get(key)) for key in keys), []).append(run)
+    return groups
 
 
-def _over(values: Sequence[Number | None]) -> dict[str, Any]:
+def _over(group: Sequence[Summarised], name: str) -> dict[str, Any]:
     from slth.plots.across import interval  # with seaborn, which a sweep needs at its end alone
 
-    measured = pd.Series([value for value in values if value is not None], dtype=float)
+    measured = pd.Series([run.numbers[name] for run in group if name in run.numbers], dtype=float)
+    counts = {"runs": len(measured), "missing": len(group) - len(measured), "mean": measured.mean()}
+    if _overlap(group):
+        return counts
     low, high = interval(measured)
-    return {"runs": len(measured), "mean": measured.mean(), "std": measured.std(), "low": low, "high": high}
+    return counts | {"std": measured.std(), "low": low, "high": high}
+
+
+def overlapping(runs: Sequence[Summarised]) -> bool:
+    """Return whether two runs that differ only in `seed` use some of the same seeds, seed, ..., seed + seeds - 1."""
+    return any(_overlap(group) for group in _groups(runs, _keys(runs)).values())
+
+
+def _overlap(group: Sequence[Summarised]) -> bool:
+    """Return whether runs with the same value of `seeds` overlap in their seeds."""
+    first = sorted(run.config["seed"] for run in group if isinstance(run.config.get("seed"), int))
+    count = group[0].config.get("seeds", 1)
+    return isinstance(count, int) and any(b - a < count for a, b in pairwise(first))
 
 
 def figures(runs: Sequence[Summarised], names: Sequence[str]) -> dict[str, Figure]:
@@ -79,8 +102,12 @@ def figures(runs: Sequence[Summarised], names: Sequence[str]) -> dict[str, Figur
     if not (keys := _keys(runs)):
         return {}
     x = _along(runs, keys)
-    tables = [(dict(run.config), pd.DataFrame([{**run.numbers, **({x: run.config[x]} if x else {})}])) for run in runs]
-    return plots.across_runs(tables, [_curve(runs, x, name) for name in names])
+    by = tuple(key for key in keys if key == SEEDS != x)
+    columns = [*by] if x is None else [x, *by]
+    tables = [
+        (dict(run.config), pd.DataFrame([{**run.numbers, **{key: run.config[key] for key in columns}}])) for run in runs
+    ]
+    return plots.across_runs(tables, [_curve(runs, x, by, name) for name in names])
 
 
 def varied(runs: Sequence[Summarised]) -> list[str]:
@@ -88,12 +115,12 @@ def varied(runs: Sequence[Summarised]) -> list[str]:
     return [name for name in _names(runs) if len({run.numbers.get(name) for run in runs}) > 1]
 
 
-def _curve(runs: Sequence[Summarised], x: str | None, name: str) -> Curve:
+def _curve(runs: Sequence[Summarised], x: str | None, by: tuple[str, ...], name: str) -> Curve:
     file = name if x is None else f"{name}_vs_{x}"
     along = "x" if x is not None and _wide([run.config[x] for run in runs]) else ""
     up = "y" if _wide([run.numbers[name] for run in runs if name in run.numbers]) else ""
     columns = frozenset({name} if x is None else {name, x})
-    return Curve(file.replace("/", "_"), columns, x, name, labels=(x or "", name), log=along + up)
+    return Curve(file.replace("/", "_"), columns, x, name, labels=(x or "", name), by=by, log=along + up)
 
 
 def _along(runs: Sequence[Summarised], keys: Sequence[str]) -> str | None:
@@ -110,12 +137,8 @@ def _wide(values: Sequence[Number]) -> bool:
 
 
 def _keys(runs: Sequence[Summarised]) -> list[str]:
-    return [key for key in varying([run.config for run in runs]) if key not in NOT_SHOWN]
+    return [key for key in varying([run.config for run in runs]) if key != "seed"]
 
 
 def _names(runs: Sequence[Summarised]) -> Iterator[str]:
     yield from dict.fromkeys(name for run in runs for name in run.numbers)
-
-
-def _cell(value: Any) -> str:
-    return value if isinstance(value, str) else "" if value is None else json.dumps(value)

@@ -36,6 +36,13 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     return keys
 
 
+def text(value: Any) -> str:
+    """Format a config value for a cell of a table: text as it is, None as "", everything else as JSON."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def unfold(base: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The updates of every run: each of the list (none: one that changes nothing) at each point of the grid.
 

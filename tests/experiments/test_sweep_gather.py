@@ -6,22 +6,18 @@ from sweeping import runs_of
 
 from slth.experiments import lab, plot
 from slth.experiments.lab import values
-from slth.experiments.sweeps import gather, page
+from slth.experiments.sweeps import gather, page, plan
 
 
 def test_time_columns_have_names_of_their_own():
-    assert [gather.is_time(name) for name in ("took_s", "seconds", "seconds_mean", "errors", "s", "_seconds")] == [
-        True,
-        True,
-        True,
-        False,
-        False,
-        False,
-    ]
+    times = ["took_s", "seconds", "seconds_mean", "tokens_per_s", "tokens_per_s_dense", "fit.tokens_per_s.dense"]
+    times += ["problems_per_second_n20", "summary.seconds"]
+    others = ["errors", "s", "_seconds", "loss_per_step", "bits_per_seed"]
+    assert [name for name in times + others if gather.is_time(name)] == times
 
 
 def test_cells_are_text_as_it_is_and_all_else_json():
-    assert [gather.text(value) for value in (None, "a,b", 0.1, True, [1, 2])] == ["", "a,b", "0.1", "true", "[1, 2]"]
+    assert [plan.text(value) for value in (None, "a,b", 0.1, True, [1, 2])] == ["", "a,b", "0.1", "true", "[1, 2]"]
 
 
 def errors_of(runs):

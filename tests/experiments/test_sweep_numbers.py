@@ -33,7 +33,7 @@ def test_a_summarys_numbers_have_dotted_names_and_lists_none():
 
 def test_statistics_are_over_seeds_with_students_interval():
     table = numbers.statistics(of_keep()).set_index(["keep", "number"])
-    assert table.loc[("0.1", "loss")].to_list()[:3] == [2, 5.0, pytest.approx(math.sqrt(2))]
+    assert table.loc[("0.1", "loss")].to_list()[:4] == [2, 0, 5.0, pytest.approx(math.sqrt(2))]
     three = table.loc[("0.5", "loss")]
     assert three[["runs", "mean", "std"]].to_list() == [3, 2.0, 1.0]
     half = 4.302652729911275 / math.sqrt(3)  # t of 0.975 with two degrees of freedom, over the root of n
@@ -49,6 +49,7 @@ def test_what_is_not_measured_in_a_run_does_not_count():
     runs = [*of_keep(), Summarised({"keep": 0.1, "seed": 2, "steps": 5}, {"bytes": 100})]
     table = numbers.statistics(runs).set_index(["keep", "number"])
     assert table["runs"].to_dict() == {("0.1", "loss"): 2, ("0.1", "bytes"): 3, ("0.5", "loss"): 3, ("0.5", "bytes"): 3}
+    assert table["missing"].to_dict() == {key: int(key == ("0.1", "loss")) for key in table.index}
     assert numbers.varied(runs) == ["loss"]
 
 
@@ -82,3 +83,38 @@ def test_a_wide_axis_is_logarithmic(keeps):
     (axes,) = numbers.figures(runs, ["loss"])["loss_vs_keep"].axes
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
     require_legible(plots.figure_of(axes))
+
+
+def of_seeds(seeds, firsts):
+    """Runs with `seeds` seeds each, from these on; a run's loss is its first seed more."""
+    return [Summarised({"seed": first, "seeds": seeds}, {"loss": float(seeds + first)}) for first in firsts]
+
+
+@pytest.mark.parametrize(("firsts", "overlap"), [((0, 1, 2), True), ((0, 3, 6), False), ((6, 0, 5), True)])
+def test_runs_that_share_seeds_have_a_mean_alone(firsts, overlap):
+    runs = of_seeds(3, firsts)
+    (row,) = numbers.statistics(runs).to_dict("records")
+    assert (row["runs"], row["missing"]) == (3, 0)
+    assert row["mean"] == pytest.approx(3 + sum(firsts) / 3)
+    assert [math.isnan(row[name]) for name in ("std", "low", "high")] == [overlap] * 3
+    assert numbers.overlapping(runs) == overlap
+
+
+def test_runs_with_other_numbers_of_seeds_are_not_pooled():
+    runs = of_seeds(2, [0, 4]) + of_seeds(4, [0, 4])
+    table = numbers.statistics(runs).set_index("seeds")
+    assert table["mean"].to_dict() == {"2": 4.0, "4": 6.0}
+    assert not numbers.overlapping(runs)
+    (axes,) = numbers.figures(runs, ["loss"])["loss_vs_seeds"].axes
+    assert axes.lines[0].get_ydata().tolist() == [4.0, 6.0]
+    keeps = [Summarised({"keep": k, **run.config}, run.numbers) for run in runs for k in (0.1, 0.3, 0.5)]
+    (axes,) = numbers.figures(keeps, ["loss"])["loss_vs_keep"].axes
+    labels = [text.get_text().replace("\n", " ") for text in axes.texts]
+    assert labels == ["seeds=2 (mean of 2 seeds)", "seeds=4 (mean of 2 seeds)"]
+
+
+def test_a_number_that_no_run_of_a_group_has_is_missing_there():
+    runs = [Summarised({"keep": k, "seed": s}, {"loss": 1.0} if k else {}) for k in (0, 1) for s in (0, 1)]
+    table = numbers.statistics(runs).set_index("keep")
+    assert table[["runs", "missing"]].to_numpy().tolist() == [[0, 2], [2, 0]]
+    assert math.isnan(table.loc["0", "mean"])

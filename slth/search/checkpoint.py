@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,14 @@ class Identity:
     settings: Mapping[str, Any]
     trained: list[str]
     model: str
+    sums: Mapping[str, int] = field(default_factory=dict)  # name of a tensor -> CRC-32; tells which tensors differ
 
     @classmethod
     def of(cls, model: nn.Module, settings: Mapping[str, Any]) -> Identity:
         """Return the identity of a search that is about to begin on this model."""
         tensors = dict(named_tensors(model))
         trained = sorted(name for name, tensor in tensors.items() if tensor.requires_grad)
-        return cls(settings, trained, digest_of(tensors))
+        return cls(settings, trained, digest_of(tensors), {name: _sum(tensor) for name, tensor in tensors.items()})
 
     @property
     def digest(self) -> str:
@@ -71,8 +73,22 @@ class Identity:
         if odd := sorted(set(other["trained"]) ^ set(self.trained)):
             lines.append(f"only one of them trains {', '.join(odd[:4])}")
         if other["model"] != self.model:
-            lines.append("the model differs (weights, scores, masks or buffers, or it is already trained)")
+            lines.append(_differing(other.get("sums", {}), self.sums))
         return lines
+
+
+def _sum(tensor: torch.Tensor) -> int:
+    return zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+
+
+def _differing(there: Mapping[str, int], here: Mapping[str, int]) -> str:
+    """Say which tensors of the model differ, as far as that is stored."""
+    names = [name for name in here if there.get(name) != here[name]] if there else []
+    if not names or len(names) == len(here):
+        return "the model differs (weights, scores, masks or buffers, or it is already trained)"
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    seed = "what torch itself draws, such as biases, needs torch.manual_seed before the model is built"
+    return f"the model differs in {', '.join(names[:4])}{more}; is it already trained, or of another seed? {seed}"
 
 
 def _value(name: str, settings: Mapping[str, Any]) -> Any:
@@ -124,7 +140,7 @@ def read(path: Path, identity: Identity) -> Content:
         differences = "; ".join(error.differences[:8])
         raise CheckpointError(
             f"checkpoint {path}: was written by another search ({differences}); remove it, or begin as it began"
-        ) from error
+        ) from None
 
 
 def restore(held: Content, model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:

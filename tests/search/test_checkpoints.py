@@ -36,8 +36,16 @@ OTHERS = {
     "scores": {"build": lambda: wrapped(scores="magnitude")},
     "dense": {"build": net, "method": None},
     "trained": {"build": lambda: begun(wrapped())},
+    "biases": {"build": lambda: of_other_biases(wrapped())},
     "weights under the mask": {"build": sparse, "method": None},
 }
+
+
+def of_other_biases(model):
+    """A model whose last biases another seed of torch has drawn."""
+    with torch.no_grad():
+        model[3].bias.add_(1.0)
+    return model
 
 
 def begun(model):
@@ -81,7 +89,8 @@ TOLD = {
     "keep": r"keep of 0\.weight 0\.4 != 0\.41",
     "kind": r"\(kind of 0\.weight prune != signed\(levels=1\); kind of 3",
     "dense": r"method IteRand != none; .*only one of them trains",
-    "trained": r"\(the model differs \(weights, scores, masks or buffers",
+    "trained": r"\(the model differs in 0\.parametrizations\.weight\.0\.scores, 3\..*scores; is it already",
+    "biases": r"\(the model differs in 3\.bias; is it .*such as biases, needs torch\.manual_seed before",
 }
 
 

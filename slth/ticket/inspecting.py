@@ -16,6 +16,7 @@ An applied ticket is a plain module. All tools that read or patch activations wo
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -217,10 +218,12 @@ def _columns(kind: Any, rows: Sequence[Any], *more: str) -> dict[str, list[Any]]
 
 
 def _table(shares: Mapping[tuple[Any, ...], float]) -> list[str]:
-    """A line per layer and a column per role, after a line for each role outside of layers."""
-    lines = [f"{role}: {share:.4f} kept" for (layer, role), share in shares.items() if layer is None]
-    layers = sorted({layer for layer, _ in shares if layer is not None})
-    roles = list(dict.fromkeys(role for layer, role in shares if layer is not None))
+    """A line per layer and a column per role, after a line for each role that occurs once or outside of layers."""
+    times = Counter(role for _, role in shares)
+    alone = {(layer, role) for layer, role in shares if layer is None or times[role] == 1}
+    lines = [f"{_place(*key)}: {shares[key]:.4f} kept" for key in shares if key in alone]
+    layers = sorted({layer for layer, role in shares if (layer, role) not in alone})
+    roles = list(dict.fromkeys(role for layer, role in shares if (layer, role) not in alone))
     roles.sort(key=lambda role: PROJECTIONS.index(role) if role in PROJECTIONS else len(PROJECTIONS))
     if layers:
         wide = [max(8, len(role)) for role in roles]
@@ -230,6 +233,10 @@ def _table(shares: Mapping[tuple[Any, ...], float]) -> list[str]:
         words = ["-" if cell is None else f"{cell:.4f}" for cell in cells]
         lines.append(f"{layer:>5} " + " ".join(f"{word:>{w}}" for word, w in zip(words, wide, strict=True)))
     return lines
+
+
+def _place(layer: int | None, role: str) -> str:
+    return role if layer is None or role == str(layer) else f"layer {layer}, {role}"
 
 
 def _some(indices: Sequence[int]) -> str:

@@ -197,3 +197,9 @@ def test_the_example_measures_what_heads_are_worth(capsys):
     said = capsys.readouterr().out
     assert said.count("loss ") == 4
     assert "layer 0, head 0: norm " in said
+
+
+def test_matrices_that_are_alone_of_their_role_are_listed():
+    layers = nn.Linear(4, 8, bias=False), nn.ReLU(), nn.Linear(8, 2, bias=False)
+    found = slth.inspect(slth.wrap(nn.Sequential(*layers), 0.5))
+    assert str(found).splitlines()[:2] == ["0: 0.5000 kept", "2: 0.5000 kept"]

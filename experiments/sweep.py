@@ -1,12 +1,14 @@
-"""Many runs of one experiment, here or on a cluster: a grid or a list of configs, finished whatever happens.
+"""Run one experiment many times, for a grid or a list of configs, on this machine or a cluster.
 
-with experiment=approx_error grid.hidden=[32,64,128] grid.seed=[0,1,2,3] makes 12 runs, each a process and a Sacred run
-of its own, in a folder of runs/sweeps that is named by the experiment and the grid. The same command goes on where a
-sweep was cut: a finished run is skipped, a failed one tried again. A run is named by its config and the code: other
-code, other runs. base.KEY=value holds for all runs, named=smoke is a named config of the experiment, address=HOST:PORT
-joins a Ray cluster whose machines all see this checkout and the folder, engine=ray starts Ray on this machine.
-file=sweep.yaml reads the same keys, and `runs`, a list of configs, from a file. sql=URL stores every run that is made
-in that database as well, under the same name, and takes from there whose folder is gone.
+`with experiment=approx_error grid.hidden=[32,64,128] grid.seed=[0,1,2,3]` starts 12 runs. Each is a process and a
+Sacred run. Their folders are in a folder of runs/sweeps whose name consists of the experiment and a hash of the grid.
+The same command resumes an interrupted sweep: it skips finished runs and retries failed ones. The name of a run is a
+hash of its config and the code, so changed code gives new runs.
+
+base.KEY=value applies to all runs, and named=smoke selects a named config of the experiment. file=sweep.yaml reads the
+same keys, and `runs`, a list of configs, from a file. engine=ray starts Ray on this machine; address=HOST:PORT joins a
+Ray cluster, where every machine must have this checkout and the sweep's folder at the same paths. sql=URL also stores
+every run in that database, under the same name; runs whose folder is missing are restored from it.
 """
 
 import json
@@ -27,11 +29,11 @@ from slth.experiments.sweeps.engine import ENGINES, PROCESSES, RAY
 
 SEED = "given for the runs, as base.seed=5 or grid.seed=[0,1]"
 
-given_keys: set[str] = set()  # on the command line
+given_keys: set[str] = set()  # the keys that the command line sets
 
 
 def key_by_key(help: str) -> Any:
-    """A key that takes values of an experiment's keys, each as KEY.NAME=value."""
+    """Return a config key that holds values for keys of the experiment, set one by one as KEY.NAME=value."""
 
     def read(key: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -43,55 +45,55 @@ def key_by_key(help: str) -> Any:
 
 @dataclass(frozen=True)
 class Config(lab.Options):
-    """Which runs are made, where, and of what."""
+    """The experiment, its runs, their resources and the folder of the sweep."""
 
     experiment: str | None = lab.anything(
-        None, allowed="an experiment, or a path", help="a script of experiments/ without .py, or a path"
+        None, allowed="an experiment, or a path", help="the name of a script in experiments/, or the path of a script"
     )
-    grid: dict[str, Any] = key_by_key("grid.KEY=[...]: every combination")
+    grid: dict[str, Any] = key_by_key("grid.KEY=[...]: values of KEY; every combination is run")
     runs: list[dict[str, Any]] = lab.anything(
-        [], allowed="a list of configs", help="configs, each at every point of the grid"
+        [], allowed="a list of configs", help="configs, each combined with every point of the grid"
     )
-    base: dict[str, Any] = key_by_key("base.KEY=value: for all")
+    base: dict[str, Any] = key_by_key("base.KEY=value: a value of KEY for all runs")
     named: str | list[str] = lab.anything(
-        [], allowed="a name or a list of names", help="named configs of the experiment, for all"
+        [], allowed="a name or a list of names", help="named configs of the experiment, applied to all runs"
     )
     file: str | None = lab.anything(
-        None, allowed="a YAML file, or None", help="YAML with these keys; the command line wins"
+        None, allowed="a YAML file, or None", help="a YAML file with these keys; the command line takes precedence"
     )
     folder: str | None = lab.text(
         None,
         "a folder",
-        help="None: runs/sweeps/EXPERIMENT-XXXXXXXX, one for each grid; in one folder grids share their runs",
+        help="the sweep's folder; sweeps in one folder share runs; None: runs/sweeps/EXPERIMENT-XXXXXXXX, one per grid",
     )
     engine: str | None = lab.choice(
-        None, ENGINES, help="what makes the runs, here; None: ray with address=, processes without"
+        None, ENGINES, help="starts the runs: processes, or ray; None: ray with address=, else processes"
     )
     address: str | None = lab.text(
-        None, "host:port of a cluster, or None", help="of a Ray cluster, host:port; None: this machine alone"
+        None, "host:port of a cluster, or None", help="host:port of a Ray cluster; None: only this machine"
     )
-    cpus: int = lab.integer(1, least=1, help="per run")
-    gpus: float = lab.number(0, least=0, help="per run; a share, as 0.5, is possible")
-    retries: int = lab.integer(2, least=0, help="of a run that failed")
-    workers: int | None = lab.integer(None, least=1, help="runs at once; None: as many as there are processors for")
+    cpus: int = lab.integer(1, least=1, help="processors per run")
+    gpus: float = lab.number(0, least=0, help="GPUs per run; may be a fraction such as 0.5")
+    retries: int = lab.integer(2, least=0, help="maximum retries of a failed run")
+    workers: int | None = lab.integer(None, least=1, help="runs at once; None: as many as the processors allow")
     numbers: list[str] | None = lab.key(
         None,
         several(where(lambda value: isinstance(value, str) and value != "", "the name of a number")),
-        help="of the runs' summaries, drawn over the seeds; None: the first few that vary",
+        help="numbers of the runs' summaries to draw, with intervals over seeds; None: the first four that vary",
     )
     sql: str | None = lab.key(
         None,
         where(stores.is_url, "a database's URL, or None"),
-        help="a database that every node reaches, as postgresql+psycopg://user@host/study, sqlite:///runs.db",
+        help="URL of a database that every node can reach, such as postgresql+psycopg://user@host/study",
     )
 
     def check(self) -> None:
-        """See that it can be planned."""
+        """Raise BadConfig if `sweep` cannot be built."""
         _ = self.sweep
 
     @cached_property
     def sweep(self) -> conduct.Sweep:
-        """What is asked for, with what the file says."""
+        """The checked settings of the sweep, with those of `file` included."""
         if self.file is not None:
             return Config.of(with_file(self.values())).sweep
         script = script_of(self.experiment)
@@ -112,7 +114,7 @@ class Config(lab.Options):
         )
 
     def _points(self) -> list[dict[str, Any]]:
-        """The updates of every run."""
+        """Return the config updates of each run."""
         if not isinstance(self.runs, list | tuple) or not all(isinstance(run, dict) for run in self.runs):
             raise BadConfig("runs", self.runs, "a list of configs")
         grid = {key: unbracketed(values) for key, values in plan.flat(self.grid).items()}
@@ -137,7 +139,7 @@ class Config(lab.Options):
 
 
 def with_file(config: dict[str, Any]) -> dict[str, Any]:
-    """The config with what stands in its file, where the command line says nothing else."""
+    """Return the config with the values of its YAML file; values on the command line take precedence."""
     import yaml
 
     try:
@@ -155,7 +157,7 @@ def with_file(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def script_of(experiment: object) -> Path:
-    """The experiment's script."""
+    """Return the path of an experiment's script, from its name or path."""
     allowed = [name for name in scripts.names() if f"experiments/{name}.py" not in code.IDLE]
     if isinstance(experiment, str) and experiment in allowed:
         return scripts.EXPERIMENTS / f"{experiment}.py"
@@ -165,7 +167,7 @@ def script_of(experiment: object) -> Path:
 
 
 def names_of(named: object) -> list[str]:
-    """One name or several."""
+    """Return the names of named configs as a list."""
     names = as_list(unbracketed(named))
     if not all(isinstance(name, str) and name for name in names):
         raise BadConfig("named", named, "the name of a named config, or a list of them")
@@ -177,7 +179,7 @@ ex = lab.experiment("sweep", Config)
 
 @ex.option_hook  # type: ignore[untyped-decorator]
 def note_given(options: Mapping[str, Any]) -> None:
-    """Sacred's config does not tell a value that was given from a default that it equals."""
+    """Record which keys the command line sets; in Sacred's config, a set value may equal the default."""
     updates, _ = command_line.updates_of(options["UPDATE"], ex.with_options())
     if "seed" in updates:
         raise BadConfig("seed", updates["seed"], SEED)
@@ -187,7 +189,7 @@ def note_given(options: Mapping[str, Any]) -> None:
 
 @ex.unstored
 def sweep(config: Config, run: lab.Run) -> None:
-    """Make the runs that are missing, and gather all."""
+    """Start the missing runs, and gather the results of all runs."""
     conduct.conduct(config.sweep)
 
 

@@ -1,4 +1,4 @@
-"""What several runs of a sweep have in common is made by one of them, and taken by the others."""
+"""Files that several runs of a sweep need: one run creates them, and the others use them."""
 
 import fcntl
 import hashlib
@@ -8,17 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-FOLDER: Path | None = None  # where the runs of a sweep lay what others may take; a sweep names its own
+FOLDER: Path | None = None  # of the shared files; a sweep sets it for its runs
 
 
 @contextmanager
 def shared(what: Mapping[str, Any]) -> Iterator[Path | None]:
-    """The place of a file that depends on nothing but `what`, and on the code; None outside a sweep.
+    """Lock and yield the path of a shared file whose content depends only on `what` and the code.
 
-    Within the block no other run has the place. Who finds no file there makes it; who finds one takes it.
+    Yields None outside a sweep. No other run has the lock within the block. If the file does not exist, the caller
+    creates it; if it exists, the caller uses it.
 
     Args:
-        what: all that the file depends on; values that JSON does not know count as their text.
+        what: everything that the file's content depends on. Values that JSON does not support are converted with `str`.
     """
     if FOLDER is None:
         yield None

@@ -1,8 +1,8 @@
-"""Many runs of one experiment, on one machine or a cluster, that survive what happens to hundreds of runs.
+"""Sweeps: many runs of one experiment, on one machine or a cluster, with retries and resume.
 
-conduct: all of it · code: the version of the code that runs · plan: which runs · store: what stands in the sweep's
-folder · server and child: a process forked for every run · client: how the others talk to the server · machine and
-cluster: where runs are made, by this machine's processors or by Ray · engine: what they have in common · loop: starts,
-retries, counts · gather, numbers and page: what comes out. Nothing here imports torch by itself, and what Ray's workers
-import (client) nothing but the standard library.
+conduct: the whole sweep · code: the version of the code · plan: the list of runs · store: the sweep's folder · server
+and child: the fork server, and the processes that it forks · client: requests to the fork server · machine and cluster:
+runs on this machine, or as Ray tasks · engine: the interface of these two · loop: starts, retries and counts runs ·
+gather, numbers and page: tables, statistics and figures. No module here needs torch at import, and the module that
+Ray's workers import (client) needs only the standard library.
 """

@@ -1,4 +1,4 @@
-"""What the server imports in advance, and what the processes do that it forks."""
+"""The imports that the fork server makes in advance, and the work of the processes that it forks."""
 
 import errno
 import logging
@@ -13,12 +13,12 @@ from slth.experiments.sweeps import plan as plans
 
 
 def prepare(script: Path) -> None:
-    """Import the experiment, and all that it imports, once."""
+    """Import the experiment and all its dependencies, before any process is forked."""
     scripts.load(script)
 
 
 def plan(script: Path, version: str, request: dict[str, Any]) -> dict[str, Any]:
-    """The runs of a sweep, or the one line that refuses it."""
+    """Return {"version": ..., "runs": [...]}, or {"refused": message} if a config is invalid."""
     logging.disable()
     os.chdir(request["cwd"])
     try:
@@ -28,7 +28,7 @@ def plan(script: Path, version: str, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def full_disk(error: BaseException | None) -> OSError | None:
-    """The error, or the one that it came from, that says that a disk takes no more."""
+    """Return the first error in the chain that means a full or read-only disk, or None."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             return error
@@ -37,16 +37,18 @@ def full_disk(error: BaseException | None) -> OSError | None:
 
 
 def require_place(place: Path) -> None:
-    """Raise Refused if the sweep has removed the run's folder."""
+    """Raise lab.Refused if the sweep has removed the run's folder."""
     if not place.is_dir():
         raise lab.Refused(f"{place}: gone, and with it the sweep that made it")
 
 
 def run(script: Path, cpus: int, request: dict[str, Any]) -> int:
-    """One run in the folder that the sweep made for it; the exit status is that of the same command line.
+    """Execute one run in the folder that the sweep created for it.
+
+    Returns the exit status that the same command line would have.
 
     Raises:
-        OSError: where the folder is not there, or a disk takes no more.
+        OSError: if the folder is missing, or a disk is full or read-only.
     """
     place = Path(request["place"])
     log = os.open(place / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -1,7 +1,7 @@
-"""How the sweep, or Ray's workers on every node, talk to the machine's fork server; and how they start it.
+"""The client of a machine's fork server: it starts the server and sends requests, for a sweep or a Ray worker.
 
-A request is one line of JSON over a Unix socket, its answer lines of JSON. Whoever asks keeps the connection open:
-where it ends, the server kills what it forked for it.
+A request is one line of JSON over a Unix socket; the answer is one or more lines of JSON. The client must keep the
+connection open until the answer is complete: when it is closed, the server kills the process that it forked for it.
 """
 
 import contextlib
@@ -21,21 +21,22 @@ from typing import Any
 
 
 class ServerLost(Exception):
-    """The server ended, or could not be reached, before it had answered."""
+    """The server ended or became unreachable before it answered."""
 
 
-SOCKET_BYTES = 103  # of a Unix socket's path that every system takes: 107 on Linux, 103 on macOS
-SERVER_NAME_BYTES = 32  # of a socket's name, and the slashes around
+SOCKET_BYTES = 103  # maximum length of a Unix socket's path: 107 on Linux, 103 on macOS
+SERVER_NAME_BYTES = 32  # for the name of a socket and the slashes around it
 FALLBACKS = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 def short_temporary(room: int) -> Path:
-    """The folder of temporary files where `room` more bytes make a socket's path; TMPDIR may be too long for that.
+    """Return a temporary folder whose path leaves `room` bytes for the rest of a socket's path.
 
-    TMPDIR comes first; where it is too long, or holds letters that Ray does not take, one of the system's.
+    This is TMPDIR, unless its path is too long or has non-ASCII characters, which Ray does not support; then it is one
+    of the system's temporary folders.
 
     Raises:
-        OSError: if none of them is short enough and can be written.
+        OSError: if no such folder is short enough and writable.
     """
     own = tempfile.gettempdir()
     for folder in (own, *FALLBACKS):
@@ -47,10 +48,10 @@ def short_temporary(room: int) -> Path:
 
 
 def own_folder() -> Path:
-    """Where this machine's servers of this user have their sockets; nobody else may enter.
+    """Return the folder of this user's server sockets on this machine, which only this user can access.
 
     Raises:
-        OSError: if something else has the name, or there is no place for it.
+        OSError: if the name is in use by something else, or no temporary folder is suitable.
     """
     name = f"slth-{os.getuid()}"
     folder = short_temporary(room=len(name) + SERVER_NAME_BYTES) / name
@@ -63,7 +64,7 @@ def own_folder() -> Path:
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Of several that start or end a server on one machine, one at a time."""
+    """Hold the lock under which servers of this machine are started and removed."""
     with open(folder / "lock", "ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -71,7 +72,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Server:
-    """One server per machine: every sweep has its own, told from others by the sweep's token."""
+    """The fork server of one sweep, identified by the sweep's token; there is one on each machine."""
 
     token: str
     script: str
@@ -79,19 +80,19 @@ class Server:
 
     @property
     def path(self) -> Path:
-        """Its socket, on the machine where this is asked."""
+        """The path of its socket on the current machine."""
         return own_folder() / f"{self.token}.sock"
 
     @property
     def log(self) -> Path:
-        """What the server itself, not a run, writes on stderr."""
+        """The path of the server's own stderr; runs have logs of their own."""
         return self.path.with_suffix(".log")
 
     def connect(self) -> socket.socket:
-        """A connection to the machine's server, which is started where there is none.
+        """Connect to this machine's server, and start it first if it is not running.
 
         Raises:
-            ServerLost: if it cannot be started, or is another user's.
+            ServerLost: if it cannot be started, or belongs to another user.
         """
         try:
             with alone(own_folder()):
@@ -103,9 +104,9 @@ class Server:
             raise ServerLost(f"the server of the runs cannot be reached: {error}") from error
 
     def _start(self) -> None:
-        """Start it here; it ends by itself when nobody has been connected for a while."""
+        """Start the server on this machine; it exits by itself after some time without connections."""
         threads = {name: str(self.cpus) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
-        # OpenBLAS alone starts its threads when it is imported, and they would not survive the fork.
+        # Only OpenBLAS starts its threads at import, and they would not survive the fork.
         environment = os.environ | threads | {"OPENBLAS_NUM_THREADS": "1"}
         command = [sys.executable, "-P", str(Path(__file__).with_name("server.py")), json.dumps(asdict(self))]
         with open(self.log, "ab") as log:
@@ -125,10 +126,16 @@ class Server:
         return connection
 
     def send(self, request: dict[str, Any], devices: str = "") -> socket.socket:
-        """Ask; returns the connection on which the answer comes. A run sees these GPUs, and is killed where it closes.
+        """Send a request, and return the connection on which the answer arrives.
+
+        The run is killed if the connection is closed.
+
+        Args:
+            request: values that JSON supports.
+            devices: the GPUs that the run sees, as in CUDA_VISIBLE_DEVICES.
 
         Raises:
-            ServerLost: if there is no server to ask.
+            ServerLost: if the server cannot be reached.
         """
         connection = self.connect()
         try:
@@ -140,10 +147,10 @@ class Server:
         return connection
 
     def answer(self, connection: socket.socket) -> list[dict[str, Any]]:
-        """The lines of the answer, once all are there; the last one is the status that the forked process ended with.
+        """Wait for the complete answer and return its lines; the last one has the exit status of the forked process.
 
         Raises:
-            ServerLost: if there is no such line.
+            ServerLost: if the answer ends without a status.
         """
         try:
             with connection, connection.makefile(encoding="utf-8") as stream:
@@ -155,14 +162,14 @@ class Server:
         return answer
 
     def ask(self, request: dict[str, Any]) -> list[dict[str, Any]]:
-        """Send, and wait for the answer. Raises as these do."""
+        """Send a request and wait for the answer. Raises ServerLost as `send` and `answer` do."""
         return self.answer(self.send(request))
 
     def outcome(self, connection: socket.socket) -> dict[str, Any]:
-        """What became of the run that was asked for on this connection, once it has ended.
+        """Wait for the end of the run that was requested on this connection, and return its outcome.
 
-        Returns {"status": the exit status, negative for a signal}; also with "lost": why, where the machine could not
-        begin the run or its server ended; also with "full": why, where a disk takes no more.
+        The outcome is {"status": exit status, negative for a signal}. It has a message under "lost" if the machine
+        could not start the run or its server ended, and under "full" if a disk is full or read-only.
         """
         try:
             return {key: value for line in self.answer(connection) for key, value in line.items()}
@@ -173,11 +180,11 @@ class Server:
         return ServerLost(f"the server of the runs was lost ({error}): {self.last_words()}")
 
     def last_words(self) -> str:
-        """The last line of the server's own log."""
+        """Return the last line of the server's own log."""
         return last_line(self.log) or "it left no message"
 
     def forget(self, inode: int | None = None) -> None:
-        """Remove what a server leaves behind on this machine; with an inode, if the socket is that one still."""
+        """Remove the server's socket and log on this machine. With `inode`, do so only if the socket has that inode."""
         with contextlib.suppress(OSError), alone(own_folder()):
             if inode is None or self.path.stat().st_ino == inode:
                 self.path.unlink(missing_ok=True)
@@ -185,7 +192,7 @@ class Server:
 
 
 def _peer(connection: socket.socket) -> int:
-    """The user who listens at the other end of a Unix socket; this one where the system does not say."""
+    """Return the user id of the process that listens on a Unix socket, or our own if the system does not tell."""
     if not hasattr(socket, "SO_PEERCRED"):
         return os.getuid()
     pid_uid_gid = struct.Struct("3i")
@@ -194,7 +201,7 @@ def _peer(connection: socket.socket) -> int:
 
 
 def last_line(path: Path) -> str:
-    """The last line of a text file that is not blank; nothing where there is none."""
+    """Return the last line of a text file that is not blank, or "" if there is none."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -203,7 +210,7 @@ def last_line(path: Path) -> str:
 
 
 def on_node(server: Server, request: dict[str, Any], gpus: float) -> dict[str, Any]:
-    """What a Ray task does: `execute`, with the GPUs that Ray gives it, and say on which node."""
+    """Do the work of a Ray task: `execute` with the GPUs that Ray assigns, and add the node's id to the outcome."""
     import ray
 
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "") if gpus else ""
@@ -211,7 +218,7 @@ def on_node(server: Server, request: dict[str, Any], gpus: float) -> dict[str, A
 
 
 def execute(server: Server, request: dict[str, Any], devices: str = "") -> dict[str, Any]:
-    """Have the machine's server fork the run, wait for its end, and return its `Server.outcome`."""
+    """Start a run with this machine's server, wait until it ends, and return its `Server.outcome`."""
     try:
         return server.outcome(server.send(request, devices))
     except ServerLost as error:

@@ -1,4 +1,4 @@
-"""Ray: where there are processors for a run, and word of what became of it."""
+"""The engine that makes runs as Ray tasks, on this machine or a cluster."""
 
 import contextlib
 import logging
@@ -14,65 +14,65 @@ from typing import Any
 from slth.experiments import lab
 from slth.experiments.sweeps.client import Server, on_node, short_temporary
 
-REACH_S = 5.0  # for a cluster's address to answer
-HEAD_S = 20.0  # to wait for a head that does not answer any more; after 60 s Ray would end this process by itself
-TROUBLES = 2  # on end that keep a node from runs: other code, no folder, a server that does not start
-MESSAGE = 300  # characters of what Ray has to say
+REACH_S = 5.0  # timeout for connecting to a cluster's address
+HEAD_S = 20.0  # timeout if the head does not answer any more; after 60 s Ray would end this process itself
+MAX_LOSSES = 2  # consecutive lost runs after which a node is avoided: it has other code, no folder or no server
+MESSAGE = 300  # maximum characters of Ray's messages in ours
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-OBJECT_STORE = 80_000_000  # bytes, about the least that Ray takes; results do not go through it
+OBJECT_STORE = 80_000_000  # bytes, about the minimum that Ray accepts; results are not passed through it
 
-SESSION_BYTES = 74  # of "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store", and some
-SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # an empty frame of this kind, with which each side begins
+SESSION_BYTES = 74  # for "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store", with some reserve
+SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # an empty HTTP/2 SETTINGS frame, the first that each side sends
 
 
 class Cluster:
-    """An `engine.Engine`: Ray, on this machine or joined; use `cluster(...)`."""
+    """An `engine.Engine` that makes runs with Ray; create it with `cluster(...)`."""
 
     def __init__(self, ray: ModuleType, name: str, server: Server, cpus: int, gpus: float, workers: int | None) -> None:
         self._ray, self._name, self._server, self._workers = ray, name, server, workers
         self._needs = {"CPU": cpus, "GPU": gpus}
-        self._troubles: Counter[str] = Counter()  # by node
-        self._shunned: set[str] = set()
+        self._losses: Counter[str] = Counter()  # by node
+        self._avoided: set[str] = set()
         task = ray.remote(on_node)
         self._task = task.options(num_cpus=cpus, num_gpus=gpus, max_retries=0, scheduling_strategy="SPREAD")
 
     def capacity(self) -> int:
-        """How many runs go on at once, by the nodes that live now and are fit for them."""
-        with self._reached():
+        """Return how many runs can run at once on the live nodes that are not avoided."""
+        with self._refuse_if_lost():
             self._await_head()
             nodes = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
         needs = {name: number for name, number in self._needs.items() if number}
         rooms = {
             node: min(int(has.get(name, 0) / number) for name, number in needs.items()) for node, has in nodes.items()
         }
-        fit = {node: room for node, room in rooms.items() if self._troubles[node] < TROUBLES}
-        self._shunned = {*rooms} - {*fit} if any(fit.values()) else set()  # a bad node is better than none
-        room = sum(room for node, room in rooms.items() if node not in self._shunned)
+        fit = {node: room for node, room in rooms.items() if self._losses[node] < MAX_LOSSES}
+        self._avoided = {*rooms} - {*fit} if any(fit.values()) else set()  # if only failing nodes have room, use these
+        room = sum(room for node, room in rooms.items() if node not in self._avoided)
         return room if self._workers is None else min(room, self._workers)
 
     def submit(self, request: dict[str, Any]) -> Any:
-        """Have a run made; returns the ticket to ask for it."""
+        """Submit a run as a Ray task, and return the task's reference."""
         task = self._task
-        if self._shunned:
-            task = task.options(label_selector={"ray.io/node-id": f"!in({','.join(sorted(self._shunned))})"})
-        with self._reached():
+        if self._avoided:
+            task = task.options(label_selector={"ray.io/node-id": f"!in({','.join(sorted(self._avoided))})"})
+        with self._refuse_if_lost():
             return task.remote(self._server, request, self._needs["GPU"])
 
     def finished(self, tickets: list[Any], timeout_s: float) -> list[Any]:
-        """Those that have ended, waiting for one of them."""
-        with self._reached():
+        """Wait until a run has ended or the time is up, and return the tickets of runs that have ended."""
+        with self._refuse_if_lost():
             return list(self._ray.wait(tickets, num_returns=1, timeout=timeout_s)[0])
 
     def outcome(self, ticket: Any) -> dict[str, Any]:
-        """{"status": exit status}, or {"lost": why} where the run's node or worker died, or is not fit for runs."""
-        with self._reached():
+        """Return the run's `Server.outcome`; it has "lost" also if the run's node or worker died."""
+        with self._refuse_if_lost():
             try:
                 outcome = dict(self._ray.get(ticket))
             except self._ray.exceptions.RayError as error:
                 return {"lost": lab.one_line(f"{type(error).__name__}: {error}")[-MESSAGE:]}
         node = outcome.pop("node")
-        self._troubles[node] = self._troubles[node] + 1 if "lost" in outcome else 0
-        if self._troubles[node] == TROUBLES:
+        self._losses[node] = self._losses[node] + 1 if "lost" in outcome else 0
+        if self._losses[node] == MAX_LOSSES:
             print(lab.one_line(f"a node is avoided where another has room: {outcome['lost']}"), file=sys.stderr)
         return outcome
 
@@ -80,14 +80,14 @@ class Cluster:
         until = time.monotonic() + HEAD_S
         while True:
             try:
-                return _greet(self._ray.get_runtime_context().gcs_address)
+                return _probe(self._ray.get_runtime_context().gcs_address)
             except (OSError, ValueError):
                 if time.monotonic() > until:
                     raise
             time.sleep(1.0)
 
     @contextlib.contextmanager
-    def _reached(self) -> Iterator[None]:
+    def _refuse_if_lost(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
@@ -98,12 +98,13 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(address: str | None, server: Server, cpus: int, gpus: float, workers: int | None) -> Iterator[Cluster]:
-    """Start Ray on this machine, or join the cluster at host:port, and leave it in the end.
+    """Start Ray on this machine, or join the cluster at host:port, and disconnect at the end of the block.
 
     Raises:
-        lab.Refused: if there is no Ray, no cluster at the address, or no node that has what one run asks for.
+        lab.Refused: if Ray is not installed or does not start, the address has no cluster, or no node has the
+            resources of one run.
     """
-    # Read when Ray is imported. A run without GPUs is told so by the server, not by Ray.
+    # Ray reads these at import. The server, not Ray, hides the GPUs from a run without GPUs.
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     try:
         import ray
@@ -125,7 +126,7 @@ def cluster(address: str | None, server: Server, cpus: int, gpus: float, workers
 
 
 def _start(ray: ModuleType, cpus: int | None) -> None:
-    """Start Ray here, with a second try: on a busy machine its parts may wait for each other for too long."""
+    """Start Ray here, and retry once: on a busy machine, the processes of Ray may time out on each other."""
     small = {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
     try:
         sessions = _sessions()
@@ -133,7 +134,7 @@ def _start(ray: ModuleType, cpus: int | None) -> None:
         raise lab.Refused(str(error)) from error
     for last in (False, True):
         try:
-            # without "local", one that happens to run here is joined
+            # without "local", Ray would join an instance that already runs here
             ray.init("local", num_cpus=cpus, _temp_dir=sessions, **small, **QUIET)
             return
         except Exception as error:
@@ -154,29 +155,29 @@ def _join(ray: ModuleType, address: str) -> None:
 
 
 def _sessions() -> str | None:
-    """The folder for Ray's sessions, short enough for the sockets in them; None where the user chose one for Ray.
+    """Return a folder for Ray's sessions with a path short enough for their sockets, or None if RAY_TMPDIR is set.
 
     Raises:
-        OSError: if there is no place for it.
+        OSError: if no temporary folder is suitable.
     """
     return None if "RAY_TMPDIR" in os.environ else str(short_temporary(room=SESSION_BYTES) / "ray")
 
 
 def _require_open(address: str) -> None:
-    """Ray itself would try for minutes: ask first whether anything there speaks its protocol, gRPC over HTTP/2."""
+    """Raise lab.Refused unless a server at the address speaks HTTP/2, as Ray's does; Ray would retry for minutes."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise lab.Refused(f"address={address}: must be host:port of a cluster")
     try:
-        _greet(address)
+        _probe(address)
     except (OSError, ValueError, OverflowError) as error:
         raise lab.Refused(
             f"address={address}: no cluster answers there ({error}); it must be host:port of one"
         ) from error
 
 
-def _greet(address: str) -> None:
-    """Raises OSError, ValueError or OverflowError where no answer comes, or another than Ray's."""
+def _probe(address: str) -> None:
+    """Connect, and raise OSError, ValueError or OverflowError if nothing answers in HTTP/2 (with TLS: at all)."""
     host, _, port = address.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=REACH_S) as connection:
         if os.environ.get("RAY_USE_TLS") != "1":

@@ -1,4 +1,4 @@
-"""The version of the code that runs: the same config under changed code is another run."""
+"""The version of the code, a hash of all source files: with changed code, the same config is a new run."""
 
 import ast
 import hashlib
@@ -15,17 +15,21 @@ from typing import Any
 from slth import plugins
 
 EXPERIMENTS = Path(__file__).parents[1]
-IDLE = ("experiments/sweep.py", "experiments/plot.py", "experiments/sweeps/")  # of slth: no run executes them
+IDLE = ("experiments/sweep.py", "experiments/plot.py", "experiments/sweeps/")  # files of slth that no run executes
 DYNAMIC = {"import_module", "__import__", "run_path", "run_module", "spec_from_file_location", "exec"}
 
 
 def version(script: Path, imported: Iterable[str] = ()) -> str:
-    """slth's version and 16 hex digits over every source file of slth, its kernels, the experiments and the script's.
+    """Return slth's version and 16 hex digits of a SHA-256 hash of all source files that the script may execute.
 
-    The script's are the script, what it imports from outside the standard library and the installed packages, now or
-    later, and what these import in turn; of a package all files. `imported` names modules that are known to be needed,
-    as those in sys.modules once the script has been imported. Comments count, data files and installed packages do
-    not: it is bytes that are compared, under names that do not depend on where the files lie.
+    The hash includes every source file of slth, its kernels and the experiments, the script, and the modules that the
+    script imports, directly or indirectly, at the top or within functions. Modules of the standard library and of
+    installed packages are left out, and so are data files. A local package counts with all its files. The hash is of
+    bytes, so comments count, and of file names that do not depend on the location of the files.
+
+    Args:
+        script: the path of the experiment.
+        imported: names of modules that are known to be needed, such as sys.modules after the script's import.
     """
     digest = hashlib.sha256()
     for name, path in sorted(_sources(script, imported)):
@@ -35,10 +39,10 @@ def version(script: Path, imported: Iterable[str] = ()) -> str:
 
 
 def version_of(config: Mapping[str, Any], version: str) -> str:
-    """The version, with 16 hex digits over the user's own classes where a config chooses any.
+    """Return the version; if the config names classes of the user, with 16 hex digits of a hash of their code.
 
-    Over the files of their modules, and of what these import from outside the standard library and the installed
-    packages. No module is executed.
+    The hash includes the files of their modules and of the local modules that these import, but not the standard
+    library or installed packages. No module is executed.
     """
     contents = {(name, path.read_bytes()) for text in _texts(config) for name, path in _of_class(text).items()}
     if not contents:
@@ -58,10 +62,10 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def _of_class(text: str) -> dict[str, Path]:
-    """The files, by name, of the class of the user's own that a text chooses, and of what they import."""
+    """Return the files, by name, of a user's class that a text names and of the local modules that they import."""
     try:
         file, module = plugins.file_of(text), plugins.module_of(text)
-    except (ValueError, OSError):  # a text of something else
+    except (ValueError, OSError):  # the text names no class
         return {}
     return ({file.name: file} if file else {}) | _local([file] if file else [], [module] if module else [])
 
@@ -76,10 +80,10 @@ def _sources(script: Path, imported: Iterable[str]) -> Iterator[tuple[str, Path]
 
 
 def _local(files: Iterable[Path], modules: Iterable[str]) -> dict[str, Path]:
-    """The files, by name, of modules and of all that these and files need, but of this project and what is installed.
+    """Return the files, by name, of local modules and of all local modules that these and `files` import.
 
-    An import is followed wherever it stands, in a function too. Where a file imports by a name that only it knows, all
-    files beside it may be meant.
+    Modules of this project, of the standard library and of installed packages are left out. Imports within functions
+    count. If a file computes the name of an import, all Python files in its folder are included.
     """
     found: dict[str, Path] = {}
     names, files = {name.partition(".")[0] for name in modules}, [*files]
@@ -101,12 +105,12 @@ def _local(files: Iterable[Path], modules: Iterable[str]) -> dict[str, Path]:
 
 
 def _files_of(name: str) -> dict[str, Path]:
-    """The files of a top-level module by their names; none of what is installed, of this project, or not there."""
+    """Return the files, by name, of a top-level module; none if it is missing, installed or part of this project."""
     if name in sys.stdlib_module_names or name == "slth":
         return {}
     try:
         spec = find_spec(name)
-    except (ImportError, ValueError, AttributeError):  # a module that was made by hand, as __main__
+    except (ImportError, ValueError, AttributeError):  # a module without a spec, such as __main__
         return {}
     return {key: path for key, path in _files(spec) if _is_local(path)} if spec else {}
 
@@ -120,15 +124,15 @@ def _files(spec: ModuleSpec) -> Iterator[tuple[str, Path]]:
 
 
 def _python_files(package: Path) -> Iterator[tuple[str, Path]]:
-    """(path within the package, path) of each source file, also of packages that are links to folders elsewhere."""
+    """Yield (path relative to the package, path) of each source file; symbolic links to folders are followed."""
     for folder, within, names in os.walk(package, followlinks=True):
-        within[:] = [one for one in within if one.isidentifier()]  # no subpackage has another name
+        within[:] = [one for one in within if one.isidentifier()]  # other folders cannot be subpackages
         for path in (Path(folder, name) for name in names if name.endswith(".py")):
             yield path.relative_to(package).as_posix(), path
 
 
 def _is_local(path: Path) -> bool:
-    """Whether a file is neither of the standard library, nor installed, nor one of experiments/."""
+    """Return whether a path exists outside the standard library, installed packages and experiments/."""
     folders = [EXPERIMENTS, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))]
     return path.exists() and not (
         {"site-packages", "dist-packages"} & {*path.parts}
@@ -137,7 +141,7 @@ def _is_local(path: Path) -> bool:
 
 
 def _imports(path: Path) -> tuple[set[str], bool]:
-    """The top-level modules that a file imports by name, and whether it imports any by a name that is not in it."""
+    """Return the top-level modules that a file imports, and whether it computes the name of any import."""
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):  # a compiled module

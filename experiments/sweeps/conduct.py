@@ -1,4 +1,4 @@
-"""A whole sweep: plan, make what is missing, gather."""
+"""A whole sweep: plan the runs, start the missing ones, gather the results."""
 
 import contextlib
 import os
@@ -20,12 +20,12 @@ from slth.experiments.sweeps.machine import machine
 from slth.experiments.sweeps.plan import Run
 from slth.experiments.sweeps.store import Store
 
-NAMED = 3  # of the runs that failed, in the last line
+NAMED = 3  # failed runs named in the last line
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What the user asked for."""
+    """The checked settings of a sweep."""
 
     script: Path
     named: list[str]
@@ -42,11 +42,12 @@ class Sweep:
 
 
 def conduct(sweep: Sweep) -> None:
-    """Make the runs that are missing and gather all.
+    """Start the missing runs of a sweep, and gather the results of all its runs.
 
     Raises:
-        lab.Refused: if a config is refused, before anything starts; where the folder cannot be written, the database
-            not be reached, or there is no cluster; and in the end, if runs failed.
+        lab.Refused: before any run starts, if a config is invalid, the folder cannot be written, or the database or
+            cluster cannot be reached; during the runs, if the folder cannot be written any more or the cluster is
+            lost; at the end, if runs failed.
     """
     _settle_temporary()
     if sweep.sql is not None:
@@ -55,18 +56,18 @@ def conduct(sweep: Sweep) -> None:
         with contextlib.closing(Store(sweep.folder)) as store:
             with _server(Server(store.token, os.fspath(sweep.script), sweep.cpus)) as server:
                 runs, version = _plan(server, sweep)
-                kept = {*stores.runs_in(sweep.sql)} if sweep.sql is not None else set()
-                missing = _missing(store, runs, sweep.sql, kept)
+                stored = {*stores.runs_in(sweep.sql)} if sweep.sql is not None else set()
+                missing = _missing(store, runs, sweep.sql, stored)
                 print(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished: {sweep.folder}", flush=True)
-                _add_finished(store, runs, sweep.sql, kept)
-                failed = _make(store, server, sweep, missing, version) if missing else {}
+                _add_finished(store, runs, sweep.sql, stored)
+                failed = _start_runs(store, server, sweep, missing, version) if missing else {}
             with store.alone():
                 files, remarks = gather(store, sweep.script.stem, runs, failed, sweep.numbers)
                 replaced = store.publish(files, [run.id for run in runs])
     except OSError as error:
         line = f"folder={sweep.folder}: {error}; what is finished stands, and the same command goes on"
         raise lab.Refused(line) from error
-    _tell(sweep.folder, files, remarks)
+    _print_outputs(sweep.folder, files, remarks)
     if replaced:
         print("other runs had been gathered there before: the command that made them gathers them again")
     if failed:
@@ -74,9 +75,12 @@ def conduct(sweep: Sweep) -> None:
 
 
 def _settle_temporary() -> None:
-    """Name the folder of temporary files in full to all that the sweep starts.
+    """Set TMPDIR, for all processes of the sweep, to the absolute path of the folder that Python uses.
 
-    TMPDIR may be relative, or no folder that can be written: then Python has chosen another.
+    TMPDIR may be relative, or not a writable folder; in that case Python uses another one.
+
+    Raises:
+        lab.Refused: if there is no such folder.
     """
     try:
         os.environ["TMPDIR"] = tempfile.gettempdir()
@@ -87,7 +91,7 @@ def _settle_temporary() -> None:
 
 @contextlib.contextmanager
 def _server(server: Server) -> Iterator[Server]:
-    """This machine's server: it ends, and all that it forked, with this block or this process."""
+    """Start this machine's server; it ends, with all its forked processes, with the block or this process."""
     try:
         with server.connect() as stay:
             stay.sendall(b'{"do": "stay"}\n')
@@ -108,10 +112,16 @@ def _plan(server: Server, sweep: Sweep) -> tuple[list[Run], str]:
     return [Run(**run) for run in answer["runs"]], answer["version"]
 
 
-def _missing(store: Store, runs: Sequence[Run], sql: str | None, kept: Set[str]) -> list[Run]:
-    """The runs that are not there, or not whole any more; the latter are moved aside.
+def _missing(store: Store, runs: Sequence[Run], sql: str | None, stored: Set[str]) -> list[Run]:
+    """Return the runs that are missing or damaged; the folders of damaged runs are moved to .corrupt.
 
-    A run whose folder is gone is there as long as the database has it: it gets its folder back.
+    A run whose folder is missing is restored from the database, if it is there; then it is not missing.
+
+    Args:
+        store: the sweep's folder.
+        runs: all runs of the sweep.
+        sql: URL of the database, or None.
+        stored: ids of the runs in the database.
     """
     missing, restored = [], 0
     for run in runs:
@@ -119,7 +129,7 @@ def _missing(store: Store, runs: Sequence[Run], sql: str | None, kept: Set[str])
             print(lab.one_line(remark), file=sys.stderr)
         if store.has(run.id):
             continue
-        if sql is not None and run.id in kept and _restored(store, sql, run.id):
+        if sql is not None and run.id in stored and _restore(store, sql, run.id):
             restored += 1
         else:
             missing.append(run)
@@ -128,11 +138,11 @@ def _missing(store: Store, runs: Sequence[Run], sql: str | None, kept: Set[str])
     return missing
 
 
-def _add_finished(store: Store, runs: Sequence[Run], sql: str | None, kept: Set[str]) -> None:
-    """Store in the database what was finished without it. A run that cannot be added is as good as it was."""
+def _add_finished(store: Store, runs: Sequence[Run], sql: str | None, stored: Set[str]) -> None:
+    """Add finished runs to the database that it does not have. If one cannot be added, only print a line."""
     if sql is None:
         return
-    finished = [run for run in runs if store.has(run.id) and run.id not in kept]
+    finished = [run for run in runs if store.has(run.id) and run.id not in stored]
     for run in lab.progress(finished, "add to the database"):
         with store.alone():
             try:
@@ -141,8 +151,8 @@ def _add_finished(store: Store, runs: Sequence[Run], sql: str | None, kept: Set[
                 print(lab.one_line(f"{error}; not added to the database"), file=sys.stderr)
 
 
-def _restored(store: Store, sql: str, run_id: str) -> bool:
-    """Whether the run could be taken from the database; one that is not whole there is removed."""
+def _restore(store: Store, sql: str, run_id: str) -> bool:
+    """Restore a run from the database; if it is damaged there, remove it and return False."""
     try:
         store.restore(run_id, stores.files(f"{sql}{stores.SEPARATOR}{run_id}"))
     except lab.BadConfig as error:
@@ -152,7 +162,7 @@ def _restored(store: Store, sql: str, run_id: str) -> bool:
     return True
 
 
-def _make(store: Store, server: Server, sweep: Sweep, runs: Sequence[Run], version: str) -> dict[str, str]:
+def _start_runs(store: Store, server: Server, sweep: Sweep, runs: Sequence[Run], version: str) -> dict[str, str]:
     request = {"do": "run", "cwd": os.getcwd(), "named": sweep.named, "version": version, "sql": sweep.sql}
     request["shared"] = str(store.shared)
     with _engine(server, sweep) as engine:
@@ -165,7 +175,7 @@ def _engine(server: Server, sweep: Sweep) -> contextlib.AbstractContextManager[E
     return machine(server, sweep.cpus, sweep.gpus, sweep.workers)
 
 
-def _tell(folder: Path, files: Mapping[str, bytes], remarks: Sequence[str]) -> None:
+def _print_outputs(folder: Path, files: Mapping[str, bytes], remarks: Sequence[str]) -> None:
     for remark in remarks:
         print(lab.one_line(remark), file=sys.stderr)
     print(f"results: {folder / 'results.csv'}")

@@ -1,4 +1,4 @@
-"""What the loop asks of whatever makes the runs: this machine's processes (machine), or Ray's (cluster)."""
+"""The interface of engines, which make the runs: processes of this machine (machine), or Ray tasks (cluster)."""
 
 from typing import Any, Protocol
 
@@ -7,16 +7,19 @@ ENGINES = (PROCESSES, RAY)
 
 
 class Engine(Protocol):
-    """A place for runs. Each method raises lab.Refused where the place is lost."""
+    """An engine that makes runs. Each method raises lab.Refused if the engine is lost."""
 
     def capacity(self) -> int:
-        """How many runs go on at once."""
+        """Return how many runs can run at once."""
 
     def submit(self, request: dict[str, Any]) -> Any:
-        """Have a run made; returns the ticket to ask for it. At most `capacity` runs go on at once."""
+        """Start a run, and return a ticket that identifies it. At most `capacity` runs may run at once."""
 
     def finished(self, tickets: list[Any], timeout_s: float) -> list[Any]:
-        """Those that have ended, after at most so many seconds; `tickets` are all that have been submitted."""
+        """Wait at most timeout_s seconds for a run to end, and return the tickets of runs that have ended.
+
+        `tickets` are those of all runs that have not ended yet.
+        """
 
     def outcome(self, ticket: Any) -> dict[str, Any]:
-        """{"status": exit status}, also with "lost" or "full": why, as `client.Server.outcome` has it."""
+        """Return the outcome of a run that has ended, a dict as `client.Server.outcome` returns it."""

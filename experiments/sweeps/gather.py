@@ -1,4 +1,4 @@
-"""One table of all runs and its figures, the same however the sweep went but for what a run measures of time."""
+"""The tables and figures of a sweep. Except for times, they do not depend on how the sweep was interrupted."""
 
 import csv
 import io
@@ -18,27 +18,27 @@ from slth.experiments.sweeps.numbers import Summarised, numbers_of
 from slth.experiments.sweeps.plan import Run, flat, text, varying
 from slth.experiments.sweeps.store import Store
 
-# Columns that may differ between two sweeps of the same code:
+# Columns that may differ when the same sweep is repeated:
 TIMES = re.compile(r"(.*\.)?(.*_s|seconds.*|.*_per_s(econd)?([_.].*)?)")
 ABOUT = ("seconds", "status", "config")  # the last columns of runs.csv
 OVERLAP = (
     "the seeds of some runs overlap, since a run with seeds=n uses seed, ..., seed + n - 1: statistics.csv has no std, "
     "low and high for them, and no numbers are drawn; vary seed in steps of seeds"
 )
-DRAWN = 4  # numbers that are drawn where none is asked for
+DRAWN = 4  # numbers that are drawn by default
 Row = dict[str, str]
 
 
 def is_time(column: str) -> bool:
-    """Whether a column of results.csv or runs.csv, or a number of a summary, is a measurement of time."""
+    """Return whether a column of results.csv or runs.csv, or a number of a summary, is a measurement of time."""
     return bool(TIMES.fullmatch(column))
 
 
 def results(store: Store, runs: Sequence[Run]) -> tuple[list[str], list[Row]]:
-    """The runs' tables under each other, as text: no number is read and written again.
+    """Concatenate the tables of the runs, and return the columns and rows; cells are text, so numbers do not change.
 
-    Columns: run_id, the config keys that vary among the runs, then the tables' own. A key that is also a column of a
-    table stands as config.KEY.
+    The columns are run_id, the config keys that vary among the runs, and the columns of the tables. A key that is also
+    a column of a table is named config.KEY.
     """
     tables: dict[str, list[Row]] = {}
     for run in runs:
@@ -55,7 +55,7 @@ def results(store: Store, runs: Sequence[Run]) -> tuple[list[str], list[Row]]:
 
 
 def summarised(store: Store, runs: Sequence[Run]) -> dict[str, Summarised]:
-    """Of finished runs, by their names, what `numbers` makes statistics of."""
+    """Return the configs and the numbers of the summaries of finished runs, by run id."""
     taken = {"run_id", *ABOUT, *varying(runs)}
     summaries = {run.id: json.loads((store.folder / run.id / "summary.json").read_bytes()) for run in runs}
     return {run.id: Summarised(flat(run.config), numbers_of(summaries[run.id], taken)) for run in runs}
@@ -64,9 +64,10 @@ def summarised(store: Store, runs: Sequence[Run]) -> dict[str, Summarised]:
 def overview(
     store: Store, runs: Sequence[Run], failed: Mapping[str, str], numbers: Mapping[str, Summarised]
 ) -> tuple[list[str], list[Row]]:
-    """One row per run: run_id, the keys that vary, its summary's numbers, and `ABOUT` it.
+    """Return the columns of runs.csv and one row per run.
 
-    That is seconds, status, and as JSON what differs from the defaults.
+    The columns are run_id, the config keys that vary, the numbers of the summaries, seconds, status (COMPLETED or
+    FAILED), and config: the values that differ from the defaults, as JSON.
     """
     keys, names = varying(runs), dict.fromkeys(name for run in numbers.values() for name in run.numbers)
     rows = []
@@ -82,13 +83,13 @@ def overview(
 
 
 def duration(run: Mapping[str, Any]) -> float:
-    """Seconds from a run's start to its end, by Sacred's clock."""
+    """Return the seconds from a run's start to its end, by Sacred's clock."""
     start, stop = (datetime.fromisoformat(run[name]) for name in ("start_time", "stop_time"))
     return (stop - start).total_seconds()
 
 
 def as_csv(columns: Sequence[str], rows: Sequence[Row]) -> bytes:
-    """The rows with LF and in UTF-8; a column that a row lacks is empty."""
+    """Return the rows as CSV, in UTF-8 with LF line ends; columns that a row does not have are empty."""
     out = io.StringIO(newline="")
     writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
     writer.writeheader()
@@ -97,7 +98,7 @@ def as_csv(columns: Sequence[str], rows: Sequence[Row]) -> bytes:
 
 
 def figures(runs: Sequence[Run], table: pandas.DataFrame) -> dict[str, Figure]:
-    """What `slth.plots` draws of the gathered table: of several runs, the seeds aggregated and all else as series."""
+    """Draw the concatenated table with `slth.plots`; several runs are aggregated over seeds, other keys give series."""
     if len(runs) == 1:
         return plots.figures(table)
     configs = {run.id: run.config for run in runs}
@@ -107,14 +108,14 @@ def figures(runs: Sequence[Run], table: pandas.DataFrame) -> dict[str, Figure]:
 def gather(
     store: Store, experiment: str, runs: Sequence[Run], failed: Mapping[str, str], wanted: Sequence[str] | None
 ) -> tuple[dict[str, bytes], list[str]]:
-    """The sweep's files by name, and what could not be made of its results, one line each.
+    """Return the contents of the sweep's files by name, and remarks on what could not be drawn, one line each.
 
     Args:
         store: the sweep's folder.
-        experiment: its name.
-        runs: of the sweep.
-        failed: why, of those that failed.
-        wanted: the summary's numbers that are drawn over the seeds; None: a few.
+        experiment: name of the experiment.
+        runs: all runs of the sweep.
+        failed: messages of the failed runs, by run id.
+        wanted: numbers of the summaries to draw with intervals over seeds; None: the first four that vary.
     """
     from slth.experiments.sweeps.page import page
 
@@ -126,7 +127,7 @@ def gather(
     over_seeds = numbers.statistics([*found.values()])
     files = {"results.csv": table_csv, "runs.csv": as_csv(listed, shown)}
     files |= {"statistics.csv": over_seeds.to_csv(index=False, lineterminator="\n").encode()} if len(over_seeds) else {}
-    names, remarks = _drawn(found, wanted)
+    names, remarks = _names_to_draw(found, wanted)
     if numbers.overlapping([*found.values()]):
         names = []
         remarks.append(OVERLAP)
@@ -134,7 +135,7 @@ def gather(
     try:
         drawn = figures(done, pandas.read_csv(io.BytesIO(table_csv))) if rows else {}
         pictures = lab.render({**numbers.figures([*found.values()], names), **drawn})
-    except Exception as error:  # tables of single runs, laid together, may be what a figure was not made for
+    except Exception as error:  # a figure may not support the concatenated tables of several runs
         remarks.append(f"no figures: {type(error).__name__}: {error}")
     svgs = {name: content for name, content in pictures.items() if name.endswith(".svg")}
     on_page = [column for column in listed if column in (*names, "run_id", *varying(runs), *ABOUT)]
@@ -142,8 +143,8 @@ def gather(
     return {**files, **pictures, "index.html": html}, remarks
 
 
-def _drawn(found: Mapping[str, Summarised], wanted: Sequence[str] | None) -> tuple[list[str], list[str]]:
-    """The numbers that are drawn, and what to say of those that no summary has."""
+def _names_to_draw(found: Mapping[str, Summarised], wanted: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Return the names of the numbers to draw, and remarks on wanted names that no summary has."""
     there = dict.fromkeys(name for run in found.values() for name in run.numbers)
     if wanted is None or not found:
         return [name for name in numbers.varied([*found.values()]) if not is_time(name)][:DRAWN], []

@@ -1,4 +1,4 @@
-"""Start the runs that are missing, as many at once as there is room for, and try again what failed."""
+"""The main loop of a sweep: it starts runs, as many at once as the engine allows, and retries failed ones."""
 
 import sys
 import time
@@ -14,15 +14,15 @@ from slth.experiments.sweeps.engine import Engine
 from slth.experiments.sweeps.plan import Run
 from slth.experiments.sweeps.store import Store
 
-LOSSES = 5  # times that a run may lose its node; this is no fault of the run
-TICK_S = 1.0  # at most between two looks at the engine
-PATIENCE_S = 60.0  # to wait for a node that a run fits on, where the last one is gone
-NEWS_S = 60.0  # between two lines where there is no terminal for a bar
+LOSSES = 5  # times that a run may lose its node; this does not count as a failure of the run
+TICK_S = 1.0  # maximum wait before the engine is polled again
+PATIENCE_S = 60.0  # wait for a node that a run fits on, after the last one is gone
+NEWS_S = 60.0  # between two progress lines, without a terminal
 
 
 @dataclass
 class Attempt:
-    """A run, and how it went so far."""
+    """A run, the numbers of its failures and lost nodes so far, and the folder of its current attempt."""
 
     run: Run
     failures: int = 0
@@ -31,19 +31,19 @@ class Attempt:
 
     @property
     def number(self) -> int:
-        """Of this attempt, from 0 on."""
+        """The number of this attempt, from 0."""
         return self.failures + self.losses
 
 
 class News:
-    """How far a sweep is: beside the bar, or where there is none as a line now and then, for a log."""
+    """The progress of a sweep: text beside the progress bar, or without a terminal one line per NEWS_S seconds."""
 
     def __init__(self, bar: Any) -> None:
         self._bar = bar
         self._next = time.monotonic() + NEWS_S
 
     def tell(self, waiting: int, running: int, failed: int) -> None:
-        """How many runs are waiting, running, and have failed for good."""
+        """Show how many runs are waiting, are running, and have failed after all retries."""
         self._bar.set_postfix_str(f"running {running}, failed {failed}", refresh=True)
         if self._bar.disable and time.monotonic() >= self._next:
             print(f"runs: {waiting} waiting, {running} running, {failed} failed", flush=True)
@@ -51,14 +51,14 @@ class News:
 
 
 class Room:
-    """How many runs may go on at once; for PATIENCE_S it may be none."""
+    """The number of runs that can run at once. It may be 0 for at most PATIENCE_S seconds."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._none_since: float | None = None
 
     def now(self) -> int:
-        """Raises lab.Refused where no node has come for too long."""
+        """Return the current number. Raises lab.Refused if it has been 0 for more than PATIENCE_S seconds."""
         room = self._engine.capacity()
         now = time.monotonic()
         if room:
@@ -73,11 +73,18 @@ class Room:
 
 
 def drive(engine: Engine, store: Store, runs: Sequence[Run], request: dict[str, Any], retries: int) -> dict[str, str]:
-    """Make all the runs; returns why, for those that failed more than `retries` times.
+    """Make all the runs, and return the messages of those that still fail after all retries, by run id.
+
+    Args:
+        engine: starts the runs.
+        store: the sweep's folder.
+        runs: the missing runs.
+        request: the part of the server's request that all runs share.
+        retries: maximum retries of a failed run; a run that lost its node is also retried, at most LOSSES times.
 
     Raises:
-        OSError: if the folder cannot be written any more; what stands there is whole.
-        lab.Refused: if the cluster was lost, or the last node that a run fits on.
+        OSError: if the folder cannot be written any more; the finished runs in it are complete.
+        lab.Refused: if the cluster is lost, or the last node that a run fits on.
     """
     room = Room(engine)
     waiting = deque(Attempt(run) for run in runs)
@@ -89,7 +96,7 @@ def drive(engine: Engine, store: Store, runs: Sequence[Run], request: dict[str, 
             most = room.now()
             while waiting and len(running) < most:
                 attempt = waiting.popleft()
-                if store.has(attempt.run.id):  # another sweep was faster
+                if store.has(attempt.run.id):  # another sweep has finished it
                     bar.update()
                     continue
                 attempt.place = store.place_for(attempt.run.id, attempt.number)
@@ -112,10 +119,10 @@ def drive(engine: Engine, store: Store, runs: Sequence[Run], request: dict[str, 
 
 
 def _ended(store: Store, attempt: Attempt, outcome: dict[str, Any]) -> str | None:
-    """Keep a run that is complete; for another count what happened to it, and say why it ended.
+    """Move a completed run to the sweep's folder and return None, or count the failure and return its message.
 
     Raises:
-        OSError: if it was for want of room: to try again would help no run.
+        OSError: if the disk is full or read-only, so that a retry would not help.
     """
     try:
         if outcome.get("status") == 0:

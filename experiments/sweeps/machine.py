@@ -1,4 +1,4 @@
-"""This machine alone: the runs are processes of its server, as many at once as there are processors and GPUs for."""
+"""The engine of a single machine: runs are processes that its fork server starts."""
 
 import contextlib
 import heapq
@@ -14,12 +14,12 @@ from slth.experiments.sweeps.client import Server, ServerLost
 from slth.processors import processors
 
 Slot = tuple[int, str]
-"""Room for one run: its number, and the GPUs that the run sees, as CUDA_VISIBLE_DEVICES names them."""
+"""A slot for one run: its number, and the GPUs that the run sees, as a value of CUDA_VISIBLE_DEVICES."""
 
 
 @dataclass(eq=False)
 class Job:
-    """A run that was asked for: the connection on which its end is reported, or why it could not be asked for."""
+    """A submitted run: its connection to the server, or the message that says why the request could not be sent."""
 
     slot: Slot
     connection: socket.socket | None
@@ -27,7 +27,7 @@ class Job:
 
 
 class Machine:
-    """An `engine.Engine`; use `machine(...)`."""
+    """An `engine.Engine` that makes runs on this machine; create it with `machine(...)`."""
 
     def __init__(self, server: Server, devices: Sequence[str]) -> None:
         self._server, self._capacity = server, len(devices)
@@ -35,11 +35,11 @@ class Machine:
         self._jobs: set[Job] = set()
 
     def capacity(self) -> int:
-        """How many runs go on at once."""
+        """Return how many runs can run at once."""
         return self._capacity
 
     def submit(self, request: dict[str, Any]) -> Job:
-        """Have the server fork the run."""
+        """Send a run to the server, which forks a process for it."""
         slot = heapq.heappop(self._free)
         try:
             job = Job(slot, self._server.send(request, devices=slot[1]))
@@ -49,20 +49,20 @@ class Machine:
         return job
 
     def finished(self, jobs: list[Job], timeout_s: float) -> list[Job]:
-        """Those that have ended, waiting for one of them."""
+        """Wait until a run has ended or the time is up, and return the jobs that have ended or were never sent."""
         of_connection = {job.connection: job for job in jobs if job.connection is not None}
         if unsent := [job for job in jobs if job.connection is None]:
             return unsent
         return [of_connection[connection] for connection in wait([*of_connection], timeout_s)]  # type: ignore[index]
 
     def outcome(self, job: Job) -> dict[str, Any]:
-        """What became of a run that has ended; its slot is free for the next."""
+        """Return the `Server.outcome` of a run that has ended, and free its slot."""
         self._jobs.remove(job)
         heapq.heappush(self._free, job.slot)
         return {"lost": job.lost} if job.connection is None else self._server.outcome(job.connection)
 
     def close(self) -> None:
-        """End the runs that go on still."""
+        """Kill all runs that have not ended, by closing their connections."""
         for job in self._jobs:
             if job.connection is not None:
                 job.connection.close()
@@ -70,16 +70,16 @@ class Machine:
 
 @contextlib.contextmanager
 def machine(server: Server, cpus: int, gpus: float, workers: int | None) -> Iterator[Machine]:
-    """Room for runs of so many processors and GPUs each; what goes on in the end is killed.
+    """Create the engine of this machine; at the end of the block, the runs that have not ended are killed.
 
     Args:
-        server: of this machine.
-        cpus: of a run.
-        gpus: of a run, a share of one or a whole number; a run of 0 sees none.
-        workers: runs at once, at most where they need GPUs; None: as many as there are processors for.
+        server: the fork server of this machine.
+        cpus: processors per run.
+        gpus: GPUs per run, a fraction below 1 or a whole number; with 0, runs see no GPU.
+        workers: runs at once, fewer if they need more GPUs than there are; None: as many as the processors allow.
 
     Raises:
-        lab.Refused: if the machine has less than one run asks for.
+        lab.Refused: if the machine does not have the resources of one run.
     """
     room = processors() // cpus if workers is None else workers
     present = _gpus() if gpus else []
@@ -92,9 +92,10 @@ def machine(server: Server, cpus: int, gpus: float, workers: int | None) -> Iter
 
 
 def shares(devices: Sequence[str], gpus: float) -> list[str]:
-    """What each of the runs sees that so many GPUs have room for: a share of one each, or several; none is in two.
+    """Return a value of CUDA_VISIBLE_DEVICES for each run that fits on the devices.
 
-    The first ones are on different GPUs.
+    With gpus < 1, floor(1 / gpus) runs share each device, and the first runs are on different devices. With gpus >= 1,
+    each run has that many devices to itself.
     """
     if gpus < 1:
         return [device for _ in range(int(1 / gpus)) for device in devices]
@@ -103,7 +104,7 @@ def shares(devices: Sequence[str], gpus: float) -> list[str]:
 
 
 def _gpus() -> list[str]:
-    """The GPUs that this process may use."""
+    """Return the GPUs that this process may use, as named in CUDA_VISIBLE_DEVICES."""
     import torch
 
     count, visible = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -1,4 +1,4 @@
-"""The numbers in the summaries of a sweep's runs, and what they are over seeds: a table, and figures."""
+"""The numbers in the summaries of a sweep's runs: a table and figures of their statistics over seeds."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ from slth.experiments.sweeps.plan import flat, text
 from slth.plots.curves import Curve, varying
 
 Number = int | float
-MOST = 100  # numbers of a summary that are gathered, the first ones
-SEEDS = "seeds"  # key that makes series here, as the summary depends on it; elsewhere a table has a row for each seed
-WIDE = 10  # times the least value: an axis that goes so far is logarithmic
+MOST = 100  # maximum numbers per summary; the first ones are used
+SEEDS = "seeds"  # this key gives series here, as summaries depend on it; other tables have a row per seed
+WIDE = 10  # ratio of the largest to the smallest value from which an axis is logarithmic
 
 
 @dataclass(frozen=True)
 class Summarised:
-    """A finished run: its config with one key for each value, as `plan.flat` has it, and its summary's numbers."""
+    """The config of a finished run, flattened by `plan.flat`, and the numbers of its summary by name."""
 
     config: Mapping[str, Any]
     numbers: Mapping[str, Number]
 
 
 def numbers_of(summary: Mapping[str, Any], taken: Iterable[str]) -> dict[str, Number]:
-    """The numbers of a summary by name, of nested ones as a.b; no list's, and at most MOST.
+    """Return the first MOST numbers of a summary by name; nested ones are named a.b, and those in lists are left out.
 
-    A name that is `taken` by another column is summary.NAME.
+    A name in `taken`, the names of other columns, becomes summary.NAME.
     """
     found = {key: value for key, value in flat(summary).items() if _is_number(value)}
     taken = {*taken}
@@ -41,16 +41,16 @@ def _is_number(value: Any) -> bool:
 
 
 def statistics(runs: Sequence[Summarised]) -> pd.DataFrame:
-    """Compute statistics of each number over the seeds, at each combination of the config's other values.
+    """Compute statistics of each number over the seeds, for each combination of the other config values.
 
-    Columns: the config keys that vary, `number`, how many `runs` have it and in how many it is `missing`, `mean`, `std`
-    (with one degree of freedom less), and `low` and `high`, Student's 95 % interval of the mean. The last three are NaN
-    for a single run, and for runs whose seeds overlap, as these are not independent.
+    The columns are the config keys that vary, `number` (its name), `runs` (how many runs have it), `missing` (how many
+    do not), `mean`, `std` (with n - 1 degrees of freedom), and `low` and `high`, Student's 95 % interval of the mean.
+    The last three are NaN for a single run, and for runs whose seeds overlap, as these are not independent.
     """
     keys = _keys(runs)
     names = [*_names(runs)]
     rows = [
-        dict(zip(keys, values, strict=True)) | {"number": name} | _over(group, name)
+        dict(zip(keys, values, strict=True)) | {"number": name} | _statistics(group, name)
         for values, group in _groups(runs, keys).items()
         for name in names
     ]
@@ -65,8 +65,8 @@ def _groups(runs: Sequence[Summarised], keys: Sequence[str]) -> dict[tuple[str, 
     return groups
 
 
-def _over(group: Sequence[Summarised], name: str) -> dict[str, Any]:
-    from slth.plots.across import interval  # with seaborn, which a sweep needs at its end alone
+def _statistics(group: Sequence[Summarised], name: str) -> dict[str, Any]:
+    from slth.plots.across import interval  # it imports seaborn, which a sweep needs only at its end
 
     measured = pd.Series([run.numbers[name] for run in group if name in run.numbers], dtype=float)
     counts = {"runs": len(measured), "missing": len(group) - len(measured), "mean": measured.mean()}
@@ -89,19 +89,18 @@ def _overlap(group: Sequence[Summarised]) -> bool:
 
 
 def figures(runs: Sequence[Summarised], names: Sequence[str]) -> dict[str, Figure]:
-    """The mean of each number over the seeds with its 95 % interval, against what varies.
+    """Draw the mean of each number over seeds, with its 95 % interval, against the config keys that vary.
 
-    Of the config keys whose values are numbers, the one with the most values goes along the horizontal axis; whatever
-    else varies is a series. Where no key is of numbers, the series stand below each other. Without a key that varies
-    there is nothing to be drawn.
+    The horizontal axis is the numeric key with the most values; the other keys that vary give separate series. If no
+    numeric key varies, the means are listed one below the other. If no key varies, nothing is drawn.
 
     Args:
-        runs: that are finished.
-        names: of the numbers.
+        runs: the finished runs.
+        names: names of the numbers to draw.
     """
     if not (keys := _keys(runs)):
         return {}
-    x = _along(runs, keys)
+    x = _x_key(runs, keys)
     by = tuple(key for key in keys if key == SEEDS != x)
     columns = [*by] if x is None else [x, *by]
     tables = [
@@ -111,7 +110,7 @@ def figures(runs: Sequence[Summarised], names: Sequence[str]) -> dict[str, Figur
 
 
 def varied(runs: Sequence[Summarised]) -> list[str]:
-    """The names of the numbers that are not the same in all runs."""
+    """Return the names of the numbers that are not the same in all runs."""
     return [name for name in _names(runs) if len({run.numbers.get(name) for run in runs}) > 1]
 
 
@@ -123,7 +122,7 @@ def _curve(runs: Sequence[Summarised], x: str | None, by: tuple[str, ...], name:
     return Curve(file.replace("/", "_"), columns, x, name, labels=(x or "", name), by=by, log=along + up)
 
 
-def _along(runs: Sequence[Summarised], keys: Sequence[str]) -> str | None:
+def _x_key(runs: Sequence[Summarised], keys: Sequence[str]) -> str | None:
     counts = {key: len({run.config.get(key) for run in runs}) for key in keys if _numeric(runs, key)}
     return max(counts, key=lambda key: counts[key], default=None)
 

@@ -1,4 +1,4 @@
-"""A sweep on one page that needs nothing but itself: no scripts, no fonts, no pictures from elsewhere."""
+"""The HTML page of a sweep: self-contained, without scripts and without external fonts or images."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,15 @@ def page(
     failed: Mapping[str, str],
     svgs: Mapping[str, bytes],
 ) -> bytes:
-    """The page in UTF-8: figures first, then the table of runs, each with a link to its folder."""
+    """Return the page in UTF-8: the figures, then the table of runs, where each finished run links to its folder.
+
+    Args:
+        experiment: name of the experiment.
+        columns: of the table; "run_id" and "status" must be among them.
+        rows: the cells of each run by column.
+        failed: messages of the failed runs, by run id.
+        svgs: figures by file name.
+    """
     heads = "".join(f"<th>{escape(column)}</th>" for column in columns)
     lines = "\n".join(_line(columns, row, failed) for row in rows)
     figures = "\n".join(_figure(name.removesuffix(".svg"), svg) for name, svg in svgs.items())

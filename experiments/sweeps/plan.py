@@ -1,4 +1,4 @@
-"""Which runs a sweep has: the grid or list is unfolded, each config checked and named by what it is."""
+"""The runs of a sweep: the grid or list is expanded, each config is checked, and its hash gives the run's name."""
 
 import hashlib
 import itertools
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its name, what its command line adds to the defaults, and the whole config that this gives."""
+    """A run: its id, the updates on its command line, its full config, and the values that differ from the defaults."""
 
     id: str
     updates: dict[str, Any]
@@ -23,12 +23,12 @@ class Run:
 
 
 def brief(updates: Mapping[str, Any]) -> str:
-    """The values as they stand on a command line."""
+    """Return the updates as text, such as "hidden=32, seed=0"."""
     return ", ".join(f"{key}={value}" for key, value in updates.items()) or "the defaults"
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with one key for each value: {"method": {"rate": 0.2}} as {"method.rate": 0.2}."""
+    """Flatten nested dicts to one key per value: {"method": {"rate": 0.2}} becomes {"method.rate": 0.2}."""
     keys: dict[str, Any] = {}
     for key, value in config.items():
         inner = flat(value) if isinstance(value, dict) and value and all(isinstance(k, str) for k in value) else None
@@ -44,9 +44,10 @@ def text(value: Any) -> str:
 
 
 def unfold(base: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The updates of every run: each of the list (none: one that changes nothing) at each point of the grid.
+    """Return the updates of every run: each config of `runs`, or one empty config, at each point of the grid.
 
-    The grid's first key changes slowest; a value that is no list is a list of one. Later ones win: base, list, grid.
+    The first key of the grid changes slowest. A grid value that is not a list counts as a list of one. If several set
+    the same key, the grid takes precedence over `runs`, and `runs` over `base`.
     """
     axes = [values if isinstance(values, list | tuple) else [values] for values in grid.values()]
     points = [dict(zip(grid, point, strict=True)) for point in itertools.product(*axes)]
@@ -54,22 +55,24 @@ def unfold(base: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], grid: Map
 
 
 def identity(experiment: str, changed: Mapping[str, Any], version: str) -> str:
-    """16 hex digits of the SHA-256 of experiment, config values other than the defaults, and the code's version."""
+    """Return 16 hex digits of the SHA-256 of the experiment, the non-default config values and the code's version."""
     text = json.dumps([experiment, dict(changed), version], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def name(experiment: str, named: Sequence[str], points: Sequence[Mapping[str, Any]]) -> str:
-    """Of a sweep: EXPERIMENT- and 8 hex digits of the SHA-256 of what its runs are to be, in their order."""
+    """Return a sweep's name: EXPERIMENT- and 8 hex digits of the SHA-256 of named configs and updates, in order."""
     text = json.dumps([list(named), [dict(point) for point in points]], sort_keys=True)
     return f"{experiment}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def resolve(script: Path, named: Sequence[str], points: Sequence[dict[str, Any]], version: str) -> list[dict[str, Any]]:
-    """The runs at these points as plain values, none twice. Made where the experiment has been imported.
+    """Return the runs for a list of updates as dicts of the fields of `Run`, without duplicates.
+
+    It imports the experiment, so it runs in a process of the fork server, where the import is already done.
 
     Raises:
-        lab.Refused: for the first run that the experiment would refuse; its one line names run and key.
+        lab.Refused: at the first invalid config; the message is one line that names the run and the key.
     """
     from slth.experiments import lab
     from slth.experiments.lab import scripts
@@ -88,6 +91,6 @@ def resolve(script: Path, named: Sequence[str], points: Sequence[dict[str, Any]]
 
 
 def varying(runs: Sequence[Run]) -> list[str]:
-    """The config keys that are not the same in all runs, in the order of the config."""
+    """Return the config keys whose values differ among the runs, in the order of the config."""
     keys = dict.fromkeys(key for run in runs for key in run.config)
     return [key for key in keys if len({json.dumps(run.config.get(key), sort_keys=True) for run in runs}) > 1]

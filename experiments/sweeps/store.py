@@ -1,12 +1,12 @@
-"""What stands in a sweep's folder: whole runs under their names, and nothing else that anybody looks at.
+"""The folder of a sweep: each complete run is a folder named by its id.
 
-A run is made in a place of its own below .work and moved to its name when it is completed and whole, in one step; where
-the name is taken by then, the newcomer is thrown away. A file digests.json goes along, so that any later change of a
-result is noticed. Several sweeps may share a folder: each holds a lock on a token of its own while it lives, and
-clears away what the dead left. What is gathered, and what is moved aside, is so by one sweep at a time.
+A run is written to a temporary folder in .work. Once it has completed, it is renamed to its id in one atomic step; if
+that name exists by then, the new run is deleted. A file digests.json in its folder reveals later changes of the
+results. Several sweeps may share a folder. Each has a token, holds the lock of that token while it runs, and deletes
+what sweeps that were killed left in .work. Only one sweep at a time may gather results or move damaged runs.
 
-It is no `lab.Resumable`, for its parts are runs as Sacred stores them, which others read: their seal lies beside them,
-their identity (config and code) is in their name, and the rest is about several sweeps at work in one folder.
+The class is not a `lab.Resumable`, because its parts are runs in Sacred's format, which other programs read: digests
+are in a separate file, the identity (config and code) is in the name, and the rest handles concurrent sweeps.
 """
 
 import contextlib
@@ -26,37 +26,37 @@ from slth.experiments import lab
 
 WHOLE = ("results.csv", "summary.json", "config.json", "run.json")
 DIGESTS = "digests.json"
-GATHERED = ".gathered.json"  # the runs that were gathered last, and the files that were made of them
-ROOM = 1 << 16  # bytes; with less a sweep does not go on
+GATHERED = ".gathered.json"  # names of the files gathered last, and of their runs
+ROOM = 1 << 16  # bytes that must be free for a sweep to continue
 
 
 class Store:
-    """A sweep's folder, for as long as the sweep lives.
+    """The folder of a sweep, opened by one sweep until `close`.
 
     Raises:
         lab.Refused: if the folder cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._made = not folder.exists()
+        self._created = not folder.exists()
         lab.require_writable(folder, "folder", "choose another with folder=DIR")
         self.folder = folder.resolve()
         self.work = self.folder / ".work"
         self.work.mkdir(exist_ok=True)
         self.token = uuid.uuid4().hex[:12]
-        self._lock = _held(self.work / f"{self.token}.lock")
-        self._bury_the_dead()
+        self._lock = _locked_file(self.work / f"{self.token}.lock")
+        self._clear_killed_sweeps()
 
     def close(self) -> None:
-        """Remove what this sweep left on its way, and a folder that it made in vain."""
+        """Remove this sweep's temporary files, and also the folder if this sweep created it and it has no runs."""
         self._clear(self.token)
         self._lock.close()
-        if self._made and [*self.folder.iterdir()] == [self.work]:
-            with contextlib.suppress(OSError):  # another sweep has come
+        if self._created and [*self.folder.iterdir()] == [self.work]:
+            with contextlib.suppress(OSError):  # another sweep uses the folder
                 self.work.rmdir()
                 self.folder.rmdir()
 
-    def _bury_the_dead(self) -> None:
+    def _clear_killed_sweeps(self) -> None:
         names = [path.name.split(".") for path in self.work.iterdir()]
         for token in {name[-2] for name in names if len(name) in (2, 3)} - {self.token}:
             try:
@@ -65,7 +65,7 @@ class Store:
                     self._clear(token)
             except FileNotFoundError:
                 self._clear(token)
-            except OSError:  # it lives, or another is burying it
+            except OSError:  # that sweep still runs, or another one is clearing it
                 continue
 
     def _clear(self, token: str) -> None:
@@ -75,42 +75,42 @@ class Store:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """One sweep of this folder at a time."""
+        """Hold the lock of the folder, which one sweep at a time can have."""
         with open(self.folder / ".lock", "ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def place_for(self, run_id: str, attempt: int) -> Path:
-        """A new, empty folder that only this attempt writes to."""
+        """Create and return an empty temporary folder for one attempt of a run."""
         place = self.work / f"{run_id}.{self.token}.{attempt}"
         place.mkdir()
         return place
 
     @property
     def shared(self) -> Path:
-        """Where this sweep's runs lay what others of them may take; not there before it is needed."""
+        """The folder of files that this sweep's runs share (`lab.sharing`); it is created when needed."""
         return self.work / f"shared.{self.token}.0"
 
     def require_room(self) -> None:
-        """Raise OSError where the folder takes no more files."""
+        """Raise OSError unless ROOM more bytes can be written to the folder."""
         with tempfile.TemporaryFile(dir=self.work) as file:
             file.write(bytes(ROOM))
             file.flush()
 
     def has(self, run_id: str) -> bool:
-        """Whether a run stands under this name."""
+        """Return whether the folder has a run of this id."""
         return (self.folder / run_id).is_dir()
 
     def load(self, run_id: str) -> dict[str, Any]:
-        """A finished run's run.json.
+        """Return the content of a finished run's run.json.
 
         Raises:
-            lab.BadConfig: if it is not whole, or not as it was when it was finished.
+            lab.BadConfig: if files are missing, or have changed since the run finished.
         """
         folder = self.folder / run_id
         try:
-            noted = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
-            changed = [name for name in WHOLE if noted[name] != _digest(folder / name)]
+            recorded = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
+            changed = [name for name in WHOLE if recorded[name] != _digest(folder / name)]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise lab.BadConfig("run", run_id, f"whole; {type(error).__name__}: {error}") from error
         if changed:
@@ -118,10 +118,10 @@ class Store:
         return dict(json.loads((folder / "run.json").read_text(encoding="utf-8")))
 
     def adopt(self, run_id: str, place: Path) -> None:
-        """Give a completed run its name, or throw it away where the name is taken.
+        """Move a completed run from its temporary folder to its id, or delete it if that name exists.
 
         Raises:
-            lab.BadConfig: if the run is not completed and whole.
+            lab.BadConfig: if the run has not completed, or files are missing.
         """
         made = place / run_id
         lab.load_run(made)
@@ -141,7 +141,7 @@ class Store:
         (self.folder / ".failed" / f"{run_id}.txt").unlink(missing_ok=True)
 
     def restore(self, run_id: str, files: Mapping[str, bytes]) -> None:
-        """Give a completed run that was kept elsewhere its name, from the files of its folder. Raises as `adopt`."""
+        """Write a completed run from the contents of its files by name. Raises lab.BadConfig as `adopt` does."""
         place = self.place_for(run_id, 0)
         try:
             (place / run_id).mkdir()
@@ -152,11 +152,11 @@ class Store:
             self.discard(place)
 
     def discard(self, place: Path) -> None:
-        """Remove what an attempt left."""
+        """Delete the temporary folder of an attempt."""
         shutil.rmtree(place, ignore_errors=True)
 
     def examine(self, run_id: str) -> str | None:
-        """Move a finished run that is not whole any more out of the way, and keep it; returns what to say of it."""
+        """Check a run, and move a damaged one to .corrupt; return a message if it was moved, else None."""
         with self.alone():
             if not self.has(run_id):
                 return None
@@ -171,38 +171,44 @@ class Store:
                 return f"{error}; moved to {to}"
 
     def publish(self, files: Mapping[str, bytes], runs: Sequence[str]) -> bool:
-        """Lay what was gathered of the runs beside them, in the place of all that was gathered before.
+        """Write the gathered files to the folder, and remove older gathered files that are not among them.
 
-        To be called `alone`. Each name stands for a whole file at any time. Returns whether other runs than these had
-        been gathered here.
+        Call it within `alone()`. Each file is replaced atomically.
+
+        Args:
+            files: contents by name.
+            runs: ids of the runs that the files describe.
+
+        Returns:
+            Whether the files that were gathered before describe any other runs.
         """
         place = self.place_for("gathered", 0)
         write_all(place, files)
         before = self._gathered()
         stale = {*before["files"]} - {*files}
-        self._note(place, {*files} | stale, runs)  # whoever is killed from here on leaves no file unknown
+        self._record(place, {*files} | stale, runs)  # lists every file even if we are killed below
         for name in files:
             os.replace(place / name, self.folder / name)
         for name in stale:
             (self.folder / name).unlink(missing_ok=True)
-        self._note(place, files, runs)
+        self._record(place, files, runs)
         self.discard(place)
         return not {*before["runs"]} <= {*runs}
 
-    def _note(self, place: Path, files: Iterable[str], runs: Sequence[str]) -> None:
+    def _record(self, place: Path, files: Iterable[str], runs: Sequence[str]) -> None:
         content = {"files": sorted(files), "runs": list(runs)}
         write_all(place, {GATHERED: (json.dumps(content, indent=2) + "\n").encode()})
         os.replace(place / GATHERED, self.folder / GATHERED)
 
     def _gathered(self) -> dict[str, list[str]]:
         try:
-            noted = json.loads((self.folder / GATHERED).read_text(encoding="utf-8"))
-            return {name: [Path(entry).name for entry in noted[name]] for name in ("files", "runs")}
+            recorded = json.loads((self.folder / GATHERED).read_text(encoding="utf-8"))
+            return {name: [Path(entry).name for entry in recorded[name]] for name in ("files", "runs")}
         except (OSError, ValueError, KeyError, TypeError):
             return {"files": [], "runs": []}
 
     def keep_log(self, run_id: str, place: Path) -> Path | None:
-        """Keep the log of a failed attempt; None where it has none, or the disk has no room for it."""
+        """Move the log of a failed attempt to .failed and return its path, or None if that is impossible."""
         kept = self.folder / ".failed" / f"{run_id}.txt"
         try:
             kept.parent.mkdir(exist_ok=True)
@@ -212,14 +218,14 @@ class Store:
         return kept
 
 
-def _held(path: Path) -> IO[bytes]:
-    """The file, made and locked until it is closed or the process ends."""
+def _locked_file(path: Path) -> IO[bytes]:
+    """Create a file and lock it, until it is closed or the process ends."""
     while True:
         lock = open(path, "wb")  # noqa: SIM115
         fcntl.flock(lock, fcntl.LOCK_EX)
         if os.fstat(lock.fileno()).st_nlink:
             return lock
-        lock.close()  # another took it for a dead sweep's before it was locked
+        lock.close()  # before we had the lock, another sweep removed the file as one of a killed sweep
 
 
 def _digest(path: Path) -> str:

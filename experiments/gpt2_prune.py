@@ -239,9 +239,11 @@ def main(config: Config, run: lab.Run) -> dict[str, Any]:
     summary = summarise(study, found) | {"seconds": time.perf_counter() - started}
     for one in found:
         gained = f"{one['recovered']:.1%} of dense training's gain over unigrams"
+        if math.isnan(one["recovered"]):
+            gained = "dense training has no gain over unigrams"
         print(
             f"{one['size']}, query and key x {one['qk_scale']}: dense {one['val_loss_dense']:.4f}, ticket "
-            f"{one['val_loss_ticket']:.4f} ({'no gain over unigrams' if math.isnan(one['recovered']) else gained}), "
+            f"{one['val_loss_ticket']:.4f} ({gained}), "
             + (f"shuffled {one['val_loss_shuffled_mask']:.4f}; " if config.controls else "")
             + f"{one['ticket_bytes']:,} bytes for {one['state_dict_bytes']:,}"
         )

@@ -41,12 +41,14 @@ _ROOMS = (
     "weights",
 )
 
+_FILES = ("building", "convert", "hf")  # modules beside the rooms that users name
+
 former.follow()
 plugins.define("slth.search")  # registers the traits and gates that stored models refer to by name
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS or f"slth.{name}" in former.MOVED:
+    if name in _ROOMS or name in _FILES or f"slth.{name}" in former.MOVED:
         return import_module(f"slth.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'slth' has no attribute {name!r}")
@@ -54,4 +56,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *_ROOMS, "__version__", "__doc__", "__name__"})
+    return sorted({*__all__, *_ROOMS, *_FILES, "__version__", "__doc__", "__name__"})

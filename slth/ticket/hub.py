@@ -72,6 +72,8 @@ def find(place: str | os.PathLike[str], **options: Any) -> Path:
     """Return the path of the ticket's file: in a folder, or in the cache after download from a repository."""
     if Path(place).is_dir() or not isinstance(place, str):
         return Path(place) / FILE
+    if place.count("/") != 1:
+        raise FileNotFoundError(f"{place}: no such folder, and not the name of a repository (user/name)")
     with extra("hub"):
         from huggingface_hub import hf_hub_download
     return Path(hf_hub_download(place, FILE, library_name="slth", **options))

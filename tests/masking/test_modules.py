@@ -62,5 +62,5 @@ def test_a_refused_ticket_leaves_the_mode():
 def test_what_there_is_is_listed():
     listed = dir(slth)
     assert set(slth.__all__) < set(listed)
-    assert {"attention", "construct", "kernels", "search", "theory"} < set(listed)
+    assert {"attention", "construct", "convert", "hf", "kernels", "search", "theory"} < set(listed)
     assert all(hasattr(slth, name) for name in listed)

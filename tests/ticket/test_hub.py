@@ -143,3 +143,8 @@ def test_others_are_refused_before_a_file(tmp_path, options, message):
 def test_a_folder_without_a_ticket_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"ticket\.safetensors"):
         slth.Ticket.from_pretrained(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_no_repository():
+    with pytest.raises(FileNotFoundError, match=r"nowhere: no such folder, and not the name of a repository"):
+        slth.Ticket.from_pretrained("nowhere")

@@ -13,6 +13,7 @@ from slth.experiments import lab
 from slth.experiments.sweeps.client import Server, ServerLost
 from slth.processors import processors
 
+LOST = 5  # losses of the server in a row, with no run ended between, after which the sweep ends
 Slot = tuple[int, str]
 """A slot for one run: its number, and the GPUs that the run sees, as a value of CUDA_VISIBLE_DEVICES."""
 
@@ -33,6 +34,7 @@ class Machine:
         self._server, self._capacity = server, len(devices)
         self._free: list[Slot] = [*enumerate(devices)]  # a heap
         self._jobs: set[Job] = set()
+        self._losses = 0  # since a run ended, in runs: a server that ends loses as many as `capacity`
 
     def capacity(self) -> int:
         """Return how many runs can run at once."""
@@ -59,7 +61,14 @@ class Machine:
         """Return the `Server.outcome` of a run that has ended, and free its slot."""
         self._jobs.remove(job)
         heapq.heappush(self._free, job.slot)
-        return {"lost": job.lost} if job.connection is None else self._server.outcome(job.connection)
+        if job.connection is None:
+            outcome, lost = {"lost": job.lost}, self._capacity
+        else:
+            outcome, lost = self._server.outcome(job.connection), 1
+        self._losses = self._losses + lost if "lost" in outcome else 0
+        if self._losses >= LOST * self._capacity:
+            raise lab.Refused(f"{outcome['lost']}; finished runs stay, and the same command continues")
+        return outcome
 
     def close(self) -> None:
         """Kill all runs that have not ended, by closing their connections."""

@@ -60,9 +60,8 @@ def _line(columns: Sequence[str], row: Mapping[str, str], failed: Mapping[str, s
         cells["status"] += f": {escape(failed[row['run_id']])}"
     else:
         cells["run_id"] = f'<a href="{run_id}/">{run_id}</a>'
-    return (
-        f'<tr class="{escape(row["status"])}">' + "".join(f'<td class="{c}">{cells[c]}</td>' for c in columns) + "</tr>"
-    )
+    texts = "".join(f'<td class="{escape(column)}">{cells[column]}</td>' for column in columns)
+    return f'<tr class="{escape(row["status"])}">{texts}</tr>'
 
 
 def _figure(name: str, svg: bytes) -> str:

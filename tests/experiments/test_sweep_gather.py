@@ -54,11 +54,12 @@ def test_a_sweep_of_one_run_has_the_figures_of_the_run():
 
 
 def test_a_page_shows_what_is_text_as_text():
-    row = {"run_id": "0", "notes": "<b>&", "status": "FAILED"}
+    row = {"run_id": "0", "notes": "<b>&", "status": "FAILED", '"><b>': "1"}
     html = page.page("a<b", list(row), [row], {"0": "<i>"}, {"one.svg": b"<svg/>"}).decode()
     assert "<b>" not in html
     assert "<i>" not in html
     assert "&lt;b&gt;&amp;" in html
+    assert '<td class="&quot;&gt;&lt;b&gt;">1</td>' in html
     assert "data:image/svg+xml;base64,PHN2Zy8+" in html
 
 

@@ -57,7 +57,7 @@ def run(script: Path, cpus: int, request: dict[str, Any]) -> int:
     os.close(log)
     os.chdir(request["cwd"])
     storage.HOME = place.parents[1]  # from SWEEP/.work/PLACE
-    sharing.FOLDER = Path(request["shared"])
+    sharing.FOLDER = Path(request["shared"]) if request["shared"] else None
     os.environ.update(request["environment"])
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(cpus)

@@ -17,8 +17,9 @@ from slth.experiments.sweeps.engine import RAY, Engine
 from slth.experiments.sweeps.gather import gather
 from slth.experiments.sweeps.loop import drive
 from slth.experiments.sweeps.machine import machine
-from slth.experiments.sweeps.plan import Run
+from slth.experiments.sweeps.plan import Run, varying
 from slth.experiments.sweeps.store import Store
+from slth.plots.curves import NOT_SHOWN
 
 NAMED = 3  # failed runs named in the last line
 
@@ -164,7 +165,7 @@ def _restore(store: Store, sql: str, run_id: str) -> bool:
 
 def _start_runs(store: Store, server: Server, sweep: Sweep, runs: Sequence[Run], version: str) -> dict[str, str]:
     request = {"do": "run", "cwd": os.getcwd(), "named": sweep.named, "version": version, "sql": sweep.sql}
-    request["shared"] = str(store.shared)
+    request["shared"] = str(store.shared) if {*varying(runs)} - {*NOT_SHOWN} else None  # seeds have nothing in common
     with _engine(server, sweep) as engine:
         return drive(engine, store, runs, request, sweep.retries)
 

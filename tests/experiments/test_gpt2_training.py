@@ -13,7 +13,7 @@ import slth
 from slth.experiments import gpt2_prune, lab
 from slth.experiments.lab import live, sharing
 from slth.experiments.studies.gpt2 import training as pruning
-from slth.search import controls
+from slth.search import checkpoint, controls
 from slth.wrapping import effective, handle
 
 TEXT = cats(150)
@@ -180,6 +180,48 @@ def test_the_runs_of_a_sweep_train_a_dense_network_once(config, tmp_path, monkey
         assert all(torch.equal(weights[name], weight) for name, weight in alone[2].items())
     others = [trained(folder, **changed)[0] for changed in ({"seed": 1}, {"batch": 2}, {"windows": 4}, {"every": 5})]
     assert [fit.resumed_at for fit in others] == [0] * 4
+
+
+def dense(config, **changed):
+    """Train densely: the fit and the weights."""
+    study = gpt2_prune.Config(**config(**{"steps": 4, "lr": 0.01} | changed)).study
+    source = study.source("tiny*0.25", "gpt2", 1.0)
+    trained = pruning.trained(source, None, study.data, study.how, (study.lrs[0], 0.06), 4, "dense")
+    return trained.fit, trained.model.state_dict()
+
+
+@pytest.mark.parametrize("broken", ["no folder", "full at the end", "damaged"])
+def test_without_the_shared_file_a_network_is_trained_all_the_same(broken, config, tmp_path, monkeypatch, caplog):
+    fit, weights = dense(config)
+    folder = tmp_path / "shared"
+    monkeypatch.setattr(sharing, "FOLDER", folder / "none" if broken == "no folder" else folder)
+    if broken == "damaged":
+        dense(config)
+        (file,) = [path for path in folder.iterdir() if not path.suffix]
+        file.write_bytes(file.read_bytes()[:-1])
+    if broken == "full at the end":
+        save = checkpoint.save
+
+        def fill(path, model, optimiser, identity, manifest):
+            if manifest["step"]:
+                raise OSError(28, "No space left on device")
+            save(path, model, optimiser, identity, manifest)
+
+        monkeypatch.setattr(checkpoint, "save", fill)
+    again, same = dense(config)
+    assert (again.rows, again.resumed_at) == (fit.rows, 0)
+    assert all(torch.equal(same[name], weight) for name, weight in weights.items())
+    assert "dense: trained without sharing" in caplog.text
+
+
+def test_a_dense_network_that_diverges_is_trained_once(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(sharing, "FOLDER", tmp_path / "shared")
+    with pytest.raises(FloatingPointError) as first:
+        dense(config, lr=1e30)
+    monkeypatch.setattr(slth, "fit", None)
+    with pytest.raises(FloatingPointError) as second:
+        dense(config, lr=1e30, keep=0.3)
+    assert str(second.value) == str(first.value)
 
 
 def test_a_rate_at_which_training_breaks_down_is_passed_over(config):

@@ -200,6 +200,58 @@ def test_a_run_whose_server_cannot_be_reached_is_lost_and_its_slot_free(monkeypa
             assert here.outcome(ticket) == {"lost": "no server"}
 
 
+@pytest.mark.parametrize(
+    ("axes", "shares"),
+    [
+        ({"seed": [0, 1]}, False),
+        ({"seed": [0, 2], "seeds": [1, 2]}, False),
+        ({"keep": [0.3, 0.5], "seed": [0, 1]}, True),
+    ],
+)
+def test_runs_that_differ_only_in_their_seeds_share_nothing(axes, shares, tmp_path, monkeypatch):
+    monkeypatch.setattr(conduct, "_engine", lambda server, sweep: contextlib.nullcontext())
+    monkeypatch.setattr(conduct, "drive", lambda engine, store, runs, request, retries: request)
+    sweep = SimpleNamespace(named=[], sql=None, retries=0)
+    with contextlib.closing(Store(tmp_path)) as store:
+        request = conduct._make(store, None, sweep, runs_of(**axes), "version")
+        assert request["shared"] == (str(store.shared) if shares else None)
+
+
+class Unreliable:
+    """A server that cannot be reached, or that ends before it has answered, or that has a run's exit status."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+
+    def send(self, request, devices):
+        if self.answers[0] == "unreachable":
+            raise ServerLost(self.answers.pop(0))
+        return object()
+
+    def outcome(self, connection):
+        answer = self.answers.pop(0)
+        return {"lost": answer} if isinstance(answer, str) else {"status": answer}
+
+
+def outcomes(here, number):
+    return [here.outcome(here.submit({})) for _ in range(number)]
+
+
+def test_a_machine_whose_server_is_lost_again_and_again_ends_the_sweep():
+    answers = ["unreachable"] * 4 + [1] + ["unreachable"] * 5
+    here = machine.Machine(Unreliable(*answers), ["", ""])
+    assert outcomes(here, 9)[4] == {"status": 1}
+    with pytest.raises(lab.Refused, match=r"^unreachable; finished runs stay, and the same command continues"):
+        outcomes(here, 1)
+
+
+def test_a_server_that_ends_is_lost_once_for_all_its_runs():
+    here = machine.Machine(Unreliable(*["ended"] * 15), [""] * 3)
+    assert len(outcomes(here, 14)) == 14  # four servers with three runs each, and two runs
+    with pytest.raises(lab.Refused, match=r"^ended; finished runs stay"):
+        outcomes(here, 1)
+
+
 class TwoNodes:
     """Of Ray's, what a cluster of two nodes needs; `tasks` are the options with which they were submitted."""
 

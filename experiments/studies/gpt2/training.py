@@ -6,6 +6,7 @@ clipping, and batches that depend on seed and step alone. Both sides of a compar
 
 import contextlib
 import hashlib
+import logging
 import math
 import platform
 from collections.abc import Callable, Sequence
@@ -25,11 +26,12 @@ from slth.experiments.lab import Arithmetic, curves
 from slth.experiments.studies.gpt2.data import Data
 from slth.experiments.studies.gpt2.pruning import Pruning
 from slth.models import gpt2
-from slth.search import Fit, controls
+from slth.search import CheckpointError, Fit, controls
 from slth.search import Search as Method
 from slth.tasks import text as texts
 from slth.wrapping import effective, handle
 
+_LOG = logging.getLogger(__name__)
 MOST_WINDOWS, MOST_LOGITS = 32, 1 << 27  # most of validation at once; these logits take 0.5 GB
 
 
@@ -202,7 +204,6 @@ def trained(
     logits = gpt2.logit_std(model.to(how.device), data.validation[:8].to(how.device))
     if search:
         search.wrap(model)
-    if search:
         fit = train(model, data, how, lr, steps, label, search.method)
     else:
         fit = _trained_once(model, source, data, how, point, steps, label)
@@ -215,11 +216,25 @@ def trained(
 def _trained_once(
     model: nn.Module, source: Source, data: Data, how: Training, point: tuple[float, float], steps: int, label: str
 ) -> Fit:
-    """Train the source's model densely, or take the training from another run of the sweep that had the same."""
-    if how.folder:  # the run's own checkpoints
-        return train(model, data, how, point[0], steps, label)
-    with lab.shared(dense_identity(source, data, how, point, steps)) as file:
-        fit = train(model, data, how, point[0], steps, label, shared=file)
+    """Train the source's model densely, or take the training from another run of the sweep that had the same.
+
+    If the shared file cannot be written or read, train without it.
+    """
+    if how.folder is None:  # the run has no checkpoints of its own
+        identity = dense_identity(source, data, how, point, steps)
+        try:
+            return _shared_fit(model, identity, data, how, point[0], steps, label)
+        except (OSError, CheckpointError) as error:
+            _LOG.warning("%s: trained without sharing: %s", label, error)
+        model.load_state_dict(source.build(point[1]).state_dict())  # the training that failed may have changed it
+    return train(model, data, how, point[0], steps, label)
+
+
+def _shared_fit(
+    model: nn.Module, identity: dict[str, Any], data: Data, how: Training, lr: float, steps: int, label: str
+) -> Fit:
+    with lab.shared(identity) as file:
+        fit = train(model, data, how, lr, steps, label, shared=file)
     if fit.resumed_at == steps:
         log = how.log(label)
         for row in fit.rows:

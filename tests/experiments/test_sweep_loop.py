@@ -213,7 +213,7 @@ def test_runs_that_differ_only_in_their_seeds_share_nothing(axes, shares, tmp_pa
     monkeypatch.setattr(conduct, "drive", lambda engine, store, runs, request, retries: request)
     sweep = SimpleNamespace(named=[], sql=None, retries=0)
     with contextlib.closing(Store(tmp_path)) as store:
-        request = conduct._make(store, None, sweep, runs_of(**axes), "version")
+        request = conduct._start_runs(store, None, sweep, runs_of(**axes), "version")
         assert request["shared"] == (str(store.shared) if shares else None)
 
 

@@ -129,7 +129,6 @@ def gather(
     files |= {"statistics.csv": over_seeds.to_csv(index=False, lineterminator="\n").encode()} if len(over_seeds) else {}
     names, remarks = _names_to_draw(found, wanted)
     if numbers.overlapping([*found.values()]):
-        names = []
         remarks.append(OVERLAP)
     pictures: dict[str, bytes] = {}
     try:

@@ -92,13 +92,13 @@ def figures(runs: Sequence[Summarised], names: Sequence[str]) -> dict[str, Figur
     """Draw the mean of each number over seeds, with its 95 % interval, against the config keys that vary.
 
     The horizontal axis is the numeric key with the most values; the other keys that vary give separate series. If no
-    numeric key varies, the means are listed one below the other. If no key varies, nothing is drawn.
+    numeric key varies, the means are listed one below the other. If no key varies, or seeds overlap, nothing is drawn.
 
     Args:
         runs: the finished runs.
         names: names of the numbers to draw.
     """
-    if not (keys := _keys(runs)):
+    if not (keys := _keys(runs)) or overlapping(runs):
         return {}
     x = _x_key(runs, keys)
     by = tuple(key for key in keys if key == SEEDS != x)

@@ -98,6 +98,8 @@ def test_runs_that_share_seeds_have_a_mean_alone(firsts, overlap):
     assert row["mean"] == pytest.approx(3 + sum(firsts) / 3)
     assert [math.isnan(row[name]) for name in ("std", "low", "high")] == [overlap] * 3
     assert numbers.overlapping(runs) == overlap
+    keeps = [Summarised({"keep": k, **run.config}, run.numbers) for run in runs for k in (0.1, 0.3)]
+    assert [*numbers.figures(keeps, ["loss"])] == ([] if overlap else ["loss_vs_keep"])
 
 
 def test_runs_with_other_numbers_of_seeds_are_not_pooled():

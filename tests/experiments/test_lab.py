@@ -95,7 +95,11 @@ def test_an_interrupt_is_marked_and_leaves_no_results(tmp_path, number, status, 
     again = "small.py with end=wait 'checkpoints=so far'"
     (tmp_path / "small.py").write_text(SCRIPT)
     process = subprocess.Popen(
-        [sys.executable, "small.py", "with", "end=wait", *given], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [sys.executable, "small.py", "with", "end=wait", *given],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # jobs in the background may ignore it
     )
     try:
         while not (tmp_path / "waiting").exists() and process.poll() is None:

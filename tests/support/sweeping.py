@@ -9,6 +9,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -201,6 +202,7 @@ def start(folder, *arguments):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # jobs in the background ignore it
     )
 
 
@@ -212,7 +214,11 @@ def sweep(folder, *arguments):
 
 def ended(process):
     """The process at its end, and of its errors what it said itself."""
-    out, err = process.communicate(timeout=300)
+    try:
+        out, err = process.communicate(timeout=300)
+    except subprocess.TimeoutExpired:
+        process.kill()  # else the end of its block would wait for it
+        raise
     print(err)  # shown where the test fails
     own = [line for line in err.splitlines(keepends=True) if not RAY_SAYS.match(line)]
     return subprocess.CompletedProcess(process.args, process.returncode, out, "".join(own))

@@ -106,7 +106,7 @@ def test_list_has_every_experiment_and_what_it_is(capsys):
     assert cli.main(["list"]) == 0
     rows = dict(line.split("  ", 1) for line in capsys.readouterr().out.split("\n\n")[0].splitlines())
     assert list(rows) == scripts.names()
-    assert rows["constant"].strip().startswith("The constant of Lemma 7, measured")
+    assert rows["constant"].strip().startswith("Measure the constant C of Lemma 7")
 
 
 def test_run_is_the_script_with_the_same_arguments(monkeypatch):

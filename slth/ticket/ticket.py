@@ -300,7 +300,9 @@ class Ticket:
         there |= {w.path: (w.shape, w.dtype) for w in self.weights}
         for path in sorted(here.keys() ^ there.keys()):
             where = "the ticket but not in the module" if path in there else "the module but not in the ticket"
-            raise TicketError(f"{path} is in {where}: the module must be built as the one it was taken from")
+            hides = str((self.built or {}).get("class")).startswith("slth.construct.networks")
+            hint = "; slth.construct.merge writes it into the network that it hides" if hides else ""
+            raise TicketError(f"{path} is in {where}: the module must be built as the one it was taken from{hint}")
         for path, (shape, dtype) in there.items():
             if here[path] != (shape, dtype):
                 raise TicketError(f"{path}: is {here[path][1]} {here[path][0]}, must be {dtype} {shape}")

@@ -240,3 +240,9 @@ def test_a_ticket_is_merged_into_its_like_alone():
         assert all(a.equal(b) for a, b in zip(before.values(), other.state_dict().values(), strict=True))
     with pytest.raises(TicketError, match=r"no source of slth\.construct\.module"):
         merge(slth.Ticket.of(slth.wrap(linear(), weights="theory")), linear())
+
+
+def test_the_ticket_of_a_hidden_network_says_how_it_is_written_into_it():
+    ticket = module(nn.Sequential(nn.Linear(4, 4))).ticket()
+    with pytest.raises(TicketError, match=r"built as the one it was taken from; slth\.construct\.merge writes it"):
+        ticket.apply(nn.Sequential(nn.Linear(4, 4)))

@@ -21,7 +21,7 @@ from torch import nn
 from slth import resuming
 from slth.masking.kinds import PRUNE
 from slth.resuming import Content
-from slth.ticket.making import digest_of, named_tensors
+from slth.ticket.making import digest_by_name, named_tensors
 
 _KIND, _VERSION = "checkpoint", 1
 #: The state of torch's optimisers that has the shape of its parameter.
@@ -46,7 +46,14 @@ class Identity:
         """Return the identity of a search that is about to begin on this model."""
         tensors = dict(named_tensors(model))
         trained = sorted(name for name, tensor in tensors.items() if tensor.requires_grad)
-        return cls(settings, trained, digest_of(tensors), {name: _sum(tensor) for name, tensor in tensors.items()})
+        sums: dict[str, int] = {}
+
+        def summed(name: str) -> torch.Tensor:  # a tensor is fetched from its device once
+            tensor = tensors[name].detach().cpu().contiguous()
+            sums[name] = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data)
+            return tensor
+
+        return cls(settings, trained, digest_by_name(tensors, summed), sums)
 
     @property
     def digest(self) -> str:
@@ -75,10 +82,6 @@ class Identity:
         if other["model"] != self.model:
             lines.append(_differing(other.get("sums", {}), self.sums))
         return lines
-
-
-def _sum(tensor: torch.Tensor) -> int:
-    return zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def _differing(there: Mapping[str, int], here: Mapping[str, int]) -> str:

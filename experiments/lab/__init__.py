@@ -53,7 +53,6 @@ from slth.experiments.lab.options import (
 )
 from slth.experiments.lab.refusals import BadConfig, Refused, one_line
 from slth.experiments.lab.resuming import Resumable
-from slth.experiments.lab.sharing import shared
 from slth.experiments.lab.storage import load_run, require_writable, save, writable
 from slth.experiments.lab.tables import show
 
@@ -89,7 +88,6 @@ __all__ = [
     "seed",
     "seeds",
     "seeds_from",
-    "shared",
     "show",
     "text",
     "writable",

@@ -14,10 +14,10 @@ FOLDER: Path | None = None  # of the shared files; a sweep sets it for its runs 
 
 
 @contextlib.contextmanager
-def shared(what: Mapping[str, Any]) -> Iterator[Path | None]:
+def shared(what: Mapping[str, Any]) -> Iterator[Path]:
     """Lock and yield the path of a shared file whose content depends only on `what` and the code.
 
-    Yields None if nothing is shared. No other run has the lock within the block. If the file does not exist, the caller
+    To be called where FOLDER is set. No other run has the lock within the block. If the file does not exist, the caller
     creates it; if it exists, the caller uses it. If the block raises FloatingPointError, so does every later call for
     the same file, with the same message.
 
@@ -28,9 +28,7 @@ def shared(what: Mapping[str, Any]) -> Iterator[Path | None]:
         OSError: if the folder cannot be written.
         FloatingPointError: if an earlier block for the same file raised it.
     """
-    if FOLDER is None:
-        yield None
-        return
+    assert FOLDER is not None
     FOLDER.mkdir(exist_ok=True)
     name = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:32]
     with open(FOLDER / f"{name}.lock", "ab") as lock:

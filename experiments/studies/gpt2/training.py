@@ -21,8 +21,7 @@ from torch.nn.functional import cross_entropy
 from transformers import GPT2Config
 
 import slth
-from slth.experiments import lab
-from slth.experiments.lab import Arithmetic, curves
+from slth.experiments.lab import Arithmetic, curves, sharing
 from slth.experiments.studies.gpt2.data import Data
 from slth.experiments.studies.gpt2.pruning import Pruning
 from slth.models import gpt2
@@ -220,7 +219,7 @@ def _trained_once(
 
     If the shared file cannot be written or read, train without it.
     """
-    if how.folder is None:  # the run has no checkpoints of its own
+    if sharing.FOLDER is not None and how.folder is None:  # in a sweep, without checkpoints of its own
         identity = dense_identity(source, data, how, point, steps)
         try:
             return _shared_fit(model, identity, data, how, point[0], steps, label)
@@ -233,7 +232,7 @@ def _trained_once(
 def _shared_fit(
     model: nn.Module, identity: dict[str, Any], data: Data, how: Training, lr: float, steps: int, label: str
 ) -> Fit:
-    with lab.shared(identity) as file:
+    with sharing.shared(identity) as file:
         fit = train(model, data, how, lr, steps, label, shared=file)
     if fit.resumed_at == steps:
         log = how.log(label)

@@ -157,23 +157,27 @@ ex = lab.experiment("gpt2_prune", Config)
 #: Every weight is pruned or kept as it is, which all search methods support; Adam's default betas.
 PLAIN = FORMER
 SMOKE: dict[str, Any] = {"length": 32, "steps": 20, "pilot_steps": 4, "batch": 4, "every": 5, "windows": 8}
+#: The networks and masks of the paper's figure 7.
+FIGURE7: dict[str, Any] = {
+    **PLAIN,
+    "keep": 0.3,
+    "init": "gpt2",
+    "qk_scale": [1.0, "theory"],
+    "embedding_std": 0.02,
+    "base_std": 0.02,
+    "position_std": 0.02,
+}
 ex.add_named_config("plain", keep=0.5, embedding_std=0.15, base_std=[0.04, 0.07], lr=[0.003, 0.0045], **PLAIN)
 ex.add_named_config("smoke", size="tiny*0.25", lr=[0.003, 0.03], base_std=0.05, position_std=0.05, **SMOKE)
 ex.add_named_config("sizes", size=["tiny*0.25", "tiny*0.5", "tiny", "tiny*1.5"], qk_scale=[1.0, "theory"])
 ex.add_named_config(
     "paper_figure7",  # as far as the paper tells; it does not state what is masked and the batch size
-    **PLAIN,
+    **FIGURE7,
     size=["mini*0.5", "mini", "small", "medium", "medium*2"],
     data="wikitext-103",
     vocabulary="bpe:50257",
     length=512,
-    keep=0.3,
-    init="gpt2",
-    qk_scale=[1.0, "theory"],
-    embedding_std=0.02,
     lr=[1e-4, 3e-4, 1e-3, 3e-3, 1e-2],
-    base_std=0.02,
-    position_std=0.02,
     pilot_steps=500,
     steps=11_350,
     batch=64,
@@ -185,15 +189,9 @@ ex.add_named_config("all_baselines", baselines=[*BASELINES])
 # python experiments/sweep.py with experiment=gpt2_prune named=cpu_figure7 grid.seed=[0,1,2]
 ex.add_named_config(
     "cpu_figure7",
-    **PLAIN,
+    **FIGURE7,
     size=["tiny", "mini*0.5"],
-    keep=0.3,
-    init="gpt2",
-    qk_scale=[1.0, "theory"],
-    embedding_std=0.02,
     lr=[0.003, 0.01],
-    base_std=0.02,
-    position_std=0.02,
     pilot_steps=30,
     steps=200,
     batch=8,
@@ -207,17 +205,11 @@ ex.add_named_config(
 # storing and drawing take some 90 s. The sum is 359 s, three quarters of the 8 minutes.
 ex.add_named_config(
     "gpu_figure7",
-    **PLAIN,
+    **FIGURE7,
     size=["mini*0.5", "mini", "small"],
     data="installed",
     length=512,
-    keep=0.3,
-    init="gpt2",
-    qk_scale=[1.0, "theory"],
-    embedding_std=0.02,
     lr=[0.001, 0.006],
-    base_std=0.02,
-    position_std=0.02,
     pilot_steps=25,
     steps=240,
     batch=32,

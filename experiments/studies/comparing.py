@@ -16,12 +16,21 @@ LEVEL = 0.05  # family-wise error rate of the corrected verdicts
 
 
 def student(values: np.ndarray) -> tuple[float, float, float]:
-    """Return (low, high, p) of the mean of at least two values: Student's 95 % interval and two-sided p of mean 0."""
+    """Return (low, high, p) of the mean of values: Student's 95 % interval and two-sided p of mean 0.
+
+    (-inf, inf, NaN) unless there are at least two values, all finite.
+    """
+    if not _have_interval(values):
+        return -math.inf, math.inf, math.nan
     count, mean = len(values), float(np.mean(values))
     deviation = float(np.std(values, ddof=1)) / math.sqrt(count)
     half = float(scipy.stats.t.ppf(0.975, count - 1)) * deviation
     p = 2 * float(scipy.stats.t.sf(abs(mean) / deviation, count - 1)) if deviation else float(mean == 0)
     return mean - half, mean + half, p
+
+
+def _have_interval(values: np.ndarray) -> bool:
+    return len(values) > 1 and bool(np.isfinite(values).all())
 
 
 def compared(differences: "pd.Series[float]", seed: int) -> dict[str, Any]:
@@ -33,13 +42,10 @@ def compared(differences: "pd.Series[float]", seed: int) -> dict[str, Any]:
     """
     values = differences.to_numpy(dtype=float)
     count, mean = len(values), float(np.mean(values))
-    found = {"difference": mean, "difference_low": -math.inf, "difference_high": math.inf}
-    found |= {"student_low": -math.inf, "student_high": math.inf, "p": math.nan}
-    if count > 1 and np.isfinite(values).all():
-        low, high = bootstrap(values, seed)
-        found |= {"difference_low": low, "difference_high": high}
-        low, high, p = student(values)
-        found |= {"student_low": low, "student_high": high, "p": p}
+    low, high = bootstrap(values, seed)
+    found = {"difference": mean, "difference_low": low, "difference_high": high}
+    low, high, p = student(values)
+    found |= {"student_low": low, "student_high": high, "p": p}
     verdict = "cannot tell"
     if count < ENOUGH:
         pass
@@ -80,7 +86,12 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def bootstrap(values: np.ndarray, seed: int) -> tuple[float, float]:
-    """Return percentiles 2.5 and 97.5 of the means of DRAWS samples, drawn with replacement."""
+    """Return percentiles 2.5 and 97.5 of the means of DRAWS samples, drawn with replacement.
+
+    (-inf, inf) unless there are at least two values, all finite.
+    """
+    if not _have_interval(values):
+        return -math.inf, math.inf
     uniforms = inits.uniform((DRAWS, len(values)), 1.0, seed=seed, name="mixing/bootstrap").double().numpy()
     drawn = values[((uniforms + 1.0) / 2.0 * len(values)).astype(int)]
     low, high = np.quantile(drawn.mean(axis=1), [0.025, 0.975])

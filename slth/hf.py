@@ -11,6 +11,7 @@ from typing import Any
 
 from slth.extras import extra
 from slth.search import EdgePopup, Search
+from slth.search.arguments import check_method
 from slth.wrapping import handle
 
 with extra("gpt2"):
@@ -28,8 +29,7 @@ class SearchCallback(TrainerCallback):
     """
 
     def __init__(self, method: Search | None = None) -> None:
-        if method is not None and not isinstance(method, Search):
-            raise ValueError(f"method={method!r}: must be a search, as slth.search.IteRand()")
+        check_method(method)
         self._method = self._search = method or EdgePopup()
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

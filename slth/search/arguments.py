@@ -13,11 +13,18 @@ from torch import nn
 from torch.nn.modules.loss import _Loss
 
 from slth.numbers import plain
+from slth.search.base import Search
 
 _OF_ROWS = ("step", "train_loss")  # names that fit itself writes to a row of measurements
 _OPTIMISER = "must be a function of the parameters, as lambda parameters: torch.optim.SGD(parameters, lr=0.1)"
 _LOSS = "must be a function (model, batch) -> scalar tensor"
 _BATCHES = "must be a function of the step, or an iterable of batches"
+
+
+def check_method(method: object) -> None:
+    """Raise ValueError unless the method is a search or None."""
+    if method is not None and not isinstance(method, Search):
+        raise ValueError(f"method={method!r}: must be a search, as slth.search.IteRand()")
 
 
 def check_functions(batches: object, loss: object, evaluate: object, log: object = None) -> None:

@@ -335,8 +335,7 @@ def _keep_of(model: nn.Module) -> dict[str, float]:
 
 
 def _search(model: nn.Module, method: Search | None, steps: int) -> Search | None:
-    if method is not None and not isinstance(method, Search):
-        raise ValueError(f"method={method!r}: must be a search, as slth.search.IteRand()")
+    arguments.check_method(method)
     groups = _groups(model)
     if any(masked.scores.requires_grad for group in groups for masked, _ in group.members):
         return (method or EdgePopup()).for_steps(steps)

@@ -62,18 +62,18 @@ def summarised(store: Store, runs: Sequence[Run]) -> dict[str, Summarised]:
 
 
 def overview(
-    store: Store, runs: Sequence[Run], failed: Mapping[str, str], numbers: Mapping[str, Summarised]
+    store: Store, runs: Sequence[Run], failed: Mapping[str, str], summaries: Mapping[str, Summarised]
 ) -> tuple[list[str], list[Row]]:
     """Return the columns of runs.csv and one row per run.
 
     The columns are run_id, the config keys that vary, the numbers of the summaries, seconds, status (COMPLETED or
     FAILED), and config: the values that differ from the defaults, as JSON.
     """
-    keys, names = varying(runs), dict.fromkeys(name for run in numbers.values() for name in run.numbers)
+    keys, names = varying(runs), dict.fromkeys(name for run in summaries.values() for name in run.numbers)
     rows = []
     for run in runs:
         done = store.has(run.id) and run.id not in failed
-        own = numbers[run.id].numbers if done else {}
+        own = summaries[run.id].numbers if done else {}
         row = {"run_id": run.id, **{key: text(run.config.get(key)) for key in keys}}
         row |= {name: text(value) for name, value in own.items()}
         seconds = f"{duration(store.load(run.id)):.3f}" if done else ""
